@@ -1,0 +1,1 @@
+"""The subcommands of `python -m esrgan_jax`, one module each."""

@@ -1,0 +1,375 @@
+"""Losses of ESRGAN and its predecessors, as functions of arrays.
+
+Every loss is a scalar in float32, whatever the inputs' dtype. Weights between
+losses belong to the caller; ESRGAN's are perceptual 1, adversarial 5e-3 and
+pixel 1e-2, for images in [0, 1]. Means run over the global array: under `jit`
+on a sharded batch a relativistic mean is over all devices' images, where
+PyTorch's data parallelism takes one mean per GPU.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def l1_loss(sr: Array, hr: Array) -> Array:
+  """Returns the mean absolute error.
+
+  Args:
+    sr: Super-resolved images or features, any shape and float dtype.
+    hr: Ground truth, same shape.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    ValueError: If the shapes differ.
+
+  Source: ESRGAN (arXiv:1809.00219), section 3.4, L_1 and the PSNR phase.
+
+  >>> float(l1_loss(jnp.array([0.0, 1.0]), jnp.array([0.5, 0.0])))
+  0.75
+  """
+  return jnp.mean(jnp.abs(_difference(sr, hr)))
+
+
+def mse_loss(sr: Array, hr: Array) -> Array:
+  """Returns the mean squared error.
+
+  Args:
+    sr: Super-resolved images or features, any shape and float dtype.
+    hr: Ground truth, same shape.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    ValueError: If the shapes differ.
+
+  Source: SRGAN (arXiv:1609.04802), equation 4.
+
+  >>> float(mse_loss(jnp.array([0.0, 1.0]), jnp.array([0.5, 0.0])))
+  0.625
+  """
+  return jnp.mean(jnp.square(_difference(sr, hr)))
+
+
+def charbonnier_loss(sr: Array, hr: Array, *, epsilon: float = 1e-12) -> Array:
+  """Returns the mean of sqrt((sr - hr)^2 + epsilon), a smooth L1.
+
+  Args:
+    sr: Super-resolved images or features, any shape and float dtype.
+    hr: Ground truth, same shape.
+    epsilon: Added under the root, > 0; LapSRN's paper has 1e-6.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    ValueError: If the shapes differ, or `epsilon` is not positive.
+
+  Source: LapSRN (arXiv:1710.01992), equation 6; the default is that of
+  BasicSR `losses/basic_loss.py::CharbonnierLoss`.
+
+  >>> float(charbonnier_loss(jnp.array([3.0]), jnp.array([0.0]), epsilon=16.0))
+  5.0
+  """
+  if not epsilon > 0:
+    raise ValueError(
+      f"epsilon must be > 0, got {epsilon}: at 0 the gradient of equal images "
+      "is not finite; use l1_loss."
+    )
+  return jnp.mean(jnp.sqrt(jnp.square(_difference(sr, hr)) + epsilon))
+
+
+_CRITERIA = {"l1": l1_loss, "l2": mse_loss}
+
+
+def perceptual_loss(
+  sr_features: Mapping[str, Array],
+  hr_features: Mapping[str, Array],
+  *,
+  layer_weights: Mapping[str, float] | None = None,
+  criterion: str = "l1",
+) -> Array:
+  """Returns the weighted distance between two images' network features.
+
+  Args:
+    sr_features: Features of the super-resolved images by layer name, any
+      shapes, as `vgg19_features` returns them.
+    hr_features: Features of the ground truth, the same layers and shapes.
+    layer_weights: Weight of each layer, for all layers of `sr_features`;
+      `None` weighs every layer 1. ESRGAN: `{"conv5_4": 1.0}`.
+    criterion: `"l1"` (ESRGAN's training code) or `"l2"` (SRGAN).
+
+  Returns:
+    Scalar, float32: the sum over layers of weight times mean distance.
+
+  Raises:
+    ValueError: If the layers differ or are none, if shapes differ, or if
+      `criterion` is unknown.
+
+  Source: ESRGAN (arXiv:1809.00219), section 3.3; BasicSR
+  `losses/basic_loss.py::PerceptualLoss` with `style_weight: 0`.
+
+  >>> sr = {"conv5_4": jnp.zeros((1, 2, 2, 4))}
+  >>> hr = {"conv5_4": jnp.full((1, 2, 2, 4), 0.5)}
+  >>> float(perceptual_loss(sr, hr, layer_weights={"conv5_4": 2.0}))
+  1.0
+  """
+  if criterion not in _CRITERIA:
+    raise ValueError(
+      f"criterion must be one of {tuple(_CRITERIA)}, got {criterion!r}."
+    )
+  if layer_weights is None:
+    layer_weights = dict.fromkeys(sr_features, 1.0)
+  if not layer_weights:
+    raise ValueError("perceptual_loss needs at least one layer, got none.")
+  if not set(layer_weights) == set(sr_features) == set(hr_features):
+    raise ValueError(
+      "Layers must be the same: sr_features has "
+      f"{sorted(sr_features)}, hr_features {sorted(hr_features)}, "
+      f"layer_weights {sorted(layer_weights)}."
+    )
+  distance = _CRITERIA[criterion]
+  return sum(
+    weight * distance(sr_features[layer], hr_features[layer])
+    for layer, weight in layer_weights.items()
+  )
+
+
+def relativistic_generator_loss(
+  real_logits: Array, fake_logits: Array, *, halve: bool = True
+) -> Array:
+  """Returns the generator's relativistic average GAN loss.
+
+  L_G = -E_r[log(1 - D(r, f))] - E_f[log D(f, r)], where D(a, b) is the sigmoid
+  of C(a) - E_b[C(b)]. Gradients pass through both means; all published codes
+  agree on that for the generator.
+
+  Args:
+    real_logits: C of real images, before any sigmoid, any shape.
+    fake_logits: C of super-resolved images, any shape.
+    halve: Halve the sum, as the authors' training code and BasicSR do: their
+      weight of 5e-3 rests on it. `False` is the paper's equation.
+
+  Returns:
+    Scalar, float32; ln 2 (or 2 ln 2) where all logits are equal.
+
+  Raises:
+    ValueError: If either array is empty.
+
+  Source: ESRGAN (arXiv:1809.00219), equation 2; the authors' training code
+  (2019-06) and BasicSR `models/esrgan_model.py`: `(l_g_real + l_g_fake) / 2`.
+
+  >>> logits = jnp.zeros((4,))
+  >>> round(float(relativistic_generator_loss(logits, logits)), 4)
+  0.6931
+  """
+  real, fake = _logits(real_logits), _logits(fake_logits)
+  loss = _bce(real - jnp.mean(fake), False) + _bce(fake - jnp.mean(real), True)
+  return loss / 2 if halve else loss
+
+
+def relativistic_discriminator_loss(
+  real_logits: Array,
+  fake_logits: Array,
+  *,
+  detach_means: bool = False,
+  halve: bool = True,
+) -> Array:
+  """Returns the discriminator's relativistic average GAN loss.
+
+  L_D = -E_r[log D(r, f)] - E_f[log(1 - D(f, r))], where D(a, b) is the sigmoid
+  of C(a) - E_b[C(b)]. The value does not depend on `detach_means`; the
+  gradient does.
+
+  Args:
+    real_logits: C of real images, before any sigmoid, any shape.
+    fake_logits: C of super-resolved images, any shape.
+    detach_means: Stop gradients at the two means, as BasicSR does (it runs
+      two backward passes); the authors' code differentiates them.
+    halve: Halve the sum, as the authors' training code and BasicSR do.
+      `False` is the paper's equation.
+
+  Returns:
+    Scalar, float32; ln 2 (or 2 ln 2) where all logits are equal.
+
+  Raises:
+    ValueError: If either array is empty.
+
+  Source: ESRGAN (arXiv:1809.00219), equation 1; the authors' training code
+  (2019-06); BasicSR `models/esrgan_model.py` for `detach_means=True`.
+
+  >>> real, fake = jnp.array([3.0, 5.0]), jnp.array([-4.0, -4.0])
+  >>> round(float(relativistic_discriminator_loss(real, fake)), 4)
+  0.0004
+  """
+  real, fake = _logits(real_logits), _logits(fake_logits)
+  real_mean, fake_mean = jnp.mean(real), jnp.mean(fake)
+  if detach_means:
+    real_mean, fake_mean = jax.lax.stop_gradient((real_mean, fake_mean))
+  loss = _bce(real - fake_mean, True) + _bce(fake - real_mean, False)
+  return loss / 2 if halve else loss
+
+
+def vanilla_generator_loss(fake_logits: Array) -> Array:
+  """Returns the generator's non-saturating GAN loss, -E[log D(fake)].
+
+  Args:
+    fake_logits: Discriminator logits of super-resolved images, any shape.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    ValueError: If the array is empty.
+
+  Source: SRGAN (arXiv:1609.04802), equation 6.
+
+  >>> round(float(vanilla_generator_loss(jnp.zeros((4,)))), 4)
+  0.6931
+  """
+  return _bce(_logits(fake_logits), True)
+
+
+def vanilla_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
+  """Returns the GAN loss -E[log D(real)] - E[log(1 - D(fake))].
+
+  Args:
+    real_logits: Discriminator logits of real images, any shape.
+    fake_logits: Discriminator logits of super-resolved images, any shape.
+
+  Returns:
+    Scalar, float32; a sum, not halved.
+
+  Raises:
+    ValueError: If either array is empty.
+
+  Source: SRGAN (arXiv:1609.04802), equation 2; BasicSR
+  `models/srgan_model.py`, which adds both terms.
+
+  >>> logits = jnp.zeros((4,))
+  >>> round(float(vanilla_discriminator_loss(logits, logits)), 4)
+  1.3863
+  """
+  return _bce(_logits(real_logits), True) + _bce(_logits(fake_logits), False)
+
+
+def wasserstein_generator_loss(fake_scores: Array) -> Array:
+  """Returns the generator's Wasserstein loss, -E[C(fake)].
+
+  Args:
+    fake_scores: Critic scores of super-resolved images, any shape.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    ValueError: If the array is empty.
+
+  Source: WGAN-GP (arXiv:1704.00028), algorithm 1.
+
+  >>> float(wasserstein_generator_loss(jnp.array([1.0, 3.0])))
+  -2.0
+  """
+  return -jnp.mean(_logits(fake_scores))
+
+
+def wasserstein_critic_loss(real_scores: Array, fake_scores: Array) -> Array:
+  """Returns the critic's Wasserstein loss, E[C(fake)] - E[C(real)].
+
+  Add 10 times `gradient_penalty` for WGAN-GP.
+
+  Args:
+    real_scores: Critic scores of real images, any shape.
+    fake_scores: Critic scores of super-resolved images, any shape.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    ValueError: If either array is empty.
+
+  Source: WGAN-GP (arXiv:1704.00028), equation 3.
+
+  >>> float(wasserstein_critic_loss(jnp.array([5.0]), jnp.array([1.0, 3.0])))
+  -3.0
+  """
+  return jnp.mean(_logits(fake_scores)) - jnp.mean(_logits(real_scores))
+
+
+def gradient_penalty(
+  key: Array,
+  critic: Callable[[Array], Array],
+  real: Array,
+  fake: Array,
+) -> Array:
+  """Returns WGAN-GP's penalty, E[(||grad C(x)|| - 1)^2], not yet times 10.
+
+  Each x lies at a random place between a real image and a fake one.
+
+  Args:
+    key: Random key.
+    critic: Function of images to one score each; it must treat images of a
+      batch independently, so without BatchNorm in training mode.
+    real: Real images, `[B, H, W, C]`.
+    fake: Super-resolved images, same shape.
+
+  Returns:
+    Scalar, float32; differentiable with respect to what `critic` closes over.
+
+  Raises:
+    ValueError: If the shapes differ, or the batch is empty.
+
+  Source: WGAN-GP (arXiv:1704.00028), equation 3.
+
+  >>> image = jnp.ones((2, 4, 4, 3))
+  >>> critic = lambda x: 2.0 * x[:, 0, 0, 0]
+  >>> float(gradient_penalty(jax.random.key(0), critic, image, 0 * image))
+  1.0
+  """
+  real, fake = _float32(real), _float32(fake)
+  if real.shape != fake.shape or real.size == 0:
+    raise ValueError(
+      "real and fake must have the same shape, and images, got "
+      f"{real.shape} and {fake.shape}."
+    )
+  place = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1))
+  between = place * real + (1 - place) * fake
+  # The sum over a batch of independent scores has each image's own gradient.
+  gradient = jax.grad(lambda x: jnp.sum(_float32(critic(x))))(between)
+  squares = jnp.sum(jnp.square(gradient), axis=tuple(range(1, real.ndim)))
+  # A root of exactly 0, where the critic is flat, has no finite derivative.
+  norm = jnp.sqrt(squares + 1e-12)
+  return jnp.mean(jnp.square(norm - 1))
+
+
+def _float32(x):
+  """At least float32: half precision cannot hold a mean over an image."""
+  x = jnp.asarray(x)
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _difference(sr, hr):
+  """`sr - hr` in float32; no silent broadcasting."""
+  if jnp.shape(sr) != jnp.shape(hr):
+    raise ValueError(
+      "sr and hr must have the same shape, got "
+      f"{jnp.shape(sr)} and {jnp.shape(hr)}."
+    )
+  return _float32(sr) - _float32(hr)
+
+
+def _logits(logits):
+  """Logits in float32; the mean of none would be nan."""
+  if jnp.size(logits) == 0:
+    raise ValueError(f"Logits are empty, of shape {jnp.shape(logits)}.")
+  return _float32(logits)
+
+
+def _bce(logits, is_real):
+  """Mean binary cross-entropy of logits against one label, never inf."""
+  return jnp.mean(jax.nn.softplus(-logits if is_real else logits))

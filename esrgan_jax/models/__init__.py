@@ -1,0 +1,1 @@
+"""The networks: generator and discriminators in Linen, VGG19 as functions."""

@@ -1,0 +1,197 @@
+"""VGG-style discriminators: images to one logit each."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+# PyTorch's default initialisation, which the authors' 2019-06 code and BasicSR
+# leave in place: uniform within 1 / sqrt(fan_in), for kernels and biases.
+_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class VGGStyleDiscriminator(nn.Module):
+  """The discriminator of ESRGAN: strided convolutions, BatchNorm, two layers.
+
+  Stages of a 3x3 and a strided 4x4 convolution halve the image until 3x3 or
+  4x4 positions are left: 5 stages for 96 and 128, 6 for 192 and 256. Widths
+  are `num_feat` times 1, 2, 4, 8, 8, ... Names are BasicSR's (`conv0_0`,
+  `bn0_1`, ..., `linear1`, `linear2`).
+
+  BatchNorm statistics are global under `jit` on a batch sharded over devices
+  (synchronised BatchNorm), unlike BasicSR's, which are per GPU. The running
+  variance averages the biased batch variance, PyTorch's the unbiased one: a
+  factor of (n - 1) / n with n = B * H * W, below 0.4 % for a batch of 16, and
+  felt only with `train=False`, which GAN training never uses.
+
+  Attributes:
+    num_feat: Channels of the first stage.
+    input_size: Height and width of the images, HR pixels: 3 or 4 times a power
+      of two, at least 6.
+    dtype: Compute dtype; parameters, batch statistics and logits are float32.
+
+  Source: BasicSR `archs/discriminator_arch.py::VGGStyleDiscriminator` (128 and
+  256); the authors' `Discriminator_VGG_96` and `Discriminator_VGG_192`.
+
+  >>> discriminator = VGGStyleDiscriminator(num_feat=4, input_size=16)
+  >>> image = jnp.zeros((2, 16, 16, 3))
+  >>> variables = discriminator.init(jax.random.key(0), image, train=False)
+  >>> sorted(variables["batch_stats"])
+  ['bn0_1', 'bn1_0', 'bn1_1']
+  >>> discriminator.apply(variables, image, train=False).shape
+  (2,)
+  """
+
+  num_feat: int = 64
+  input_size: int = 128
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, image: Array, *, train: bool) -> Array:
+    """Returns one logit per image, before any sigmoid.
+
+    Args:
+      image: Images, float `[B, input_size, input_size, 3]` in [0, 1].
+      train: Normalise with this batch's statistics, and update the running
+        ones where `batch_stats` is mutable; otherwise use the running ones.
+
+    Returns:
+      Logits, float32 `[B]` (BasicSR's are `[B, 1]`).
+
+    Raises:
+      ValueError: If `input_size` is unfit or the images have another shape.
+    """
+    num_stages = _num_stages(self.input_size)
+    if image.ndim != 4 or image.shape[1:3] != (self.input_size,) * 2:
+      raise ValueError(
+        f"Images must be [B, {self.input_size}, {self.input_size}, C], got "
+        f"{image.shape}: crop them, or set input_size."
+      )
+    features = image.astype(self.dtype)
+    for stage in range(num_stages):
+      width = self.num_feat * min(2**stage, 8)
+      for step, (kernel, stride) in enumerate(((3, 1), (4, 2))):
+        first = stage == step == 0
+        features = nn.Conv(
+          width,
+          (kernel, kernel),
+          strides=stride,
+          padding=1,
+          use_bias=first,
+          dtype=self.dtype,
+          kernel_init=_kernel_init,
+          bias_init=_bias_init(kernel * kernel * image.shape[-1]),
+          name=f"conv{stage}_{step}",
+        )(features)
+        if not first:
+          features = nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,  # PyTorch's momentum of 0.1.
+            epsilon=1e-5,
+            dtype=self.dtype,
+            name=f"bn{stage}_{step}",
+          )(features)
+        features = nn.leaky_relu(features, 0.2)
+    features = features.reshape(features.shape[0], -1)
+    features = nn.Dense(
+      100,
+      dtype=self.dtype,
+      kernel_init=_kernel_init,
+      bias_init=_bias_init(features.shape[-1]),
+      name="linear1",
+    )(features)
+    features = nn.leaky_relu(features, 0.2)
+    logits = nn.Dense(
+      1,
+      dtype=jnp.float32,
+      kernel_init=_kernel_init,
+      bias_init=_bias_init(100),
+      name="linear2",
+    )(features)
+    return logits[:, 0]
+
+
+def linear1_from_torch(weight: np.ndarray, *, channels: int) -> np.ndarray:
+  """Returns the kernel of `linear1` from PyTorch's weight of it.
+
+  PyTorch flattens channels first, this module flattens channels last.
+
+  Args:
+    weight: PyTorch's weight, `[out, channels * side * side]`.
+    channels: Channels of the last convolution: 8 * `num_feat` from 4 stages.
+
+  Returns:
+    Kernel, `[side * side * channels, out]`.
+
+  Raises:
+    ValueError: If the inputs are not a square map of `channels`.
+
+  >>> linear1_from_torch(np.arange(8.0).reshape(1, 8), channels=2)[:, 0]
+  array([0., 4., 1., 5., 2., 6., 3., 7.])
+  """
+  weight = np.asarray(weight)
+  out, inputs = weight.shape
+  side = math.isqrt(inputs // channels)
+  if channels * side * side != inputs:
+    raise ValueError(
+      f"{inputs} inputs are not a square map of {channels} channels: pass the "
+      "channels of the last convolution."
+    )
+  kernel = weight.reshape(out, channels, side, side)
+  return kernel.transpose(2, 3, 1, 0).reshape(inputs, out)
+
+
+def linear1_to_torch(kernel: np.ndarray, *, channels: int) -> np.ndarray:
+  """Returns PyTorch's weight of `linear1` from the kernel of this module.
+
+  Args:
+    kernel: Kernel, `[side * side * channels, out]`.
+    channels: Channels of the last convolution: 8 * `num_feat` from 4 stages.
+
+  Returns:
+    Weight, `[out, channels * side * side]`; undoes `linear1_from_torch`.
+
+  Raises:
+    ValueError: If the inputs are not a square map of `channels`.
+
+  >>> kernel = np.arange(8.0).reshape(8, 1)
+  >>> linear1_to_torch(kernel, channels=2)[0]
+  array([0., 2., 4., 6., 1., 3., 5., 7.])
+  """
+  kernel = np.asarray(kernel)
+  inputs, out = kernel.shape
+  side = math.isqrt(inputs // channels)
+  if channels * side * side != inputs:
+    raise ValueError(
+      f"{inputs} inputs are not a square map of {channels} channels: pass the "
+      "channels of the last convolution."
+    )
+  weight = kernel.reshape(side, side, channels, out)
+  return weight.transpose(3, 2, 0, 1).reshape(out, inputs)
+
+
+def _num_stages(input_size):
+  """Halvings from `input_size` to a side of 3 or 4."""
+  size, num_stages = input_size, 0
+  while size > 4 and size % 2 == 0:
+    size, num_stages = size // 2, num_stages + 1
+  if size not in (3, 4) or num_stages == 0:
+    raise ValueError(
+      "input_size must be 3 or 4 times a power of two, at least 6, such as 96, "
+      f"128, 192 or 256; got {input_size}."
+    )
+  return num_stages
+
+
+def _bias_init(fan_in):
+  """PyTorch's bias initialisation: uniform within 1 / sqrt(fan_in)."""
+  bound = 1 / math.sqrt(fan_in)
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init

@@ -1,0 +1,300 @@
+"""VGG19's convolutional features, for the perceptual loss.
+
+Plain functions: the network is frozen, so there is nothing to train, and its
+parameters are data. They are a dictionary `{"conv1_1": {"kernel", "bias"},
+..., "conv5_4": {...}, "normalization": {"mean", "std"}}`.
+
+torchvision's and Keras's weights expect different inputs. The mean cannot be
+folded into `conv1_1` exactly, because zeros are padded after normalisation: a
+folded mean would change the border. So the normalisation travels with the
+weights, always as RGB in [0, 1]; only Keras's BGR order is folded into the
+kernel, which is exact.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+# Convolutions per stage and their widths (arXiv:1409.1556, column E).
+_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+
+CONV_LAYERS = tuple(
+  f"conv{stage}_{index}"
+  for stage, (count, _) in enumerate(_STAGES, 1)
+  for index in range(1, count + 1)
+)
+
+
+def _all_layers():
+  """Every layer name in the order of computation."""
+  for stage, (count, _) in enumerate(_STAGES, 1):
+    for index in range(1, count + 1):
+      yield f"conv{stage}_{index}"
+      yield f"relu{stage}_{index}"
+    yield f"pool{stage}"
+
+
+LAYERS = tuple(_all_layers())
+
+# torchvision's `VGG19_Weights.IMAGENET1K_V1.transforms()`.
+_TORCHVISION_MEAN = (0.485, 0.456, 0.406)
+_TORCHVISION_STD = (0.229, 0.224, 0.225)
+# Keras `imagenet_utils.preprocess_input(mode="caffe")`, turned to RGB order.
+_KERAS_MEAN_255 = (123.68, 116.779, 103.939)
+
+
+def vgg19_features(
+  params: Mapping[str, Mapping[str, Array]],
+  image: Array,
+  *,
+  layers: Iterable[str] = ("conv5_4",),
+  dtype: Any = None,
+) -> dict[str, Array]:
+  """Returns VGG19's features of images at the named layers.
+
+  Computes no further than the deepest layer asked for.
+
+  Args:
+    params: Parameters, from `vgg19_from_torchvision`, `vgg19_from_keras` or
+      `init_vgg19`. Convolutions past the deepest layer may be absent.
+    image: Images, float `[..., H, W, 3]`, RGB in [0, 1]: normalised here.
+    layers: Names out of `LAYERS`: `"conv5_4"` is before the activation (as in
+      ESRGAN and BasicSR), `"relu5_4"` after it (as in SRGAN), `"pool5"` after
+      the pooling.
+    dtype: Compute dtype, such as `jnp.bfloat16`; `None` for the image's. The
+      normalisation is computed in float32 at least.
+
+  Returns:
+    Features by layer name, in `dtype`: `[..., H / 2^k, W / 2^k, channels]`,
+    rounded down, k being the poolings before the layer.
+
+  Raises:
+    ValueError: If a layer is unknown, none is named, its parameters are
+      missing, or the images are too small for it.
+
+  Source: Simonyan and Zisserman (arXiv:1409.1556), configuration E; layer
+  names of BasicSR `archs/vgg_arch.py::VGGFeatureExtractor`.
+
+  >>> params = init_vgg19(jax.random.key(0))
+  >>> image = jnp.zeros((2, 16, 16, 3))
+  >>> features = vgg19_features(params, image, layers=("conv1_2", "pool1"))
+  >>> {name: feature.shape for name, feature in features.items()}
+  {'conv1_2': (2, 16, 16, 64), 'pool1': (2, 8, 8, 64)}
+  """
+  layers = (layers,) if isinstance(layers, str) else tuple(layers)
+  unknown = [layer for layer in layers if layer not in LAYERS]
+  if unknown or not layers:
+    raise ValueError(
+      f"layers must be some of {LAYERS[0]}, {LAYERS[1]}, ..., {LAYERS[-1]}, "
+      f"got {unknown or layers}."
+    )
+  image = jnp.asarray(image)
+  if image.ndim < 3 or image.shape[-1] != 3:
+    raise ValueError(f"Images must be [..., H, W, 3], got {image.shape}.")
+  depth = 1 + max(LAYERS.index(layer) for layer in layers)
+  num_pools = sum(layer.startswith("pool") for layer in LAYERS[:depth])
+  if min(image.shape[-3:-1]) < 2**num_pools:
+    raise ValueError(
+      f"{LAYERS[depth - 1]} needs images of {2**num_pools} pixels a side or "
+      f"more, got {image.shape[-3]}x{image.shape[-2]}."
+    )
+  missing = [
+    name
+    for name in ("normalization", *LAYERS[:depth])
+    if name.startswith(("conv", "norm")) and name not in params
+  ]
+  if missing:
+    raise ValueError(f"params lack {missing}; they have {sorted(params)}.")
+
+  dtype = jnp.dtype(image.dtype if dtype is None else dtype)
+  leading = image.shape[:-3]
+  x = image.reshape(-1, *image.shape[-3:])
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean, std = (
+    jnp.asarray(params["normalization"][name]).reshape(1, 1, 1, 3)
+    for name in ("mean", "std")
+  )
+  x = ((x - mean) / std).astype(dtype)
+  features = {}
+  for layer in LAYERS[:depth]:
+    if layer.startswith("conv"):
+      x = _conv(params[layer], x)
+    elif layer.startswith("relu"):
+      x = jax.nn.relu(x)
+    else:
+      x = _max_pool(x)
+    if layer in layers:
+      features[layer] = x.reshape(*leading, *x.shape[1:])
+  return {layer: features[layer] for layer in layers}
+
+
+def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
+  """Returns random VGG19 parameters, for tests and random-feature losses.
+
+  He normal kernels and zero biases keep the features' scale from layer to
+  layer. Features of random weights compare structure, but they are not the
+  trained ones that ESRGAN's results rest on.
+
+  Args:
+    key: Random key.
+
+  Returns:
+    Parameters, float32, with torchvision's normalisation.
+
+  Source: He et al. (arXiv:1502.01852), equation 10.
+
+  >>> params = init_vgg19(jax.random.key(0))
+  >>> params["conv5_4"]["kernel"].shape
+  (3, 3, 512, 512)
+  """
+  init = jax.nn.initializers.he_normal()
+  keys = dict(
+    zip(CONV_LAYERS, jax.random.split(key, len(CONV_LAYERS)), strict=True)
+  )
+  params = {"normalization": _torchvision_normalization()}
+  channels = 3
+  for stage, (count, width) in enumerate(_STAGES, 1):
+    for index in range(1, count + 1):
+      name = f"conv{stage}_{index}"
+      params[name] = {
+        "kernel": init(keys[name], (3, 3, channels, width)),
+        "bias": jnp.zeros(width),
+      }
+      channels = width
+  return params
+
+
+def vgg19_from_torchvision(
+  state_dict: Mapping[str, Any],
+) -> dict[str, dict[str, Array]]:
+  """Returns VGG19's parameters from torchvision's state dictionary.
+
+  Args:
+    state_dict: `{"features.0.weight": [64, 3, 3, 3], ...}` as of
+      `vgg19-dcbb9e9d.pth`, array-likes; `classifier.*` is ignored.
+
+  Returns:
+    Parameters, float32; expects ImageNet's mean and standard deviation, which
+    they carry.
+
+  Raises:
+    ValueError: If a convolution is missing or of the wrong rank.
+
+  Source: torchvision `models/vgg.py`, configuration "E".
+
+  >>> weight, bias = np.zeros((64, 3, 3, 3)), np.zeros(64)
+  >>> vgg19_from_torchvision({"features.0.weight": weight})
+  Traceback (most recent call last):
+  ...
+  ValueError: The VGG19 weights lack features.0.bias and 30 more.
+  """
+  # Positions in `features`: a convolution and a ReLU each, a pool per stage.
+  without_relu = [name for name in LAYERS if name in CONV_LAYERS]
+  names = {layer: f"features.{LAYERS.index(layer)}" for layer in without_relu}
+  _check_present(
+    state_dict,
+    [f"{n}.{part}" for n in names.values() for part in ("weight", "bias")],
+  )
+  params = {"normalization": _torchvision_normalization()}
+  for layer, name in names.items():
+    kernel_oihw = np.asarray(state_dict[f"{name}.weight"], np.float32)
+    bias = np.asarray(state_dict[f"{name}.bias"], np.float32)
+    _check_rank(f"{name}.weight", kernel_oihw)
+    params[layer] = {
+      "kernel": jnp.asarray(kernel_oihw.transpose(2, 3, 1, 0)),
+      "bias": jnp.asarray(bias),
+    }
+  return params
+
+
+def vgg19_from_keras(
+  weights: Mapping[str, Sequence[Any]],
+) -> dict[str, dict[str, Array]]:
+  """Returns VGG19's parameters from Keras's weights.
+
+  Keras's network takes BGR in [0, 255] less ImageNet's mean. The channel order
+  is folded into `conv1_1`; mean and range travel as `normalization`.
+
+  Args:
+    weights: `{"block1_conv1": [kernel, bias], ...}` as of
+      `vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5`; kernels are
+      `[3, 3, in, out]`. Other layers are ignored.
+
+  Returns:
+    Parameters, float32; they take the same RGB images in [0, 1].
+
+  Raises:
+    ValueError: If a convolution is missing or of the wrong rank.
+
+  Source: Keras `applications/vgg19.py` and `imagenet_utils.py` ("caffe").
+
+  >>> vgg19_from_keras({})
+  Traceback (most recent call last):
+  ...
+  ValueError: The VGG19 weights lack block1_conv1 and 15 more.
+  """
+  names = {layer: f"block{layer[4]}_conv{layer[6]}" for layer in CONV_LAYERS}
+  _check_present(weights, names.values())
+  params = {
+    "normalization": {
+      "mean": jnp.asarray(_KERAS_MEAN_255, jnp.float32) / 255,
+      "std": jnp.full(3, 1 / 255, jnp.float32),
+    }
+  }
+  for layer, name in names.items():
+    kernel, bias = (np.asarray(w, np.float32) for w in weights[name])
+    _check_rank(name, kernel)
+    if layer == "conv1_1":
+      kernel = kernel[:, :, ::-1]
+    params[layer] = {
+      "kernel": jnp.asarray(np.ascontiguousarray(kernel)),
+      "bias": jnp.asarray(bias),
+    }
+  return params
+
+
+def _torchvision_normalization():
+  """ImageNet's mean and standard deviation, RGB in [0, 1]."""
+  return {
+    "mean": jnp.asarray(_TORCHVISION_MEAN, jnp.float32),
+    "std": jnp.asarray(_TORCHVISION_STD, jnp.float32),
+  }
+
+
+def _conv(layer, x):
+  """A 3x3 convolution with zero padding and bias, in `x`'s dtype."""
+  x = lax.conv_general_dilated(
+    x,
+    jnp.asarray(layer["kernel"], x.dtype),
+    window_strides=(1, 1),
+    padding=((1, 1), (1, 1)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+  )
+  return x + jnp.asarray(layer["bias"], x.dtype).reshape(1, 1, 1, -1)
+
+
+def _max_pool(x):
+  """2x2 maxima; an odd last row or column is dropped, as in PyTorch."""
+  return lax.reduce_window(
+    x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+  )
+
+
+def _check_present(mapping, names):
+  """Raises naming the first of the missing weights."""
+  missing = [name for name in names if name not in mapping]
+  if missing:
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise ValueError(f"The VGG19 weights lack {missing[0]}{more}.")
+
+
+def _check_rank(name, kernel):
+  """Raises unless a kernel has the rank of a convolution's."""
+  if kernel.ndim != 4:
+    raise ValueError(
+      f"{name} must be a convolution kernel of 4 axes, got {kernel.shape}."
+    )

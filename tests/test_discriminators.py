@@ -1,0 +1,317 @@
+"""The VGG-style discriminator against a PyTorch twin, and across devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from esrgan_jax.models.discriminators import (
+  VGGStyleDiscriminator,
+  linear1_from_torch,
+  linear1_to_torch,
+)
+
+
+def images(batch, size, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.random((batch, size, size, 3)).astype(np.float32)
+
+
+def build_twin(torch, num_feat, input_size):
+  """BasicSR's network, any number of stages, as one PyTorch module."""
+  nn = torch.nn
+
+  class Twin(nn.Module):
+    def __init__(self):
+      super().__init__()
+      size, stage, channels = input_size, 0, 3
+      self.names = []
+      while size > 4:
+        width = num_feat * min(2**stage, 8)
+        for step, (kernel, stride) in enumerate(((3, 1), (4, 2))):
+          first = stage == step == 0
+          name = f"{stage}_{step}"
+          conv = nn.Conv2d(channels, width, kernel, stride, 1, bias=first)
+          setattr(self, f"conv{name}", conv)
+          if not first:
+            setattr(self, f"bn{name}", nn.BatchNorm2d(width))
+          self.names.append(name)
+          channels = width
+        size, stage = size // 2, stage + 1
+      self.linear1 = nn.Linear(channels * size * size, 100)
+      self.linear2 = nn.Linear(100, 1)
+
+    def forward(self, x):
+      act = nn.functional.leaky_relu
+      for name in self.names:
+        x = getattr(self, f"conv{name}")(x)
+        if name != "0_0":
+          x = getattr(self, f"bn{name}")(x)
+        x = act(x, 0.2)
+      return self.linear2(act(self.linear1(x.flatten(1)), 0.2))
+
+  torch.manual_seed(0)
+  twin = Twin()
+  with torch.no_grad():
+    for name in twin.names[1:]:
+      bn = getattr(twin, f"bn{name}")
+      bn.weight.uniform_(0.5, 1.5)
+      bn.bias.uniform_(-0.3, 0.3)
+      bn.running_mean.uniform_(-0.2, 0.2)
+      bn.running_var.uniform_(0.5, 1.5)
+  return twin
+
+
+def from_twin(twin, tensors):
+  """The twin's values or gradients as trees of params and batch_stats."""
+  params, stats = {}, {}
+  channels = getattr(twin, f"conv{twin.names[-1]}").out_channels
+  for path, tensor in tensors.items():
+    layer, part = path.split(".")
+    value = tensor.detach().numpy()
+    if layer.startswith("conv") and part == "weight":
+      part, value = "kernel", value.transpose(2, 3, 1, 0)
+    elif layer == "linear1" and part == "weight":
+      part, value = "kernel", linear1_from_torch(value, channels=channels)
+    elif layer == "linear2" and part == "weight":
+      part, value = "kernel", value.T
+    elif layer.startswith("bn"):
+      part = {"weight": "scale", "running_mean": "mean"}.get(part, part)
+      part = {"running_var": "var"}.get(part, part)
+    if part == "num_batches_tracked":
+      continue
+    tree = stats if part in ("mean", "var") else params
+    # A copy: PyTorch updates its running statistics in place.
+    tree.setdefault(layer, {})[part] = np.array(value)
+  return params, stats
+
+
+def assert_trees_close(actual, expected, **tolerance):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for (path, x), y in zip(
+    jax.tree_util.tree_leaves_with_path(actual),
+    jax.tree.leaves(expected),
+    strict=True,
+  ):
+    np.testing.assert_allclose(
+      x, y, err_msg=jax.tree_util.keystr(path), **tolerance
+    )
+
+
+# Final maps of 4x4 and of 3x3.
+@pytest.mark.parametrize("input_size", [32, 24])
+def test_equals_its_pytorch_twin(input_size):
+  torch = pytest.importorskip("torch")
+  batch = 3
+  twin = build_twin(torch, 4, input_size)
+  params, stats = from_twin(twin, twin.state_dict())
+  image = images(batch, input_size)
+  weight = np.array([1.0, -2.0, 0.5], np.float32)
+  model = VGGStyleDiscriminator(num_feat=4, input_size=input_size)
+
+  twin_image = torch.tensor(image.transpose(0, 3, 1, 2), requires_grad=True)
+  twin.eval()
+  expected_eval = twin(twin_image).detach().numpy()[:, 0]
+  twin.train()
+  expected = twin(twin_image)[:, 0]
+  (expected * torch.tensor(weight)).sum().backward()
+  _, expected_stats = from_twin(twin, twin.state_dict())
+  expected_gradients, _ = from_twin(
+    twin, {name: p.grad for name, p in twin.named_parameters()}
+  )
+
+  @jax.jit
+  def run(params, image):
+    def loss(params, image):
+      logits, updates = model.apply(
+        {"params": params, "batch_stats": stats},
+        image,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      return jnp.vdot(logits, weight), (logits, updates["batch_stats"])
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, image)
+
+  (gradients, image_gradient), (logits, new_stats) = run(params, image)
+  assert logits.shape == (batch,)
+  np.testing.assert_allclose(logits, expected.detach(), atol=2e-5)
+  assert_trees_close(gradients, expected_gradients, atol=2e-4, rtol=1e-3)
+  np.testing.assert_allclose(
+    image_gradient, twin_image.grad.permute(0, 2, 3, 1), atol=2e-4, rtol=1e-3
+  )
+  # Running means are PyTorch's; running variances average the biased batch
+  # variance, (n - 1) / n of PyTorch's.
+  for name, leaf in new_stats.items():
+    np.testing.assert_allclose(
+      leaf["mean"], expected_stats[name]["mean"], atol=1e-5
+    )
+    side = input_size // 2 ** (int(name[2]) + int(name[4]))
+    n = batch * side * side
+    unbiased = (leaf["var"] - 0.9 * stats[name]["var"]) * n / (n - 1)
+    np.testing.assert_allclose(
+      unbiased + 0.9 * stats[name]["var"],
+      expected_stats[name]["var"],
+      atol=1e-5,
+    )
+  logits = model.apply(
+    {"params": params, "batch_stats": stats}, image, train=False
+  )
+  np.testing.assert_allclose(logits, expected_eval, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ("input_size", "side", "num_stages"),
+  [(96, 3, 5), (128, 4, 5), (192, 3, 6), (256, 4, 6)],
+)
+def test_published_sizes(input_size, side, num_stages):
+  model = VGGStyleDiscriminator(input_size=input_size)
+  shapes = jax.eval_shape(
+    lambda key, image: model.init(key, image, train=False),
+    jax.random.key(0),
+    jnp.zeros((1, input_size, input_size, 3)),
+  )
+  params = shapes["params"]
+  assert params["linear1"]["kernel"].shape == (512 * side * side, 100)
+  assert len([n for n in params if n.startswith("conv")]) == 2 * num_stages
+  assert len(shapes["batch_stats"]) == 2 * num_stages - 1
+  if input_size == 128:
+    # Counted on BasicSR's module.
+    assert sum(p.size for p in jax.tree.leaves(params)) == 14_499_401
+
+
+def test_parameter_tree():
+  model = VGGStyleDiscriminator(num_feat=2, input_size=12)
+  variables = model.init(
+    jax.random.key(0), jnp.zeros((1, 12, 12, 3)), train=False
+  )
+  shapes = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+  }
+  assert shapes == {
+    "batch_stats/bn0_1/mean": (2,),
+    "batch_stats/bn0_1/var": (2,),
+    "batch_stats/bn1_0/mean": (4,),
+    "batch_stats/bn1_0/var": (4,),
+    "batch_stats/bn1_1/mean": (4,),
+    "batch_stats/bn1_1/var": (4,),
+    "params/bn0_1/bias": (2,),
+    "params/bn0_1/scale": (2,),
+    "params/bn1_0/bias": (4,),
+    "params/bn1_0/scale": (4,),
+    "params/bn1_1/bias": (4,),
+    "params/bn1_1/scale": (4,),
+    "params/conv0_0/bias": (2,),
+    "params/conv0_0/kernel": (3, 3, 3, 2),
+    "params/conv0_1/kernel": (4, 4, 2, 2),
+    "params/conv1_0/kernel": (3, 3, 2, 4),
+    "params/conv1_1/kernel": (4, 4, 4, 4),
+    "params/linear1/bias": (100,),
+    "params/linear1/kernel": (36, 100),
+    "params/linear2/bias": (1,),
+    "params/linear2/kernel": (100, 1),
+  }
+
+
+def test_initial_weights_are_pytorchs_uniform():
+  model = VGGStyleDiscriminator(num_feat=8, input_size=12)
+  params = model.init(
+    jax.random.key(1), jnp.zeros((1, 12, 12, 3)), train=False
+  )["params"]
+  for layer, part, fan_in in (
+    ("conv0_0", "kernel", 27),
+    ("conv0_0", "bias", 27),
+    ("conv1_1", "kernel", 16 * 16),
+    ("linear1", "kernel", 144),
+    ("linear1", "bias", 144),
+    ("linear2", "kernel", 100),
+  ):
+    values = np.asarray(params[layer][part]) * np.sqrt(fan_in)
+    assert 0.7 < np.abs(values).max() <= 1 + 1e-6
+    assert np.std(values) == pytest.approx(3**-0.5, rel=0.35)
+
+
+def test_sharded_batches_share_their_statistics():
+  model = VGGStyleDiscriminator(num_feat=2, input_size=12)
+  # Devices' images differ in brightness: statistics per device would show.
+  image = images(16, 12) * np.linspace(0, 1, 16, dtype=np.float32).reshape(
+    16, 1, 1, 1
+  )
+  variables = model.init(jax.random.key(0), image, train=False)
+
+  def loss(params, image):
+    logits, updates = model.apply(
+      {**variables, "params": params},
+      image,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return jnp.mean(jnp.square(logits)), (logits, updates)
+
+  step = jax.value_and_grad(loss, has_aux=True)
+  (_, (logits, updates)), gradients = jax.jit(step)(variables["params"], image)
+  mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
+  split = NamedSharding(mesh, PartitionSpec("data"))
+  whole = NamedSharding(mesh, PartitionSpec())
+  (_, (split_logits, split_updates)), split_gradients = jax.jit(step)(
+    jax.device_put(variables["params"], whole), jax.device_put(image, split)
+  )
+  np.testing.assert_allclose(split_logits, logits, atol=1e-5)
+  assert_trees_close(split_updates, updates, atol=1e-6)
+  assert_trees_close(split_gradients, gradients, atol=1e-5)
+
+
+def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
+  model = VGGStyleDiscriminator(num_feat=4, input_size=16, dtype=jnp.bfloat16)
+  image = images(4, 16)
+  variables = model.init(jax.random.key(0), image, train=False)
+  logits, updates = model.apply(
+    variables, image, train=True, mutable=["batch_stats"]
+  )
+  assert logits.dtype == jnp.float32
+  leaves = jax.tree.leaves((variables, updates))
+  assert all(leaf.dtype == jnp.float32 for leaf in leaves)
+  exact, _ = model.clone(dtype=jnp.float32).apply(
+    variables, image, train=True, mutable=["batch_stats"]
+  )
+  np.testing.assert_allclose(logits, exact, atol=0.05)
+
+
+def test_linear1_round_trip_follows_the_flattening():
+  rng = np.random.default_rng(0)
+  channels_first = rng.standard_normal((2, 5, 3, 3))
+  weight = rng.standard_normal((7, 45))
+  kernel = linear1_from_torch(weight, channels=5)
+  channels_last = channels_first.transpose(0, 2, 3, 1)
+  np.testing.assert_allclose(
+    channels_last.reshape(2, -1) @ kernel,
+    channels_first.reshape(2, -1) @ weight.T,
+  )
+  np.testing.assert_array_equal(linear1_to_torch(kernel, channels=5), weight)
+
+
+def test_linear1_needs_a_square_map():
+  with pytest.raises(ValueError, match="45 inputs are not a square map of 4"):
+    linear1_from_torch(np.zeros((7, 45)), channels=4)
+  with pytest.raises(ValueError, match="45 inputs are not a square map of 4"):
+    linear1_to_torch(np.zeros((45, 7)), channels=4)
+
+
+@pytest.mark.parametrize("input_size", [0, 3, 4, 20, 100, 129])
+def test_unfit_sizes_raise(input_size):
+  model = VGGStyleDiscriminator(num_feat=2, input_size=input_size)
+  with pytest.raises(ValueError, match=f"power of two.*got {input_size}"):
+    model.init(
+      jax.random.key(0),
+      jnp.zeros((1, input_size, input_size, 3)),
+      train=False,
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 24, 3), (16, 16, 3)])
+def test_other_image_shapes_raise(shape):
+  model = VGGStyleDiscriminator(num_feat=2, input_size=16)
+  with pytest.raises(ValueError, match=r"\[B, 16, 16, C\].*set input_size"):
+    model.init(jax.random.key(0), jnp.zeros(shape), train=False)

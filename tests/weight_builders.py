@@ -1,0 +1,208 @@
+"""Builds small weight files byte by byte: no PyTorch, no ncnn needed."""
+
+import io
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+
+from esrgan_jax.weights import names
+
+CONFIG = {
+  "num_in_ch": 3,
+  "num_out_ch": 3,
+  "num_feat": 6,
+  "num_block": 2,
+  "num_grow_ch": 4,
+  "scale": 4,
+  "unshuffle": 1,
+}
+
+_STORAGE = {"f4": "FloatStorage", "f2": "HalfStorage", "f8": "DoubleStorage"}
+
+
+def random_state(config=None, seed=0, dtype=np.float32):
+  """Returns a state dict of random arrays in BasicSR's names."""
+  rng = np.random.default_rng(seed)
+  return {
+    name: (0.1 * rng.standard_normal(shape)).astype(dtype)
+    for name, shape in names.shapes({**CONFIG, **(config or {})}).items()
+  }
+
+
+def authors(state):
+  """Returns the state dict in the names of xinntao/ESRGAN."""
+  changes = (
+    ("body.", "RRDB_trunk."),
+    (".rdb", ".RDB"),
+    ("conv_body", "trunk_conv"),
+    ("conv_up", "upconv"),
+    ("conv_hr", "HRconv"),
+  )
+  result = {}
+  for key, value in state.items():
+    for new, old in changes:
+      if new != "body." or key.startswith("body."):
+        key = key.replace(new, old)
+    result[key] = value
+  return result
+
+
+def oldest(state):
+  """Returns the state dict in the names of xinntao/ESRGAN before 2019."""
+  blocks = len({k.split(".")[1] for k in state if k.startswith("body.")})
+  num_up = len({k.split(".")[0] for k in state if k.startswith("conv_up")})
+  layers = {"conv_first": "model.0", "conv_body": f"model.1.sub.{blocks}"}
+  layers |= {f"conv_up{i + 1}": f"model.{3 * i + 3}" for i in range(num_up)}
+  layers["conv_hr"] = f"model.{3 * num_up + 2}"
+  layers["conv_last"] = f"model.{3 * num_up + 4}"
+  result = {}
+  for key, value in state.items():
+    layer, kind = key.rsplit(".", 1)
+    if layer.startswith("body."):
+      _, n, rdb, conv = layer.split(".")
+      name = f"model.1.sub.{n}.{rdb.upper()}.{conv}.0"
+    else:
+      name = layers[layer]
+    result[f"{name}.{kind}"] = value
+  return result
+
+
+class Pickler:
+  """Writes pickle instructions, those that PyTorch writes and others."""
+
+  def __init__(self):
+    self.code = bytearray(b"\x80\x02")
+
+  def put(self, value):
+    """Appends the instructions that build a plain value."""
+    if isinstance(value, bytes):  # Instructions as they are.
+      self.code += value
+    elif value is None:
+      self.code += b"N"
+    elif isinstance(value, bool):
+      self.code += b"\x88" if value else b"\x89"
+    elif isinstance(value, int):
+      self.code += b"\x8a\x0a" + value.to_bytes(10, "little", signed=True)
+    elif isinstance(value, str):
+      raw = value.encode()
+      self.code += b"X" + struct.pack("<I", len(raw)) + raw
+    elif isinstance(value, (list, tuple)):
+      self.code += b"("
+      for item in value:
+        self.put(item)
+      self.code += b"t" if isinstance(value, tuple) else b"l"
+    else:
+      self.code += b"}("
+      for key, item in value.items():
+        self.put(key)
+        self.put(item)
+      self.code += b"u"
+
+  def done(self):
+    return bytes(self.code) + b"."
+
+
+def dumps(value):
+  pickler = Pickler()
+  pickler.put(value)
+  return pickler.done()
+
+
+def tensor_code(
+  key, array, *, legacy=False, storage=None, size=None, shape=None,
+  strides=None, offset=0,
+):  # fmt: skip
+  """Returns the instructions that rebuild a tensor, lies included."""
+  storage = storage or _STORAGE[array.dtype.str[1:]]
+  shape = array.shape if shape is None else shape
+  if strides is None:
+    strides = tuple(s // array.itemsize for s in array.strides)
+  size = array.size if size is None else size
+  reference = ("storage", f"ctorch\n{storage}\n".encode(), key, "cpu", size)
+  pickler = Pickler()
+  pickler.code.clear()
+  pickler.put(b"ctorch._utils\n_rebuild_tensor_v2\n")
+  pickler.put(b"(")
+  pickler.put((*reference, None) if legacy else reference)
+  pickler.put(b"Q")
+  for value in (offset, tuple(shape), tuple(strides), False):
+    pickler.put(value)
+  pickler.put(b"ccollections\nOrderedDict\n)R")
+  pickler.put(b"tR")
+  return bytes(pickler.code)
+
+
+def zip_file(pickled, arrays, *, byteorder=b"little", compression=0):
+  """Returns a .pth file of PyTorch >= 1.6."""
+  buffer = io.BytesIO()
+  with zipfile.ZipFile(buffer, "w", compression) as archive:
+    archive.writestr("archive/data.pkl", pickled)
+    if byteorder is not None:
+      archive.writestr("archive/byteorder", byteorder)
+    for key, array in arrays.items():
+      archive.writestr(f"archive/data/{key}", array.tobytes())
+    archive.writestr("archive/version", b"3\n")
+  return buffer.getvalue()
+
+
+def zip_pth(state, wrap=lambda tree: tree, **options):
+  """Returns a state dict as a .pth file of PyTorch >= 1.6."""
+  arrays = {str(i): value for i, value in enumerate(state.values())}
+  tree = {
+    name: tensor_code(key, arrays[key])
+    for name, key in zip(state, arrays, strict=True)
+  }
+  return zip_file(dumps(wrap(tree)), arrays, **options)
+
+
+def legacy_pth(state, wrap=lambda tree: tree):
+  """Returns a state dict as a .pth file of PyTorch < 1.6."""
+  arrays = {str(1000 + i): value for i, value in enumerate(state.values())}
+  tree = {
+    name: tensor_code(key, arrays[key], legacy=True)
+    for name, key in zip(state, arrays, strict=True)
+  }
+  info = {"protocol_version": 1001, "little_endian": True}
+  pickles = (0x1950A86A20F9469CFC6C, 1001, info, wrap(tree), list(arrays))
+  parts = [dumps(p) for p in pickles]
+  for array in arrays.values():
+    parts += [struct.pack("<q", array.size), array.tobytes()]
+  return b"".join(parts)
+
+
+class Evil:
+  """Pickles into a call of any function."""
+
+  def __init__(self, function, *args):
+    self.call = function, args
+
+  def __reduce__(self):
+    return self.call
+
+
+def evil_pickle(function, *args, protocol=2):
+  return pickle.dumps(Evil(function, *args), protocol=protocol)
+
+
+def write_ncnn(folder, state, *, factors=(2, 2), half=True, name="model"):
+  """Writes a state dict as ncnn's pair of files; returns the `.param`."""
+  layers = ["Input data 0 1 data"]
+  blob = b""
+  ups = iter(factors)
+  for key in [k for k in state if k.endswith(".weight")]:
+    weight, bias = state[key], state[key.replace(".weight", ".bias")]
+    if key.startswith("conv_up"):
+      layers.append(f"Interp {key} 1 1 a b 0=1 1={(f := next(ups)):e} 2={f:e}")
+    layers.append(
+      f"Convolution {key} 1 1 a b 0={weight.shape[0]} 1=3 4=1 5=1"
+      f" 6={weight.size} 9=2 -23310=1,2.000000e-01"
+    )
+    data = weight.astype("<f2" if half else "<f4").tobytes()
+    blob += struct.pack("<I", 0x01306B47 if half else 0)
+    blob += data + b"\0" * (-len(data) % 4) + bias.astype("<f4").tobytes()
+  param = folder / f"{name}.param"
+  param.write_text(f"7767517\n{len(layers)} 9\n" + "\n".join(layers) + "\n")
+  param.with_suffix(".bin").write_bytes(blob)
+  return param
