@@ -1,3 +1,97 @@
-"""ESRGAN in JAX and Flax."""
+"""ESRGAN in JAX and Flax.
+
+Images are float arrays `[..., H, W, 3]`, RGB, in [0, 1]. Everything here is a
+pure function of arrays and pytrees, but for `load` and `Upscaler`, which read
+weight files and run on devices; they, and what they need, are imported when
+first used.
+
+>>> import numpy as np
+>>> import esrgan_jax
+>>> model = esrgan_jax.load("realesrgan-x4plus-anime")
+>>> model.upscale(np.zeros((6, 5, 3), np.uint8)).shape
+(24, 20, 3)
+"""
+
+from __future__ import annotations
+
+import importlib
+import typing
+
+from esrgan_jax.interpolate import interpolate_params
+from esrgan_jax.losses import (
+  charbonnier_loss,
+  gradient_penalty,
+  l1_loss,
+  mse_loss,
+  perceptual_loss,
+  relativistic_discriminator_loss,
+  relativistic_generator_loss,
+  vanilla_discriminator_loss,
+  vanilla_generator_loss,
+  wasserstein_critic_loss,
+  wasserstein_generator_loss,
+)
+from esrgan_jax.metrics import psnr, rgb_to_y, ssim
+from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.models.rrdb import (
+  RRDB,
+  ResidualDenseBlock,
+  RRDBNet,
+  pixel_unshuffle,
+)
+from esrgan_jax.models.vgg import (
+  init_vgg19,
+  vgg19_features,
+  vgg19_from_keras,
+  vgg19_from_torchvision,
+)
+from esrgan_jax.resize import imresize, imresize_uint8
+
+if typing.TYPE_CHECKING:
+  from esrgan_jax.upscaler import Upscaler, load
 
 __version__ = "0.1.0"
+
+# These touch the world; see the module's docstring.
+_LAZY = {"Upscaler": "esrgan_jax.upscaler", "load": "esrgan_jax.upscaler"}
+
+__all__ = [
+  "RRDB",
+  "RRDBNet",
+  "ResidualDenseBlock",
+  "Upscaler",
+  "VGGStyleDiscriminator",
+  "charbonnier_loss",
+  "gradient_penalty",
+  "imresize",
+  "imresize_uint8",
+  "init_vgg19",
+  "interpolate_params",
+  "l1_loss",
+  "load",
+  "mse_loss",
+  "perceptual_loss",
+  "pixel_unshuffle",
+  "psnr",
+  "relativistic_discriminator_loss",
+  "relativistic_generator_loss",
+  "rgb_to_y",
+  "ssim",
+  "vanilla_discriminator_loss",
+  "vanilla_generator_loss",
+  "vgg19_features",
+  "vgg19_from_keras",
+  "vgg19_from_torchvision",
+  "wasserstein_critic_loss",
+  "wasserstein_generator_loss",
+]
+
+
+def __getattr__(name: str) -> object:
+  if name in _LAZY:
+    return getattr(importlib.import_module(_LAZY[name]), name)
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

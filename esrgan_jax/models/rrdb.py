@@ -351,16 +351,40 @@ class RRDBNet(nn.Module):
     [349, 94]
     """
     # A 3x3 convolution reaches one pixel, at the resolution where it runs.
-    radius = fractions.Fraction(1 + 15 * self.num_block + 1)
-    resolution = 1
+    reach = 1 + 15 * self.num_block + 1 + self._reconstruct_reach()
+    # The far end of an unshuffled block may lie up to a block farther away.
+    return math.ceil(reach * self.unshuffle_factor) + self.unshuffle_factor - 1
+
+  @property
+  def reconstruct_radius(self) -> int:
+    """How far `reconstruct` looks, in pixels of its input, rounded up."""
+    return math.ceil(self._reconstruct_reach())
+
+  def _reconstruct_reach(self) -> fractions.Fraction:
+    reach, resolution = fractions.Fraction(0), 1
     for factor in self.upsampling:
       resolution *= factor
-      radius += fractions.Fraction(1, resolution)
-    radius += fractions.Fraction(2, resolution)
-    # The far end of an unshuffled block may lie up to a block farther away.
-    return math.ceil(radius * self.unshuffle_factor) + self.unshuffle_factor - 1
+      reach += fractions.Fraction(1, resolution)
+    return reach + fractions.Fraction(2, resolution)
 
-  @nn.compact
+  def setup(self) -> None:
+    """Names the layers as BasicSR does."""
+
+    def conv(in_ch: int, out_ch: int) -> _Conv:
+      return _Conv(in_ch, out_ch, self.dtype)
+
+    if self.num_block < 1:
+      raise ValueError(f"num_block is {self.num_block}; it must be at least 1")
+    block = nn.remat(RRDB, prevent_cse=False) if self.remat else RRDB
+    in_ch = self.num_in_ch * self.unshuffle_factor**2
+    self.conv_first = conv(in_ch, self.num_feat)
+    self.body = block(self.num_grow_ch, self.dtype)
+    self.conv_body = conv(self.num_feat, self.num_feat)
+    for i in range(len(self.upsampling)):
+      setattr(self, f"conv_up{i + 1}", conv(self.num_feat, self.num_feat))
+    self.conv_hr = conv(self.num_feat, self.num_feat)
+    self.conv_last = conv(self.num_feat, self.num_out_ch)
+
   def __call__(self, lr: Array, valid: Array | None = None) -> Array:
     """Super-resolves images.
 
@@ -378,36 +402,46 @@ class RRDBNet(nn.Module):
     Raises:
       ValueError: If the rank, the channels or the size of `lr` don't fit.
     """
+    if valid is not None:
+      valid = jnp.broadcast_to(valid, (*lr.shape[:-1], 1))
+      valid = pixel_unshuffle(valid, factor=self.unshuffle_factor)
+      valid = valid.max(axis=-1, keepdims=True)
+    return self.reconstruct(self.features(lr, valid), valid)
+
+  def features(self, lr: Array, valid: Array | None = None) -> Array:
+    """Runs the network up to its first upsampling.
+
+    Nearly all of the receptive field is spent here, and little of the memory:
+    a tile's halo can be cut off before `reconstruct`.
+
+    Args:
+      lr: `[..., H, W, num_in_ch]` in [0, 1], H and W multiples of
+        `unshuffle_factor`.
+      valid: As for `__call__`, but at the resolution of the result.
+
+    Returns:
+      `[..., h, w, num_feat]` of the compute dtype, h = H / unshuffle_factor.
+
+    Raises:
+      ValueError: If the rank, the channels or the size of `lr` don't fit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = RRDBNet(num_feat=8, num_block=1, num_grow_ch=4)
+    >>> lr = jnp.zeros((6, 5, 3))
+    >>> variables = net.init(jax.random.key(0), lr)
+    >>> feat = net.apply(variables, lr, method="features")
+    >>> net.apply(variables, feat, method="reconstruct").shape
+    (24, 20, 3)
+    """
     if lr.ndim < 3 or lr.shape[-1] != self.num_in_ch:
       raise ValueError(
         f"lr has shape {lr.shape}; expected [..., H, W, {self.num_in_ch}]"
       )
-    if self.num_block < 1:
-      raise ValueError(f"num_block is {self.num_block}; it must be at least 1")
-    *batch, h, w, _ = lr.shape
-    factors = self.upsampling
-
-    x = lr.reshape(-1, h, w, self.num_in_ch).astype(self.dtype)
-    if valid is not None:
-      valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
-      valid = valid.astype(self.dtype)
-      x = x * valid
+    x = lr.astype(self.dtype)
     if self.unshuffle_factor > 1:
-      factor = self.unshuffle_factor
-      x = pixel_unshuffle(x, factor=factor)
-      if valid is not None:
-        valid = pixel_unshuffle(valid, factor=factor)
-        valid = valid.max(axis=-1, keepdims=True)
-
-    def conv(name: str, x: Array, out_ch: int, out_dtype: Dtype) -> Array:
-      params = _Conv(x.shape[-1], out_ch, self.dtype, name=name)
-      kernel, bias = params()
-      y = _conv(x, kernel, out_dtype)
-      return y + _channels(bias).astype(out_dtype)
-
-    feat = _mask(conv("conv_first", x, self.num_feat, self.dtype), valid)
-
-    block = nn.remat(RRDB, prevent_cse=False) if self.remat else RRDB
+      x = pixel_unshuffle(x, factor=self.unshuffle_factor)
+    x, valid, batch = self._flatten(x, valid)
+    feat = _mask(self._apply_conv("conv_first", _mask(x, valid)), valid)
     body = nn.scan(
       lambda block, x, valid: (block(x, valid), None),
       variable_axes={"params": 0},
@@ -416,16 +450,44 @@ class RRDBNet(nn.Module):
       length=self.num_block,
       unroll=min(self.unroll, self.num_block),
     )
-    out, _ = body(block(self.num_grow_ch, self.dtype, name="body"), feat, valid)
-    feat += _mask(conv("conv_body", out, self.num_feat, self.dtype), valid)
+    out, _ = body(self.body, feat, valid)
+    feat += _mask(self._apply_conv("conv_body", out), valid)
+    return feat.reshape(*batch, *feat.shape[1:])
 
-    for i, factor in enumerate(factors):
+  def reconstruct(self, feat: Array, valid: Array | None = None) -> Array:
+    """Runs the network from its first upsampling on.
+
+    Args:
+      feat: `[..., h, w, num_feat]`, what `features` returns or a part of it.
+      valid: `[..., h, w, 1]`, as for `__call__`.
+
+    Returns:
+      float32 `[..., h * u, w * u, num_out_ch]`, u = scale * unshuffle_factor.
+    """
+    feat, valid, batch = self._flatten(feat.astype(self.dtype), valid)
+    for i, factor in enumerate(self.upsampling):
       feat = _nearest(feat, factor)
       if valid is not None:
         valid = _nearest(valid, factor)
-      feat = conv(f"conv_up{i + 1}", feat, self.num_feat, self.dtype)
+      feat = self._apply_conv(f"conv_up{i + 1}", feat)
       feat = _mask(_leaky_relu(feat), valid)
-    feat = conv("conv_hr", feat, self.num_feat, self.dtype)
-    feat = _mask(_leaky_relu(feat), valid)
-    sr = conv("conv_last", feat, self.num_out_ch, jnp.float32)
-    return sr.reshape(*batch, h * self.scale, w * self.scale, self.num_out_ch)
+    feat = _mask(_leaky_relu(self._apply_conv("conv_hr", feat)), valid)
+    sr = self._apply_conv("conv_last", feat, jnp.float32)
+    return sr.reshape(*batch, *sr.shape[1:])
+
+  def _flatten(
+    self, x: Array, valid: Array | None
+  ) -> tuple[Array, Array | None, list[int]]:
+    """Makes one batch axis of all; returns the axes that it stands for."""
+    *batch, h, w, c = x.shape
+    if valid is not None:
+      valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
+      valid = valid.astype(self.dtype)
+    return x.reshape(-1, h, w, c), valid, batch
+
+  def _apply_conv(
+    self, name: str, x: Array, out_dtype: Dtype | None = None
+  ) -> Array:
+    kernel, bias = getattr(self, name)()
+    y = _conv(x, kernel, out_dtype or self.dtype)
+    return y + _channels(bias).astype(y.dtype)

@@ -1,0 +1,1 @@
+"""Side-by-side measurements; each prints versions, machine and figures."""

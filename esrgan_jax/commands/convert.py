@@ -1,0 +1,64 @@
+"""Converts a weight file; the suffix of DST decides the format.
+
+SRC is a name from `python -m esrgan_jax models`, or a .safetensors, .pth or ncnn
+(.param with .bin) file of any dialect of the ESRGAN family. DST is a
+.safetensors file, or a .pth where PyTorch is installed, in BasicSR's names: it
+loads in chaiNNer, ComfyUI and spandrel as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from esrgan_jax.commands import console
+from esrgan_jax.weights import files, zoo
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds this command's arguments."""
+  parser.add_argument("source", metavar="SRC", help="name or weight file")
+  parser.add_argument("target", metavar="DST", help=".safetensors or .pth file")
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "float16"),
+    default="float32",
+    help="type of the numbers in DST (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--scale",
+    type=int,
+    help="upscaling factor, for the rare file that does not tell (x3)",
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace an existing DST"
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Converts; returns the exit status."""
+  out = console.make_console()
+  source, metadata = args.source, {}
+  if any(source == row.model.name for row in zoo.models()):
+    model = zoo.get(source)
+    with console.fetch_progress(model.name, quiet=False) as progress:
+      source = os.fspath(zoo.find(model.name, progress=progress))
+    metadata = {"source": model.source, "licence": model.licence}
+  if os.path.exists(args.target) and os.path.samefile(source, args.target):
+    raise ValueError(
+      f"{args.target} is the input itself; choose another name for the output"
+    )
+  weights = files.read_weights(source, scale=args.scale)
+  for note in weights.notes:
+    out.print(f"note: {note}")
+  path = files.write_weights(
+    args.target,
+    weights.params,
+    weights.config,
+    dtype=args.dtype,
+    metadata=weights.metadata | metadata,
+    overwrite=args.overwrite,
+  )
+  config = " ".join(f"{k}={v}" for k, v in weights.config.items())
+  out.print(f"{path}: RRDBNet {config}, {args.dtype}")
+  return 0

@@ -1,0 +1,411 @@
+"""Makes images larger.
+
+  python -m esrgan_jax upscale photo.jpg                  -> photo_x4.jpg
+  python -m esrgan_jax upscale photo.jpg -o large.png     -> large.png
+  python -m esrgan_jax upscale holiday/ *.png -o large/   -> large/*, same names
+
+Reads and writes PNG, JPEG, WebP, TIFF and BMP, 8 and 16 bit, grey, colour and
+transparency; keeps colour profile and EXIF. A file that cannot be read or
+written is reported, the others are done, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import glob
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import rich.progress
+from PIL import Image as PilImage
+
+from esrgan_jax import compilation, images, upscaler
+from esrgan_jax.commands import console
+from esrgan_jax.weights import zoo
+
+# A result above this size lives in a file until it is written.
+_MEMMAP_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  source: pathlib.Path
+  target: pathlib.Path
+  pixels: int  # For the estimate of the time left; 0 if unknown.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds this command's arguments."""
+  parser.add_argument(
+    "inputs", nargs="+", metavar="INPUT", help="image, folder of images or glob"
+  )
+  parser.add_argument(
+    "-o",
+    "--output",
+    metavar="OUT",
+    help="a file for one image, a folder for several; without it, results lie"
+    " beside their inputs as NAME_x4.SUFFIX",
+  )
+  parser.add_argument(
+    "-m",
+    "--model",
+    default=zoo.DEFAULT,
+    help="a name (see `python -m esrgan_jax models`) or a weight file"
+    " (default: %(default)s)",
+  )
+  parser.add_argument(
+    "-s",
+    "--scale",
+    type=_scale,
+    help="size of the result over that of the image, e.g. 2 or 1.5; other than"
+    " the model's, the result is resized at the end (Lanczos)",
+  )
+  parser.add_argument(
+    "-f",
+    "--format",
+    choices=("png", "jpg", "webp", "tiff", "bmp"),
+    help="format of results that OUT doesn't name (default: as the input)",
+  )
+  parser.add_argument(
+    "--quality",
+    type=_quality,
+    default=95,
+    help="of JPEG and WebP, 1 to 100 (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--tile",
+    type=_tile,
+    default="auto",
+    help="side of a tile in pixels of the input; auto: the largest that fits"
+    " into memory; 0: do not tile (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--exact",
+    action="store_true",
+    help="make tiles overlap as far as the network looks: the result equals"
+    " that of the whole image to rounding, at many times the cost",
+  )
+  parser.add_argument(
+    "--precision",
+    choices=("auto", "float32", "bfloat16"),
+    default="auto",
+    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
+  )
+  existing = parser.add_mutually_exclusive_group()
+  existing.add_argument(
+    "--overwrite", action="store_true", help="replace existing results"
+  )
+  existing.add_argument(
+    "--skip-existing", action="store_true", help="leave out what is done"
+  )
+  parser.add_argument(
+    "-q", "--quiet", action="store_true", help="print errors only"
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Upscales all inputs; returns the exit status."""
+  out = console.make_console()
+  err = console.make_console(stderr=True)
+  say = (lambda *_: None) if args.quiet else out.print
+  failures = 0
+
+  def fail(message: object) -> None:
+    nonlocal failures
+    failures += 1
+    err.print(f"error: {message}")
+
+  sources = _collect(args.inputs, fail)
+  if not sources:
+    return 1
+  compilation.enable_compilation_cache(zoo.cache_dir() / "xla")
+  with console.fetch_progress(args.model, quiet=args.quiet) as progress:
+    model = upscaler.load(args.model, dtype=args.precision, progress=progress)
+  for note in model.notes:
+    say(f"note: {note}")
+  scale = args.scale or model.scale
+
+  jobs = _plan(sources, args, scale, fail, say)
+  if not jobs:
+    return int(failures > 0)
+  started = time.perf_counter()
+  done = pixels = 0
+  with _Progress(jobs, err, disable=args.quiet) as bar:
+    for job in jobs:
+      began = time.perf_counter()
+      try:
+        size = _upscale_file(job, model, scale, args, bar, say)
+      except upscaler.OutOfMemoryError:
+        raise
+      except (ValueError, OSError, ArithmeticError) as error:
+        fail(
+          error if str(job.source) in str(error) else f"{job.source}: {error}"
+        )
+      else:
+        done += 1
+        pixels += size[0] * size[1]
+        seconds = time.perf_counter() - began
+        say(f"{job.target}  {size[0]} x {size[1]}, {seconds:.1f} s")
+      bar.finish(job)
+  seconds = time.perf_counter() - started
+  device = jax.local_devices()[0].device_kind
+  count = f"{done} image{'' if done == 1 else 's'}"
+  say(
+    f"{count}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s with"
+    f" {model.name} on {device}" + (f"; {failures} failed" if failures else "")
+  )
+  return int(failures > 0)
+
+
+def _scale(text: str) -> float:
+  value = float(text)
+  if not 0.01 <= value <= 64:
+    raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 64")
+  return value
+
+
+def _quality(text: str) -> int:
+  value = int(text)
+  if not 1 <= value <= 100:
+    raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+  return value
+
+
+def _tile(text: str) -> int | str:
+  if text == "auto":
+    return text
+  value = int(text)
+  if value < 0:
+    raise argparse.ArgumentTypeError(f"{text} is negative; 0 means no tiling")
+  return value
+
+
+def _collect(
+  inputs: Sequence[str], fail: Callable[[object], None]
+) -> list[pathlib.Path]:
+  """Returns the files that the inputs stand for, each once, in order."""
+  found: dict[pathlib.Path, None] = {}
+  for text in inputs:
+    path = pathlib.Path(text)
+    if path.is_dir():
+      inside = sorted(p for p in path.iterdir() if images.is_image_suffix(p))
+      if not inside:
+        fail(f"{text}: no image in this folder")
+    elif path.exists() or not glob.has_magic(text):
+      inside = [path]
+    else:
+      inside = [
+        pathlib.Path(p) for p in sorted(glob.glob(text, recursive=True))
+      ]
+      inside = [p for p in inside if p.is_file()]
+      if not inside:
+        fail(f"{text}: nothing matches")
+    found.update(dict.fromkeys(inside))
+  existing = []
+  for path in found:
+    if path.is_file():
+      existing.append(path)
+    else:
+      fail(f"{path}: no such file")
+  return existing
+
+
+def _plan(
+  sources: Sequence[pathlib.Path],
+  args: argparse.Namespace,
+  scale: float,
+  fail: Callable[[object], None],
+  say: Callable[[str], None],
+) -> list[_Job]:
+  """Decides where each result goes, and refuses what would lose something."""
+  out = pathlib.Path(args.output) if args.output else None
+  suffixes = images.OUTPUT_SUFFIXES
+  as_file = (
+    out is not None
+    and len(sources) == 1
+    and not out.is_dir()
+    and not args.output.endswith(("/", os.sep))
+    and out.suffix != ""
+  )
+  if as_file and out.suffix.lower() not in suffixes:
+    raise ValueError(
+      f"{out}: cannot write {out.suffix} files; choose one of"
+      f" {', '.join(suffixes)}"
+    )
+  if out is not None and not as_file:
+    if out.is_file() or out.suffix.lower() in suffixes:
+      raise ValueError(
+        f"{out}: {len(sources)} images cannot go to one file; give a folder"
+      )
+    out.mkdir(parents=True, exist_ok=True)
+  if as_file and not out.parent.is_dir():
+    raise ValueError(f"{out}: no folder {out.parent}; create it first")
+
+  jobs, targets = [], {}
+  inputs = {path.resolve() for path in sources}
+  for source in sources:
+    suffix = f".{args.format}" if args.format else source.suffix
+    if suffix.lower() not in suffixes:
+      suffix = ".png"
+    if as_file:
+      target = out
+    elif out is not None:
+      target = out / f"{source.stem}{suffix}"
+    else:
+      target = source.with_name(f"{source.stem}_x{scale:g}{suffix}")
+    if target in targets:
+      fail(
+        f"{source}: its result {target} is that of {targets[target]} as well"
+      )
+    elif target.resolve() in inputs:
+      fail(f"{source}: its result {target} would replace an input")
+    elif target.exists() and args.skip_existing:
+      say(f"{target}  exists, skipped")
+    elif target.exists() and not args.overwrite:
+      fail(f"{source}: {target} exists; give --overwrite to replace it")
+    else:
+      targets[target] = source
+      jobs.append(_Job(source, target, _pixels(source)))
+  return jobs
+
+
+def _pixels(path: pathlib.Path) -> int:
+  """Returns an image's size by its header alone, for estimates."""
+  try:
+    with PilImage.open(path) as image:
+      return image.width * image.height
+  except Exception:  # Whatever is wrong, reading it will explain.
+    return 0
+
+
+def _upscale_file(
+  job: _Job,
+  model: upscaler.Upscaler,
+  scale: float,
+  args: argparse.Namespace,
+  bar: _Progress,
+  say: Callable[[str], None],
+) -> tuple[int, int]:
+  """Upscales one file; returns the result's width and height."""
+  picture = images.read_image(job.source)
+  pixels, alpha = picture.pixels, picture.alpha
+  constant_alpha = alpha is None or bool((alpha == alpha.flat[0]).all())
+  if not constant_alpha:
+    # What lies under full transparency must not bleed into what is seen.
+    pixels = images.bleed_colour(pixels, alpha)
+  passes = 1 if constant_alpha else 2
+  folder = job.target.parent
+
+  def upscale(plane: np.ndarray, index: int) -> np.ndarray:
+    height, width, channels = plane.shape
+    shape = (height * model.scale, width * model.scale, channels)
+    result = model.upscale(
+      plane,
+      tile=args.tile,
+      exact=args.exact,
+      out=_room(shape, plane.dtype, folder),
+      progress=lambda done, total: bar.tiles(
+        job, done + index * total, total * passes
+      ),
+      notify=lambda message: say(f"{job.source}: {message}"),
+    )
+    if scale != model.scale:
+      result = _resize(result, _scaled(height, scale), _scaled(width, scale))
+    return result
+
+  result = upscale(pixels, 0)
+  if alpha is not None:
+    if constant_alpha:
+      alpha = np.broadcast_to(alpha.flat[0], result.shape[:2])
+    else:
+      alpha = upscale(alpha[..., None], 1)[..., 0]
+  images.write_image(
+    job.target,
+    dataclasses.replace(picture, pixels=result, alpha=alpha),
+    quality=args.quality,
+    overwrite=args.overwrite,
+  )
+  return result.shape[1], result.shape[0]
+
+
+def _room(
+  shape: tuple[int, ...], dtype: np.dtype, folder: pathlib.Path
+) -> np.ndarray:
+  """Returns an array for a result; a large one lies in a nameless file."""
+  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  if size <= _MEMMAP_BYTES:
+    return np.empty(shape, dtype)
+  with tempfile.TemporaryFile(dir=folder) as file:
+    return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _scaled(length: int, scale: float) -> int:
+  return max(1, round(length * scale))
+
+
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes by Lanczos, antialiased; a band of channels at a time."""
+  if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+    picture = PilImage.fromarray(pixels)
+    picture = picture.resize((width, height), PilImage.Resampling.LANCZOS)
+    return np.asarray(picture)
+  result = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+  limit = np.iinfo(pixels.dtype).max
+  for channel in range(pixels.shape[2]):
+    plane = PilImage.fromarray(pixels[..., channel].astype(np.float32))
+    plane = plane.resize((width, height), PilImage.Resampling.LANCZOS)
+    result[..., channel] = np.clip(np.rint(plane), 0, limit)
+  return result
+
+
+class _Progress:
+  """One bar over all images, weighted by their pixels, with the time left."""
+
+  def __init__(
+    self,
+    jobs: Sequence[_Job],
+    err: rich.console.Console,
+    *,
+    disable: bool,
+  ):
+    self._bar = rich.progress.Progress(
+      rich.progress.TextColumn("{task.description}"),
+      rich.progress.BarColumn(),
+      rich.progress.TaskProgressColumn(),
+      rich.progress.TimeRemainingColumn(),
+      console=err,
+      transient=True,
+      disable=disable or not err.is_terminal,
+    )
+    self._index = {job: i for i, job in enumerate(jobs)}
+    self._total = sum(job.pixels for job in jobs)
+    self._done = 0
+
+  def __enter__(self) -> _Progress:
+    self._bar.start()
+    self._task = self._bar.add_task("compiling", total=self._total or None)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._bar.stop()
+
+  def tiles(self, job: _Job, done: int, total: int) -> None:
+    """Shows how many tiles of an image are done."""
+    count = len(self._index)
+    images_done = f"{self._index[job] + 1}/{count} " if count > 1 else ""
+    self._bar.update(
+      self._task,
+      completed=self._done + job.pixels * done // total,
+      description=f"{images_done}{job.source.name} tile {done}/{total}",
+    )
+
+  def finish(self, job: _Job) -> None:
+    """Counts an image as done, whatever became of it."""
+    self._done += job.pixels
+    self._bar.update(self._task, completed=self._done)

@@ -1,0 +1,97 @@
+"""How the programs have XLA compile: options per platform, persistent cache.
+
+Options are given to each compilation, not to the process: an option that a
+version of XLA does not know is an error that can be caught, where an unknown
+flag in `XLA_FLAGS` ends the process.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Runs matrix products and, through them, convolutions in XNNPACK's successor
+# YNN: 1.5 times the speed of Eigen's here (docs/generator.md). Present, and off
+# by default, in jaxlib 0.10 to 0.12.
+_CPU_OPTIONS = {
+  "xla_cpu_experimental_ynn_fusion_type": (
+    "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+  ),
+}
+
+
+@functools.cache
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+  """Returns options for `jax.jit(..., compiler_options=)` on a platform.
+
+  Options that the installed XLA does not know are left out: each is tried once
+  on a tiny program.
+
+  Args:
+    platform: "cpu", "gpu" or "tpu"; None means JAX's default backend.
+
+  Returns:
+    Options by name, to be treated as constant; empty where there are none.
+
+  >>> compiler_options("tpu")
+  {}
+  """
+  platform = platform or jax.default_backend()
+  if platform != "cpu":
+    return {}
+  device = jax.local_devices(backend="cpu")[0]
+  known = {}
+  for name, value in _CPU_OPTIONS.items():
+    program = jax.jit(jnp.negative, device=None).lower(
+      jax.ShapeDtypeStruct(
+        (), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device)
+      )
+    )
+    try:
+      program.compile(compiler_options={name: value})
+    except jax.errors.JaxRuntimeError:
+      continue
+    known[name] = value
+  return known
+
+
+def compute_dtype(name: str = "auto", platform: str | None = None) -> Any:
+  """Returns the compute dtype of a name: bfloat16 where hardware favours it.
+
+  Args:
+    name: "auto", "float32" or "bfloat16"; "auto" is bfloat16 on GPU and TPU.
+    platform: "cpu", "gpu" or "tpu"; None means JAX's default backend.
+
+  Returns:
+    A NumPy scalar type.
+
+  Raises:
+    ValueError: If there is no such name.
+
+  >>> compute_dtype("auto", "cpu") is jnp.float32
+  True
+  """
+  if name == "auto":
+    cpu = (platform or jax.default_backend()) == "cpu"
+    name = "float32" if cpu else "bfloat16"
+  if name not in ("float32", "bfloat16"):
+    raise ValueError(
+      f"no dtype {name!r}; choose 'auto', 'float32' or 'bfloat16'"
+    )
+  return jnp.float32 if name == "float32" else jnp.bfloat16
+
+
+def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
+  """Keeps compiled programs in `folder`, so that the next run starts at once.
+
+  `$JAX_COMPILATION_CACHE_DIR`, where set, is left in charge.
+
+  Args:
+    folder: Where to keep them; made when first needed.
+  """
+  if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", os.fspath(folder))

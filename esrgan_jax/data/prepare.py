@@ -1,0 +1,199 @@
+r"""Prepares DIV2K with TensorFlow Datasets' own builder, once.
+
+    python -m esrgan_jax.data.prepare --config bicubic_x4 --data_dir DIR
+
+downloads the official archives (4.5 GB for bicubic_x4) and writes ArrayRecord
+files. Where there is no network, put the official zips into a folder and name
+it with --manual_dir. Preparing needs TensorFlow (tensorflow-cpu will do);
+reading what was prepared does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["div2k_builder", "main", "prepare_div2k"]
+
+
+def div2k_builder(
+  data_dir: str | os.PathLike | None = None, *, config: str = "bicubic_x4"
+) -> Any:
+  """Returns TFDS's builder of DIV2K; imports no TensorFlow.
+
+  Args:
+    data_dir: TFDS's folder; None for its own default.
+    config: TFDS's configuration, such as `"bicubic_x4"`.
+
+  Returns:
+    A `tfds.core.DatasetBuilder` that writes ArrayRecord files, and reads what
+    there is.
+
+  Raises:
+    ImportError: If tensorflow-datasets is not installed.
+    ValueError: If there is no such configuration.
+
+  >>> builder = div2k_builder("/tmp/tfds", config="bicubic_x4")
+  >>> builder.info.full_name
+  'div2k/bicubic_x4/2.0.0'
+  """
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise ImportError(
+      f"DIV2K needs tensorflow-datasets ({error}); pip install -r"
+      " requirements.txt, or name folders of images instead"
+    ) from error
+  directory = None if data_dir is None else os.path.expanduser(data_dir)
+  known = [c.name for c in tfds.builder_cls("div2k").BUILDER_CONFIGS]
+  if config not in known:
+    raise ValueError(
+      f"DIV2K has no configuration {config!r}; choose one of {' '.join(known)}"
+    )
+  return tfds.builder(
+    f"div2k/{config}", data_dir=directory, file_format="array_record"
+  )
+
+
+def prepare_div2k(
+  data_dir: str | os.PathLike | None = None,
+  *,
+  config: str = "bicubic_x4",
+  manual_dir: str | os.PathLike | None = None,
+  process_index: int = 0,
+  wait_seconds: float = 6 * 3600,
+  report: Callable[[str], None] | None = None,
+) -> os.PathLike:
+  """Prepares DIV2K if that has not been done, and returns where it is.
+
+  Process 0 prepares; the others wait until the data set appears under its
+  final name, which TFDS gives it when it is complete. So `data_dir` must be
+  shared by all; if every host has a disk of its own, run the command once on
+  each before training.
+
+  Args:
+    data_dir: TFDS's folder; None for its own default.
+    config: TFDS's configuration, such as `"bicubic_x4"`.
+    manual_dir: Folder of the official zips, if they are not to be downloaded.
+    process_index: Number of this process among those that prepare together.
+    wait_seconds: How long a process other than 0 waits.
+    report: Called with a line now and then.
+
+  Returns:
+    The folder of the prepared data set.
+
+  Raises:
+    FileNotFoundError: If `manual_dir` lacks a zip.
+    TimeoutError: If process 0 does not finish in time.
+    ImportError: If tensorflow-datasets or TensorFlow is not installed.
+    RuntimeError: If downloading or building fails.
+
+  >>> prepare_div2k("/tmp/tfds", manual_dir="/tmp/no-such-folder")
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: /tmp/no-such-folder lacks DIV2K_train_HR.zip, ...
+  """
+  say = report or (lambda line: None)
+  builder = div2k_builder(data_dir, config=config)
+  path = builder.data_path  # An epath: it may be in a bucket.
+  if process_index != 0:
+    end = time.monotonic() + wait_seconds
+    say(f"waiting for process 0 to prepare {path}")
+    while not builder.is_prepared():
+      if time.monotonic() > end:
+        raise TimeoutError(
+          f"{path} was not prepared within {wait_seconds:g} s; if the hosts do"
+          " not share that folder, run python -m esrgan_jax.data.prepare on"
+          " each of them first"
+        )
+      time.sleep(min(1.0, wait_seconds / 10))
+      # What a builder knows of its folder, it has read when it was made.
+      builder = div2k_builder(data_dir, config=config)
+    return path
+  if builder.is_prepared():
+    return path
+
+  urls = builder.builder_config.download_urls.values()
+  zips = sorted({url.rpartition("/")[2] for url in urls})
+  if manual_dir is not None:
+    manual_dir = os.path.expanduser(manual_dir)
+    missing = [
+      name
+      for name in zips
+      if not os.path.isfile(os.path.join(manual_dir, name))
+    ]
+    if missing:
+      raise FileNotFoundError(
+        f"{manual_dir} lacks {', '.join(missing)}; get them from"
+        f" {min(urls).rpartition('/')[0]}"
+      )
+  try:
+    import tensorflow  # noqa: F401
+  except ImportError as error:
+    raise ImportError(
+      f"preparing DIV2K needs TensorFlow ({error}); pip install"
+      " tensorflow-cpu. Reading it afterwards does not."
+    ) from error
+  import tensorflow_datasets as tfds
+
+  say(f"preparing {path}")
+  try:
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
+    )
+  except Exception as error:
+    # Anything from a refused connection to a wrong checksum or a full disk.
+    reason = " ".join(str(error).split()) or type(error).__name__
+    raise RuntimeError(
+      f"preparing {path} failed: {reason[:500]}. Without a network, put"
+      f" {', '.join(zips)} into a folder and name it as manual_dir."
+    ) from error
+  return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the command line.
+
+  Args:
+    arguments: Command-line arguments; None for the process's own.
+
+  Returns:
+    The exit status: 0, or 1 after an error that is printed as one line.
+
+  >>> main(["--manual_dir", "/tmp/no-such-folder", "--data_dir", "/tmp/tfds"])
+  1
+  """
+  parser = argparse.ArgumentParser(
+    prog="python -m esrgan_jax.data.prepare",
+    description="Prepares DIV2K for training, once.",
+  )
+  parser.add_argument(
+    "--config", default="bicubic_x4", help="default: %(default)s"
+  )
+  parser.add_argument("--data_dir", help="TFDS's folder; default: its own")
+  parser.add_argument("--manual_dir", help="folder of the official zips")
+  options = parser.parse_args(arguments)
+
+  def say(line):
+    sys.stderr.write(line + "\n")
+
+  try:
+    path = prepare_div2k(
+      options.data_dir,
+      config=options.config,
+      manual_dir=options.manual_dir,
+      report=say,
+    )
+  except (ImportError, OSError, RuntimeError, ValueError) as error:
+    say(f"error: {error}")
+    return 1
+  sys.stdout.write(f"{path}\n")
+  return 0
+
+
+if __name__ == "__main__":
+  raise SystemExit(main())

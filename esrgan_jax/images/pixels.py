@@ -1,0 +1,214 @@
+"""What a picture is here: integer pixels, alpha, metadata; and floats."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+# Every phone and medium-format camera of today stays below (200 megapixels),
+# and so does a 16384 x 16384 picture; decoded, it is at most 2 GiB.
+MAX_PIXELS = 2**28
+
+# Suffix -> format, for writing.
+OUTPUT_SUFFIXES = {
+  ".png": "PNG",
+  ".jpg": "JPEG",
+  ".jpeg": "JPEG",
+  ".webp": "WEBP",
+  ".tif": "TIFF",
+  ".tiff": "TIFF",
+  ".bmp": "BMP",
+}
+# For choosing files in a folder: `read_image` itself goes by the content.
+INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {".apng", ".gif", ".jfif"}
+
+
+class ImageError(ValueError):
+  """An image file that cannot be read or written; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metadata:
+  """What a file says about its picture, apart from the pixels.
+
+  Attributes:
+    format: Format of the file it came from: "PNG", "JPEG", "WEBP", "TIFF",
+      "BMP", "GIF"; empty for an image that was never a file.
+    icc_profile: ICC colour profile of the pixels; None means sRGB by custom.
+    exif: EXIF block (a TIFF structure, without the "Exif" prefix), its
+      orientation reset and its thumbnail removed.
+    xmp: XMP packet, UTF-8.
+    dpi: Horizontal and vertical pixels an inch.
+
+  >>> Metadata(dpi=(300.0, 300.0)).icc_profile is None
+  True
+  """
+
+  format: str = ""
+  icc_profile: bytes | None = dataclasses.field(default=None, repr=False)
+  exif: bytes | None = dataclasses.field(default=None, repr=False)
+  xmp: bytes | None = dataclasses.field(default=None, repr=False)
+  dpi: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Image:
+  """A picture as its file has it: integers, upright, alpha apart.
+
+  Attributes:
+    pixels: uint8 or uint16 `[H, W, C]`, C = 1 (grey) or 3 (RGB); colour is
+      not multiplied by alpha.
+    alpha: None, or `[H, W]` of the same dtype; 0 is transparent.
+    metadata: Profile, EXIF and the like.
+
+  Raises:
+    ValueError: If shapes or dtypes are not those above, or an axis is empty.
+
+  >>> Image(np.zeros((2, 4, 3), np.uint8)).pixels.shape
+  (2, 4, 3)
+  """
+
+  pixels: np.ndarray
+  alpha: np.ndarray | None = None
+  metadata: Metadata = dataclasses.field(default_factory=Metadata)
+
+  def __post_init__(self):
+    shape, dtype = self.pixels.shape, self.pixels.dtype
+    if dtype not in (np.uint8, np.uint16):
+      raise ValueError(
+        f"pixels are {dtype}, not uint8 or uint16; convert with from_float"
+      )
+    if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
+      raise ValueError(f"pixels are {list(shape)}, not [H, W, 1] or [H, W, 3]")
+    if self.alpha is not None and (
+      self.alpha.shape != shape[:2] or self.alpha.dtype != dtype
+    ):
+      raise ValueError(
+        f"alpha is {self.alpha.dtype} {list(self.alpha.shape)}, and the pixels"
+        f" need {dtype} {list(shape[:2])}"
+      )
+
+
+def is_image_suffix(path: str | os.PathLike) -> bool:
+  """Tells whether a file's suffix is one of an image that can be read.
+
+  Args:
+    path: Path or name; the file need not exist, capitals do not matter.
+
+  Returns:
+    True if the suffix is in `INPUT_SUFFIXES`.
+
+  >>> is_image_suffix("IMG_0001.JPG"), is_image_suffix("notes.txt")
+  (True, False)
+  """
+  return pathlib.PurePath(path).suffix.lower() in INPUT_SUFFIXES
+
+
+def to_float(pixels: np.ndarray) -> np.ndarray:
+  """Returns integer pixels as floats in [0, 1].
+
+  Args:
+    pixels: uint8 or uint16, any shape.
+
+  Returns:
+    float32 of the same shape: `pixels` / 255, or / 65535.
+
+  Raises:
+    ValueError: If `pixels` are of another dtype.
+
+  >>> [float(v) for v in to_float(np.array([0, 51, 255], np.uint8)).round(3)]
+  [0.0, 0.20000000298023224, 1.0]
+  """
+  if pixels.dtype not in (np.uint8, np.uint16):
+    raise ValueError(f"pixels are {pixels.dtype}, not uint8 or uint16")
+  return pixels / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def from_float(array: np.ndarray, dtype: Any) -> np.ndarray:
+  """Returns floats in [0, 1] as integer pixels, clipped and rounded.
+
+  The inverse of `to_float`, exact for every uint8 and uint16 value.
+
+  Args:
+    array: Floats, any shape; what lies outside [0, 1] is clipped.
+    dtype: `np.uint8` or `np.uint16`.
+
+  Returns:
+    Integers of the same shape, rounded to the nearest, halves to even.
+
+  Raises:
+    ValueError: If `dtype` is another one, or `array` holds a NaN.
+
+  >>> from_float(np.array([-1, 0.5, 2]), np.uint8).tolist()
+  [0, 128, 255]
+  """
+  dtype = np.dtype(dtype)
+  if dtype not in (np.uint8, np.uint16):
+    raise ValueError(f"dtype is {dtype}, not uint8 or uint16")
+  scaled = np.clip(np.asarray(array, np.float32), 0, 1)
+  if np.isnan(scaled).any():
+    raise ValueError(
+      f"{int(np.isnan(scaled).sum())} of {scaled.size} values are NaN; the"
+      " model's weights or its input are broken"
+    )
+  return np.rint(scaled * np.float32(np.iinfo(dtype).max)).astype(dtype)
+
+
+def bleed_colour(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+  """Fills the colour of transparent pixels from the nearest visible ones.
+
+  Editors leave black or white where alpha is 0. Nobody sees it until a network
+  with a wide receptive field draws it into the visible edge.
+
+  Args:
+    pixels: uint8 or uint16 `[H, W, C]`.
+    alpha: `[H, W]`, >= 0; pixels above 0 are visible.
+
+  Returns:
+    A copy of `pixels`, bit-identical where `alpha` > 0. Elsewhere it has the
+    colour of the nearest pixel that is visible. Where nothing is transparent,
+    or all, just a copy.
+
+  Raises:
+    ValueError: If the first two axes of `pixels` are not those of `alpha`.
+
+  >>> row = np.array([[[9], [0], [0]]], np.uint8)
+  >>> bleed_colour(row, np.array([[255, 0, 0]], np.uint8))[0, :, 0].tolist()
+  [9, 9, 9]
+  """
+  if pixels.shape[:2] != alpha.shape:
+    raise ValueError(
+      f"alpha is {list(alpha.shape)} and pixels are {list(pixels.shape)};"
+      " height and width must agree"
+    )
+  filled = pixels.copy()
+  hidden = alpha == 0
+  if hidden.any() and not hidden.all():
+    from scipy import ndimage  # Which comes with jax.
+
+    nearest = ndimage.distance_transform_edt(
+      hidden, return_distances=False, return_indices=True
+    )
+    filled[hidden] = pixels[tuple(nearest[:, hidden])]
+  return filled
+
+
+def bands(pixels: np.ndarray, samples: int = 0) -> list[slice]:
+  """Cuts rows into bands of about 2 MB, reckoning with so many samples."""
+  H, W, C = pixels.shape if pixels.ndim == 3 else (*pixels.shape, 1)
+  step = max(1, 2**21 // (W * (samples or C) * pixels.itemsize))
+  return [slice(top, min(top + step, H)) for top in range(0, H, step)]
+
+
+def samples_of(
+  image: Image, rows: slice, columns: slice = slice(None)
+) -> np.ndarray:
+  """Returns a part as [rows, columns, samples], alpha last; or a view."""
+  pixels = np.asarray(image.pixels[rows])[:, columns]
+  if image.alpha is None:
+    return pixels
+  return np.concatenate([pixels, image.alpha[rows, columns, None]], axis=2)

@@ -1,0 +1,225 @@
+"""Writing an image file: complete under its name, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image as PilImage
+
+from esrgan_jax.images import metadata as meta
+from esrgan_jax.images.pixels import (
+  OUTPUT_SUFFIXES,
+  Image,
+  ImageError,
+  bands,
+)
+from esrgan_jax.images.png import write_png
+from esrgan_jax.images.tiff import write_tiff
+
+
+def write_image(
+  path: str | os.PathLike,
+  image: Image,
+  *,
+  quality: int = 95,
+  lossless: bool = False,
+  overwrite: bool = False,
+) -> None:
+  """Writes an image; the suffix of `path` chooses the format.
+
+  The file is written aside, in the same folder, and appears under its name
+  only when it is complete. ICC profile, EXIF, XMP and resolution go along
+  where the format holds them. PNG and TIFF are lossless, with deflate at a
+  speed and size that suit photographs (see `png.py`); JPEG is 4:4:4. 16 bits
+  become 8, rounded, where the format has no more: JPEG, WebP, BMP. An EXIF or
+  XMP block over JPEG's 64 KB is left out there.
+
+  Args:
+    path: File to write; its suffix is one of `OUTPUT_SUFFIXES`.
+    image: What to write; it may live in a `numpy.memmap`.
+    quality: 1 to 100, for JPEG and lossy WebP.
+    lossless: Write WebP without loss; the other formats ignore it.
+    overwrite: Replace a file of that name. Without it, an existing file is
+      never touched, even if it appears while this one is being written.
+
+  Raises:
+    ImageError: If the suffix is unknown, the file exists, `image` does not
+      fit the format (transparency in JPEG or BMP, or too many pixels), or
+      writing fails.
+    ValueError: If `quality` is not in 1 to 100.
+
+  >>> import tempfile
+  >>> from esrgan_jax.images.reading import read_image
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   file = os.path.join(folder, "black.jpg")
+  ...   write_image(file, Image(np.zeros((8, 8, 3), np.uint8)))
+  ...   read_image(file).pixels.max()
+  np.uint8(0)
+  """
+  path = pathlib.Path(path)
+  if not 1 <= quality <= 100:
+    raise ValueError(f"quality is {quality}, not in 1 to 100")
+  try:
+    format_ = OUTPUT_SUFFIXES.get(path.suffix.lower())
+    if format_ is None:
+      raise ImageError(
+        f"suffix {path.suffix!r} is not one that can be written; choose one of"
+        f" {' '.join(OUTPUT_SUFFIXES)}"
+      )
+    if not overwrite and os.path.lexists(path):
+      raise _exists()
+    image = _fit(image, format_)
+    with _written_aside(path, overwrite) as file:
+      if format_ == "PNG":
+        write_png(file, image)
+      elif format_ == "TIFF":
+        write_tiff(file, image)
+      else:
+        _write_pillow(file, image, format_, quality, lossless)
+  except ImageError as error:
+    raise ImageError(f"{path}: {error}") from error.__cause__
+  except OSError as error:
+    reason = error.strerror or " ".join(str(error).split())
+    raise ImageError(f"{path}: cannot be written: {reason}") from error
+
+
+def _exists() -> ImageError:
+  return ImageError("exists already; choose another name, or overwrite=True")
+
+
+@contextlib.contextmanager
+def _written_aside(path: pathlib.Path, overwrite: bool) -> Iterator[BinaryIO]:
+  """Yields a file that takes the name `path` at the end, if all went well."""
+  name = f".{path.stem[:64]}.{secrets.token_hex(6)}.part{path.suffix}"
+  aside = path.with_name(name)
+  # O_EXCL by way of "x", and the permissions that the umask says: `tempfile`
+  # would make the result unreadable for others.
+  with open(aside, "x+b") as file:
+    try:
+      yield file
+      file.close()
+      if overwrite:
+        os.replace(aside, path)
+      else:
+        _publish(aside, path)
+    except BaseException:  # An interrupt, too, leaves nothing behind.
+      file.close()
+      aside.unlink(missing_ok=True)
+      raise
+
+
+def _publish(aside: pathlib.Path, path: pathlib.Path) -> None:
+  """Renames, failing if `path` exists by now."""
+  try:
+    os.link(aside, path)
+  except FileExistsError:
+    raise _exists() from None
+  except (OSError, NotImplementedError, AttributeError):
+    # No hard links here (exFAT, some network drives): reserve the name first.
+    try:
+      open(path, "xb").close()
+    except FileExistsError:
+      raise _exists() from None
+    try:
+      os.replace(aside, path)
+    except BaseException:
+      path.unlink(missing_ok=True)
+      raise
+  else:
+    aside.unlink()
+
+
+_LARGEST_SIDE = {"PNG": 2**31 - 1, "TIFF": 2**32 - 1}
+# libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
+_LARGEST_SIDE |= {"JPEG": 65_500, "WEBP": 16_383, "BMP": 2**31 - 1}
+
+
+def _fit(image: Image, format_: str) -> Image:
+  """Returns what the format can hold of an image, or says why it cannot."""
+  H, W, C = image.pixels.shape
+  limit = _LARGEST_SIDE[format_]
+  if max(H, W) > limit:
+    raise ImageError(
+      f"{W} x {H} pixels do not fit {format_}, which ends at {limit} a side;"
+      " choose .png"
+    )
+  if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
+    raise ImageError(f"{W} x {H} pixels exceed BMP's 4 GB; choose .png")
+  alpha = image.alpha
+  if alpha is not None and format_ in ("JPEG", "BMP"):
+    if int(alpha.min()) < np.iinfo(alpha.dtype).max:
+      raise ImageError(
+        f"{format_} cannot hold transparency; choose .png, .webp or .tif"
+      )
+    alpha = None
+  pixels = image.pixels
+  if format_ in ("JPEG", "WEBP", "BMP"):
+    pixels = _to_uint8(pixels)
+    alpha = None if alpha is None else _to_uint8(alpha)
+  metadata = image.metadata
+  space = meta.SPACE_OF_CHANNELS[3 if format_ == "WEBP" else C]
+  if meta.profile_space(metadata.icc_profile) != space:
+    metadata = dataclasses.replace(metadata, icc_profile=None)
+  metadata = dataclasses.replace(
+    metadata,
+    exif=meta.tidy_exif(meta.load_exif(metadata.exif), W, H),
+    xmp=meta.tidy_xmp(metadata.xmp),
+    dpi=meta.tidy_dpi(metadata.dpi),
+  )
+  return Image(pixels, alpha, metadata)
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+  """Returns 16 bits as 8: x / 257 to the nearest; 257 is odd, so no ties."""
+  if pixels.dtype == np.uint8:
+    return pixels
+  out = np.empty(pixels.shape, np.uint8)
+  for rows in bands(pixels):
+    out[rows] = (pixels[rows].astype(np.uint32) + 128) // 257
+  return out
+
+
+def _write_pillow(
+  file: BinaryIO, image: Image, format_: str, quality: int, lossless: bool
+) -> None:
+  """Writes JPEG, WebP or BMP."""
+  info = image.metadata
+  options: dict[str, Any] = {
+    "icc_profile": info.icc_profile,
+    "xmp": info.xmp,
+    "dpi": info.dpi,
+    "exif": None if info.exif is None else b"Exif\0\0" + info.exif,
+  }
+  if format_ == "JPEG":
+    options |= {"quality": quality, "subsampling": 0}
+    # What one APP1 segment holds, less the identifier of each.
+    if len(options["exif"] or b"") > 65_533:
+      del options["exif"]
+    if len(options["xmp"] or b"") > 65_504:
+      del options["xmp"]
+  elif format_ == "WEBP":
+    options |= {"quality": quality, "lossless": lossless, "exact": lossless}
+  options = {key: value for key, value in options.items() if value is not None}
+
+  pixels = image.pixels
+  if image.alpha is not None:
+    pixels = np.concatenate([pixels, image.alpha[..., None]], axis=2)
+  H, W, samples = pixels.shape
+  mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples]
+  picture = PilImage.frombuffer(
+    mode, (W, H), np.ascontiguousarray(pixels), "raw", mode, 0, 1
+  )
+  if format_ == "WEBP" and samples < 3:
+    picture = picture.convert("RGBA" if samples == 2 else "RGB")
+  try:
+    picture.save(file, format=format_, **options)
+  except ValueError as error:
+    reason = " ".join(str(error).split())
+    raise ImageError(f"{format_} refuses it: {reason}; choose .png") from error

@@ -1,0 +1,1 @@
+"""Training: pure states and steps, and the programs that run them."""

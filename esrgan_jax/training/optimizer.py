@@ -1,0 +1,260 @@
+"""Learning-rate schedules and Adam, as published, as functions of the step.
+
+The learning rate is a function of the training step, never of a counter inside
+the optimizer's state. The two differ after a skipped update: Adam's own count
+has to go with its moments, while the schedule goes with the steps done. And a
+resumed or changed run has the schedule that its config says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+Schedule = Callable[[ArrayLike], Array]
+
+
+class Optimizer(NamedTuple):
+  """A direction and the length of the step along it.
+
+  Attributes:
+    transform: Gradients to an ascent direction, without any learning rate, such
+      as `optax.scale_by_adam()`; its state is the `opt_state` of a state.
+    learning_rate: Step, int32 scalar counted from 0, to the learning rate of
+      the update done in it, float32 scalar.
+
+  Plain gradient descent, at a rate of 0.1:
+
+  >>> sgd = Optimizer(optax.identity(), lambda step: jnp.float32(0.1))
+  >>> round(float(sgd.learning_rate(7)), 3)
+  0.1
+  """
+
+  transform: optax.GradientTransformation
+  learning_rate: Schedule
+
+
+def constant_schedule(learning_rate: float) -> Schedule:
+  """Returns a schedule that never changes.
+
+  Args:
+    learning_rate: The value, > 0.
+
+  Returns:
+    Function of the step, int scalar >= 0, to a float32 scalar.
+
+  Raises:
+    ValueError: If `learning_rate` is not positive and finite.
+
+  Source: SRGAN (arXiv:1609.04802), section 3.2, for the MSE phase.
+
+  >>> float(constant_schedule(0.5)(1000))
+  0.5
+  """
+  _check_rate(learning_rate)
+  return lambda step: jnp.full_like(step, learning_rate, jnp.float32)
+
+
+def milestone_schedule(
+  learning_rate: float, *, milestones: Sequence[int], factor: float = 0.5
+) -> Schedule:
+  """Returns a schedule that is multiplied by a factor at each milestone.
+
+  Args:
+    learning_rate: The value before the first milestone, > 0.
+    milestones: Steps from which on the next value holds, ascending, >= 0.
+      ESRGAN: 200k, 400k, 600k, 800k (PSNR), then 50k, 100k, 200k, 300k (GAN).
+    factor: What each milestone multiplies by, > 0.
+
+  Returns:
+    Function of the step, int scalar >= 0, to a float32 scalar.
+
+  Raises:
+    ValueError: If a value is out of range, or milestones do not ascend.
+
+  Source: ESRGAN (arXiv:1809.00219), section 4.1; PyTorch `MultiStepLR`, which
+  also decays in the step that has the milestone's number, counted from 0.
+
+  >>> schedule = milestone_schedule(1e-4, milestones=(50_000, 100_000))
+  >>> [f"{schedule(step):.1e}" for step in (0, 49_999, 50_000, 100_000)]
+  ['1.0e-04', '1.0e-04', '5.0e-05', '2.5e-05']
+  """
+  _check_rate(learning_rate)
+  milestones = tuple(milestones)
+  if any(b <= a for a, b in itertools.pairwise((-1, *milestones))):
+    raise ValueError(
+      f"milestones must be steps >= 0 in ascending order, got {milestones}."
+    )
+  if not factor > 0:
+    raise ValueError(f"factor must be > 0, got {factor}.")
+  # Computed by Python once: float32 powers would round.
+  rates = [learning_rate * factor**n for n in range(len(milestones) + 1)]
+
+  def schedule(step):
+    if not milestones:
+      return jnp.full_like(step, learning_rate, jnp.float32)
+    passed = jnp.sum(jnp.asarray(step) >= jnp.asarray(milestones))
+    return jnp.asarray(rates, jnp.float32)[passed]
+
+  return schedule
+
+
+def cosine_restart_schedule(
+  learning_rate: float,
+  *,
+  periods: Sequence[int],
+  restart_weights: Sequence[float] | None = None,
+  minimum: float = 1e-7,
+) -> Schedule:
+  """Returns a schedule of half cosines, each from a restart to the minimum.
+
+  Args:
+    learning_rate: The value at each restart of weight 1, > 0.
+    periods: Lengths of the half cosines in steps, > 0 each. BasicSR's
+      RRDBNet: four times 250k, from 2e-4.
+    restart_weights: Multiplies what is above the minimum, per period; `None`
+      means all 1.
+    minimum: The value at the end of each period, and after the last one.
+
+  Returns:
+    Function of the step, int scalar >= 0, to a float32 scalar.
+
+  Raises:
+    ValueError: If a value is out of range, or there is not one weight a period.
+
+  Source: BasicSR `models/lr_scheduler.py::CosineAnnealingRestartLR` and
+  `train_RRDBNet_PSNR_x4.yml`. A period's last step has the minimum there too:
+  the restart is felt one step later. After the last period BasicSR fails.
+
+  >>> schedule = cosine_restart_schedule(2e-4, periods=(1000, 1000))
+  >>> [f"{schedule(step):.2e}" for step in (0, 500, 1000, 1500, 5000)]
+  ['2.00e-04', '1.00e-04', '1.00e-07', '1.00e-04', '1.00e-07']
+  """
+  _check_rate(learning_rate)
+  periods = tuple(periods)
+  if not periods or min(periods) <= 0:
+    raise ValueError(f"periods must be steps > 0, at least one, got {periods}.")
+  weights = (1.0,) * len(periods)
+  if restart_weights is not None:
+    weights = tuple(restart_weights)
+  if len(weights) != len(periods):
+    raise ValueError(
+      f"restart_weights must have a value for each of the {len(periods)} "
+      f"periods, got {weights}."
+    )
+  if not 0 <= minimum <= learning_rate:
+    raise ValueError(
+      f"minimum must be in [0, learning_rate = {learning_rate}], got {minimum}."
+    )
+  ends = tuple(itertools.accumulate(periods))
+  starts = (0, *ends[:-1])
+
+  def schedule(step):
+    step = jnp.minimum(step, ends[-1])
+    # A step that ends a period belongs to it, not to the next one.
+    index = jnp.sum(step > jnp.asarray(ends))
+    start, period = jnp.asarray(starts)[index], jnp.asarray(periods)[index]
+    height = jnp.asarray(weights, jnp.float32)[index]
+    height *= 0.5 * (learning_rate - minimum)
+    place = (step - start).astype(jnp.float32) / period.astype(jnp.float32)
+    return minimum + height * (1 + jnp.cos(math.pi * place))
+
+  return schedule
+
+
+_SCHEDULES = {
+  "constant": constant_schedule,
+  "milestones": milestone_schedule,
+  "cosine_restart": cosine_restart_schedule,
+}
+
+
+def make_schedule(
+  learning_rate: float, schedule: Mapping[str, Any] | None = None
+) -> Schedule:
+  """Returns the schedule that a config describes in plain values.
+
+  Args:
+    learning_rate: The first value, > 0.
+    schedule: `{"name": ...}` and the keyword arguments of that schedule:
+      `"constant"`, `"milestones"` or `"cosine_restart"`. `None` is constant.
+
+  Returns:
+    Function of the step, int scalar >= 0, to a float32 scalar.
+
+  Raises:
+    ValueError: If the name is unknown, or a value is out of range.
+    TypeError: If the schedule has no argument of a given name.
+
+  >>> card = {"name": "milestones", "milestones": (10, 20)}
+  >>> [float(make_schedule(1.0, card)(step)) for step in (9, 10, 20)]
+  [1.0, 0.5, 0.25]
+  """
+  options = dict(schedule) if schedule else {"name": "constant"}
+  name = options.pop("name", None)
+  if name not in _SCHEDULES:
+    raise ValueError(
+      f"schedule's name must be one of {tuple(_SCHEDULES)}, got {name!r}."
+    )
+  return _SCHEDULES[name](learning_rate, **options)
+
+
+def make_optimizer(
+  learning_rate: float,
+  *,
+  schedule: Mapping[str, Any] | None = None,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  clip_norm: float | None = None,
+) -> Optimizer:
+  """Returns Adam, with its learning rate a function of the training step.
+
+  Args:
+    learning_rate: The first learning rate, > 0. ESRGAN: 2e-4, then 1e-4.
+    schedule: A description for `make_schedule`; `None` is constant.
+    b1: Decay of the first moment, in [0, 1).
+    b2: Decay of the second moment, in [0, 1); BasicSR's files have 0.99.
+    clip_norm: Largest norm, > 0, of all gradients together: longer ones are
+      scaled down to it, before Adam sees them. `None` does not clip.
+
+  Returns:
+    Optimizer for a network; G and D take one each.
+
+  Raises:
+    ValueError: If a value is out of range, or the schedule is unknown.
+
+  Source: ESRGAN (arXiv:1809.00219), section 4.1. Epsilon is 1e-8.
+
+  >>> optimizer = make_optimizer(1e-4, clip_norm=1.0)
+  >>> state = optimizer.transform.init({"w": jnp.zeros(2)})
+  >>> grads = {"w": jnp.array([3.0, -4.0])}
+  >>> direction, _ = optimizer.transform.update(grads, state)
+  >>> direction["w"].round(3).tolist()
+  [1.0, -1.0]
+  """
+  for name, value in (("b1", b1), ("b2", b2)):
+    if not 0 <= value < 1:
+      raise ValueError(f"{name} must be in [0, 1), got {value}.")
+  if clip_norm is not None and not clip_norm > 0:
+    raise ValueError(
+      f"clip_norm must be > 0, got {clip_norm}: None does not clip."
+    )
+  transform = optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8)
+  if clip_norm is not None:
+    transform = optax.chain(optax.clip_by_global_norm(clip_norm), transform)
+  return Optimizer(transform, make_schedule(learning_rate, schedule))
+
+
+def _check_rate(learning_rate):
+  """Raises unless a learning rate is positive and finite."""
+  if not 0 < learning_rate < math.inf:
+    raise ValueError(
+      f"learning_rate must be positive and finite, got {learning_rate}."
+    )

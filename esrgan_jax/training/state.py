@@ -1,0 +1,167 @@
+"""Training states: everything that a step reads and writes.
+
+Plain pytrees, so checkpoints, shardings and donation need no special case. The
+generator's fields have one name in both phases: whoever evaluates, exports or
+interpolates reads `ema_params` without asking which phase it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from esrgan_jax.training.optimizer import Optimizer
+
+
+class PsnrState(flax.struct.PyTreeNode):
+  """State of phase one, the generator alone.
+
+  Attributes:
+    step: Steps done, skipped ones included; int32 scalar.
+    params: The generator's parameters.
+    opt_state: State of the generator's `Optimizer.transform`.
+    ema_params: Exponential moving average of `params`.
+    skipped: Updates skipped because something was not finite; int32 scalar.
+    skipped_in_a_row: The same, since the last update; int32 scalar.
+  """
+
+  step: Array
+  params: Any
+  opt_state: Any
+  ema_params: Any
+  skipped: Array
+  skipped_in_a_row: Array
+
+
+class GanState(flax.struct.PyTreeNode):
+  """State of phase two, generator and discriminator.
+
+  Attributes:
+    step: Steps done, skipped ones included; int32 scalar.
+    params: The generator's parameters.
+    opt_state: State of the generator's `Optimizer.transform`.
+    ema_params: Exponential moving average of `params`.
+    d_params: The discriminator's parameters.
+    d_batch_stats: The discriminator's running BatchNorm statistics; an empty
+      dictionary for one without BatchNorm.
+    d_opt_state: State of the discriminator's `Optimizer.transform`.
+    skipped: Updates skipped because something was not finite; int32 scalar.
+    skipped_in_a_row: The same, since the last update; int32 scalar.
+  """
+
+  step: Array
+  params: Any
+  opt_state: Any
+  ema_params: Any
+  d_params: Any
+  d_batch_stats: Any
+  d_opt_state: Any
+  skipped: Array
+  skipped_in_a_row: Array
+
+
+def create_psnr_state(
+  key: Array,
+  generator: nn.Module,
+  optimizer: Optimizer,
+  *,
+  params: Any = None,
+) -> PsnrState:
+  """Returns the state before the first step of phase one.
+
+  No two of its arrays share memory, nor does any with `params`, so the state
+  can be donated. Under `jit` with `out_shardings` it is made in place, on all
+  devices.
+
+  Args:
+    key: Random key, for the parameters.
+    generator: Linen module of images to images, such as `RRDBNet`.
+    optimizer: The generator's optimizer.
+    params: Parameters to start from instead of random ones.
+
+  Returns:
+    State with `step` 0; `ema_params` equals `params`.
+
+  >>> from esrgan_jax.training.optimizer import make_optimizer
+  >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
+  >>> state = create_psnr_state(jax.random.key(0), net, make_optimizer(2e-4))
+  >>> int(state.step), state.ema_params["kernel"].shape
+  (0, (3, 3, 3, 3))
+  """
+  params = _generator_params(key, generator, params)
+  return PsnrState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.transform.init(params),
+    ema_params=_copy(params),
+    skipped=jnp.zeros((), jnp.int32),
+    skipped_in_a_row=jnp.zeros((), jnp.int32),
+  )
+
+
+def create_gan_state(
+  key: Array,
+  generator: nn.Module,
+  discriminator: nn.Module,
+  optimizer: Optimizer,
+  d_optimizer: Optimizer,
+  *,
+  params: Any = None,
+) -> GanState:
+  """Returns the state before the first step of phase two.
+
+  As for `create_psnr_state`, no two arrays share memory.
+
+  Args:
+    key: Random key, for the parameters of both networks.
+    generator: Linen module of images to images, such as `RRDBNet`.
+    discriminator: Linen module of images to one logit each, called with
+      `train=`, such as `VGGStyleDiscriminator`. One that takes images of one
+      size only names it `input_size`.
+    optimizer: The generator's optimizer.
+    d_optimizer: The discriminator's optimizer.
+    params: The generator's parameters after phase one. Without them the GAN
+      starts from a random generator, which seldom ends well.
+
+  Returns:
+    State with `step` 0; `ema_params` equals `params`.
+
+  >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  >>> from esrgan_jax.training.optimizer import make_optimizer
+  >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
+  >>> critic = VGGStyleDiscriminator(num_feat=2, input_size=8)
+  >>> adam = make_optimizer(1e-4)
+  >>> create = lambda key: create_gan_state(key, net, critic, adam, adam)
+  >>> state = jax.eval_shape(create, jax.random.key(0))
+  >>> sorted(state.d_batch_stats)
+  ['bn0_1']
+  """
+  g_key, d_key = jax.random.split(key)
+  state = create_psnr_state(g_key, generator, optimizer, params=params)
+  size = getattr(discriminator, "input_size", 64)
+  variables = discriminator.init(
+    d_key, jnp.zeros((1, size, size, 3)), train=False
+  )
+  return GanState(
+    **{name: getattr(state, name) for name in state.__dataclass_fields__},
+    d_params=variables["params"],
+    d_batch_stats=variables.get("batch_stats", {}),
+    d_opt_state=d_optimizer.transform.init(variables["params"]),
+  )
+
+
+def _generator_params(key, generator, params):
+  """Random parameters, or a float32 copy of given ones."""
+  if params is None:
+    return generator.init(key, jnp.zeros((1, 8, 8, 3)))["params"]
+  return _copy(params)
+
+
+def _copy(params):
+  """Parameters in memory of their own, float32."""
+  return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)

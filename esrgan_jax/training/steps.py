@@ -1,0 +1,594 @@
+"""The two training steps, pure: (state, batch) -> (state, metrics). Jit them.
+
+The GAN step is one program: one generator forward, one discriminator pass over
+the real images and one over the fake, and backward passes that share them. Both
+players' gradients are taken at the same parameters. That is what the authors'
+code and BasicSR compute as well: they update G first, but D's update reuses
+the images of the old G, and the old D.
+
+Real and fake images stay separate batches for BatchNorm, as in the authors'
+code: concatenated, they would share statistics, and D's task would change. D
+runs in training mode for both players. Each step moves its running statistics
+twice, by the real images and then by the fake ones; BasicSR, which repeats the
+passes, moves them five times by the same. Training never reads them.
+
+A batch is `{"lr": [B, h, w, 3], "hr": [B, scale * h, scale * w, 3]}`, float32
+in [0, 1]. Metrics are a flat dictionary of float32 scalars: losses before their
+weights, except for `g/loss` and `d/loss`, which are what is minimised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from esrgan_jax import losses
+from esrgan_jax.models.vgg import vgg19_features
+from esrgan_jax.training.optimizer import Optimizer
+from esrgan_jax.training.state import GanState, PsnrState
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+ImageLoss = Callable[[Array, Array], Array]
+
+PIXEL_LOSSES: dict[str, ImageLoss] = {
+  "l1": losses.l1_loss,
+  "mse": losses.mse_loss,
+  "charbonnier": losses.charbonnier_loss,
+}
+
+ADVERSARIAL_LOSSES = ("relativistic", "vanilla", "wgan-gp")
+
+
+def vgg_perceptual(
+  vgg_params: Mapping[str, Mapping[str, Array]],
+  *,
+  layer_weights: Mapping[str, float] | None = None,
+  criterion: str = "l1",
+  dtype: Any = None,
+) -> jax.tree_util.Partial:
+  """Returns the perceptual loss of VGG19, as a function of two images.
+
+  The result is a pytree whose leaves are `vgg_params`: pass it through `jit` as
+  an argument (`jit_step(..., perceptual=)` does), and the weights are no
+  constants of the program.
+
+  Args:
+    vgg_params: Parameters of VGG19, from `esrgan_jax.models.vgg`.
+    layer_weights: Weight of each layer; `None` is ESRGAN's `{"conv5_4": 1.0}`.
+    criterion: `"l1"` (ESRGAN) or `"l2"` (SRGAN).
+    dtype: Compute dtype of the network; `None` for the images'.
+
+  Returns:
+    `(sr, hr) -> scalar` of images `[..., H, W, 3]` in [0, 1].
+
+  Source: ESRGAN (arXiv:1809.00219), section 3.3.
+
+  >>> layer = {"kernel": jnp.ones((3, 3, 3, 1)), "bias": jnp.zeros(1)}
+  >>> normalization = {"mean": jnp.zeros(3), "std": jnp.ones(3)}
+  >>> params = {"normalization": normalization, "conv1_1": layer}
+  >>> distance = vgg_perceptual(params, layer_weights={"conv1_1": 1.0})
+  >>> image = jnp.full((1, 2, 2, 3), 0.5)
+  >>> float(distance(image, image)), float(distance(image, 0 * image))
+  (0.0, 6.0)
+  """
+  weights = {"conv5_4": 1.0} if layer_weights is None else dict(layer_weights)
+
+  def distance(vgg_params, sr, hr):
+    sr_features, hr_features = (
+      vgg19_features(vgg_params, image, layers=weights, dtype=dtype)
+      for image in (sr, hr)
+    )
+    return losses.perceptual_loss(
+      sr_features, hr_features, layer_weights=weights, criterion=criterion
+    )
+
+  return jax.tree_util.Partial(distance, vgg_params)
+
+
+def psnr_gradients(
+  params: Any,
+  batch: Batch,
+  *,
+  generator: nn.Module,
+  pixel_loss: str | ImageLoss = "l1",
+) -> tuple[Any, Metrics]:
+  """Returns the generator's gradients in phase one.
+
+  Args:
+    params: The generator's parameters.
+    batch: `lr` and `hr`, as above.
+    generator: Linen module of `lr` to `sr`.
+    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+
+  Returns:
+    Gradients like `params`, and metrics `g/pixel` and `g/loss`.
+
+  Raises:
+    ValueError: If the loss is unknown, or `hr` is not of the size of `sr`.
+
+  >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
+  >>> params = {"kernel": jnp.eye(3).reshape(1, 1, 3, 3), "bias": jnp.ones(3)}
+  >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
+  >>> grads, metrics = psnr_gradients(params, batch, generator=net)
+  >>> float(metrics["g/pixel"]), round(float(grads["bias"].sum()), 3)
+  (1.0, 1.0)
+  """
+  pixel = _pixel_loss(pixel_loss)
+
+  def loss(params):
+    return pixel(generator.apply({"params": params}, batch["lr"]), batch["hr"])
+
+  value, grads = jax.value_and_grad(loss)(params)
+  return grads, {"g/pixel": value, "g/loss": value}
+
+
+def gan_gradients(
+  params: Any,
+  d_params: Any,
+  d_batch_stats: Any,
+  batch: Batch,
+  *,
+  generator: nn.Module,
+  discriminator: nn.Module,
+  perceptual: ImageLoss | None = None,
+  pixel_loss: str | ImageLoss = "l1",
+  pixel_weight: float = 1e-2,
+  perceptual_weight: float = 1.0,
+  adversarial: str = "relativistic",
+  adversarial_weight: float = 5e-3,
+  detach_means: bool = False,
+  halve: bool = True,
+  penalty_weight: float = 10.0,
+  penalty_key: Array | None = None,
+) -> tuple[Any, Any, Any, Metrics]:
+  """Returns both networks' gradients in phase two, at the same parameters.
+
+  The defaults are the authors' training code.
+
+  Args:
+    params: The generator's parameters.
+    d_params: The discriminator's parameters.
+    d_batch_stats: Its running statistics; `{}` without BatchNorm.
+    batch: `lr` and `hr`, as above.
+    generator: Linen module of `lr` to `sr`.
+    discriminator: Linen module of images to one logit each, `train=` keyword.
+    perceptual: Function of `(sr, hr)` to a scalar, see `vgg_perceptual`; `None`
+      leaves the term out.
+    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    pixel_weight: ESRGAN's eta, for images in [0, 1].
+    perceptual_weight: ESRGAN 1; SRGAN 0.006 with `"l2"` features.
+    adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN) or `"wgan-gp"`.
+    adversarial_weight: ESRGAN's lambda; SRGAN 1e-3.
+    detach_means: For `"relativistic"`: stop D's gradients at the means, as
+      BasicSR does.
+    halve: For `"relativistic"`: halve both players' sums, as all published
+      codes do; `False` is the paper's equation.
+    penalty_weight: For `"wgan-gp"`: weight of the gradient penalty.
+    penalty_key: For `"wgan-gp"`: random key of the places of the penalty. It
+      sees D with running statistics, since it needs images apart from each
+      other; choose a D without BatchNorm.
+
+  Returns:
+    Gradients like `params`; gradients like `d_params`; the new
+    `d_batch_stats`; and metrics: `g/pixel`, `g/perceptual`, `g/adversarial`,
+    `g/loss`, `d/loss`, `d/penalty` where there is one, the mean logits `d/real`
+    and `d/fake`, and `d/gap`, the first less the second.
+
+  Raises:
+    ValueError: If a loss is unknown, or `"wgan-gp"` has no key.
+
+  Source: ESRGAN (arXiv:1809.00219), section 3.4, equation 3; BasicSR
+  `models/esrgan_model.py::optimize_parameters`.
+
+  >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
+  >>> critic = VGGStyleDiscriminator(num_feat=2, input_size=8)
+  >>> batch = {"lr": jnp.ones((2, 8, 8, 3)), "hr": jnp.ones((2, 8, 8, 3))}
+  >>> @jax.jit
+  ... def run(key):
+  ...   params = net.init(key, batch["lr"])["params"]
+  ...   d = critic.init(key, batch["hr"], train=False)
+  ...   return gan_gradients(params, d["params"], d["batch_stats"], batch,
+  ...                        generator=net, discriminator=critic)
+  >>> grads, d_grads, d_batch_stats, metrics = run(jax.random.key(0))
+  >>> d_grads["linear2"]["kernel"].shape, round(float(metrics["d/loss"]), 1)
+  ((100, 1), 0.7)
+  """
+  lr, hr = batch["lr"], batch["hr"]
+  pixel = _pixel_loss(pixel_loss)
+  g_adversarial, d_adversarial = _adversarial_losses(
+    adversarial, detach_means=detach_means, halve=halve
+  )
+
+  def apply_d(d_params, d_batch_stats, image):
+    logits, updates = discriminator.apply(
+      {"params": d_params, "batch_stats": d_batch_stats},
+      image,
+      train=True,
+      mutable=["batch_stats"],
+    )
+    return logits, updates.get("batch_stats", d_batch_stats)
+
+  def image_losses(sr):
+    terms = {"g/pixel": pixel(sr, hr)}
+    total = pixel_weight * terms["g/pixel"]
+    if perceptual is not None:
+      terms["g/perceptual"] = perceptual(sr, hr)
+      total += perceptual_weight * terms["g/perceptual"]
+    return total, terms
+
+  # Forward, once each. XLA drops what no result needs: the gradients of D's
+  # weights in G's backward pass, and those of the images in D's.
+  sr, g_vjp = jax.vjp(lambda p: generator.apply({"params": p}, lr), params)
+  real_logits, real_vjp, d_batch_stats = jax.vjp(
+    lambda p: apply_d(p, d_batch_stats, hr), d_params, has_aux=True
+  )
+  fake_logits, fake_vjp, d_batch_stats = jax.vjp(
+    lambda p, image: apply_d(p, d_batch_stats, image),
+    d_params,
+    sr,
+    has_aux=True,
+  )
+
+  # The discriminator: sr is a constant to it.
+  d_loss, d_logits = jax.value_and_grad(d_adversarial, (0, 1))(
+    real_logits, fake_logits
+  )
+  (real_grads,), (fake_grads, _) = real_vjp(d_logits[0]), fake_vjp(d_logits[1])
+  d_grads = jax.tree.map(jnp.add, real_grads, fake_grads)
+  metrics = {}
+  if adversarial == "wgan-gp":
+    if penalty_key is None:
+      raise ValueError("adversarial 'wgan-gp' needs penalty_key, got None.")
+
+    def penalty(d_params):
+      variables = {"params": d_params, "batch_stats": d_batch_stats}
+      return losses.gradient_penalty(
+        penalty_key,
+        lambda image: discriminator.apply(variables, image, train=False),
+        hr,
+        sr,
+      )
+
+    metrics["d/penalty"], penalty_grads = jax.value_and_grad(penalty)(d_params)
+    d_loss += penalty_weight * metrics["d/penalty"]
+    d_grads = jax.tree.map(
+      lambda g, p: g + penalty_weight * p, d_grads, penalty_grads
+    )
+
+  # The generator: gradients of all terms meet in sr and go back together.
+  g_loss, fake_cotangent = jax.value_and_grad(g_adversarial, 1)(
+    real_logits, fake_logits
+  )
+  _, d_sr_adversarial = fake_vjp(adversarial_weight * fake_cotangent)
+  (image_loss, terms), d_sr = jax.value_and_grad(image_losses, has_aux=True)(sr)
+  (grads,) = g_vjp(d_sr + d_sr_adversarial)
+
+  real, fake = jnp.mean(real_logits), jnp.mean(fake_logits)
+  metrics |= terms | {
+    "g/adversarial": g_loss,
+    "g/loss": image_loss + adversarial_weight * g_loss,
+    "d/loss": d_loss,
+    "d/real": real,
+    "d/fake": fake,
+    "d/gap": real - fake,
+  }
+  return grads, d_grads, d_batch_stats, metrics
+
+
+def psnr_step(
+  state: PsnrState,
+  batch: Batch,
+  *,
+  generator: nn.Module,
+  optimizer: Optimizer,
+  pixel_loss: str | ImageLoss = "l1",
+  ema_decay: float = 0.999,
+  accumulate: int = 1,
+) -> tuple[PsnrState, Metrics]:
+  """Does one step of phase one.
+
+  A loss or gradient that is not finite changes nothing but the counters: `step`
+  goes on, so that the next batch and random numbers are others.
+
+  Args:
+    state: From `create_psnr_state` or the last step.
+    batch: `lr` and `hr`, as above.
+    generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
+      are its fields.
+    optimizer: From `make_optimizer`.
+    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
+    accumulate: Microbatches that the batch is split into, one after another,
+      to save memory. The result is that of the whole batch, to rounding.
+
+  Returns:
+    The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
+    any clipping, `g/learning_rate`, `skipped` and `skipped_in_a_row`.
+
+  Raises:
+    ValueError: If an option is out of range, or `accumulate` does not divide
+      the batch.
+
+  Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
+  `models/sr_model.py::model_ema`.
+
+  >>> import functools
+  >>> from esrgan_jax.training.optimizer import make_optimizer
+  >>> from esrgan_jax.training.state import create_psnr_state
+  >>> net, adam = nn.Conv(3, (1, 1)), make_optimizer(2e-4)
+  >>> state = create_psnr_state(jax.random.key(0), net, adam)
+  >>> step = functools.partial(psnr_step, generator=net, optimizer=adam)
+  >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
+  >>> state, metrics = jax.jit(step)(state, batch)
+  >>> int(state.step), float(metrics["skipped"])
+  (1, 0.0)
+  """
+  _check_decay(ema_decay)
+
+  def gradients(carry, microbatch, index):
+    del index
+    grads, metrics = psnr_gradients(
+      state.params, microbatch, generator=generator, pixel_loss=pixel_loss
+    )
+    return carry, (grads, metrics)
+
+  _, (grads, metrics) = _accumulate(gradients, (), batch, accumulate)
+  norm = _global_norm(grads)
+  finite = jnp.isfinite(metrics["g/loss"]) & jnp.isfinite(norm)
+  learning_rate = optimizer.learning_rate(state.step)
+  params, opt_state = _update(
+    optimizer, learning_rate, grads, state.opt_state, state.params
+  )
+  updated = state.replace(
+    params=params,
+    opt_state=opt_state,
+    ema_params=_ema(state.ema_params, params, ema_decay),
+  )
+  state = _finish(finite, updated, state)
+  metrics |= {"g/grad_norm": norm, "g/learning_rate": learning_rate}
+  return state, _report(metrics, state)
+
+
+def gan_step(
+  state: GanState,
+  batch: Batch,
+  *,
+  generator: nn.Module,
+  discriminator: nn.Module,
+  optimizer: Optimizer,
+  d_optimizer: Optimizer,
+  ema_decay: float = 0.999,
+  accumulate: int = 1,
+  seed: int = 0,
+  **options: Any,
+) -> tuple[GanState, Metrics]:
+  """Does one step of phase two: one update of each network.
+
+  A loss or gradient of either network that is not finite changes nothing but
+  the counters: `step` goes on, so that the next batch and random numbers are
+  others.
+
+  Args:
+    state: From `create_gan_state` or the last step.
+    batch: `lr` and `hr`, as above.
+    generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
+      are its fields.
+    discriminator: Linen module of images to one logit each, `train=` keyword.
+    optimizer: The generator's, from `make_optimizer`.
+    d_optimizer: The discriminator's.
+    ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
+    accumulate: Microbatches that the batch is split into, one after another,
+      to save memory. BatchNorm's statistics and the relativistic means are then
+      those of a microbatch, so the result is not that of the whole batch.
+    seed: Seed of the random numbers of `"wgan-gp"`, with step and microbatch.
+    **options: Losses and their weights, as of `gan_gradients`: `perceptual`,
+      `pixel_loss`, `pixel_weight`, `perceptual_weight`, `adversarial`,
+      `adversarial_weight`, `detach_means`, `halve`, `penalty_weight`.
+
+  Returns:
+    The new state, and metrics: those of `gan_gradients`, `g/grad_norm` and
+    `d/grad_norm` before any clipping, `g/learning_rate`, `d/learning_rate`,
+    `skipped` and `skipped_in_a_row`.
+
+  Raises:
+    ValueError: If an option is out of range, or `accumulate` does not divide
+      the batch.
+
+  Source: ESRGAN (arXiv:1809.00219), sections 3.4 and 4.1; BasicSR
+  `models/esrgan_model.py::optimize_parameters`; both gradients from one
+  forward pass as in xmcgan_image_generation `xmc_gan.py`.
+
+  >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  >>> import functools
+  >>> from esrgan_jax.training.optimizer import make_optimizer
+  >>> from esrgan_jax.training.state import create_gan_state
+  >>> nets = {"generator": nn.Conv(3, (1, 1)),
+  ...         "discriminator": VGGStyleDiscriminator(2, input_size=8)}
+  >>> adams = {"optimizer": make_optimizer(1e-4),
+  ...          "d_optimizer": make_optimizer(1e-4)}
+  >>> state = create_gan_state(jax.random.key(0), **nets, **adams)
+  >>> step = functools.partial(gan_step, **nets, **adams)
+  >>> batch = {"lr": jnp.ones((2, 8, 8, 3)), "hr": jnp.ones((2, 8, 8, 3))}
+  >>> state, metrics = jax.jit(step)(state, batch)
+  >>> int(state.step), f"{metrics['d/learning_rate']:.0e}"
+  (1, '1e-04')
+  """
+  _check_decay(ema_decay)
+  is_wgan = options.get("adversarial") == "wgan-gp"
+
+  def gradients(d_batch_stats, microbatch, index):
+    key = None
+    if is_wgan:
+      key = jax.random.fold_in(jax.random.key(seed), state.step)
+      key = jax.random.fold_in(key, index)
+    grads, d_grads, d_batch_stats, metrics = gan_gradients(
+      state.params,
+      state.d_params,
+      d_batch_stats,
+      microbatch,
+      generator=generator,
+      discriminator=discriminator,
+      penalty_key=key,
+      **options,
+    )
+    return d_batch_stats, (grads, d_grads, metrics)
+
+  d_batch_stats, (grads, d_grads, metrics) = _accumulate(
+    gradients, state.d_batch_stats, batch, accumulate
+  )
+  norm, d_norm = _global_norm(grads), _global_norm(d_grads)
+  checked = jnp.stack([metrics["g/loss"], metrics["d/loss"], norm, d_norm])
+  finite = jnp.all(jnp.isfinite(checked))
+  learning_rate = optimizer.learning_rate(state.step)
+  d_learning_rate = d_optimizer.learning_rate(state.step)
+  params, opt_state = _update(
+    optimizer, learning_rate, grads, state.opt_state, state.params
+  )
+  d_params, d_opt_state = _update(
+    d_optimizer, d_learning_rate, d_grads, state.d_opt_state, state.d_params
+  )
+  updated = state.replace(
+    params=params,
+    opt_state=opt_state,
+    ema_params=_ema(state.ema_params, params, ema_decay),
+    d_params=d_params,
+    d_batch_stats=d_batch_stats,
+    d_opt_state=d_opt_state,
+  )
+  state = _finish(finite, updated, state)
+  metrics |= {
+    "g/grad_norm": norm,
+    "d/grad_norm": d_norm,
+    "g/learning_rate": learning_rate,
+    "d/learning_rate": d_learning_rate,
+  }
+  return state, _report(metrics, state)
+
+
+def _pixel_loss(pixel_loss):
+  """The function of a name."""
+  if callable(pixel_loss):
+    return pixel_loss
+  if pixel_loss not in PIXEL_LOSSES:
+    raise ValueError(
+      f"pixel_loss must be one of {tuple(PIXEL_LOSSES)} or a function of "
+      f"(sr, hr), got {pixel_loss!r}."
+    )
+  return PIXEL_LOSSES[pixel_loss]
+
+
+def _adversarial_losses(name, *, detach_means, halve):
+  """G's and D's loss, as functions of real and fake logits."""
+  if name == "relativistic":
+    return (
+      lambda real, fake: losses.relativistic_generator_loss(
+        real, fake, halve=halve
+      ),
+      lambda real, fake: losses.relativistic_discriminator_loss(
+        real, fake, detach_means=detach_means, halve=halve
+      ),
+    )
+  if name == "vanilla":
+    return (
+      lambda _, fake: losses.vanilla_generator_loss(fake),
+      losses.vanilla_discriminator_loss,
+    )
+  if name == "wgan-gp":
+    return (
+      lambda _, fake: losses.wasserstein_generator_loss(fake),
+      losses.wasserstein_critic_loss,
+    )
+  raise ValueError(
+    f"adversarial must be one of {ADVERSARIAL_LOSSES}, got {name!r}."
+  )
+
+
+def _accumulate(gradients, carry, batch, num):
+  """Means of `gradients(carry, microbatch, index) -> (carry, tree)`."""
+  if num < 1:
+    raise ValueError(f"accumulate must be >= 1, got {num}.")
+  if num == 1:
+    return gradients(carry, batch, 0)
+
+  def split(array):
+    if array.shape[0] % num:
+      raise ValueError(
+        f"accumulate {num} does not divide the batch of {array.shape[0]}."
+      )
+    # Every num-th image, so that a sharded batch's microbatches are sharded
+    # alike: contiguous ones would lie on some of the devices only.
+    array = array.reshape(-1, num, *array.shape[1:])
+    return jnp.swapaxes(array, 0, 1)
+
+  microbatches = jax.tree.map(split, batch)
+  first = jax.tree.map(lambda x: x[0], microbatches)
+  shapes = jax.eval_shape(gradients, carry, first, 0)[1]
+
+  def body(loop, xs):
+    carry, total = loop
+    carry, tree = gradients(carry, *xs)
+    return (carry, jax.tree.map(jnp.add, total, tree)), None
+
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  (carry, total), _ = jax.lax.scan(
+    body, (carry, zeros), (microbatches, jnp.arange(num))
+  )
+  return carry, jax.tree.map(lambda x: x / num, total)
+
+
+def _global_norm(tree):
+  """Norm of all leaves together; not finite where any element is not."""
+  squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.sqrt(sum(squares))
+
+
+def _update(optimizer, learning_rate, grads, opt_state, params):
+  """One optimizer's new parameters and state."""
+  directions, opt_state = optimizer.transform.update(grads, opt_state, params)
+  params = jax.tree.map(lambda p, d: p - learning_rate * d, params, directions)
+  return params, opt_state
+
+
+def _ema(ema_params, params, decay):
+  """BasicSR's form, without correction: it starts at the parameters."""
+  return jax.tree.map(
+    lambda e, p: decay * e + (1 - decay) * p, ema_params, params
+  )
+
+
+def _check_decay(ema_decay):
+  """Raises unless a decay is in range."""
+  if not 0 <= ema_decay <= 1:
+    raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
+
+
+def _finish(finite, updated, state):
+  """The updated state where all is finite, else the old one; both count."""
+  kept = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old), updated, state
+  )
+  skip = (~finite).astype(jnp.int32)
+  return kept.replace(
+    step=state.step + 1,
+    skipped=state.skipped + skip,
+    skipped_in_a_row=(state.skipped_in_a_row + skip) * skip,
+  )
+
+
+def _report(metrics, state):
+  """Metrics with the counters, all float32."""
+  counters = {
+    "skipped": state.skipped,
+    "skipped_in_a_row": state.skipped_in_a_row,
+  }
+  return {
+    name: jnp.asarray(value, jnp.float32)
+    for name, value in (metrics | counters).items()
+  }

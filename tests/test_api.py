@@ -1,0 +1,175 @@
+"""The public names, their documentation, and the wall between the two wings."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+
+import esrgan_jax
+
+ROOT = pathlib.Path(esrgan_jax.__file__).parent
+HEAVY = [
+  "PIL",
+  "clu",
+  "grain",
+  "imagecodecs",
+  "ml_collections",
+  "orbax",
+  "safetensors",
+  "tensorboard",
+  "tensorflow",
+  "tensorflow_datasets",
+  "tifffile",
+  "torch",
+]
+
+# The pure core: modules and packages, relative to the package.
+CORE = [
+  "__init__",
+  "interpolate",
+  "losses",
+  "metrics",
+  "models",
+  "resize",
+  "tiling",
+  "data.augment",
+  "training.optimizer",
+  "training.state",
+  "training.steps",
+]
+CORE_LIBRARIES = {"jax", "flax", "numpy", "optax"}
+
+
+def modules():
+  for path in sorted(ROOT.rglob("*.py")):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    yield ".".join(parts).removesuffix(".__init__") or "__init__", path
+
+
+def is_core(name):
+  return any(name == core or name.startswith(f"{core}.") for core in CORE)
+
+
+def test_import_is_light():
+  code = f"""
+import sys, esrgan_jax
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+assert not loaded, loaded
+import jax
+assert not jax._src.xla_bridge._backends, "importing started a backend"
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_load_comes_with_what_it_needs_and_nothing_for_training():
+  training = sorted(set(HEAVY) - {"PIL", "safetensors"})
+  code = f"""
+import sys, esrgan_jax
+esrgan_jax.load
+loaded = [name for name in {training!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+  ("name", "path"), [(n, p) for n, p in modules() if is_core(n)]
+)
+def test_the_core_imports_the_core_alone(name, path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom):
+      names = [node.module]
+    elif isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    else:
+      continue
+    if name == "__init__" and names == ["esrgan_jax.upscaler"]:
+      continue  # For type checkers only.
+    for imported in names:
+      top, _, rest = imported.partition(".")
+      if top == "esrgan_jax":
+        assert is_core(rest or "__init__"), f"{name} imports {imported}"
+      else:
+        allowed = top in CORE_LIBRARIES or top in sys.stdlib_module_names
+        assert allowed, f"{name} imports {imported}"
+
+
+def test_the_list_of_public_names_is_what_there_is():
+  assert esrgan_jax.__all__ == sorted(esrgan_jax.__all__)
+  for name in esrgan_jax.__all__:
+    assert name in dir(esrgan_jax)
+    assert getattr(esrgan_jax, name) is not None
+  public = {
+    name
+    for name, value in vars(esrgan_jax).items()
+    if not name.startswith("_")
+    and not isinstance(value, types.ModuleType)
+    and name not in ("annotations",)
+  }
+  assert public <= set(esrgan_jax.__all__)
+  with pytest.raises(AttributeError, match="no attribute 'upscale'"):
+    _ = esrgan_jax.upscale
+
+
+@pytest.mark.parametrize("name", esrgan_jax.__all__)
+def test_public_names_are_documented(name):
+  value = getattr(esrgan_jax, name)
+  doc = inspect.getdoc(value)
+  assert doc, f"{name} has no docstring"
+  # What dataclasses and Linen modules get when nobody wrote one.
+  assert not doc.startswith(f"{name}("), f"{name} has no docstring"
+  summary = doc.splitlines()[0]
+  assert summary.endswith((".", "?")), f"{name}: {summary!r}"
+  has_example = ">>>" in doc or (
+    inspect.isclass(value)
+    and any(">>>" in (inspect.getdoc(m) or "") for m in vars(value).values())
+  )
+  blocks = ("RRDB", "ResidualDenseBlock")  # Shown by the network they make up.
+  assert has_example or name in blocks, f"{name} has no example"
+  if inspect.isfunction(value):
+    for parameter in inspect.signature(value).parameters:
+      # "name: ...", or several that share a line: "sr, hr: ...".
+      entry = rf"^  (\w+, )*{parameter}(, \w+)*: "
+      assert re.search(entry, doc, re.MULTILINE), f"{name}: {parameter}?"
+
+
+@pytest.mark.parametrize("name", esrgan_jax.__all__)
+def test_public_names_follow_the_conventions(name):
+  value = getattr(esrgan_jax, name)
+  if not inspect.isfunction(value):
+    return
+  parameters = list(inspect.signature(value).parameters.values())
+  names = [p.name for p in parameters]
+  assert "rng" not in names, "prefer `key` to `rng`"
+  if "key" in names:
+    assert names[0] == "key", "`key` comes first"
+  for p in parameters:
+    if p.default is not p.empty and p.name != "model":
+      assert p.kind is p.KEYWORD_ONLY, f"option {p.name} must be keyword-only"
+    assert p.annotation is not p.empty, f"{p.name} has no type"
+
+
+def test_every_module_says_what_it_is_for():
+  for name, path in modules():
+    assert ast.get_docstring(ast.parse(path.read_text())), name
+
+
+def test_no_module_is_a_drawer():
+  names = {name.rpartition(".")[2] for name, _ in modules()}
+  assert not names & {"utils", "util", "helpers", "misc", "common"}
+
+
+def test_version_is_the_distributions():
+  metadata = pytest.importorskip("importlib.metadata")
+  try:
+    installed = metadata.version("esrgan-jax")
+  except metadata.PackageNotFoundError:
+    pytest.skip("running from a checkout")
+  assert installed == esrgan_jax.__version__
+  assert importlib.import_module("esrgan_jax") is esrgan_jax

@@ -1,0 +1,207 @@
+import importlib.util
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from esrgan_jax.data import sources
+from esrgan_jax.resize import imresize_uint8
+
+
+def _noise(seed, height, width):
+  return np.random.default_rng(seed).integers(
+    0, 256, (height, width, 3), dtype=np.uint8
+  )
+
+
+def _save(path, array, **options):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  PilImage.fromarray(array).save(path, **options)
+
+
+def test_a_folder_gives_cropped_hr_and_matlabs_lr(tmp_path):
+  photo = _noise(0, 35, 42)
+  _save(tmp_path / "deep" / "er" / "b.png", photo)
+  _save(tmp_path / "a.bmp", _noise(1, 16, 16))
+  (tmp_path / "notes.txt").write_text("no image")
+  (tmp_path / "._a.png").write_text("what a Mac leaves behind")
+  source = sources.ImageFolder(tmp_path, scale=4)
+  assert source.names == ["a.bmp", "deep/er/b.png"]
+  lr, hr = source[1]
+  np.testing.assert_array_equal(hr, photo[:32, :40])
+  np.testing.assert_array_equal(lr, imresize_uint8(hr, scale=1 / 4))
+  clamped = sources.ImageFolder(tmp_path, scale=4, border="clamp")
+  assert (clamped[1].lr != lr).any()
+  assert clamped.fingerprint() != source.fingerprint()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_crops_lr_is_that_of_the_whole_image(tmp_path, scale):
+  _save(tmp_path / "a.png", _noise(0, 66, 75))
+  source = sources.ImageFolder(tmp_path, scale=scale)
+  whole = source[0]
+  for y in (0.0, 0.3, 0.6, 0.999):
+    for x in (0.0, 0.5, 0.999):
+      got = source.crop(0, (y, x), 9)
+      top, left = sources.corner(whole.lr.shape, (y, x), 9, "a.png")
+      np.testing.assert_array_equal(
+        got.lr, whole.lr[top : top + 9, left : left + 9]
+      )
+      np.testing.assert_array_equal(
+        got.hr,
+        whole.hr[scale * top :, scale * left :][: 9 * scale, : 9 * scale],
+      )
+
+
+def test_every_kind_of_file_becomes_8_bit_rgb(tmp_path):
+  grey = _noise(0, 8, 8)[..., 0]
+  _save(tmp_path / "grey.png", grey)
+  _save(tmp_path / "grey16.png", grey.astype(np.uint16) * 257)
+  _save(tmp_path / "alpha.png", np.dstack([grey] * 3 + [grey * 0 + 255]))
+  PilImage.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+  source = sources.ImageFolder(tmp_path, scale=4)
+  assert len(source) == 4
+  for pair in source:
+    np.testing.assert_array_equal(pair.hr, np.dstack([grey] * 3))
+
+
+def test_unusable_files_are_named(tmp_path):
+  _save(tmp_path / "whole.png", _noise(0, 16, 16))
+  whole = (tmp_path / "whole.png").read_bytes()
+  (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+  (tmp_path / "empty.jpg").write_bytes(b"")
+  _save(tmp_path / "thin.png", _noise(0, 3, 16))
+  source = sources.ImageFolder(tmp_path, scale=4)
+  for name in ("cut.png", "empty.jpg", "thin.png"):
+    with pytest.raises(sources.DataError, match=name):
+      source[source.names.index(name)]
+  assert source[source.names.index("whole.png")].lr.shape == (4, 4, 3)
+
+
+def test_folders_that_are_missing_or_empty_are_errors(tmp_path):
+  with pytest.raises(sources.DataError, match="no such folder"):
+    sources.ImageFolder(tmp_path / "none", scale=4)
+  with pytest.raises(sources.DataError, match="no image in it"):
+    sources.ImageFolder(tmp_path, scale=4)
+  (tmp_path / "file").touch()
+  with pytest.raises(sources.DataError, match="not a folder"):
+    sources.ImageFolder(tmp_path / "file", scale=4)
+
+
+def _pairs(tmp_path):
+  for name in ("0001", "sub/0002"):
+    _save(tmp_path / f"hr/{name}.png", _noise(int(name[-1]), 16, 24))
+    _save(tmp_path / f"lr/{name}x4.png", _noise(int(name[-1]), 4, 6))
+  return tmp_path / "hr", tmp_path / "lr"
+
+
+def test_pairs_match_by_name_and_say_what_does_not(tmp_path):
+  hr, lr = _pairs(tmp_path)
+  _save(hr / "same.png", _noise(3, 8, 8))
+  _save(lr / "same.bmp", _noise(3, 2, 2))
+  _save(hr / "lonely.png", _noise(4, 8, 8))
+  _save(lr / "orphanx4.png", _noise(5, 2, 2))
+  for folder, suffix in ((hr, "png"), (hr, "bmp"), (lr, "png")):
+    _save(folder / f"twice.{suffix}", _noise(6, 8, 8))
+  source = sources.PairFolder(hr, lr, scale=4)
+  assert source.names == ["0001.png", "same.png", "sub/0002.png"]
+  np.testing.assert_array_equal(source[2].lr, _noise(2, 4, 6))
+  np.testing.assert_array_equal(source[2].hr, _noise(2, 16, 24))
+  reasons = {problem.name: problem.reason for problem in source.problems}
+  assert set(reasons) == {"lonely.png", "orphanx4.png", "twice.bmp"}
+  assert "no LR image" in reasons["lonely.png"]
+  assert "no HR image" in reasons["orphanx4.png"]
+  assert "ambiguous" in reasons["twice.bmp"]
+
+
+def test_pairs_of_other_sizes_are_cut_or_refused(tmp_path):
+  hr, lr = _pairs(tmp_path)
+  # imresize rounds up, a cropping tool down; both begin at the top left.
+  _save(hr / "up.png", _noise(7, 18, 21))
+  _save(lr / "up.png", _noise(8, 5, 6))
+  _save(hr / "down.png", _noise(7, 18, 21))
+  _save(lr / "down.png", _noise(8, 4, 5))
+  _save(hr / "wrong.png", _noise(7, 16, 16))
+  _save(lr / "wrong.png", _noise(8, 4, 3))
+  source = sources.PairFolder(hr, lr, scale=4)
+  for name in ("up.png", "down.png"):
+    pair = source[source.names.index(name)]
+    assert (pair.lr.shape, pair.hr.shape) == ((4, 5, 3), (16, 20, 3))
+    np.testing.assert_array_equal(pair.hr, _noise(7, 18, 21)[:16, :20])
+  with pytest.raises(
+    sources.DataError, match=r"wrong.png: LR is 4x3 and HR 16"
+  ):
+    source[source.names.index("wrong.png")]
+
+
+def test_pairs_without_a_single_match_are_an_error(tmp_path):
+  _save(tmp_path / "hr/a.png", _noise(0, 8, 8))
+  _save(tmp_path / "lr/b.png", _noise(0, 2, 2))
+  with pytest.raises(sources.DataError, match=r"a\.png and b\.png"):
+    sources.PairFolder(tmp_path / "hr", tmp_path / "lr", scale=4)
+
+
+def test_fingerprints_follow_the_files(tmp_path):
+  hr, lr = _pairs(tmp_path)
+  folder = sources.ImageFolder(hr, scale=4)
+  first = folder.fingerprint()
+  assert first == sources.ImageFolder(hr, scale=4).fingerprint()
+  assert first != sources.ImageFolder(hr, scale=2).fingerprint()
+  assert first != sources.PairFolder(hr, lr, scale=4).fingerprint()
+  _save(hr / "0001.png", _noise(9, 20, 20))
+  assert first != folder.fingerprint()
+
+
+def test_the_sample_photos_are_the_wheels_and_split_by_name():
+  train = sources.SamplePhotos("train", scale=4)
+  held_out = sources.SamplePhotos("held_out", scale=4)
+  assert (len(train), len(held_out)) == (6, 3)
+  assert not set(train.names) & set(held_out.names)
+  data = pytest.importorskip("skimage.data")
+  chelsea = held_out[held_out.names.index("chelsea.png")]
+  np.testing.assert_array_equal(chelsea.hr, data.chelsea()[:300, :448])
+  with pytest.raises(sources.DataError, match="train held_out"):
+    sources.SamplePhotos("test", scale=4)
+
+
+def test_the_sample_photos_say_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(sources.DataError, match="pip install scikit-image"):
+    sources.SamplePhotos("train", scale=4)
+
+
+def test_specs_open_every_kind(tmp_path):
+  hr, lr = _pairs(tmp_path)
+  pair = sources.open_source(f"{hr}::{lr}", scale=4)
+  assert isinstance(pair, sources.PairFolder)
+  same = sources.open_source({"hr": str(hr), "lr": str(lr)}, scale=4)
+  assert same.fingerprint() == pair.fingerprint()
+  assert isinstance(sources.open_source(hr, scale=4), sources.ImageFolder)
+  both = sources.open_source([str(hr), f"{hr}::{lr}", "sample_photos"], scale=4)
+  assert len(both) == 2 + 2 + 6
+  np.testing.assert_array_equal(both[3].lr, pair[1].lr)
+  np.testing.assert_array_equal(both.crop(3, (0, 0), 2).hr, pair[1].hr[:8, :8])
+  with pytest.raises(IndexError):
+    both[10]
+
+
+@pytest.mark.parametrize(
+  ("spec", "message"),
+  [
+    ("", "empty"),
+    ([], "at least one"),
+    ({"hr": "a"}, "keys hr and lr"),
+    ("sample_photos:nope", "nope"),
+    ("no/such/folder", "no such folder"),
+  ],
+)
+def test_bad_specs_are_errors(spec, message):
+  with pytest.raises(sources.DataError, match=message):
+    sources.open_source(spec, scale=4)
+
+
+def test_sources_of_several_scales_do_not_mix(tmp_path):
+  _save(tmp_path / "a.png", _noise(0, 16, 16))
+  folders = [sources.ImageFolder(tmp_path, scale=k) for k in (2, 4)]
+  with pytest.raises(sources.DataError, match=r"\[2, 4\]"):
+    sources.SourceList(folders)

@@ -1,0 +1,213 @@
+"""Schedules at their published milestones; Adam against PyTorch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esrgan_jax.training.optimizer import (
+  Optimizer,
+  constant_schedule,
+  cosine_restart_schedule,
+  make_optimizer,
+  make_schedule,
+  milestone_schedule,
+)
+
+PSNR = (200_000, 400_000, 600_000, 800_000)
+GAN = (50_000, 100_000, 200_000, 300_000)
+
+
+@pytest.mark.parametrize(
+  ("rate", "milestones", "published"),
+  [
+    (
+      2e-4,
+      PSNR,
+      {
+        0: 2e-4,
+        199_999: 2e-4,
+        200_000: 1e-4,
+        400_000: 5e-5,
+        799_999: 2.5e-5,
+        800_000: 1.25e-5,
+        999_999: 1.25e-5,
+      },
+    ),
+    (
+      1e-4,
+      GAN,
+      {
+        0: 1e-4,
+        49_999: 1e-4,
+        50_000: 5e-5,
+        99_999: 5e-5,
+        100_000: 2.5e-5,
+        200_000: 1.25e-5,
+        300_000: 6.25e-6,
+        399_999: 6.25e-6,
+      },
+    ),
+  ],
+)
+def test_published_milestones(rate, milestones, published):
+  schedule = jax.jit(milestone_schedule(rate, milestones=milestones))
+  for step, expected in published.items():
+    value = schedule(jnp.int32(step))
+    assert value.dtype == jnp.float32
+    assert value.shape == ()
+    assert float(value) == np.float32(expected), step
+
+
+def test_milestones_are_pytorchs():
+  torch = pytest.importorskip("torch")
+  weight = torch.nn.Parameter(torch.zeros(1))
+  sgd = torch.optim.SGD([weight], lr=0.5)
+  scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, (3, 5), gamma=0.1)
+  schedule = milestone_schedule(0.5, milestones=(3, 5), factor=0.1)
+  for step in range(8):
+    assert float(schedule(step)) == pytest.approx(sgd.param_groups[0]["lr"])
+    sgd.step()
+    scheduler.step()
+
+
+def basicsr_cosine(step, rate, periods, weights, minimum):
+  """BasicSR's formula, in float64: a period owns the step that ends it."""
+  start = 0
+  for period, weight in zip(periods, weights, strict=True):
+    if step <= start + period:
+      cosine = np.cos(np.pi * (step - start) / period)
+      return minimum + weight * 0.5 * (rate - minimum) * (1 + cosine)
+    start += period
+  raise AssertionError(step)
+
+
+def test_cosine_restarts_are_basicsrs():
+  periods, weights = (250_000,) * 4, (1, 1, 0.5, 0.25)
+  schedule = jax.jit(
+    cosine_restart_schedule(2e-4, periods=periods, restart_weights=weights)
+  )
+  for step in (0, 1, 125_000, 250_000, 250_001, 375_000, 600_000, 1_000_000):
+    expected = basicsr_cosine(step, 2e-4, periods, weights, 1e-7)
+    assert float(schedule(step)) == pytest.approx(expected, rel=1e-5), step
+  # BasicSR has no value here.
+  assert float(schedule(2_000_000)) == pytest.approx(1e-7)
+
+
+def test_restarts_weigh_one_by_default():
+  schedule = cosine_restart_schedule(1.0, periods=(10, 20), minimum=0.0)
+  assert [round(float(schedule(step)), 6) for step in (0, 5, 10, 20, 30)] == [
+    1.0,
+    0.5,
+    0.0,
+    0.5,
+    0.0,
+  ]
+
+
+def test_schedules_by_name():
+  assert float(make_schedule(0.25)(10**6)) == 0.25
+  assert float(make_schedule(0.25, {"name": "constant"})(0)) == 0.25
+  assert float(milestone_schedule(0.25, milestones=())(7)) == 0.25
+  card = {"name": "milestones", "milestones": [2], "factor": 0.1}
+  assert float(make_schedule(1.0, card)(2)) == pytest.approx(0.1)
+  assert card["name"] == "milestones", "a config must not be changed"
+  card = {"name": "cosine_restart", "periods": [4], "minimum": 0.0}
+  assert float(make_schedule(1.0, card)(2)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_adam_is_pytorchs(clip_norm):
+  torch = pytest.importorskip("torch")
+  rng = np.random.default_rng(0)
+  start = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
+  all_grads = [
+    {name: rng.normal(size=w.shape) for name, w in start.items()}
+    for _ in range(5)
+  ]
+  twin = jax.tree.map(lambda w: torch.nn.Parameter(torch.tensor(w)), start)
+  adam = torch.optim.Adam(twin.values(), lr=1e-2, betas=(0.9, 0.99))
+  optimizer = make_optimizer(1e-2, b2=0.99, clip_norm=clip_norm)
+  params = jax.tree.map(jnp.float32, start)
+  opt_state = optimizer.transform.init(params)
+  for step, grads in enumerate(all_grads):
+    for name, weight in twin.items():
+      weight.grad = torch.tensor(grads[name])
+    if clip_norm:
+      torch.nn.utils.clip_grad_norm_(twin.values(), clip_norm)
+    adam.step()
+    directions, opt_state = optimizer.transform.update(
+      jax.tree.map(jnp.float32, grads), opt_state, params
+    )
+    rate = optimizer.learning_rate(step)
+    params = jax.tree.map(lambda p, d, r=rate: p - r * d, params, directions)
+  for name, weight in twin.items():
+    np.testing.assert_allclose(params[name], weight.detach(), atol=2e-6)
+
+
+def test_clipping_bounds_the_norm_of_all_gradients_together():
+  # Without Adam's normalisation the clipped gradient itself is seen.
+  optimizer = make_optimizer(1.0, b1=0.0, b2=0.0, clip_norm=1.0)
+  grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+  _, opt_state = optimizer.transform.update(
+    grads, optimizer.transform.init(grads)
+  )
+  adam = opt_state[1]
+  assert isinstance(adam, optax.ScaleByAdamState)
+  np.testing.assert_allclose(adam.mu["a"], [0.6], rtol=1e-6)
+  np.testing.assert_allclose(adam.mu["b"], [0.8], rtol=1e-6)
+
+
+def test_any_optax_transformation_fits():
+  optimizer = Optimizer(optax.trace(0.9), constant_schedule(0.1))
+  params = {"w": jnp.ones(2)}
+  directions, _ = optimizer.transform.update(
+    params, optimizer.transform.init(params), params
+  )
+  np.testing.assert_array_equal(directions["w"], [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: constant_schedule(0.0), "learning_rate must be positive.*got 0.0"),
+    (lambda: constant_schedule(float("nan")), "got nan"),
+    (
+      lambda: milestone_schedule(1.0, milestones=(5, 5)),
+      r"ascending order, got \(5, 5\)",
+    ),
+    (lambda: milestone_schedule(1.0, milestones=(-1,)), r"got \(-1,\)"),
+    (
+      lambda: milestone_schedule(1.0, milestones=(5,), factor=0.0),
+      "factor must be > 0, got 0.0",
+    ),
+    (lambda: cosine_restart_schedule(1.0, periods=()), "at least one"),
+    (lambda: cosine_restart_schedule(1.0, periods=(5, 0)), r"got \(5, 0\)"),
+    (
+      lambda: cosine_restart_schedule(
+        1.0, periods=(5, 5), restart_weights=(1,)
+      ),
+      r"each of the 2 periods, got \(1,\)",
+    ),
+    (
+      lambda: cosine_restart_schedule(1e-8, periods=(5,)),
+      r"minimum must be in \[0, learning_rate = 1e-08\], got 1e-07",
+    ),
+    (
+      lambda: make_schedule(1.0, {"name": "step"}),
+      r"one of \('constant', 'milestones', 'cosine_restart'\), got 'step'",
+    ),
+    (lambda: make_optimizer(1e-4, b1=1.0), r"b1 must be in \[0, 1\), got 1.0"),
+    (lambda: make_optimizer(1e-4, b2=-0.1), "b2 must be.*got -0.1"),
+    (lambda: make_optimizer(1e-4, clip_norm=0.0), "None does not clip"),
+  ],
+)
+def test_misuse_is_explained(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()
+
+
+def test_unknown_arguments_of_a_schedule_raise():
+  with pytest.raises(TypeError, match="gamma"):
+    make_schedule(1.0, {"name": "milestones", "milestones": (1,), "gamma": 1})

@@ -1,0 +1,658 @@
+"""The steps: PyTorch's gradients, one device or eight, guard, EMA, donation."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.training import mesh as mesh_lib
+from esrgan_jax.training import steps
+from esrgan_jax.training.optimizer import Optimizer, make_optimizer
+from esrgan_jax.training.state import create_gan_state, create_psnr_state
+
+BATCH, SIZE = 4, 16
+
+
+class Upscaler(nn.Module):
+  """The smallest generator of scale 4: cheap to compile."""
+
+  @nn.compact
+  def __call__(self, lr):
+    x = nn.tanh(nn.Conv(4, (3, 3))(lr)).repeat(4, axis=1).repeat(4, axis=2)
+    return nn.Conv(3, (3, 3))(x)
+
+
+class Critic(nn.Module):
+  """A discriminator without BatchNorm, as WGAN-GP wants it."""
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    del train
+    x = nn.Conv(4, (3, 3), strides=2, padding=1, name="conv")(image)
+    return jnp.mean(nn.softplus(x), axis=(1, 2, 3))
+
+
+def make_batch(num=BATCH, *, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    "lr": rng.random((num, SIZE // 4, SIZE // 4, 3), np.float32),
+    "hr": rng.random((num, SIZE, SIZE, 3), np.float32),
+  }
+
+
+def vgg_params(width=4):
+  rng = np.random.default_rng(5)
+  params = {"normalization": {"mean": np.full(3, 0.4), "std": np.full(3, 0.2)}}
+  widths = {"conv1_1": 3, "conv1_2": width, "conv2_1": width}
+  for name, channels in widths.items():
+    kernel = rng.standard_normal((3, 3, channels, width))
+    params[name] = {"kernel": kernel * 0.3, "bias": rng.standard_normal(width)}
+  return jax.tree.map(np.float32, params)
+
+
+PERCEPTUAL = steps.vgg_perceptual(
+  vgg_params(), layer_weights={"conv1_2": 0.5, "conv2_1": 2.0}
+)
+# With it, the new parameters are the old ones less the gradients.
+SGD = Optimizer(optax.identity(), lambda step: jnp.ones_like(step, jnp.float32))
+
+
+def assert_trees_close(actual, expected, *, rtol):
+  """Differences below `rtol` of each leaf's norm.
+
+  A relativistic loss does not change when all logits do: the gradient of D's
+  last bias is 0, or nearly so, but for rounding.
+  """
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for (path, x), y in zip(
+    jax.tree_util.tree_leaves_with_path(actual),
+    jax.tree.leaves(expected),
+    strict=True,
+  ):
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    assert x.shape == y.shape
+    error, norm = np.linalg.norm(x - y), np.linalg.norm(y)
+    name = jax.tree_util.keystr(path)
+    if name.endswith("['linear2']['bias']"):
+      assert error <= 2e-7, (name, error)
+    else:
+      assert norm > 0, name
+      assert error <= rtol * norm, (name, error / norm)
+
+
+def assert_trees_equal(actual, expected):
+  jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+# --- Against PyTorch, in float64, in the order of BasicSR's program.
+
+
+@pytest.fixture(scope="module")
+def twins():
+  """PyTorch's networks and their weights as our trees."""
+  torch = pytest.importorskip("torch")
+  from esrgan_jax.weights.names import from_state_dict
+  from tests.torch_discriminator import build_twin, from_twin
+  from tests.torch_rrdb import RRDBNet as TorchRRDBNet
+
+  torch.manual_seed(1)
+  generator = TorchRRDBNet(num_feat=6, num_block=2, num_grow_ch=4)
+  discriminator = build_twin(4, SIZE)
+  generator.double(), discriminator.double()
+
+  def g_tree(tensors):
+    arrays = {k: v.detach().numpy() for k, v in tensors.items()}
+    return from_state_dict({k: v.astype(np.float32) for k, v in arrays.items()})
+
+  d_tree = functools.partial(from_twin, discriminator)
+  return generator, discriminator, g_tree, d_tree
+
+
+def torch_pixel(name, sr, hr):
+  if name == "l1":
+    return (sr - hr).abs().mean()
+  if name == "mse":
+    return ((sr - hr) ** 2).mean()
+  return ((sr - hr) ** 2 + 1e-12).sqrt().mean()
+
+
+def torch_perceptual(torch, sr, hr):
+  functional = torch.nn.functional
+  params = vgg_params()
+
+  def features(x):
+    mean, std = (
+      torch.tensor(params["normalization"][name]).double().reshape(1, 3, 1, 1)
+      for name in ("mean", "std")
+    )
+    x, found = (x - mean) / std, {}
+    for name in ("conv1_1", "conv1_2", "conv2_1"):
+      kernel = params[name]["kernel"].transpose(3, 2, 0, 1)
+      weight = torch.tensor(kernel).double()
+      bias = torch.tensor(params[name]["bias"]).double()
+      found[name] = functional.conv2d(x, weight, bias, padding=1)
+      x = found[name].relu()
+      if name == "conv1_2":
+        x = functional.max_pool2d(x, 2)
+    return found
+
+  sr, hr = features(sr), features(hr)
+  distance = {name: (sr[name] - hr[name]).abs().mean() for name in sr}
+  return 0.5 * distance["conv1_2"] + 2.0 * distance["conv2_1"]
+
+
+def to_torch(torch, image):
+  return torch.tensor(image.transpose(0, 3, 1, 2)).double()
+
+
+def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
+  """Updates G, then D with the images of the old G, as BasicSR does."""
+  generator, discriminator = (net.train() for net in twins[:2])
+  functional = torch.nn.functional
+  lr, hr = to_torch(torch, batch["lr"]), to_torch(torch, batch["hr"])
+
+  def bce(logits, is_real):
+    target = torch.full_like(logits, float(is_real))
+    return functional.binary_cross_entropy_with_logits(logits, target)
+
+  def detach(x):
+    return x.detach() if options["detach_means"] else x
+
+  half = 0.5 if options["halve"] else 1.0
+  g_sgd = torch.optim.SGD(generator.parameters(), lr=1e-2)
+  for net in (generator, discriminator):
+    net.zero_grad()
+
+  real = discriminator(hr).detach()
+  stats_after = {}
+  sr = generator(lr)
+  fake = discriminator(sr)
+  stats_after.update(
+    {k: v.clone() for k, v in discriminator.named_buffers() if "mean" in k}
+  )
+  if adversarial == "relativistic":
+    g_gan = half * (
+      bce(real - fake.mean(), False) + bce(fake - real.mean(), True)
+    )
+  else:
+    g_gan = bce(fake, True)
+  total = (
+    1e-2 * torch_pixel(pixel, sr, hr)
+    + torch_perceptual(torch, sr, hr)
+    + 5e-3 * g_gan
+  )
+  grads = torch.autograd.grad(total, list(generator.parameters()))
+  names = [name for name, _ in generator.named_parameters()]
+  grads = dict(zip(names, grads, strict=True))
+  for name, parameter in generator.named_parameters():
+    parameter.grad = grads[name]
+  g_sgd.step()
+
+  real = discriminator(hr)
+  fake = discriminator(sr.detach())
+  if adversarial == "relativistic":
+    d_loss = half * (
+      bce(real - detach(fake.mean()), True)
+      + bce(fake - detach(real.mean()), False)
+    )
+  else:
+    d_loss = bce(real, True) + bce(fake, False)
+  d_loss.backward()
+  d_grads = {k: p.grad for k, p in discriminator.named_parameters()}
+  return grads, d_grads, stats_after, float(total.detach()), float(d_loss)
+
+
+@pytest.mark.parametrize(
+  ("pixel", "adversarial", "detach_means", "halve"),
+  [
+    ("l1", "relativistic", False, True),
+    ("mse", "relativistic", True, True),
+    ("charbonnier", "relativistic", False, False),
+    ("l1", "relativistic", True, False),
+    ("l1", "vanilla", False, True),
+  ],
+)
+def test_gan_gradients_are_pytorchs(
+  twins, pixel, adversarial, detach_means, halve
+):
+  torch = pytest.importorskip("torch")
+  generator, discriminator, g_tree, d_tree = twins
+  before = [
+    {k: v.clone() for k, v in net.state_dict().items()}
+    for net in (generator, discriminator)
+  ]
+  params = g_tree(before[0]).params
+  d_params, d_batch_stats = jax.tree.map(np.float32, d_tree(before[1]))
+  batch = make_batch()
+  options = {"detach_means": detach_means, "halve": halve}
+  expected = basicsr_iteration(
+    torch, twins, batch, adversarial=adversarial, pixel=pixel, **options
+  )
+  for net, state in zip((generator, discriminator), before, strict=True):
+    net.load_state_dict(state)
+
+  run = functools.partial(
+    steps.gan_gradients,
+    generator=RRDBNet(num_feat=6, num_block=2, num_grow_ch=4),
+    discriminator=VGGStyleDiscriminator(num_feat=4, input_size=SIZE),
+    perceptual=PERCEPTUAL,
+    pixel_loss=pixel,
+    adversarial=adversarial,
+    **options,
+  )
+  grads, d_grads, stats, metrics = jax.jit(run)(
+    params, d_params, d_batch_stats, batch
+  )
+  assert_trees_close(grads, g_tree(expected[0]).params, rtol=1e-4)
+  assert_trees_close(d_grads, d_tree(expected[1])[0], rtol=1e-4)
+  assert float(metrics["g/loss"]) == pytest.approx(expected[3], rel=1e-5)
+  assert float(metrics["d/loss"]) == pytest.approx(expected[4], rel=1e-5)
+  # Real images move the running means first, fake ones second.
+  _, expected_stats = d_tree(expected[2])
+  for name, layer in expected_stats.items():
+    np.testing.assert_allclose(stats[name]["mean"], layer["mean"], atol=1e-5)
+
+
+@pytest.mark.parametrize("pixel", ["l1", "mse", "charbonnier"])
+def test_psnr_gradients_are_pytorchs(twins, pixel):
+  torch = pytest.importorskip("torch")
+  generator, _, g_tree, _ = twins
+  batch = make_batch(2)
+  params = g_tree(generator.state_dict()).params
+  generator.zero_grad()
+  sr = generator(to_torch(torch, batch["lr"]))
+  loss = torch_pixel(pixel, sr, to_torch(torch, batch["hr"]))
+  loss.backward()
+  expected = {name: p.grad for name, p in generator.named_parameters()}
+
+  net = RRDBNet(num_feat=6, num_block=2, num_grow_ch=4)
+  run = functools.partial(steps.psnr_gradients, generator=net, pixel_loss=pixel)
+  grads, metrics = jax.jit(run)(params, batch)
+  assert_trees_close(grads, g_tree(expected).params, rtol=1e-4)
+  assert float(metrics["g/pixel"]) == pytest.approx(float(loss), rel=1e-6)
+  assert metrics["g/loss"] == metrics["g/pixel"]
+
+
+def test_wgan_gp_gradients_are_pytorchs():
+  torch = pytest.importorskip("torch")
+  batch, key = make_batch(), jax.random.key(3)
+  net, critic = Upscaler(), Critic()
+  params = net.init(jax.random.key(0), batch["lr"])["params"]
+  d_params = critic.init(jax.random.key(1), batch["hr"], train=True)["params"]
+  run = functools.partial(
+    steps.gan_gradients,
+    generator=net,
+    discriminator=critic,
+    adversarial="wgan-gp",
+    adversarial_weight=1.0,
+    pixel_weight=0.0,
+    penalty_weight=7.0,
+    penalty_key=key,
+  )
+  _, d_grads, stats, metrics = jax.jit(run)(params, d_params, {}, batch)
+  assert stats == {}
+
+  weight = torch.tensor(
+    np.transpose(d_params["conv"]["kernel"], (3, 2, 0, 1))
+  ).double()
+  bias = torch.tensor(np.array(d_params["conv"]["bias"])).double()
+  weight.requires_grad_(), bias.requires_grad_()
+
+  def twin(image):
+    x = torch.nn.functional.conv2d(image, weight, bias, stride=2, padding=1)
+    return torch.nn.functional.softplus(x).mean((1, 2, 3))
+
+  sr = to_torch(torch, np.asarray(net.apply({"params": params}, batch["lr"])))
+  hr = to_torch(torch, batch["hr"])
+  place = torch.tensor(np.array(jax.random.uniform(key, (BATCH, 1, 1, 1))))
+  between = (place.double() * hr + (1 - place.double()) * sr).requires_grad_()
+  (slope,) = torch.autograd.grad(
+    twin(between).sum(), between, create_graph=True
+  )
+  penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
+  loss = twin(sr).mean() - twin(hr).mean() + 7.0 * penalty
+  loss.backward()
+  assert float(metrics["d/penalty"]) == pytest.approx(float(penalty), rel=1e-5)
+  assert float(metrics["d/loss"]) == pytest.approx(float(loss), rel=1e-5)
+  expected = {
+    "conv": {
+      "kernel": weight.grad.permute(2, 3, 1, 0).numpy(),
+      "bias": bias.grad.numpy(),
+    }
+  }
+  assert_trees_close(d_grads, expected, rtol=1e-4)
+
+
+# --- Steps on meshes.
+
+
+@functools.cache
+def networks():
+  return {
+    "generator": Upscaler(),
+    "discriminator": VGGStyleDiscriminator(num_feat=2, input_size=SIZE),
+  }
+
+
+def fresh_states(optimizer):
+  nets, key = networks(), jax.random.key(0)
+  psnr = create_psnr_state(key, nets["generator"], optimizer)
+  gan = create_gan_state(key, *nets.values(), optimizer, optimizer)
+  return psnr, gan
+
+
+@functools.cache
+def initial_states():
+  """Host copies: donation cannot reach them."""
+  return jax.tree.map(np.array, jax.jit(lambda: fresh_states(SGD))())
+
+
+def run_psnr(num_devices, batch, **options):
+  mesh = mesh_lib.make_mesh(num_devices)
+  step = functools.partial(
+    steps.psnr_step,
+    generator=networks()["generator"],
+    optimizer=SGD,
+    **options,
+  )
+  jitted = mesh_lib.jit_step(step, mesh)
+  return jitted(initial_states()[0], mesh_lib.global_batch(mesh, batch))
+
+
+def run_gan(num_devices, batch, **options):
+  mesh = mesh_lib.make_mesh(num_devices)
+  step = functools.partial(
+    steps.gan_step,
+    **networks(),
+    optimizer=SGD,
+    d_optimizer=SGD,
+    adversarial_weight=0.5,
+    **options,
+  )
+  jitted = mesh_lib.jit_step(step, mesh, perceptual=PERCEPTUAL)
+  return jitted(initial_states()[1], mesh_lib.global_batch(mesh, batch))
+
+
+def gradients(state, before):
+  """What plain gradient descent at a rate of 1 has taken away."""
+  fields = [name for name in ("params", "d_params") if hasattr(state, name)]
+  return [
+    jax.tree.map(np.subtract, getattr(before, f), getattr(state, f))
+    for f in fields
+  ]
+
+
+def uneven_batch():
+  """Devices' images differ in brightness: statistics per device would show."""
+  batch = make_batch(16)
+  ramp = np.linspace(0.2, 1, 16, dtype=np.float32).reshape(16, 1, 1, 1)
+  return jax.tree.map(lambda x: x * ramp, batch)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_eight_devices_do_what_one_does(accumulate):
+  batch = uneven_batch()
+  for run, before in zip((run_psnr, run_gan), initial_states(), strict=True):
+    one, metrics_one = run(1, batch, accumulate=accumulate)
+    eight, metrics_eight = run(8, batch, accumulate=accumulate)
+    assert_trees_close(
+      gradients(eight, before), gradients(one, before), rtol=1e-4
+    )
+    assert metrics_eight.keys() == metrics_one.keys()
+    for name, value in metrics_one.items():
+      assert value.shape == ()
+      assert value.dtype == jnp.float32
+      np.testing.assert_allclose(
+        metrics_eight[name], value, rtol=1e-4, atol=1e-6, err_msg=name
+      )
+    if run is run_gan:
+      assert_trees_close(eight.d_batch_stats, one.d_batch_stats, rtol=1e-5)
+
+
+def test_accumulation_is_exact_for_psnr_and_per_microbatch_for_gan():
+  batch = uneven_batch()
+  whole, metrics = run_psnr(1, batch)
+  parts, part_metrics = run_psnr(1, batch, accumulate=4)
+  before = initial_states()[0]
+  assert_trees_close(
+    gradients(parts, before), gradients(whole, before), rtol=1e-5
+  )
+  for name, value in metrics.items():
+    np.testing.assert_allclose(part_metrics[name], value, rtol=1e-5)
+
+  parts, part_metrics = run_gan(1, batch, accumulate=2)
+  stats = initial_states()[1].d_batch_stats
+  total = jax.tree.map(np.zeros_like, gradients(parts, initial_states()[1]))
+  for i in range(2):
+    half = jax.tree.map(lambda x, i=i: x[i::2], batch)
+    before = initial_states()[1]
+    grads, d_grads, stats, _ = jax.jit(
+      functools.partial(
+        steps.gan_gradients,
+        **networks(),
+        perceptual=PERCEPTUAL,
+        adversarial_weight=0.5,
+      )
+    )(before.params, before.d_params, stats, half)
+    total = jax.tree.map(lambda a, b: a + b / 2, total, [grads, d_grads])
+  assert_trees_close(gradients(parts, initial_states()[1]), total, rtol=1e-4)
+  assert_trees_close(parts.d_batch_stats, stats, rtol=1e-5)
+
+
+# --- The life of a state.
+
+
+@pytest.fixture(scope="module")
+def adam_gan():
+  """One compiled GAN step with Adam, its traces counted, and its state."""
+  adam = make_optimizer(
+    1e-2, schedule={"name": "milestones", "milestones": (1, 3)}
+  )
+  traces = []
+
+  def step(state, batch):
+    traces.append(1)
+    return steps.gan_step(
+      state,
+      batch,
+      **networks(),
+      optimizer=adam,
+      d_optimizer=adam,
+      ema_decay=0.9,
+    )
+
+  make_state = jax.jit(lambda: fresh_states(adam)[1])
+  return jax.jit(step, donate_argnums=0), make_state, traces
+
+
+def test_non_finite_steps_change_nothing_but_counters(adam_gan):
+  step, make_state, _ = adam_gan
+  good = make_batch()
+  bad_lr = {**good, "lr": good["lr"] * np.float32("nan")}
+  # Only the discriminator's real images and the pixel loss see it.
+  bad_hr = {**good, "hr": np.where(good["hr"] > 0.9, np.inf, good["hr"])}
+  state, metrics = step(make_state(), good)
+  assert float(metrics["skipped"]) == 0
+  before = jax.tree.map(np.array, state)
+  for count, bad in enumerate((bad_lr, bad_hr), 1):
+    state, metrics = step(state, bad)
+    after = jax.tree.map(np.array, state)
+    counters = {
+      "step": 1 + count,
+      "skipped": count,
+      "skipped_in_a_row": count,
+    }
+    for name, value in counters.items():
+      assert getattr(after, name) == value
+      assert getattr(after, name).dtype == np.int32
+    assert_trees_equal(
+      after.replace(**{name: getattr(before, name) for name in counters}),
+      before,
+    )
+    assert not np.isfinite(metrics["g/loss"])
+    assert float(metrics["skipped_in_a_row"]) == count
+  state, metrics = step(state, good)
+  assert int(state.step) == 4
+  assert int(state.skipped) == 2
+  assert int(state.skipped_in_a_row) == 0
+  # Adam counts updates, the schedule counts steps.
+  assert int(state.opt_state.count) == 2
+  assert float(metrics["g/learning_rate"]) == np.float32(1e-2 / 4)
+  assert any(
+    np.any(x != y)
+    for x, y in zip(
+      jax.tree.leaves(state.params), jax.tree.leaves(before.params), strict=True
+    )
+  )
+
+
+def test_psnr_steps_skip_as_well():
+  good = make_batch()
+  bad = {**good, "hr": good["hr"] * np.float32("inf")}
+  state, metrics = run_psnr(1, bad)
+  before = initial_states()[0]
+  assert_trees_equal(state.params, before.params)
+  assert_trees_equal(state.ema_params, before.ema_params)
+  assert (int(state.step), int(state.skipped)) == (1, 1)
+  assert float(metrics["skipped"]) == 1
+
+
+def test_finite_losses_with_gradients_that_are_not_are_skipped():
+  def rooted(sr, hr):
+    # Its value at equal images is 0, its derivative is not finite.
+    return jnp.sum(jnp.sqrt(jnp.square(sr - sr + 0 * hr)))
+
+  state, metrics = run_psnr(1, make_batch(), pixel_loss=rooted)
+  assert float(metrics["g/loss"]) == 0
+  assert not np.isfinite(metrics["g/grad_norm"])
+  assert_trees_equal(state.params, initial_states()[0].params)
+  assert int(state.skipped_in_a_row) == 1
+
+
+def test_donated_states_are_consumed_and_a_step_is_traced_once(adam_gan):
+  step, make_state, traces = adam_gan
+  first = state = make_state()
+  pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state)]
+  assert len(set(pointers)) == len(pointers)
+  for seed in range(3):
+    state, _ = step(state, make_batch(seed=seed))
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
+  assert len(traces) == 1
+  assert int(state.step) == 3
+
+
+def test_given_params_are_copied_not_shared():
+  params = jax.jit(
+    lambda: networks()["generator"].init(
+      jax.random.key(0), jnp.zeros((1, 4, 4, 3))
+    )["params"]
+  )()
+  create = functools.partial(
+    create_psnr_state,
+    generator=networks()["generator"],
+    optimizer=SGD,
+  )
+  for make in (create, jax.jit(create)):
+    state = make(jax.random.key(1), params=params)
+    assert_trees_equal(state.params, params)
+    leaves = jax.tree.leaves((params, state))
+    pointers = [leaf.unsafe_buffer_pointer() for leaf in leaves]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_ema_and_learning_rate_by_hand(adam_gan):
+  step, make_state, _ = adam_gan
+  state = make_state()
+  expected = jax.tree.map(np.array, state.params)
+  for seed, rate in enumerate((1e-2, 5e-3, 5e-3, 2.5e-3)):
+    state, metrics = step(state, make_batch(seed=seed))
+    expected = jax.tree.map(
+      lambda e, p: 0.9 * e + 0.1 * np.asarray(p, np.float64),
+      expected,
+      state.params,
+    )
+    assert float(metrics["g/learning_rate"]) == np.float32(rate)
+    assert float(metrics["d/learning_rate"]) == np.float32(rate)
+  assert_trees_close(state.ema_params, expected, rtol=1e-6)
+
+
+def test_metrics_are_the_losses_and_norms():
+  batch, before = make_batch(), initial_states()[1]
+  state, metrics = run_gan(1, batch)
+  shared = {"loss", "grad_norm", "learning_rate"}
+  g_names = shared | {"pixel", "perceptual", "adversarial"}
+  d_names = shared | {"real", "fake", "gap"}
+  assert set(metrics) == (
+    {f"g/{name}" for name in g_names}
+    | {f"d/{name}" for name in d_names}
+    | {"skipped", "skipped_in_a_row"}
+  )
+  m = {name: float(value) for name, value in metrics.items()}
+  assert m["d/gap"] == pytest.approx(m["d/real"] - m["d/fake"], abs=1e-6)
+  assert m["g/loss"] == pytest.approx(
+    1e-2 * m["g/pixel"] + m["g/perceptual"] + 0.5 * m["g/adversarial"]
+  )
+  grads = gradients(state, before)
+  for name, tree in zip(("g/grad_norm", "d/grad_norm"), grads, strict=True):
+    squares = sum(np.sum(np.square(x)) for x in jax.tree.leaves(tree))
+    assert m[name] == pytest.approx(np.sqrt(squares), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"accumulate": 3}, "accumulate 3 does not divide the batch of 4"),
+    ({"accumulate": 0}, "accumulate must be >= 1, got 0"),
+    ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
+    ({"pixel_loss": "l3"}, r"\('l1', 'mse', 'charbonnier'\).*got 'l3'"),
+    ({"adversarial": "hinge"}, "'wgan-gp'.*got 'hinge'"),
+  ],
+)
+def test_misuse_is_explained(options, message):
+  with pytest.raises(ValueError, match=message):
+    run_gan(1, make_batch(), **options)
+
+
+def test_wgan_gp_needs_a_key():
+  batch = make_batch()
+  before = initial_states()[1]
+  with pytest.raises(ValueError, match="needs penalty_key, got None"):
+    steps.gan_gradients(
+      before.params,
+      before.d_params,
+      before.d_batch_stats,
+      batch,
+      **networks(),
+      adversarial="wgan-gp",
+    )
+
+
+def test_wgan_gp_draws_anew_each_step_and_again_on_resume():
+  adam = make_optimizer(1e-3)
+  nets = {"generator": Upscaler(), "discriminator": Critic()}
+  state = jax.jit(
+    lambda: create_gan_state(jax.random.key(0), *nets.values(), adam, adam)
+  )()
+  step = jax.jit(
+    functools.partial(
+      steps.gan_step,
+      **nets,
+      optimizer=adam,
+      d_optimizer=adam,
+      adversarial="wgan-gp",
+      accumulate=2,
+    )
+  )
+  batch = make_batch()
+  penalties = [
+    float(step(state.replace(step=jnp.int32(n)), batch)[1]["d/penalty"])
+    for n in (0, 1, 0)
+  ]
+  assert penalties[0] == penalties[2]
+  assert penalties[0] != penalties[1]
