@@ -12,6 +12,8 @@ _COMMANDS = {
   "upscale": "make images larger with a pretrained or own model",
   "models": "list the models that have a name",
   "convert": "convert a weight file by suffix",
+  "evaluate": "measure PSNR and SSIM of a model on images",
+  "interpolate": "mix a PSNR model and a GAN model",
 }
 
 

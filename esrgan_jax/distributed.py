@@ -71,9 +71,7 @@ def find_cluster(
   environ = os.environ if environ is None else environ
   wish = environ.get("ESRGAN_JAX_DISTRIBUTED", "auto")
   if wish not in ("auto", "on", "off"):
-    raise ValueError(
-      f"ESRGAN_JAX_DISTRIBUTED={wish!r} must be auto, on or off"
-    )
+    raise ValueError(f"ESRGAN_JAX_DISTRIBUTED={wish!r} must be auto, on or off")
   if wish == "off":
     return ""
   if "JAX_NUM_PROCESSES" in environ or "JAX_PROCESS_ID" in environ:

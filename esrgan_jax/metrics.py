@@ -108,6 +108,28 @@ def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
   True
   """
   sr, hr = _prepare(sr, hr, crop_border, y_channel, smallest=_SSIM_WINDOW)
+  # Next to 1 float32 has few digits: sum what is missing from it.
+  return 1 - _mean(1 - ssim_map(sr, hr))
+
+
+def ssim_map(sr: Array, hr: Array) -> Array:
+  """Returns the structural similarity of every 11x11 window, per channel.
+
+  What `ssim` averages; for those who weigh or cut it themselves.
+
+  Args:
+    sr: Super-resolved images, float32 `[..., H, W, C]` in [0, 1], H, W >= 11.
+    hr: Ground truth, same shape and range as `sr`.
+
+  Returns:
+    `[..., H - 10, W - 10, C]`, at the place of each window's first pixel.
+
+  Source: as `ssim`.
+
+  >>> hr = jnp.linspace(0.0, 1.0, 16 * 12).reshape(16, 12, 1)
+  >>> ssim_map(hr, hr).shape
+  (6, 2, 1)
+  """
   # [..., C, H, W]: shifts along the last axes are what vector units like.
   sr, hr = jnp.moveaxis(sr, -1, -3), jnp.moveaxis(hr, -1, -3)
   mean_s, mean_h, variance, covariance = _window_moments(sr, hr)
@@ -115,8 +137,7 @@ def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
     jnp.square(mean_s) + jnp.square(mean_h) + _SSIM_C1
   )
   structure = (2 * covariance + _SSIM_C2) / (variance + _SSIM_C2)
-  # Next to 1 float32 has few digits: sum what is missing from it.
-  return 1 - _mean(1 - luminance * structure)
+  return jnp.moveaxis(luminance * structure, -3, -1)
 
 
 def _prepare(sr, hr, crop_border, y_channel, *, smallest):

@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
-# Largest error of a halo against no tiling at all, x4plus on photos, in levels
-# of 255: `benchmarks/halo.py`, printed in docs/tiling.md.
-DEFAULT_HALO = 64
+# Leaves at most half a level of 255 against no tiling at all: x4plus on photos,
+# `benchmarks/halo.py`, figures in docs/tiling.md.
+DEFAULT_HALO = 80
 
 
 @dataclasses.dataclass(frozen=True)

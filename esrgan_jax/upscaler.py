@@ -7,6 +7,7 @@ a time, all of one shape, so that one program is compiled for an image.
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import functools
 import itertools
@@ -96,6 +97,19 @@ class Upscaler:
     """Size of a result over the size of its image."""
     return self.net.scale
 
+  def with_params(self, params: Mapping[str, Any]) -> Upscaler:
+    """Returns this model with other parameters; compiled programs are shared.
+
+    >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+    >>> params = net.init(jax.random.key(0), jnp.zeros((2, 2, 3)))["params"]
+    >>> model = Upscaler(net, params).with_params(jax.tree.map(abs, params))
+    >>> bool(model.params["conv_first"]["kernel"].min() >= 0)
+    True
+    """
+    other = copy.copy(self)
+    other.params = jax.device_put(dict(params), self._replicated)
+    return other
+
   def __call__(self, lr: jax.Array) -> jax.Array:
     """Applies the network to whole float images `[..., H, W, 3]`."""
     return self.net.apply({"params": self.params}, lr)
@@ -169,26 +183,30 @@ class Upscaler:
       raise ValueError(f"tile is {tile!r}; give 'auto', 0 or pixels")
 
     padded = _pad_to_multiple(pixels, self.net.unshuffle_factor)
-    size = self._auto_tile(padded, halo) if tile == "auto" else tile
+    size = tile
+    if tile == "auto":
+      size = _LARGEST_TILE.get(self._device.platform, _LARGEST_TILE_ELSEWHERE)
     while True:
       plan = self._plan(padded, size, halo)
-      try:
-        self._run(plan, padded, out, progress)
-        break
-      except Exception as error:
-        if not _is_out_of_memory(error):
-          raise
-        size = self._smaller(plan, size, halo)
-        if size < _SMALLEST_TILE:
-          raise OutOfMemoryError(
-            f"{self._device} has too little memory for tiles of"
-            f" {plan.height} x {plan.width} pixels (halo {halo} included); free"
-            " some, use a smaller model"
-            + (", or do without exact tiles" if exact else "")
-          ) from error
+      enough = self._fits(plan, padded)
+      if enough:
+        try:
+          self._run(plan, padded, out, progress)
+          break
+        except Exception as error:
+          if not _is_out_of_memory(error):
+            raise
+      was, size = size, _smaller(plan, size)
+      if size < _SMALLEST_TILE:
+        raise OutOfMemoryError(
+          f"{self._device} has too little memory for tiles of {plan.height} x"
+          f" {plan.width} pixels (halo {halo} included); free some or use a"
+          f" smaller model{', or do without exact tiles' if exact else ''}"
+        )
+      if enough or was == tile:  # Else nobody had counted on the larger one.
         (notify or _warn)(
-          f"out of memory with tiles of {plan.height} x {plan.width} pixels;"
-          f" trying again with tiles of {size}"
+          f"too little memory for tiles of {plan.height} x {plan.width} pixels;"
+          f" trying again with --tile {size}"
         )
     return out[..., 0] if image.ndim == 2 else out
 
@@ -212,34 +230,25 @@ class Upscaler:
       f"the image is {pixels.dtype}; give uint8, uint16, or float in [0, 1]"
     )
 
-  def _auto_tile(self, pixels: np.ndarray, halo: int) -> int:
-    """Returns the largest tile whose program fits the device's free memory."""
-    platform = self._device.platform
-    tile = _LARGEST_TILE.get(platform, _LARGEST_TILE_ELSEWHERE)
-    free = _free_memory(self._device)
-    while free is not None and tile > _SMALLEST_TILE:
-      plan = self._plan(pixels, tile, halo)
-      try:
-        needed = self._needed_memory(plan, pixels)
-      except Exception as error:
-        if not _is_out_of_memory(error):  # Some compilers find out first.
-          raise
-        needed = 2 * free
-      if needed <= free * _MEMORY_SHARE:
-        break
-      tile = self._smaller(plan, tile, halo)
-    return max(tile, _SMALLEST_TILE)
-
   def _plan(self, pixels: np.ndarray, tile: int, halo: int) -> _Plan:
     strip_size = _STRIP_SIZE.get(self._device.platform, _STRIP_SIZE_ELSEWHERE)
     return _Plan.make(pixels.shape, self.net, tile, halo, strip_size)
 
-  def _smaller(self, plan: _Plan, tile: int, halo: int) -> int:
-    """Returns the next tile to try: windows of half the side, if possible."""
-    side = max(plan.height, plan.width)
-    if not tile or tile > side:
-      tile = side
-    return tile // 2
+  def _fits(self, plan: _Plan, pixels: np.ndarray) -> bool:
+    """Whether the compiled program fits what the device has free.
+
+    Asked beforehand because, on CPU, running out of memory ends the process.
+    """
+    free = _free_memory(self._device)
+    if free is None:
+      return True
+    try:
+      needed = self._needed_memory(plan, pixels)
+    except Exception as error:  # Some compilers find out by themselves.
+      if _is_out_of_memory(error):
+        return False
+      raise
+    return needed <= free * _MEMORY_SHARE
 
   def _needed_memory(self, plan: _Plan, pixels: np.ndarray) -> int:
     memory = self._program(plan, pixels).memory_analysis()
@@ -515,6 +524,12 @@ def upscale_tiles(
 
   sr, finite = jax.lax.map(reconstruct, corners.swapaxes(0, 1))
   return sr.swapaxes(0, 1), finite.all(axis=0)
+
+
+def _smaller(plan: _Plan, tile: int) -> int:
+  """Returns the next tile to try: half, of what was really used."""
+  side = max(plan.height, plan.width)
+  return (min(tile, side) if tile else side) // 2
 
 
 def _pad_to_multiple(pixels: np.ndarray, multiple: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 # several hosts do, without the hosts. On CPU devices.
 #
 #   launch/local_processes.sh N [flags of esrgan_jax.main...]
-#   launch/local_processes.sh 2 --config=configs/quickstart.py --workdir=runs/two
+#   launch/local_processes.sh 2 --config=configs/quickstart.py --workdir=runs/2
 #
 # Each line of output begins with the process's number. When a process fails,
 # the others are stopped and its exit status is the script's. SIGINT and SIGTERM
@@ -31,7 +31,8 @@ die() {
 }
 
 usage="usage: launch/local_processes.sh N [flags of $MODULE...]"
-[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "N='${1:-}' must be a positive integer; $usage"
+[[ ${1:-} =~ ^[1-9][0-9]*$ ]] ||
+  die "N='${1:-}' must be a positive integer; $usage"
 [[ $DEVICES_PER_PROCESS =~ ^[1-9][0-9]*$ ]] ||
   die "DEVICES_PER_PROCESS='$DEVICES_PER_PROCESS' must be a positive integer"
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
@@ -108,12 +109,10 @@ done
 
 status=0
 while ((${#running[@]} > 0)); do
-  ended=
   result=0
-  # Bash would tell of a killed job in words of its own.
-  { wait -n -p ended "${!running[@]}"; } 2>/dev/null || result=$?
-  # A signal also ends `wait`: then no process has.
-  [[ -n $ended ]] || continue
+  wait -n -p ended "${!running[@]}" || result=$?
+  # A signal also ends `wait`: then no process has, and -p unsets its variable.
+  [[ -n ${ended:-} ]] || continue
   id=${running[$ended]}
   unset "running[$ended]"
   if ((result != 0 && status == 0)); then

@@ -7,12 +7,12 @@
 #                                      on every worker's disk
 #   launch/tpu_vm.sh start [flags...]  esrgan_jax.main on every worker, detached
 #   launch/tpu_vm.sh logs              follows worker WORKER until the run ends
-#   launch/tpu_vm.sh resume [flags...] after preemption: a new VM, and on with it
+#   launch/tpu_vm.sh resume [flags...] after preemption: a new VM, and onward
 #   launch/tpu_vm.sh delete            the VM (never the bucket)
 #   launch/tpu_vm.sh all [flags...]    create install prepare start logs, and
 #                                      resume as often as it takes
 #
-#   PROJECT=my-project ZONE=us-west4-a BUCKET=gs://my-bucket TPU=v5litepod-8 \
+#   PROJECT=my-project ZONE=us-west4-a BUCKET=gs://my-bucket TPU=v5e-8 \
 #     launch/tpu_vm.sh all --config.batch_size=64
 #
 # [flags...] go to esrgan_jax.main after --config and --workdir. Every step may
@@ -25,12 +25,12 @@ set -euo pipefail
 PROJECT=${PROJECT:-}                 # Google Cloud project
 ZONE=${ZONE:-}                       # one that has the TPU and your quota
 BUCKET=${BUCKET:-}                   # gs://NAME; made if it does not exist
-TPU=${TPU:-v5litepod-8}              # v4-8 v5litepod-8 v5p-8 v6e-8 and larger
+TPU=${TPU:-v5e-8}                    # v4-8, v5e-8, v5p-8, v6e-8 and larger
 NAME=${NAME:-esrgan}                 # of the TPU VM, and of the run
 SPOT=${SPOT:-1}                      # 1: cheaper, may be preempted
 QUEUED=${QUEUED:-0}                  # 1: wait in Google's queue for capacity
 CONFIG=${CONFIG:-configs/gan.py}     # within the checkout
-WORKDIR=${WORKDIR:-$BUCKET/$NAME}    # checkpoints, curves, report
+WORKDIR=${WORKDIR:-${BUCKET%/}/$NAME} # checkpoints, curves, report
 DATASET=${DATASET-bicubic_x4}        # DIV2K's configuration; empty: no DIV2K
 RUNTIME=${RUNTIME:-}                 # empty: what goes with TPU
 WORKER=${WORKER:-0}                  # whose log is followed
@@ -39,6 +39,9 @@ POLL_SECONDS=${POLL_SECONDS:-30}     # between them
 MAX_RESUMES=${MAX_RESUMES:-100}      # of `all`
 DRY_RUN=${DRY_RUN:-0}
 
+# On a worker, in the checkout: is a run going on?
+# shellcheck disable=SC2016  # It is the worker's shell that expands it.
+running='grep -qs esrgan_jax.main "/proc/$(cat run.pid 2>/dev/null)/cmdline"'
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf 'tpu_vm: %s\n' "$*" >&2; }
@@ -64,7 +67,7 @@ run() { # command...: carried out, or only printed
 retry() { # command...: until it succeeds, TRIES times at most
   local try
   for ((try = 1; ; try++)); do
-    if run "$@"; then return 0; fi
+    if "$@"; then return 0; fi
     if ((try >= TRIES)); then return 1; fi
     say "failed ($try of $TRIES tries); again in $POLL_SECONDS s"
     sleep "$POLL_SECONDS"
@@ -72,10 +75,7 @@ retry() { # command...: until it succeeds, TRIES times at most
 }
 
 tpus() { # group and verb, then arguments
-  local group=$1 verb=$2
-  shift 2
-  gcloud compute tpus "$group" "$verb" "$@" \
-    --project="$PROJECT" --zone="$ZONE"
+  run gcloud compute tpus "$@" --project="$PROJECT" --zone="$ZONE"
 }
 
 remote() { # worker or "all", command
@@ -85,9 +85,10 @@ remote() { # worker or "all", command
 state_of() { # tpu-vm or queued-resources: prints NAME's state, "" for none
   local group=$1 field=state lines
   [[ $group == tpu-vm ]] || field=state.state
-  # A list tells "there is none" from "you may not ask", which describe blurs.
   if [[ $DRY_RUN == 1 ]]; then return 0; fi
-  lines=$(tpus "$group" list --format="value(name.basename(),$field)")
+  # A list tells "there is none" from "you may not ask", which describe blurs.
+  lines=$(tpus "$group" list --format="value(name.basename(),$field)") ||
+    return 1
   awk -v name="$NAME" '$1 == name { print $2 }' <<<"$lines"
 }
 
@@ -97,8 +98,8 @@ runtime() { # the software version that goes with TPU
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
-    *) die "TPU='$TPU' is none of v4-N, v5litepod-N, v5p-N, v6e-N; for another\
- set RUNTIME to its software version" ;;
+    *) die "TPU='$TPU' is none of v4-N, v5e-N, v5p-N, v6e-N; for another set\
+ RUNTIME to its software version" ;;
   esac
 }
 
@@ -123,10 +124,10 @@ create() {
   esac
 
   if [[ $QUEUED == 1 ]]; then
-    create_queued "${options[@]}"
+    create_queued ${options[@]+"${options[@]}"}
   elif [[ -z $state ]]; then
     retry tpus tpu-vm create "$NAME" --accelerator-type="$TPU" \
-      --version="$RUNTIME" "${options[@]}" ||
+      --version="$RUNTIME" ${options[@]+"${options[@]}"} ||
       die "$TPU was refused in $ZONE $TRIES times: try another ZONE, SPOT=0, or\
  QUEUED=1 to wait for it; raise TRIES to insist"
   fi
@@ -139,7 +140,7 @@ create_queued() {
   case $state in
     FAILED | SUSPENDED | SUSPENDING)
       say "the request for $NAME is $state: asking anew"
-      run tpus queued-resources delete "$NAME" --force --quiet
+      tpus queued-resources delete "$NAME" --force --quiet
       state=
       ;;
   esac
@@ -155,7 +156,7 @@ wait_for() { # group, state
   local group=$1 wanted=$2 state shown=
   [[ $DRY_RUN != 1 ]] || return 0
   while true; do
-    state=$(state_of "$group")
+    state=$(retry state_of "$group")
     [[ $state != "$wanted" ]] || return 0
     case $state in
       "" | FAILED | SUSPENDED | SUSPENDING | PREEMPTED | TERMINATED | STOPPED)
@@ -170,19 +171,16 @@ wait_for() { # group, state
 }
 
 install() {
-  local package files=() file
+  local files=() file
   for file in esrgan_jax configs pyproject.toml requirements.txt README.md \
     LICENSE; do
     if [[ -e $root/$file ]]; then files+=("$file"); fi
   done
-  package=$(mktemp -d)
-  # shellcheck disable=SC2064  # Its value now: it is local.
-  trap "rm -rf $(printf %q "$package")" EXIT
-  tar -C "$root" --exclude=__pycache__ -czf "$package/esrgan_jax.tar.gz" \
+  run tar -C "$root" --exclude=__pycache__ -czf "$scratch/esrgan_jax.tar.gz" \
     "${files[@]}"
 
   # A new VM may refuse its first connections.
-  retry tpus tpu-vm scp "$package/esrgan_jax.tar.gz" "$NAME:" --worker=all ||
+  retry tpus tpu-vm scp "$scratch/esrgan_jax.tar.gz" "$NAME:" --worker=all ||
     die "cannot copy to $NAME; with several workers, run ssh-add\
  ~/.ssh/google_compute_engine first"
   # The images' own Python is too old (3.10): uv brings one.
@@ -190,6 +188,10 @@ install() {
 export PATH=\"\$HOME/.local/bin:\$PATH\"
 command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
 mkdir -p esrgan_jax
+if (cd esrgan_jax && $running); then
+echo 'a run is going on here: nothing is changed'
+exit 0
+fi
 tar -C esrgan_jax -xzf esrgan_jax.tar.gz
 cd esrgan_jax
 [ -x .venv/bin/python ] || uv venv --quiet --python 3.12 .venv
@@ -200,10 +202,10 @@ uv pip install --quiet --python .venv/bin/python \
 }
 
 prepare() {
-  local bucket=gs://${BUCKET#gs://} stored prepared
-  bucket=gs://$(cut -d / -f 3 <<<"$bucket")
-  if ! run gcloud storage buckets describe "$bucket" \
-    --project="$PROJECT" >/dev/null 2>&1 || [[ $DRY_RUN == 1 ]]; then
+  local bucket stored mark
+  bucket=gs://$(cut -d / -f 3 <<<"$BUCKET")
+  if [[ $DRY_RUN == 1 ]] || ! gcloud storage buckets describe "$bucket" \
+    --project="$PROJECT" >/dev/null 2>&1; then
     run gcloud storage buckets create "$bucket" --project="$PROJECT" \
       --location="${ZONE%-*}" --uniform-bucket-level-access
   fi
@@ -212,21 +214,24 @@ prepare() {
   # Prepared on a disk: TFDS's many small writes are slow in a bucket. The mark
   # is written last, so that half an upload is not taken for the whole.
   stored=$BUCKET/tensorflow_datasets/div2k/$DATASET
-  prepared=tensorflow_datasets/div2k/$DATASET
-  run remote 0 "set -e
-if gcloud storage ls $(printf %q "$stored/COMPLETE") >/dev/null 2>&1; then
+  mark=$stored.complete
+  remote 0 "set -e
+dataset=$(printf %q "$DATASET") stored=$(printf %q "$stored")
+if gcloud storage ls $(printf %q "$mark") >/dev/null 2>&1; then
 echo 'DIV2K is in the bucket'
-else
-(cd esrgan_jax && .venv/bin/python -m esrgan_jax.data.prepare \
---config $(printf %q "$DATASET") --data_dir ~/tensorflow_datasets)
-gcloud storage rsync --recursive ~/$(printf %q "$prepared") $(printf %q "$stored")
-date >COMPLETE
-gcloud storage cp COMPLETE $(printf %q "$stored/COMPLETE")
-fi"
-  run remote all "set -e
-mkdir -p ~/$(printf %q "$prepared")
-gcloud storage rsync --recursive $(printf %q "$stored") ~/$(printf %q "$prepared")
-rm -f ~/$(printf %q "$prepared/COMPLETE")"
+exit 0
+fi
+cd esrgan_jax
+.venv/bin/python -m esrgan_jax.data.prepare --config \"\$dataset\" \
+--data_dir ~/tensorflow_datasets
+gcloud storage rsync --recursive \
+~/tensorflow_datasets/div2k/\"\$dataset\" \"\$stored\"
+date >prepared
+gcloud storage cp prepared $(printf %q "$mark")"
+  remote all "set -e
+folder=~/tensorflow_datasets/div2k/$(printf %q "$DATASET")
+mkdir -p \"\$folder\"
+gcloud storage rsync --recursive $(printf %q "$stored") \"\$folder\""
   say "DIV2K is on every worker of $NAME"
 }
 
@@ -236,9 +241,9 @@ start() {
   printf -v command '%q ' .venv/bin/python -u -m esrgan_jax.main \
     --config="$CONFIG" --workdir="$WORKDIR" "$@"
   command="$command; echo \$? >run.status"
-  run remote all "set -e
+  remote all "set -e
 cd esrgan_jax
-if [ -e run.pid ] && kill -0 \"\$(cat run.pid)\" 2>/dev/null; then
+if $running; then
 echo 'already running'
 exit 0
 fi
@@ -250,8 +255,10 @@ echo started"
   say "the run's workdir is $WORKDIR"
 }
 
-logs() { # 0: the run has ended well; 3: it has failed; else: connection lost
-  run remote "$WORKER" "cd esrgan_jax || exit 4
+# 0: the run has ended well. 3: it has failed. 4: none was started. Anything
+# else: the connection is lost.
+logs() {
+  remote "$WORKER" "cd esrgan_jax || exit 4
 [ -e run.pid ] || { echo 'nothing was started here' >&2; exit 4; }
 tail -n \${TAIL_LINES:-1000} -F --pid=\"\$(cat run.pid)\" run.log 2>/dev/null
 status=\$(cat run.status 2>/dev/null || echo unknown)
@@ -267,17 +274,19 @@ resume() {
 }
 
 delete() {
-  local found=0
-  # A queued VM goes with its request; alone, it would leave that behind.
-  if [[ -n $(state_of queued-resources) || $DRY_RUN == 1 && $QUEUED == 1 ]]; then
-    run tpus queued-resources delete "$NAME" --force --quiet
-    found=1
+  local queued single=
+  queued=$(state_of queued-resources)
+  if [[ -n $queued || $DRY_RUN == 1 && $QUEUED == 1 ]]; then
+    # The VM goes with its request; alone, it would leave that behind.
+    tpus queued-resources delete "$NAME" --force --quiet
+    queued=yes
   fi
-  if [[ -n $(state_of tpu-vm) || $DRY_RUN == 1 && $QUEUED != 1 ]]; then
-    run tpus tpu-vm delete "$NAME" --quiet
-    found=1
+  single=$(state_of tpu-vm)
+  if [[ -n $single || $DRY_RUN == 1 && $QUEUED != 1 ]]; then
+    tpus tpu-vm delete "$NAME" --quiet
+    single=yes
   fi
-  if ((found)); then
+  if [[ -n $queued$single ]]; then
     say "deleted $NAME; the bucket $BUCKET stays"
   else
     say "there is no $NAME in $ZONE"
@@ -293,8 +302,8 @@ all() {
     if ((status == 0)); then return 0; fi
     # Workers notice a preemption before the state shows it.
     sleep "$POLL_SECONDS"
-    state=$(state_of tpu-vm)
-    if [[ $state == READY ]] && ((status == 3 || status == 4)); then
+    state=$(retry state_of tpu-vm)
+    if [[ $state == READY ]] && ((status == 3)); then
       say "the run has failed on a healthy VM: see the log above. The VM still\
  costs money: call delete"
       return 3
@@ -303,8 +312,13 @@ all() {
       say "stopped after $MAX_RESUMES resumptions (MAX_RESUMES)"
       return 3
     fi
+    if [[ $state == READY ]] && ((status != 4)); then
+      say "lost the connection; following again"
+      continue
+    fi
     say "lost $NAME (${state:-gone}); resuming"
-    resume "$@"
+    # A process of its own: its failure, for want of capacity, is not the end.
+    "$BASH" "${BASH_SOURCE[0]}" resume "$@" || say "resuming failed"
   done
 }
 
@@ -331,6 +345,9 @@ for variable in PROJECT ZONE BUCKET; do
 done
 [[ $BUCKET == gs://?* ]] || die "BUCKET='$BUCKET' must begin with gs://"
 BUCKET=${BUCKET%/}
+[[ $TPU != v5e-* ]] || TPU=v5litepod-${TPU#v5e-} # as gcloud calls it
 command -v gcloud >/dev/null || [[ $DRY_RUN == 1 ]] ||
   die "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 "$step" "$@"

@@ -1,7 +1,29 @@
 """Test session set-up: eight virtual CPU devices, strict rank promotion."""
 
+import os
+import pathlib
+import shutil
+import tempfile
+
 import jax
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Many tests compile the same small programs, in several workers.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+_CACHE = pathlib.Path(tempfile.gettempdir()) / f"esrgan_jax_tests_{_RUN}"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_unconfigure(config):
+  """Removes the compiled programs, once the last worker is done."""
+  if hasattr(config, "workerinput"):
+    return
+  uid = getattr(config.pluginmanager.getplugin("dsession"), "nodemanager", None)
+  uid = uid.testrunuid if uid else str(os.getpid())
+  folder = pathlib.Path(tempfile.gettempdir()) / f"esrgan_jax_tests_{uid}"
+  shutil.rmtree(folder, ignore_errors=True)

@@ -59,6 +59,12 @@ def vgg_params(width=4):
 PERCEPTUAL = steps.vgg_perceptual(
   vgg_params(), layer_weights={"conv1_2": 0.5, "conv2_1": 2.0}
 )
+# Such that no term's gradient is lost among the others'.
+WEIGHTS = {
+  "pixel_weight": 3.0,
+  "perceptual_weight": 0.1,
+  "adversarial_weight": 5.0,
+}
 # With it, the new parameters are the old ones less the gradients.
 SGD = Optimizer(optax.identity(), lambda step: jnp.ones_like(step, jnp.float32))
 
@@ -170,12 +176,10 @@ def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
     net.zero_grad()
 
   real = discriminator(hr).detach()
-  stats_after = {}
   sr = generator(lr)
   fake = discriminator(sr)
-  stats_after.update(
-    {k: v.clone() for k, v in discriminator.named_buffers() if "mean" in k}
-  )
+  buffers = discriminator.named_buffers()
+  stats = {name: b.clone() for name, b in buffers if "mean" in name}
   if adversarial == "relativistic":
     g_gan = half * (
       bce(real - fake.mean(), False) + bce(fake - real.mean(), True)
@@ -183,9 +187,9 @@ def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
   else:
     g_gan = bce(fake, True)
   total = (
-    1e-2 * torch_pixel(pixel, sr, hr)
-    + torch_perceptual(torch, sr, hr)
-    + 5e-3 * g_gan
+    WEIGHTS["pixel_weight"] * torch_pixel(pixel, sr, hr)
+    + WEIGHTS["perceptual_weight"] * torch_perceptual(torch, sr, hr)
+    + WEIGHTS["adversarial_weight"] * g_gan
   )
   grads = torch.autograd.grad(total, list(generator.parameters()))
   names = [name for name, _ in generator.named_parameters()]
@@ -205,7 +209,7 @@ def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
     d_loss = bce(real, True) + bce(fake, False)
   d_loss.backward()
   d_grads = {k: p.grad for k, p in discriminator.named_parameters()}
-  return grads, d_grads, stats_after, float(total.detach()), float(d_loss)
+  return grads, d_grads, stats, total.item(), d_loss.item()
 
 
 @pytest.mark.parametrize(
@@ -244,6 +248,7 @@ def test_gan_gradients_are_pytorchs(
     perceptual=PERCEPTUAL,
     pixel_loss=pixel,
     adversarial=adversarial,
+    **WEIGHTS,
     **options,
   )
   grads, d_grads, stats, metrics = jax.jit(run)(
@@ -275,7 +280,7 @@ def test_psnr_gradients_are_pytorchs(twins, pixel):
   run = functools.partial(steps.psnr_gradients, generator=net, pixel_loss=pixel)
   grads, metrics = jax.jit(run)(params, batch)
   assert_trees_close(grads, g_tree(expected).params, rtol=1e-4)
-  assert float(metrics["g/pixel"]) == pytest.approx(float(loss), rel=1e-6)
+  assert float(metrics["g/pixel"]) == pytest.approx(loss.item(), rel=1e-6)
   assert metrics["g/loss"] == metrics["g/pixel"]
 
 
@@ -318,8 +323,8 @@ def test_wgan_gp_gradients_are_pytorchs():
   penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
   loss = twin(sr).mean() - twin(hr).mean() + 7.0 * penalty
   loss.backward()
-  assert float(metrics["d/penalty"]) == pytest.approx(float(penalty), rel=1e-5)
-  assert float(metrics["d/loss"]) == pytest.approx(float(loss), rel=1e-5)
+  assert float(metrics["d/penalty"]) == pytest.approx(penalty.item(), rel=1e-5)
+  assert float(metrics["d/loss"]) == pytest.approx(loss.item(), rel=1e-5)
   expected = {
     "conv": {
       "kernel": weight.grad.permute(2, 3, 1, 0).numpy(),

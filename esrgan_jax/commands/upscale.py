@@ -85,11 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="side of a tile in pixels of the input; auto: the largest that fits"
     " into memory; 0: do not tile (default: %(default)s)",
   )
-  parser.add_argument(
+  overlap = parser.add_mutually_exclusive_group()
+  overlap.add_argument(
     "--exact",
     action="store_true",
     help="make tiles overlap as far as the network looks: the result equals"
     " that of the whole image to rounding, at many times the cost",
+  )
+  overlap.add_argument(
+    "--halo",
+    type=_natural,
+    help="pixels of the input around a tile; less is faster and leaves seams"
+    " (default: at most half a level of 255 from no tiling, docs/tiling.md)",
   )
   parser.add_argument(
     "--precision",
@@ -178,11 +185,13 @@ def _quality(text: str) -> int:
 
 
 def _tile(text: str) -> int | str:
-  if text == "auto":
-    return text
+  return text if text == "auto" else _natural(text)
+
+
+def _natural(text: str) -> int:
   value = int(text)
   if value < 0:
-    raise argparse.ArgumentTypeError(f"{text} is negative; 0 means no tiling")
+    raise argparse.ArgumentTypeError(f"{text} is negative")
   return value
 
 
@@ -309,6 +318,7 @@ def _upscale_file(
       plane,
       tile=args.tile,
       exact=args.exact,
+      halo=args.halo,
       out=_room(shape, plane.dtype, folder),
       progress=lambda done, total: bar.tiles(
         job, done + index * total, total * passes

@@ -1,0 +1,164 @@
+"""Measures a model on a set of images: PSNR and SSIM, as papers do.
+
+  python -m esrgan_jax evaluate --model bicubic --hr Set5/HR --lr Set5/LRbicx4
+  python -m esrgan_jax evaluate --model runs/mine --hr DIV2K_valid_HR
+
+Without --lr, LR is made from HR by MATLAB's bicubic imresize. Images belong
+together by name; DIV2K's 0801x4.png belongs to 0801.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import rich.progress
+
+from esrgan_jax import compilation, upscaler
+from esrgan_jax.commands import console
+from esrgan_jax.data import sources
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.training import evaluator, workdir
+from esrgan_jax.weights import zoo
+
+_BICUBIC = "bicubic"
+_HEADINGS = {
+  "psnr_y": "PSNR Y",
+  "ssim_y": "SSIM Y",
+  "psnr_rgb": "PSNR RGB",
+  "ssim_rgb": "SSIM RGB",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds this command's arguments."""
+  parser.add_argument(
+    "-m",
+    "--model",
+    default=zoo.DEFAULT,
+    help="a name (see `python -m esrgan_jax models`), a weight file, a workdir"
+    " or checkpoint folder of training, or `bicubic` (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--hr",
+    required=True,
+    metavar="DIR",
+    help="folder of ground truth images; also a data set as in a config, such"
+    " as div2k/bicubic_x4:validation or sample_photos:held_out",
+  )
+  parser.add_argument("--lr", metavar="DIR", help="folder of their LR images")
+  parser.add_argument(
+    "-s",
+    "--scale",
+    type=int,
+    help="HR pixels per LR pixel (default: the model's; 4 for bicubic)",
+  )
+  parser.add_argument(
+    "--crop-border",
+    type=int,
+    metavar="N",
+    help="pixels cut off each side before measuring (default: the scale)",
+  )
+  parser.add_argument(
+    "--border",
+    choices=("mirror", "clamp"),
+    default="mirror",
+    help="how LR is made at the edges of HR: mirror as current MATLAB and"
+    " DIV2K, clamp as old MATLAB (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--precision",
+    choices=("auto", "float32", "bfloat16"),
+    default="auto",
+    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
+  )
+  parser.add_argument(
+    "--json", metavar="FILE", help="also write the numbers to FILE"
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Evaluates and prints; returns the exit status."""
+  out = console.make_console()
+  for name, value, least in (
+    ("--scale", args.scale, 1),
+    ("--crop-border", args.crop_border, 0),
+  ):
+    if value is not None and value < least:
+      raise ValueError(f"{name} is {value}; it must be at least {least}")
+  compilation.enable_compilation_cache(zoo.cache_dir() / "xla")
+  if args.model == _BICUBIC:
+    name, scale = _BICUBIC, args.scale or 4
+    upscale = lambda lr: evaluator.bicubic(lr, scale=scale)  # noqa: E731
+  else:
+    with console.fetch_progress(args.model, quiet=False) as progress:
+      found = workdir.find_model(
+        args.model, scale=args.scale, progress=progress
+      )
+    for note in found.weights.notes:
+      out.print(f"note: {note}")
+    config = found.weights.config
+    name, scale = found.name, config["scale"]
+    if args.scale not in (None, scale):
+      raise ValueError(f"{args.model} is a x{scale} model, not x{args.scale}")
+    dtype = compilation.compute_dtype(args.precision)
+    upscale = upscaler.Upscaler(
+      RRDBNet(**config, dtype=dtype), found.weights.params, name=name
+    )
+
+  spec = {"hr": args.hr, "lr": args.lr} if args.lr else args.hr
+  source = sources.open_source(spec, scale=scale, border=args.border)
+  for problem in source.problems:
+    out.print(f"note: {problem.name} is left out: {problem.reason}")
+  began = time.perf_counter()
+  with _progress() as bar:
+    task = bar.add_task(name, total=len(source))
+    result = evaluator.evaluate_pairs(
+      upscale,
+      evaluator.named_pairs(source),
+      scale=scale,
+      crop_border=args.crop_border,
+      model=name,
+      notify=lambda score: bar.advance(task),
+    )
+  seconds = time.perf_counter() - began
+  lr_from = args.lr or f"made by bicubic imresize ({args.border})"
+  if args.hr.startswith("div2k/"):
+    lr_from = "the data set's"
+  out.print(f"{name} on {args.hr}, LR {lr_from}")
+  out.print(result.protocol)
+  for line in _table(result):
+    out.print(line)
+  out.print(f"{len(result.scores)} images in {seconds:.1f} s")
+  if args.json:
+    evaluator.write_evaluations(args.json, [result])
+    out.print(args.json)
+  return 0
+
+
+def _progress() -> rich.progress.Progress:
+  """Returns a bar on stderr, or none where that is no terminal."""
+  err = console.make_console(stderr=True)
+  return rich.progress.Progress(
+    rich.progress.TextColumn("{task.description}"),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeRemainingColumn(),
+    console=err,
+    transient=True,
+    disable=not err.is_terminal,
+  )
+
+
+def _table(result: evaluator.Evaluation) -> list[str]:
+  """Returns a heading, a line an image, and the means."""
+  rows = [*result.scores, evaluator.Score("mean", result.means)]
+  width = max(len(row.name) for row in rows)
+  lines = [" ".join([" " * width, *(f"{h:>9}" for h in _HEADINGS.values())])]
+  for row in rows:
+    numbers = (
+      f"{row.values[key]:9.{2 if key.startswith('psnr') else 4}f}"
+      for key in _HEADINGS
+    )
+    lines.append(" ".join([row.name.ljust(width), *numbers]))
+  return lines

@@ -1,0 +1,161 @@
+"""Mixes two models of one structure: between faithful and full of detail.
+
+  python -m esrgan_jax interpolate PSNR GAN --alpha 0.8 -o mixed.safetensors
+  python -m esrgan_jax interpolate runs/mine runs/mine --alpha 0.2 0.5 -o mixes/
+
+The result is (1 - alpha) * A + alpha * B, weight by weight. B must have been
+trained from A, as ESRGAN's GAN phase is from its PSNR phase. A and B are
+weight files, names, workdirs or checkpoint folders; of a workdir, A is its PSNR
+model and B its GAN model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from esrgan_jax.commands import console
+from esrgan_jax.interpolate import interpolate_params
+from esrgan_jax.training import workdir
+from esrgan_jax.weights import files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds this command's arguments."""
+  parser.add_argument("a", metavar="A", help="the model at alpha 0 (PSNR)")
+  parser.add_argument("b", metavar="B", help="the model at alpha 1 (GAN)")
+  parser.add_argument(
+    "--alpha",
+    type=_alpha,
+    nargs="+",
+    default=[0.8],
+    metavar="ALPHA",
+    help="share of B; several give several files (default: 0.8)",
+  )
+  parser.add_argument(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="a .safetensors or .pth file; for several alphas a name with {alpha}"
+    " in it, or a folder, which gets interpolated_ALPHA.safetensors",
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "float16"),
+    default="float32",
+    help="type of the numbers in OUT (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--scale",
+    type=int,
+    help="upscaling factor, for the rare file that does not tell (x3)",
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace existing files"
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Interpolates; returns the exit status."""
+  out = console.make_console()
+  targets = _targets(args.output, args.alpha)
+  models = []
+  for text, phases in ((args.a, ("psnr",)), (args.b, ("gan",))):
+    with console.fetch_progress(text, quiet=False) as progress:
+      model = workdir.find_model(
+        text, phases=phases, scale=args.scale, progress=progress
+      )
+    for note in model.weights.notes:
+      out.print(f"note: {model.name}: {note}")
+    models.append(model)
+  a, b = models
+  _check_alike(a, b)
+  for path in targets.values():
+    if path.exists() and any(os.path.samefile(path, m.path) for m in models):
+      raise ValueError(
+        f"{path} is an input itself; choose another name for the output"
+      )
+    if path.exists() and not args.overwrite:
+      raise FileExistsError(f"{path} exists; give --overwrite to replace it")
+  for path in targets.values():
+    path.parent.mkdir(parents=True, exist_ok=True)
+  for alpha, path in targets.items():
+    params = interpolate_params(a.weights.params, b.weights.params, alpha=alpha)
+    files.write_weights(
+      path,
+      jax.tree.map(np.asarray, params),
+      a.weights.config,
+      dtype=args.dtype,
+      metadata=_metadata(a, b, alpha),
+      overwrite=args.overwrite,
+    )
+    out.print(f"{path}: {1 - alpha:.12g} * {a.name} + {alpha!r} * {b.name}")
+  return 0
+
+
+def _alpha(text: str) -> float:
+  value = float(text)
+  if not math.isfinite(value):
+    raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+  return value
+
+
+def _targets(output: str, alphas: Sequence[float]) -> dict[float, pathlib.Path]:
+  """Returns where each model goes; names carry alpha in full."""
+  alphas = list(dict.fromkeys(alphas))
+  path = pathlib.Path(output)
+  folder = path.is_dir() or output.endswith(("/", os.sep))
+  if not folder and path.suffix.lower() not in files.WRITABLE:
+    if len(alphas) == 1 or path.suffix:
+      raise ValueError(
+        f"cannot write {output}: give a name that ends in"
+        f" {' or '.join(files.WRITABLE)}, or a folder (with / at its end)"
+      )
+    folder = True
+  if folder:
+    output = os.path.join(output, "interpolated_{alpha}.safetensors")
+  elif len(alphas) > 1 and "{alpha}" not in output:
+    raise ValueError(
+      f"{len(alphas)} models cannot go to one file {output}: put {{alpha}} into"
+      " its name, or give a folder"
+    )
+  return {
+    alpha: pathlib.Path(output.replace("{alpha}", repr(alpha)))
+    for alpha in alphas
+  }
+
+
+def _check_alike(a: workdir.FoundModel, b: workdir.FoundModel) -> None:
+  """Raises if two networks differ, in the words of their configuration."""
+  ours, theirs = a.weights.config, b.weights.config
+  differences = [
+    f"{key} is {ours.get(key)} in {a.name} and {theirs.get(key)} in {b.name}"
+    for key in {**ours, **theirs}
+    # A checkpoint's configuration may leave out what is the default.
+    if key in ours and key in theirs and ours[key] != theirs[key]
+  ]
+  if differences:
+    raise ValueError(
+      f"{a.path} and {b.path} cannot be mixed, they are different networks: "
+      + "; ".join(differences)
+    )
+
+
+def _metadata(
+  a: workdir.FoundModel, b: workdir.FoundModel, alpha: float
+) -> dict[str, str]:
+  """Returns where a mixture comes from; what both inputs say is kept."""
+  shared = {
+    key: value
+    for key, value in a.weights.metadata.items()
+    if b.weights.metadata.get(key) == value
+  }
+  names = {"interpolated_a": a.name, "interpolated_b": b.name}
+  return shared | names | {"alpha": repr(alpha)}

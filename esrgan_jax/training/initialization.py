@@ -1,0 +1,72 @@
+"""Where a generator starts from when it has not seen an image yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# After doubling by repetition, this makes linear interpolation of it.
+_TENT = ((1, 2, 1), (2, 4, 2), (1, 2, 1))
+
+
+def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns an RRDBNet's parameters with a path that upscales linearly.
+
+  ESRGAN's generator has no skip around the whole of it: a published start, of
+  small random numbers, makes black images, and learns first to copy. Here one
+  channel a colour carries the image from `conv_first` to `conv_last`, and the
+  two convolutions after the doublings smooth it. All other weights stay: they
+  are what is left to learn, and how. The result is near bilinear upscaling.
+
+  Args:
+    params: Parameters as of `RRDBNet.init`, for 3 channels, 3 or more features
+      and an upscaling by doublings.
+
+  Returns:
+    Parameters of the same shapes.
+
+  Raises:
+    ValueError: If the network is none of this kind.
+
+  Source: none published; the idea is that of ICNR (arXiv:1707.02937), to begin
+  as a plain interpolation.
+
+  >>> from esrgan_jax.models.rrdb import RRDBNet
+  >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+  >>> lr = jnp.full((8, 8, 3), 0.5)
+  >>> params = start_bilinear(net.init(jax.random.key(0), lr)["params"])
+  >>> sr = net.apply({"params": params}, lr)
+  >>> bool(abs(sr[8:-8, 8:-8].mean() - 0.5) < 0.1)
+  True
+  """
+  first = params["conv_first"]["kernel"]
+  last = params["conv_last"]["kernel"]
+  ups = [name for name in params if name.startswith("conv_up")]
+  if first.shape[2] != 3 or last.shape[3] != 3 or first.shape[3] < 3:
+    raise ValueError(
+      "a bilinear start needs 3 channels in and out and 3 features or more,"
+      f" got {first.shape[2]}, {last.shape[3]} and {first.shape[3]}; choose the"
+      " published start."
+    )
+  point = jnp.zeros((3, 3)).at[1, 1].set(1.0)
+  tent = jnp.asarray(_TENT, jnp.float32) / 16
+  filters = {"conv_first": point, "conv_hr": point, "conv_last": point}
+  filters |= dict.fromkeys(ups, tent)
+  return {
+    name: {**layer, "kernel": _carry(layer["kernel"], filters[name])}
+    if name in filters
+    else layer
+    for name, layer in params.items()
+  }
+
+
+def _carry(kernel: Array, image_filter: Array) -> Array:
+  """Has outputs 0 to 2 be inputs 0 to 2, filtered, and nothing else."""
+  carried = jnp.zeros((*kernel.shape[:3], 3), kernel.dtype)
+  for channel in range(3):
+    carried = carried.at[:, :, channel, channel].set(image_filter)
+  return jnp.concatenate([carried, kernel[..., 3:]], axis=-1)

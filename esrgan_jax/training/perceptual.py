@@ -1,0 +1,190 @@
+"""Finds and reads VGG19's weights for the perceptual loss.
+
+The trained weights are not part of this package; their makers publish them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import pathlib
+import secrets
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from esrgan_jax.models import vgg
+from esrgan_jax.weights import torch_file, zoo
+
+__all__ = ["PerceptualWeights", "load_vgg19"]
+
+# torchvision `models/vgg.py`: the name carries the file's SHA-256's beginning.
+URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+_TORCHVISION = "vgg19-dcbb9e9d.pth"
+_SHA256_PREFIX = "dcbb9e9d"
+_KERAS = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+_HDF5_MAGIC = b"\x89HDF"
+
+
+class PerceptualWeights(NamedTuple):
+  """VGG19's parameters, and a sentence on what they are."""
+
+  params: dict[str, dict[str, jax.Array]]
+  description: str
+
+
+def load_vgg19(
+  weights: str, *, seed: int = 0, fetch: bool = True
+) -> PerceptualWeights:
+  """Loads VGG19 as `config.perceptual.weights` names it.
+
+  Args:
+    weights: A file: torchvision's `.pth`, or Keras's `.h5` (needs h5py).
+      `"auto"`: such a file in the caches of this package, PyTorch or Keras,
+      else torchvision's, fetched. `"random"`: untrained ones; their features
+      compare structure, but results are not ESRGAN's.
+    seed: Of random weights.
+    fetch: Whether the network may be used.
+
+  Returns:
+    Parameters for `vgg19_features`, and what they are.
+
+  Raises:
+    FileNotFoundError: If there is no such file; says where to get it.
+    ValueError: If `weights` is empty, or the file is not VGG19's.
+
+  >>> load_vgg19("random").description
+  'random VGG19 features, as asked for: not the published loss'
+  >>> load_vgg19("vgg.pth")
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: no file vgg.pth: VGG19's trained weights are torchvision...
+  """
+  if weights == "random":
+    init = jax.jit(vgg.init_vgg19)
+    return PerceptualWeights(
+      init(jax.random.key(seed)),
+      "random VGG19 features, as asked for: not the published loss",
+    )
+  if not weights:
+    raise ValueError(f"config.perceptual.weights is empty: {_by_hand()}")
+  path = pathlib.Path(weights).expanduser()
+  if weights == "auto":
+    path = _find(fetch)
+  elif not path.is_file():
+    raise FileNotFoundError(f"no file {weights}: {_by_hand()}")
+  return PerceptualWeights(_read(path), f"VGG19 features from {path}")
+
+
+def _find(fetch):
+  """The first file in known caches; else the fetched one."""
+  own = zoo.cache_dir()
+  home = pathlib.Path.home()
+  torch_home = os.environ.get("TORCH_HOME") or home / ".cache" / "torch"
+  for path in (
+    own / _TORCHVISION,
+    own / _KERAS,
+    pathlib.Path(torch_home) / "hub" / "checkpoints" / _TORCHVISION,
+    home / ".keras" / "models" / _KERAS,
+  ):
+    if path.is_file():
+      return path
+  if not fetch:
+    raise FileNotFoundError(f"VGG19 is in no cache: {_by_hand()}")
+  try:
+    return _fetch(own / _TORCHVISION)
+  except (OSError, http.client.HTTPException) as error:
+    reason = str(error) or type(error).__name__
+    raise FileNotFoundError(
+      f"fetching VGG19 from {URL} failed ({reason}): {_by_hand()}"
+    ) from error
+
+
+def _fetch(path):
+  """Fetches aside, compares the checksum, and renames."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+  digest = hashlib.sha256()
+  try:
+    with (
+      urllib.request.urlopen(URL, timeout=30) as response,
+      aside.open("xb") as file,
+    ):
+      while chunk := response.read(2**20):
+        digest.update(chunk)
+        file.write(chunk)
+    if not digest.hexdigest().startswith(_SHA256_PREFIX):
+      raise OSError(
+        f"SHA-256 begins with {digest.hexdigest()[:8]}, not {_SHA256_PREFIX}"
+      )
+    os.replace(aside, path)
+  finally:
+    aside.unlink(missing_ok=True)
+  return path
+
+
+def _by_hand():
+  return (
+    f"VGG19's trained weights are torchvision's {_TORCHVISION}, from {URL}, or"
+    f" Keras's {_KERAS}. Put either into {zoo.cache_dir()}, or give its path as"
+    ' --config.perceptual.weights=FILE; "random" asks for untrained features'
+  )
+
+
+def _read(path) -> dict[str, dict[str, jax.Array]]:
+  with path.open("rb") as file:
+    is_hdf5 = file.read(4) == _HDF5_MAGIC
+  reader: Callable = _read_keras if is_hdf5 else _read_torchvision
+  try:
+    return reader(path)
+  except ValueError as error:
+    raise ValueError(f"{path} is not VGG19: {error}") from error
+
+
+def _read_torchvision(path):
+  return vgg.vgg19_from_torchvision(torch_file.read_torch(path))
+
+
+def _read_keras(path) -> Mapping[str, Any]:
+  """Reads Keras's published layout, and that of Keras 3's `save_weights`."""
+  try:
+    import h5py
+  except ImportError as error:
+    raise RuntimeError(
+      f"{path} is an HDF5 file, and h5py is not installed: pip install h5py, or"
+      f" use torchvision's {_TORCHVISION}"
+    ) from error
+  with h5py.File(path, "r") as file:
+    if "layers" in file:  # Keras 3: unnamed, numbered in order.
+      return vgg.vgg19_from_keras(_numbered_layers(file["layers"]))
+    group = file["model_weights"] if "model_weights" in file else file
+    return vgg.vgg19_from_keras(
+      {
+        _text(name): [
+          np.asarray(group[_text(name)][_text(weight)])
+          for weight in group[_text(name)].attrs["weight_names"]
+        ]
+        for name in group.attrs.get("layer_names", ())
+      }
+    )
+
+
+def _numbered_layers(layers):
+  """Convolutions `conv2d`, `conv2d_1`, ... under their names in VGG19."""
+  names = [name for name in layers if name.startswith("conv2d")]
+  names.sort(key=lambda name: int(name.removeprefix("conv2d").strip("_") or 0))
+  found = {}
+  for name, layer in zip(names, vgg.CONV_LAYERS, strict=False):
+    variables = layers[name]["vars"]
+    found[f"block{layer[4]}_conv{layer[6]}"] = [
+      np.asarray(variables[key]) for key in ("0", "1")
+    ]
+  return found
+
+
+def _text(name):
+  return name.decode() if isinstance(name, bytes) else str(name)

@@ -1,0 +1,111 @@
+"""What a training run tells while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import rich.console
+import rich.progress
+
+from esrgan_jax.commands import console as console_lib
+
+
+class Progress:
+  """A line that says how far a phase is, what it measures, and what is left.
+
+  On a terminal, a bar that is redrawn; elsewhere a line each time that there
+  are new measurements.
+
+  Args:
+    name: Of the phase.
+    total: Its steps.
+    start: Steps done before.
+    console: Where to; None for nowhere, in processes other than the first.
+
+  >>> with Progress("psnr", 10, 0, None) as progress:
+  ...   progress.advance(1)
+  """
+
+  def __init__(
+    self,
+    name: str,
+    total: int,
+    start: int,
+    console: rich.console.Console | None,
+  ):
+    self._name, self._total, self._start = name, total, start
+    self._console = console
+    self._began: float | None = None
+    self._first = start
+    self._bar: rich.progress.Progress | None = None
+    if console and console.is_terminal:
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[figures]}"),
+        rich.progress.TextColumn("left {task.fields[left]}"),
+        console=console,
+        transient=True,
+      )
+      self._task = self._bar.add_task(
+        name, total=total, completed=start, figures="compiling", left="?"
+      )
+
+  def __enter__(self) -> Progress:
+    if self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._bar:
+      self._bar.stop()
+
+  def advance(self, step: int) -> None:
+    """Says that `step` steps are done."""
+    if self._began is None:
+      self._began, self._first = time.perf_counter(), step
+    if self._bar:
+      self._bar.update(self._task, completed=step, left=self._left(step))
+
+  def show(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Shows measurements of a step."""
+    if not self._console:
+      return
+    figures = "  ".join(
+      f"{name} {metrics[key]:{form}}" for key, name, form in _SHOWN
+      if key in metrics
+    )
+    if self._bar:
+      self._bar.update(self._task, figures=figures)
+    else:
+      self._console.print(
+        f"{self._name} {step}/{self._total}  {figures}  left"
+        f" {self._left(step)}"
+      )
+
+  def say(self, message: str) -> None:
+    """Prints a line above the bar."""
+    if self._console:
+      self._console.print(message)
+
+  def _left(self, step):
+    if self._began is None or step == self._first:
+      return "?"
+    seconds = (time.perf_counter() - self._began) / (step - self._first)
+    seconds *= self._total - step
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+_SHOWN = (
+  ("g/pixel", "pixel", ".4f"),
+  ("g/perceptual", "perceptual", ".4f"),
+  ("g/adversarial", "adversarial", ".4f"),
+  ("d/gap", "D gap", "+.3f"),
+  ("images_per_second", "images/s", ".1f"),
+  ("data_wait_share", "data wait", ".0%"),
+)
+
+make_console = console_lib.make_console

@@ -1,0 +1,122 @@
+"""Finds the model that a user means: a name, a file, a checkpoint, a workdir.
+
+A workdir holds `models/{psnr,gan}.safetensors` once a phase is done, and
+`{psnr,gan}/checkpoints/` before that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from esrgan_jax.weights import files, zoo
+
+__all__ = ["PHASES", "FoundModel", "find_model", "is_workdir"]
+
+PHASES = ("psnr", "gan")
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundModel:
+  """A model that was asked for.
+
+  Attributes:
+    name: What to call it: as it was asked for and, of a workdir, which part.
+    path: Where it was read from.
+    weights: The network, as a weight file holds it.
+  """
+
+  name: str
+  path: pathlib.Path
+  weights: files.Weights
+
+
+def is_workdir(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a folder is one that training wrote, or is writing.
+
+  >>> is_workdir("/")
+  False
+  """
+  path = pathlib.Path(path)
+  return any(
+    (path / "models" / f"{phase}.safetensors").is_file()
+    or (path / phase / "checkpoints").is_dir()
+    for phase in PHASES
+  )
+
+
+def find_model(
+  model: str | os.PathLike[str],
+  *,
+  phases: Sequence[str] = ("gan", "psnr"),
+  scale: int | None = None,
+  progress: Callable[[int, int | None], None] | None = None,
+) -> FoundModel:
+  """Reads the model that a text stands for.
+
+  Args:
+    model: A name of the zoo, a weight file, a workdir, one phase's folder in
+      it, or a folder of Orbax checkpoints.
+    phases: Which phase of a workdir to take: the first one that is there; of
+      it, the finished model, or else the newest checkpoint.
+    scale: Upscaling factor, for the rare file that does not tell (x3).
+    progress: Called with the bytes downloaded so far, and in all where known.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: If there is no such name, or what is there is no RRDBNet.
+    FileNotFoundError: If there is no such file, or a workdir lacks the phases.
+
+  >>> find_model("realesrgan-x4plus-anime").weights.config["num_block"]
+  6
+  """
+  text = os.fspath(model)
+  if any(text == row.model.name for row in zoo.models()):
+    path = zoo.find(text, progress=progress)
+    return FoundModel(text, path, files.read_weights(path, scale=scale))
+  path = pathlib.Path(text)
+  if path.is_dir():
+    return _find_in_folder(path, phases, scale)
+  if not path.exists() and os.sep not in text and not path.suffix:
+    zoo.get(text)  # Raises, with the nearest names.
+  return FoundModel(path.name, path, files.read_weights(path, scale=scale))
+
+
+def _find_in_folder(
+  path: pathlib.Path, phases: Sequence[str], scale: int | None
+) -> FoundModel:
+  if path.name in PHASES and (path / "checkpoints").is_dir():
+    path, phases = path.parent, (path.name,)
+  if not is_workdir(path):
+    if (found := sorted(path.glob("*.safetensors"))) or path.name == "models":
+      names = ", ".join(each.name for each in found) or "no model"
+      raise ValueError(f"{path} is a folder: give a file in it ({names})")
+    return _read_checkpoint(path, path.name)
+  for phase in phases:
+    finished = path / "models" / f"{phase}.safetensors"
+    if finished.is_file():
+      weights = files.read_weights(finished, scale=scale)
+      return FoundModel(f"{path.name}/{phase}", finished, weights)
+    checkpoints = path / phase / "checkpoints"
+    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+      return _read_checkpoint(checkpoints, f"{path.name}/{phase}")
+  raise FileNotFoundError(
+    f"{path} has no model of phase {' or '.join(phases)}, and no checkpoint of"
+    " it: has that phase been trained there?"
+  )
+
+
+def _read_checkpoint(path: pathlib.Path, name: str) -> FoundModel:
+  # Orbax takes seconds to import, and upscaling installs do without it.
+  from esrgan_jax.training import checkpoint
+
+  config, params = checkpoint.load_params(path)
+  params = jax.tree.map(np.asarray, params)
+  return FoundModel(name, path, files.Weights(config, params, {}))

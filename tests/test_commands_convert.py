@@ -1,0 +1,69 @@
+"""`python -m esrgan_jax convert` and `models`."""
+
+import numpy as np
+import pytest
+
+from esrgan_jax import __main__
+from esrgan_jax.weights import files, zoo
+
+
+def test_models_lists_every_model_and_what_is_here(capsys):
+  assert __main__.main(["models"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  for row in zoo.models():
+    line = next(x for x in lines if x.split()[:1] == [row.model.name])
+    assert f"x{row.model.scale}" in line
+    assert row.model.licence in line
+    assert (" here " in line) == (row.path is not None)
+  assert "(default)" in next(x for x in lines if "realesrgan-x4plus " in x)
+
+
+def test_models_verbose_tells_checksums(capsys):
+  assert __main__.main(["models", "--verbose"]) == 0
+  out = capsys.readouterr().out
+  assert all(row.model.sha256 in out for row in zoo.models())
+
+
+def test_a_named_model_to_safetensors_and_back(tmp_path, capsys):
+  path = tmp_path / "anime.safetensors"
+  name = "realesrgan-x4plus-anime"
+  assert __main__.main(["convert", name, str(path)]) == 0
+  assert "num_block=6" in capsys.readouterr().out
+  original = files.read_weights(zoo.find(name))
+  converted = files.read_weights(path)
+  assert converted.config == original.config
+  assert converted.metadata["licence"] == "BSD-3-Clause"
+  kernel = ("body", "rdb2", "conv3", "kernel")
+  a, b = original.params, converted.params
+  for key in kernel:
+    a, b = a[key], b[key]
+  np.testing.assert_array_equal(a, b)
+  half = tmp_path / "half.safetensors"
+  arguments = ["convert", str(path), str(half), "--dtype", "float16"]
+  assert __main__.main(arguments) == 0
+  assert half.stat().st_size < 0.51 * path.stat().st_size
+
+
+def test_nothing_is_lost(tmp_path, capsys):
+  path = tmp_path / "a.safetensors"
+  name = "realesrgan-x4plus-anime"
+  __main__.main(["convert", name, str(path)])
+  before = path.read_bytes()
+  for arguments, message in (
+    ([str(path), str(path)], "is the input itself"),
+    ([str(path), str(path), "--overwrite"], "is the input itself"),
+    ([name, str(path)], "exists"),
+    ([name, str(tmp_path / "a.h5")], "suffix"),
+    ([str(tmp_path / "none.pth"), str(tmp_path / "b.safetensors")], "none"),
+  ):
+    assert __main__.main(["convert", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
+  assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_without_a_command_there_is_help(capsys):
+  with pytest.raises(SystemExit) as stop:
+    __main__.main([])
+  assert stop.value.code == 2
+  assert "COMMAND" in capsys.readouterr().err

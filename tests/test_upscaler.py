@@ -1,0 +1,253 @@
+"""The upscaler: tiles against the whole image, dtypes, memory, many devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esrgan_jax import upscaler
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.upscaler import Upscaler
+from esrgan_jax.weights import files
+
+
+def make_model(seed=0, devices=1, **fields):
+  net = RRDBNet(**{"num_feat": 8, "num_block": 1, "num_grow_ch": 4, **fields})
+  shapes = jax.eval_shape(
+    net.init, jax.random.key(0), jnp.zeros((8, 8, net.num_in_ch))
+  )["params"]
+  random = np.random.default_rng(seed)
+  params = jax.tree.map(
+    lambda a: random.normal(0, 0.12, a.shape).astype(np.float32), shapes
+  )
+  return Upscaler(net, params, devices=jax.devices()[:devices])
+
+
+def photo(*shape, dtype=np.float32, seed=1):
+  image = np.random.default_rng(seed).random(shape)
+  if dtype == np.float32:
+    return image.astype(dtype)
+  return np.rint(image * np.iinfo(dtype).max).astype(dtype)
+
+
+def whole(model, image):
+  return np.asarray(jax.jit(model)(image))
+
+
+@pytest.fixture(scope="module")
+def model():
+  return make_model()
+
+
+@pytest.mark.parametrize(
+  ("size", "tile"),
+  [((131, 77), 16), ((131, 77), 40), ((1, 1), 16), ((2, 3), 8), ((1, 500), 64)],
+)
+def test_exact_tiles_equal_the_whole_image(model, size, tile):
+  image = photo(*size, 3)
+  expected = whole(model, image)
+  actual = model.upscale(image, tile=tile, exact=True)
+  assert actual.shape == (size[0] * 4, size[1] * 4, 3)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [0, "auto"])
+def test_other_tiles_of_an_awkward_size(model, tile):
+  image = photo(131, 77, 3)
+  actual = model.upscale(image, tile=tile)
+  np.testing.assert_allclose(actual, whole(model, image), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("fields", "size"),
+  [
+    ({"scale": 1}, (50, 41)),
+    ({"scale": 2}, (51, 37)),
+    ({"scale": 2, "unshuffle": 1}, (51, 37)),
+    ({"scale": 3}, (40, 33)),
+  ],
+)
+def test_every_scale_and_sizes_that_do_not_divide(fields, size):
+  model = make_model(**fields)
+  image = photo(*size, 3)
+  factor = model.net.unshuffle_factor
+  padded = np.pad(
+    image, [(0, -n % factor) for n in size] + [(0, 0)], mode="reflect"
+  )
+  expected = whole(model, padded)
+  expected = expected[: size[0] * model.scale, : size[1] * model.scale]
+  actual = model.upscale(image, tile=8, exact=True)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_too_narrow_a_halo_is_seen():
+  # Otherwise the tests above could not fail.
+  model = make_model(num_block=2)
+  image = photo(64, 64, 3)
+  actual = model.upscale(image, tile=16, halo=1)
+  assert np.abs(actual - whole(model, image)).max() > 1e-3
+
+
+def test_tiles_are_shared_out_to_all_devices():
+  image = photo(110, 90, 3)
+  one, many = make_model(), make_model(devices=8)
+  expected = one.upscale(image, tile=16, exact=True)
+  counts = []
+  actual = many.upscale(
+    image, tile=16, exact=True, progress=lambda *c: counts.append(c)
+  )
+  np.testing.assert_allclose(actual, expected, atol=1e-6)
+  total = counts[0][1]
+  assert total > 8
+  assert counts[1][0] == 8
+  assert counts[-1] == (total, total)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_integers_are_the_rounded_and_clipped_floats(model, dtype):
+  image = photo(20, 24, 3, dtype=dtype)
+  levels = np.iinfo(dtype).max
+  exact = whole(model, image.astype(np.float32) / levels)
+  actual = model.upscale(image)
+  assert actual.dtype == dtype
+  expected = np.clip(exact, 0, 1).astype(np.float64) * levels
+  np.testing.assert_allclose(actual, expected, atol=0.51 + 1e-6 * levels)
+  assert len(np.unique(actual)) > 100
+
+
+def test_grey_stays_grey_and_is_the_luma_of_the_colour_result(model):
+  image = photo(21, 18)
+  colour = whole(model, np.repeat(image[..., None], 3, axis=-1))
+  expected = colour @ np.array([0.299, 0.587, 0.114])
+  np.testing.assert_allclose(model.upscale(image), expected, atol=1e-5)
+  with_axis = model.upscale(image[..., None])
+  assert with_axis.shape == (84, 72, 1)
+  np.testing.assert_array_equal(with_axis[..., 0], model.upscale(image))
+
+
+def test_jax_arrays_and_a_given_place(model, tmp_path):
+  image = jnp.asarray(photo(10, 12, 3))
+  out = np.memmap(tmp_path / "out", np.float32, "w+", shape=(40, 48, 3))
+  result = model.upscale(image, out=out)
+  assert result is out
+  np.testing.assert_allclose(out, whole(model, image), atol=1e-5)
+
+
+def test_below_upscale_it_is_a_pure_function(model):
+  images = photo(3, 10, 12, 3)
+  batched = jax.jit(model)(images)
+  mapped = jax.jit(jax.vmap(model))(images)
+  np.testing.assert_allclose(batched, mapped, atol=1e-5)
+  np.testing.assert_allclose(batched[1], model.upscale(images[1]), atol=1e-5)
+
+
+def test_one_program_for_an_image_and_for_the_next_of_its_size():
+  model = make_model()
+  model.upscale(photo(200, 150, 3), tile=32)
+  model.upscale(photo(200, 150, 3), tile=32)
+  assert len(model._programs) == 1
+
+
+@pytest.mark.parametrize("tile", ["auto", 0, 256])
+def test_the_compilers_report_decides_about_tiles(monkeypatch, tile):
+  model = make_model(num_block=2)
+  image = photo(300, 300, 3, dtype=np.uint8)
+  expected = model.upscale(image, tile=64, exact=True)
+  needed = model._needed_memory(model._plan(image, 0, 34), image)
+  assert needed > 300 * 300 * 3
+  monkeypatch.setattr(upscaler, "_free_memory", lambda device: needed // 2)
+  counts, messages = [], []
+  actual = model.upscale(
+    image,
+    tile=tile,
+    exact=True,
+    progress=lambda *c: counts.append(c),
+    notify=messages.append,
+  )
+  assert counts[-1][1] > 1
+  assert (np.abs(actual.astype(int) - expected) <= 1).all()
+  # Whoever named a size hears of it.
+  assert bool(messages) == (tile != "auto")
+  monkeypatch.setattr(upscaler, "_free_memory", lambda device: 1000)
+  with pytest.raises(upscaler.OutOfMemoryError, match="without exact tiles"):
+    model.upscale(image, exact=True)
+
+
+def test_running_out_of_memory_starts_again_with_smaller_tiles(monkeypatch):
+  model = make_model()
+  image = photo(100, 90, 3)
+  expected = model.upscale(image)
+  program, runs = model._program, []
+
+  def scarce(plan, pixels):
+    compiled = program(plan, pixels)
+
+    def run(*arguments):
+      runs.append(plan)
+      if len(runs) in (2, 3):  # In the middle of the first image.
+        return jnp.zeros(2**46)  # XLA's own error.
+      return compiled(*arguments)
+
+    run.memory_analysis = compiled.memory_analysis
+    return run
+
+  monkeypatch.setattr(model, "_program", scarce)
+  with pytest.warns(UserWarning, match="too little memory for tiles of") as w:
+    actual = model.upscale(image, tile=64, exact=True)
+  assert len(w) == 2
+  assert runs[-1].height < runs[0].height
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_an_error_that_is_not_about_memory_passes_through(model):
+  def progress(*_):
+    raise RuntimeError("the user's own")
+
+  with pytest.raises(RuntimeError, match="the user's own"):
+    model.upscale(photo(8, 8, 3), progress=progress)
+
+
+def test_a_result_that_is_not_finite_is_an_error(model):
+  image = photo(8, 8, 3)
+  image[3, 3] = np.nan
+  with pytest.raises(FloatingPointError, match="not finite"):
+    model.upscale(image)
+
+
+@pytest.mark.parametrize(
+  ("image", "options", "message"),
+  [
+    (np.zeros((4, 4, 4)), {}, r"\(4, 4, 4\)"),
+    (np.zeros((0, 4, 3)), {}, "at least one pixel"),
+    (np.zeros((4, 4, 3), np.int32), {}, "int32"),
+    (np.zeros((4, 4, 3)), {"tile": -1}, "tile is -1"),
+    (np.zeros((4, 4, 3)), {"tile": "big"}, "tile is 'big'"),
+    (np.zeros((4, 4, 3)), {"tile": 8, "halo": -1}, "halo -1"),
+    (np.zeros((4, 4, 3)), {"out": np.zeros((4, 4, 3))}, "must be float32"),
+  ],
+)
+def test_misuse_is_explained(model, image, options, message):
+  with pytest.raises(ValueError, match=message):
+    model.upscale(image, **options)
+
+
+def test_load_takes_names_and_files(tmp_path):
+  net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=2)
+  model = make_model(num_feat=4, num_grow_ch=2, scale=2)
+  config = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 2}
+  path = tmp_path / "mine.safetensors"
+  files.write_weights(path, jax.device_get(model.params), config)
+  loaded = upscaler.load(path)
+  assert loaded.name == "mine.safetensors"
+  assert loaded.net.scale == net.scale
+  image = photo(6, 8, 3)
+  np.testing.assert_allclose(
+    loaded.upscale(image), model.upscale(image), atol=1e-6
+  )
+  assert upscaler.load(path, dtype="bfloat16").net.dtype == jnp.bfloat16
+  with pytest.raises(ValueError, match="did you mean realesrgan-x4plus"):
+    upscaler.load("realesrgan-x4-plus")
+  with pytest.raises(FileNotFoundError):
+    upscaler.load(tmp_path / "none.pth")
+  with pytest.raises(ValueError, match="no dtype 'float16'"):
+    upscaler.load(path, dtype="float16")
