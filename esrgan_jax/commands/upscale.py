@@ -391,19 +391,21 @@ class _Progress:
       rich.progress.TimeRemainingColumn(),
       console=err,
       transient=True,
-      disable=disable or not err.is_terminal,
     )
+    self._shown = err.is_terminal and not disable
     self._index = {job: i for i, job in enumerate(jobs)}
     self._total = sum(job.pixels for job in jobs)
     self._done = 0
 
   def __enter__(self) -> _Progress:
-    self._bar.start()
     self._task = self._bar.add_task("compiling", total=self._total or None)
+    if self._shown:
+      self._bar.start()
     return self
 
   def __exit__(self, *_: object) -> None:
-    self._bar.stop()
+    if self._shown:
+      self._bar.stop()
 
   def tiles(self, job: _Job, done: int, total: int) -> None:
     """Shows how many tiles of an image are done."""

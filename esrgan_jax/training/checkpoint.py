@@ -27,8 +27,18 @@ FOLDER = "checkpoints"  # Inside a phase's folder.
 PHASES = ("gan", "psnr")  # As `load_params` prefers them.
 
 _ITEMS = ("state", "ema", "info")
-_BEST = "psnr"
+_BEST = "psnr_y"
 _log = logging.getLogger(__name__)
+
+
+def absolute(path: str | pathlib.Path | epath.Path) -> epath.Path:
+  """Returns a path as Orbax wants it; one in a bucket is so already.
+
+  >>> absolute("gs://bucket/run").as_posix()
+  'gs://bucket/run'
+  """
+  path = epath.Path(path)
+  return path if "://" in str(path) else path.expanduser().absolute()
 
 
 class CheckpointError(ValueError):
@@ -83,7 +93,7 @@ class Checkpoints:
   def __init__(self, folder: str | epath.Path, *, keep: int = 3):
     if keep < 1:
       raise ValueError(f"keep is {keep}; at least one checkpoint must stay.")
-    self._folder = _absolute(folder)
+    self._folder = absolute(folder)
     policies = checkpoint_managers
     self._manager = ocp.CheckpointManager(
       self._folder,
@@ -128,7 +138,7 @@ class Checkpoints:
       step: The state's step; above that of any checkpoint.
       state: A `PsnrState` or `GanState`, replicated; it may be donated after.
       config: Plain values that JSON can hold.
-      metrics: Means of an evaluation at this step, `"psnr"` among them.
+      metrics: Means of an evaluation at this step, `"psnr_y"` among them.
 
     Returns:
       False where this step or a later one has a checkpoint already.
@@ -269,7 +279,7 @@ def load_params(
   ...
   esrgan_jax.training.checkpoint.CheckpointError: no checkpoint in /nowhere: ...
   """
-  root = _absolute(path)
+  root = absolute(path)
   folders = [root / phase / FOLDER for phase in PHASES]
   folders += [root / FOLDER, root]
   if root.name.isdigit():
@@ -300,9 +310,7 @@ def _load_params(folder):
   except CheckpointError:
     raise
   except Exception as error:  # Orbax and TensorStore raise many kinds.
-    raise CheckpointError(
-      f"{folder} is damaged: {_one_line(error)}"
-    ) from error
+    raise CheckpointError(f"{folder} is damaged: {_one_line(error)}") from error
   config = info["config"]
   return {**config["generator"], "scale": config["scale"]}, params
 
@@ -317,12 +325,6 @@ def _list_steps(folder):
     for name in names
     if name.isdigit() and (folder / name / "ema").is_dir()
   )
-
-
-def _absolute(path):
-  path = epath.Path(path)
-  # A bucket's name is absolute already.
-  return path if "://" in str(path) else path.expanduser().absolute()
 
 
 def _split(state):

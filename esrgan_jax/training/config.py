@@ -104,7 +104,6 @@ DEFAULTS: dict[str, Any] = {
   "max_skipped_in_a_row": 20,  # Updates that were not finite.
   "eval": {
     "crop_border": 4,  # HR pixels, as published.
-    "y_channel": True,
     "max_images": 0,  # While training; 0 for all.
     "num_samples": 4,  # Crops in sample pictures; 0 for none.
     "sample_size": 128,  # HR pixels.
@@ -167,7 +166,9 @@ def read_config(path: str | os.PathLike) -> ml_collections.ConfigDict:
     found = runpy.run_path(os.fspath(path))["get_config"]()
   except KeyError as error:
     if error.args != ("get_config",):
-      raise ConfigError(f"{os.fspath(path)} fails: KeyError: {error}") from error
+      raise ConfigError(
+        f"{os.fspath(path)} fails: KeyError: {error}"
+      ) from error
     raise ConfigError(f"{os.fspath(path)} has no get_config()") from error
   except Exception as error:
     raise ConfigError(
@@ -205,6 +206,10 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     raise ConfigError(
       f"config.patch_size is {filled.patch_size}; it must be a multiple of"
       f" config.scale, {filled.scale}"
+    )
+  if not filled.data.sources:
+    raise ConfigError(
+      "config.data.sources is empty; name a folder of photos, or several"
     )
   psnr, gan = filled.phases.psnr, filled.phases.gan
   if not filled.init_from and not psnr.num_train_steps:

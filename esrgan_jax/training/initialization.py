@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -35,6 +34,7 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   Source: none published; the idea is that of ICNR (arXiv:1707.02937), to begin
   as a plain interpolation.
 
+  >>> import jax
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
   >>> lr = jnp.full((8, 8, 3), 0.5)

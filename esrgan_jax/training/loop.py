@@ -42,28 +42,29 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from esrgan_jax import compilation, upscaler
+from esrgan_jax import compilation
 from esrgan_jax.data import pipeline as pipeline_lib
+from esrgan_jax.data import sources
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.resize import imresize_uint8
 from esrgan_jax.training import (
   checkpoint,
   evaluator,
   initialization,
-  mesh as mesh_lib,
   metric_log,
-  optimizer as optimizer_lib,
-  perceptual as perceptual_lib,
-  progress as progress_lib,
   report,
   samples,
-  state as state_lib,
   steps,
 )
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.weights import files, zoo
+from esrgan_jax.training import mesh as mesh_lib
+from esrgan_jax.training import optimizer as optimizer_lib
+from esrgan_jax.training import perceptual as perceptual_lib
+from esrgan_jax.training import progress as progress_lib
+from esrgan_jax.training import state as state_lib
+from esrgan_jax.training import workdir as workdir_lib
+from esrgan_jax.weights import files
 
 __all__ = ["StoppedError", "TrainingError", "train"]
 
@@ -124,9 +125,11 @@ def train(
       psnr_params = _read_init(run)
     else:
       psnr_params = _run_psnr(run, signals)
+    _export(run, "psnr", psnr_params, 0.0)
     gan_params = None
     if config.phases.gan.num_train_steps:
       gan_params = _run_gan(run, psnr_params, signals)
+      _export(run, "gan", gan_params, 1.0)
   return _finish(run, psnr_params, gan_params)
 
 
@@ -158,35 +161,56 @@ class _Run:
     )
 
   @functools.cached_property
-  def eval_pairs(self) -> list[tuple[str, Any]]:
-    """This process's part of the validation images, decoded, with names."""
-    source = pipeline_lib.make_source(
+  def eval_source(self) -> sources.Source | None:
+    """Validation images."""
+    return pipeline_lib.make_source(
       self.config.data, scale=self.config.scale, evaluation=True
     )
-    indices = range(len(source))[jax.process_index() :: jax.process_count()]
-    return [(source.names[i], source[i]) for i in indices]
 
   @functools.cached_property
-  def crops(self) -> list[Any]:
-    """The first process's crops for sample pictures."""
-    settings = self.config.eval
-    size = settings.sample_size // self.config.scale * self.config.scale
+  def evaluator(self) -> evaluator.Evaluator:
+    """Measures the generator while it trains."""
+    return self.make_evaluator(limit=self.config.eval.max_images)
+
+  def make_evaluator(self, *, limit: int = 0, distances: Any = None) -> Any:
+    """Measures on this process's devices; 0 for all images."""
+    source = self.eval_source
+    return evaluator.Evaluator(
+      self.generator,
+      _First(source, limit) if limit else source,
+      crop_border=self.config.eval.crop_border,
+      distances=distances,
+      devices=self.mesh.local_devices,
+    )
+
+  @functools.cached_property
+  def crops(self) -> list[sources.Pair]:
+    """Crops for sample pictures."""
+    settings, scale = self.config.eval, self.config.scale
+    pairs = (self.eval_source[i] for i in range(len(self.eval_source)))
     return samples.choose_crops(
-      [pair for _, pair in self.eval_pairs],
-      size=size,
-      scale=self.config.scale,
+      pairs,
+      size=settings.sample_size // scale * scale,
+      scale=scale,
       count=settings.num_samples,
     )
 
   @functools.cached_property
-  def upscaler(self) -> upscaler.Upscaler:
-    """Runs on this process's first device; its parameters are to be set."""
-    params = jax.eval_shape(
-      lambda: self.generator.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    )["params"]
-    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
-    return upscaler.Upscaler(
-      self.generator, zeros, devices=self.mesh.local_devices[:1]
+  def upscale_crops(self) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Upscales sample crops, uint8, on one device."""
+    device = self.mesh.local_devices[0]
+
+    def run(params, lr):
+      sr = self.generator.apply(
+        {"params": params}, lr.astype(jnp.float32) / 255
+      )
+      return jnp.round(jnp.clip(sr, 0, 1) * 255).astype(jnp.uint8)
+
+    jitted = jax.jit(
+      run, compiler_options=compilation.compiler_options(self.platform)
+    )
+    return lambda params, lr: np.asarray(
+      jitted(*jax.device_put((params, lr), device))
     )
 
   @functools.cached_property
@@ -196,10 +220,6 @@ class _Run:
     )
     self.say(f"perceptual loss: {weights.description}")
     return weights
-
-  @property
-  def evaluates(self) -> bool:
-    return bool(self.config.data.eval)
 
   def say(self, message: str) -> None:
     if self.console:
@@ -285,17 +305,10 @@ def _claim_workdir(run):
 def _read_init(run):
   """The generator's parameters that `config.init_from` names."""
   name = run.config.init_from
-  if os.path.isdir(name) or "://" in name:
-    config, params = checkpoint.load_params(name)
-  else:
-    if any(name == row.model.name for row in zoo.models()):
-      path = zoo.find(name)
-    elif os.path.isfile(name):
-      path = name
-    else:
-      zoo.get(name)  # Raises, with the nearest names.
-    weights = files.read_weights(path, scale=run.config.scale)
-    config, params = weights.config, weights.params
+  found = workdir_lib.find_model(
+    name, phases=_PHASES, scale=run.config.scale
+  ).weights
+  config, params = found.config, found.params
   wanted = {**run.config.generator, "scale": run.config.scale}
   different = {k: config[k] for k in wanted if config.get(k) != wanted[k]}
   if different:
@@ -394,7 +407,7 @@ def _run_gan(run, params, signals):
     functools.partial(create, params=params),
     step,
     signals,
-    before={"psnr": params},
+    before={"psnr": _on_host(params)},
     **arrays,
   )
 
@@ -459,6 +472,7 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
         mesh=run.mesh,
       )
     )
+    run.say(f"{name}: trains on {pipeline.report}")
     log = stack.enter_context(metric_log.MetricLog(folder, start))
     progress = stack.enter_context(
       progress_lib.Progress(name, total, start, run.console)
@@ -514,8 +528,8 @@ class _Phase:
 
   def train(self, state, start):
     config = self.run.config
-    self._reset_clock()
-    self._warm = False
+    self._reset_clock(start)
+    self._warm = self._skipping = False
     done, running = start, None
     while done < self.total:
       raw = self.pipeline.batch(done)
@@ -531,12 +545,12 @@ class _Phase:
       running = done, metrics
       if not self._warm:  # Compilation is no training time.
         jax.block_until_ready(metrics)
-        self._reset_clock()
+        self._reset_clock(done)
         self._warm = True
 
       last = done == self.total
       stop = self._must_stop(done)
-      evaluate = self.run.evaluates and (
+      evaluate = self.run.eval_source is not None and (
         last or done % config.eval_every_steps == 0
       )
       save = last or stop or done % config.checkpoint_every_steps == 0
@@ -549,10 +563,9 @@ class _Phase:
         continue
       began = time.perf_counter()
       means = self._evaluate(done, state) if evaluate and not stop else None
-      if save and not self._skipping:
-        self.checkpoints.save(
-          done, state, config=self.run.plain, metrics=means
-        )
+      # What keeps failing should not replace what worked.
+      if last or stop or (save and not self._skipping):
+        self.checkpoints.save(done, state, config=self.run.plain, metrics=means)
       self._paused += time.perf_counter() - began
       if stop:
         self.checkpoints.wait()
@@ -607,7 +620,7 @@ class _Phase:
     self.rescued = True
     self.progress.say(f"{failing}; going back to step {restored.step}")
     self.log.rewind(restored.step)
-    self._reset_clock()
+    self._reset_clock(restored.step)
     return restored.state, restored.step
 
   def _must_stop(self, done):
@@ -618,30 +631,27 @@ class _Phase:
     return self.signals.received
 
   def _evaluate(self, done, state):
-    means, _ = _evaluate(
-      self.run, state.ema_params, limit=self.run.config.eval.max_images
-    )
+    params = _on_host(state.ema_params)
+    means = self.run.evaluator(params).means
     self.log.write(done, {f"eval/{k}": v for k, v in means.items()})
     self.progress.say(
-      f"{self.name} {done}/{self.total}  PSNR {means['psnr']:.2f} dB  SSIM"
-      f" {means['ssim']:.4f}"
+      f"{self.name} {done}/{self.total}  PSNR {means['psnr_y']:.2f} dB  SSIM"
+      f" {means['ssim_y']:.4f}"
     )
-    models = {**self.before, self.name: state.ema_params}
+    models = {**self.before, self.name: params}
     _write_samples(self.run, f"{self.name}_{done:07d}", models)
     return means
 
-  def _reset_clock(self):
-    self._since = time.perf_counter()
+  def _reset_clock(self, done):
+    self._since, self._counted = time.perf_counter(), done
     self._waited = self._paused = 0.0
-    self._counted = None
 
   def _add_speed(self, done, figures):
     """Adds speed and memory since the last time."""
     seconds = time.perf_counter() - self._since - self._paused
-    if self._counted is not None and seconds > 0:
-      steps_done = done - self._counted
-      batch = self.run.config.batch_size
-      figures["images_per_second"] = steps_done * batch / seconds
+    if done > self._counted:
+      count = (done - self._counted) * self.run.config.batch_size
+      figures["images_per_second"] = count / seconds
       figures["data_wait_share"] = min(self._waited / seconds, 1.0)
     stats = self.run.mesh.local_devices[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
@@ -650,8 +660,7 @@ class _Phase:
       unit = 1 if sys.platform == "darwin" else 1024
       peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
       figures["host_memory_gb"] = peak / 1e9
-    self._reset_clock()
-    self._counted = done
+    self._reset_clock(done)
 
 
 def _everywhere(value):
@@ -664,3 +673,127 @@ def _everywhere(value):
 def _on_host(params):
   """Replicated parameters as NumPy arrays, on one process or several."""
   return jax.tree.map(np.asarray, params)
+
+
+class _First(sources.Source):
+  """The first images of a source."""
+
+  def __init__(self, source: sources.Source, count: int):
+    self.scale, self.names = source.scale, source.names[:count]
+    self._source = source
+
+  def __getitem__(self, index: int) -> sources.Pair:
+    return self._source[index]
+
+  def fingerprint(self) -> str:
+    """As `Source.fingerprint`."""
+    return f"{len(self)} of {self._source.fingerprint()}"
+
+
+_TITLES = {"psnr": "PSNR model", "gan": "GAN model"}
+
+
+def _write_samples(run, name, models):
+  """Writes a picture of crops: LR, the models, HR."""
+  if jax.process_index() or not run.crops:
+    return
+  lr = np.stack([crop.lr for crop in run.crops])
+  columns = {
+    "LR, bicubic": [
+      evaluator.bicubic(crop.lr, scale=run.config.scale) for crop in run.crops
+    ]
+  }
+  for model, params in models.items():
+    columns[_TITLES.get(model, model)] = run.upscale_crops(params, lr)
+  columns["HR"] = [crop.hr for crop in run.crops]
+  run.write(f"samples/{name}.png", samples.png(samples.grid(columns)))
+
+
+def _finish(run, psnr_params, gan_params):
+  """Exports and evaluates the models; returns the report's path."""
+  config = run.config
+  models = {"psnr": (psnr_params, 0.0)}
+  if gan_params is not None:
+    psnr_params, gan_params = _on_host(psnr_params), _on_host(gan_params)
+    mix = functools.partial(interpolate_params, psnr_params, gan_params)
+    models["gan"] = (gan_params, 1.0)
+    mixed = f"interpolated_{config.export_alpha:g}"
+    models[mixed] = mix(alpha=config.export_alpha), config.export_alpha
+    _export(run, mixed, *models[mixed])
+  if run.eval_source is None:
+    return _report(run)
+
+  distances = {}
+  if gan_params is not None and config.phases.gan.perceptual_weight:
+    distances["perceptual"] = _perceptual(run)
+  measure = run.make_evaluator(distances=distances)
+  found = {
+    alpha: measure(params, model=name)
+    for name, (params, alpha) in models.items()
+  }
+  evaluations = [measure.bicubic(), *found.values()]
+  if jax.process_index() == 0:
+    evaluator.write_evaluations(run.workdir / "evaluation.json", evaluations)
+  _write_samples(run, "final", {k: v[0] for k, v in models.items()})
+  if gan_params is not None:
+    for alpha in config.interpolation_alphas:
+      if alpha not in found:
+        found[alpha] = measure(mix(alpha=alpha), model=f"alpha {alpha:g}")
+    rows = [
+      {"alpha": alpha, **found[alpha].to_json()["means"]}
+      for alpha in sorted(found)
+    ]
+    run.write("interpolation.json", json.dumps({"rows": rows}, indent=1) + "\n")
+  _show_table(run, evaluations)
+  return _report(run)
+
+
+def _export(run, name, params, alpha):
+  """Writes a model for this package, chaiNNer, ComfyUI and spandrel."""
+  if jax.process_index():
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    path = files.write_weights(
+      os.path.join(folder, "model.safetensors"),
+      _on_host(params),
+      {**run.config.generator, "scale": run.config.scale},
+      metadata={
+        "alpha": f"{alpha:g}",
+        "phase": name,
+        "trained_by": "esrgan_jax",
+      },
+    )
+    run.write(f"models/{name}.safetensors", path.read_bytes())
+
+
+def _show_table(run, evaluations):
+  """Prints the means."""
+  if not run.console:
+    return
+  table = rich.table.Table(box=None, pad_edge=False)
+  table.add_column("model")
+  labels = {
+    "psnr_y": ("PSNR Y", ".2f"),
+    "ssim_y": ("SSIM Y", ".4f"),
+    "psnr_rgb": ("PSNR RGB", ".2f"),
+    "ssim_rgb": ("SSIM RGB", ".4f"),
+    "perceptual": ("perceptual", ".4f"),
+  }
+  keys = [k for k in evaluations[0].means if k in labels]
+  for key in keys:
+    table.add_column(labels[key][0], justify="right")
+  for each in evaluations:
+    cells = [f"{each.means[key]:{labels[key][1]}}" for key in keys]
+    table.add_row(each.model, *cells)
+  run.console.print(table)
+  run.say(evaluations[0].protocol)
+
+
+def _report(run):
+  """Has the first process write the report; the others wait for it."""
+  path = run.workdir / "report.html"
+  if jax.process_index() == 0:
+    report.write_report(run.workdir)
+    run.say(f"report: {path}")
+  _everywhere(np.zeros(()))
+  return path

@@ -161,7 +161,7 @@ def _read_keras(path) -> Mapping[str, Any]:
   with h5py.File(path, "r") as file:
     if "layers" in file:  # Keras 3: unnamed, numbered in order.
       return vgg.vgg19_from_keras(_numbered_layers(file["layers"]))
-    group = file["model_weights"] if "model_weights" in file else file
+    group = file.get("model_weights", file)
     return vgg.vgg19_from_keras(
       {
         _text(name): [

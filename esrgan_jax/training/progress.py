@@ -74,15 +74,15 @@ class Progress:
     if not self._console:
       return
     figures = "  ".join(
-      f"{name} {metrics[key]:{form}}" for key, name, form in _SHOWN
+      f"{name} {metrics[key]:{form}}"
+      for key, name, form in _SHOWN
       if key in metrics
     )
     if self._bar:
       self._bar.update(self._task, figures=figures)
     else:
       self._console.print(
-        f"{self._name} {step}/{self._total}  {figures}  left"
-        f" {self._left(step)}"
+        f"{self._name} {step}/{self._total}  {figures}  left {self._left(step)}"
       )
 
   def say(self, message: str) -> None:

@@ -98,7 +98,7 @@ def _find_in_folder(
     if (found := sorted(path.glob("*.safetensors"))) or path.name == "models":
       names = ", ".join(each.name for each in found) or "no model"
       raise ValueError(f"{path} is a folder: give a file in it ({names})")
-    return _read_checkpoint(path, path.name)
+    return _read_checkpoint(path, "/".join(path.parts[-2:]))
   for phase in phases:
     finished = path / "models" / f"{phase}.safetensors"
     if finished.is_file():

@@ -1,0 +1,117 @@
+"""Trains ESRGAN: `python -m esrgan_jax.main --config=FILE --workdir=DIR`.
+
+Values of the config are set by name, for example --config.batch_size=8. The
+same command goes on with a run that was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from esrgan_jax import compilation, distributed
+from esrgan_jax.weights import zoo
+
+_OVERRIDE = "--config."
+# 128 + SIGTERM, as a shell says it: not finished, but nothing is lost.
+_STOPPED = 128 + signal.SIGTERM
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Trains as the arguments say.
+
+  Args:
+    argv: Arguments after the program's name; None means the process's.
+
+  Returns:
+    The exit status: 0 if the training is complete, 1 if something failed, 2
+    for unusable arguments, 143 if a signal stopped it and all is saved.
+  """
+  argv = sys.argv[1:] if argv is None else list(argv)
+  parser = argparse.ArgumentParser(
+    prog="python -m esrgan_jax.main",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+    epilog="Configs are in configs/; their keys, esrgan_jax/training/config.py",
+  )
+  parser.add_argument("--config", required=True, help="a config file")
+  parser.add_argument("--workdir", required=True, help="folder for results")
+  parser.add_argument(
+    "--config.KEY", metavar="VALUE", help="set a value of the config"
+  )
+  overrides, rest = _split(argv)
+  args = parser.parse_args(rest)
+  logging.basicConfig(
+    format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
+  )
+  # Orbax tells of each file of its own that it does not need.
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    return _run(args, overrides)
+  except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    # What users can cause is raised as one of these, with a message for them.
+    if isinstance(error, RuntimeError) and isinstance(
+      error, jax.errors.JaxRuntimeError
+    ):
+      raise
+    if os.environ.get("ESRGAN_JAX_TRACEBACK"):
+      raise
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    return _end(1)
+
+
+def _run(args, overrides):
+  # TensorFlow, orbax and the like take seconds: not for a wrong argument.
+  distributed.maybe_initialize()
+  from esrgan_jax.training import config as config_lib
+
+  config = config_lib.read_config(args.config)
+  config_lib.override(config, overrides)
+  config = config_lib.complete(config)
+  from esrgan_jax.training import loop
+
+  compilation.enable_compilation_cache(zoo.cache_dir() / "xla")
+  try:
+    loop.train(config, args.workdir)
+  except loop.StoppedError as stopped:
+    print(stopped, file=sys.stderr)  # noqa: T201
+    return _STOPPED
+  return 0
+
+
+def _split(argv):
+  """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of arguments."""
+  overrides, rest = [], []
+  words = iter(argv)
+  for word in words:
+    if not word.startswith(_OVERRIDE):
+      rest.append(word)
+      continue
+    key, equals, value = word.removeprefix(_OVERRIDE).partition("=")
+    if not equals:
+      value = next(words, None)
+      if value is None:
+        raise SystemExit(f"error: {word} needs a value, as {word}=VALUE")
+    overrides.append((key, value))
+  return overrides, rest
+
+
+def _end(status):
+  """Ends at once where others would be waited for, which wait for this one."""
+  if jax.distributed.is_initialized():
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  return status
+
+
+if __name__ == "__main__":
+  sys.exit(main())

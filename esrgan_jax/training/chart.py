@@ -1,0 +1,200 @@
+"""Draws line charts as SVG, to stand inside an HTML page that styles them.
+
+Lines have the classes `s0`, `s1`, ...; the page gives them colours.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+__all__ = ["Line", "draw_chart", "ticks"]
+
+_WIDTH, _HEIGHT = 420, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
+_MOST_POINTS = 300
+
+
+class Line(NamedTuple):
+  """Points of a line; y is None where there is a gap."""
+
+  label: str
+  x: Sequence[float]
+  y: Sequence[float | None]
+
+
+def draw_chart(
+  lines: Sequence[Line],
+  *,
+  x_label: str,
+  log: bool = False,
+  marks: Sequence[str] = (),
+) -> str:
+  """Returns a chart as an `<svg>` element.
+
+  Args:
+    lines: What to draw; long lines are averaged down to 300 points.
+    x_label: What the horizontal axis is.
+    log: Whether the vertical axis is logarithmic; values <= 0 are left out.
+    marks: A text for each point of the first line, drawn beside it; the
+      line's points are then drawn as well.
+
+  Returns:
+    The element, or an empty text if there is nothing to draw.
+
+  >>> svg = draw_chart([Line("loss", [0, 1], [2.0, 1.0])], x_label="step")
+  >>> svg.startswith("<svg"), svg.count("<path")
+  (True, 1)
+  >>> draw_chart([Line("loss", [0], [None])], x_label="step")
+  ''
+  """
+  if log:
+    lines = [
+      line._replace(y=[math.log10(v) if v and v > 0 else None for v in line.y])
+      for line in lines
+    ]
+  lines = [line if marks else _thin(line) for line in lines]
+  points = [p for line in lines for p in _points(line) if p]
+  if not points:
+    return ""
+  x_low, x_high = _span([x for x, _ in points], margin=0.03 if marks else 0)
+  y_low, y_high = _span([y for _, y in points], margin=0.06)
+
+  def place(x: float, y: float) -> tuple[float, float]:
+    across = (x - x_low) / (x_high - x_low)
+    up = (y - y_low) / (y_high - y_low)
+    return (
+      round(_LEFT + across * (_WIDTH - _LEFT - _RIGHT), 1),
+      round(_HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM), 1),
+    )
+
+  parts = []
+  for value in _log_ticks(y_low, y_high) if log else ticks(y_low, y_high):
+    left, y = place(x_low, value)
+    right, _ = place(x_high, value)
+    text = _number(10**value if log else value)
+    parts.append(
+      f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
+    )
+    parts.append(f'<text x="{left - 6}" y="{y + 4}" class="end">{text}</text>')
+  for value in ticks(x_low, x_high, count=5):
+    x, y = place(value, y_low)
+    parts.append(
+      f'<text x="{x}" y="{y + 15}" class="middle">{_number(value)}</text>'
+    )
+  middle = (_LEFT + _WIDTH - _RIGHT) / 2
+  parts.append(
+    f'<text x="{middle}" y="{_HEIGHT - 3}" class="middle">'
+    f"{html.escape(x_label)}</text>"
+  )
+  for index, line in enumerate(lines):
+    placed = [p and place(*p) for p in _points(line)]
+    parts.append(f'<path class="line s{index}" d="{_path(placed)}"/>')
+    solid = [p for p in placed if p]
+    if len(solid) == 1 or marks:
+      parts += [
+        f'<circle class="dot s{index}" cx="{x}" cy="{y}" r="3.5"/>'
+        for x, y in solid
+      ]
+  if marks:
+    for point, text in zip(_points(lines[0]), marks, strict=True):
+      if point:
+        x, y = place(*point)
+        side, shift = ("end", -7) if x > _LEFT + 40 else ("start", 7)
+        parts.append(
+          f'<text x="{x + shift}" y="{y - 6}" class="mark {side}">'
+          f"{html.escape(text)}</text>"
+        )
+  label = html.escape(", ".join(line.label for line in lines), quote=True)
+  return (
+    f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+    + "".join(parts)
+    + "</svg>"
+  )
+
+
+def ticks(low: float, high: float, *, count: int = 4) -> list[float]:
+  """Returns round numbers between two numbers, about `count` of them.
+
+  >>> ticks(0.0, 10.0)
+  [0.0, 2.5, 5.0, 7.5, 10.0]
+  """
+  step = (high - low) / count
+  power = 10 ** math.floor(math.log10(step))
+  step = min(
+    (f * power for f in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - step)
+  )
+  first = math.ceil(low / step - 1e-9)
+  last = math.floor(high / step + 1e-9)
+  return [i * step for i in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+  """Returns logarithms of round numbers."""
+  for factors in ((1,), (1, 3), (1, 2, 5)):
+    values = [
+      power + math.log10(factor)
+      for power in range(math.floor(low), math.ceil(high) + 1)
+      for factor in factors
+    ]
+    values = [v for v in values if low <= v <= high]
+    if len(values) >= 3:
+      return values[:: max(1, len(values) // 5)]
+  return [math.log10(v) for v in ticks(10**low, 10**high) if v > 0]
+
+
+def _points(line: Line) -> list[tuple[float, float] | None]:
+  return [
+    None if y is None or not math.isfinite(y) else (x, y)
+    for x, y in zip(line.x, line.y, strict=True)
+  ]
+
+
+def _thin(line: Line) -> Line:
+  """Averages neighbours until a line has few enough points."""
+  group = -(-len(line.x) // _MOST_POINTS)
+  if group <= 1:
+    return line
+  x, y = [], []
+  for start in range(0, len(line.x), group):
+    xs = line.x[start : start + group]
+    ys = [v for v in line.y[start : start + group] if v is not None]
+    x.append(sum(xs) / len(xs))
+    y.append(sum(ys) / len(ys) if ys else None)
+  return line._replace(x=x, y=y)
+
+
+def _span(values: Sequence[float], *, margin: float) -> tuple[float, float]:
+  """Returns a range around values that is never empty."""
+  low, high = min(values), max(values)
+  if high - low < 1e-9 * max(abs(low), abs(high), 1e-12):
+    half = abs(low) / 2 or 0.5
+    return low - half, high + half
+  room = margin * (high - low)
+  return low - room, high + room
+
+
+def _path(points: Sequence[tuple[float, float] | None]) -> str:
+  commands, pen = [], "M"
+  for point in points:
+    if point is None:
+      pen = "M"
+      continue
+    commands.append(f"{pen}{point[0]:g} {point[1]:g}")
+    pen = "L"
+  return "".join(commands)
+
+
+def _number(value: float) -> str:
+  """Writes a tick's number: 1k for thousands, few digits."""
+  size = abs(value)
+  if size >= 1e6:
+    return f"{value / 1e6:g}M"
+  if size >= 1e4:
+    return f"{value / 1e3:g}k"
+  if size and size < 1e-3:
+    power = math.floor(math.log10(size) + 1e-9)
+    return f"{value / 10**power:.4g}e{power}"
+  return f"{value:.6g}"

@@ -1,0 +1,172 @@
+"""Keeps what training measures: a line of JSON a time, and TensorBoard's files.
+
+`metrics.jsonl` is what the report reads. Resuming drops the lines that the
+resumed run will write again, so that its curves are those of a run that was
+never interrupted. TensorBoard's files are written where TensorFlow and
+TensorBoard are installed; they can only be added to.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+__all__ = ["FILENAME", "MetricLog", "read_metrics"]
+
+FILENAME = "metrics.jsonl"
+
+
+class MetricLog:
+  """Writes metrics to a folder; in processes other than the first, nothing.
+
+  Args:
+    folder: Where to write; made if needed.
+    step: The step that training goes on from: what was logged after it is
+      dropped. 0 begins anew.
+    tensorboard: Whether to write TensorBoard's files as well; None means if
+      the packages for it are installed.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   with MetricLog(folder, tensorboard=False) as log:
+  ...     log.write(1, {"g/loss": 0.5})
+  ...     log.write(2, {"g/loss": 0.25})
+  ...   with MetricLog(folder, 1, tensorboard=False) as log:
+  ...     log.write(2, {"g/loss": 0.125})
+  ...   read_metrics(folder)
+  [{'step': 1, 'g/loss': 0.5}, {'step': 2, 'g/loss': 0.125}]
+  """
+
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    step: int = 0,
+    *,
+    tensorboard: bool | None = None,
+  ):
+    self._file = self._writer = None
+    self._path = epath.Path(folder) / FILENAME
+    self._lines: list[str] = []
+    if jax.process_index():
+      return
+    # Objects in a bucket cannot be added to: they are written anew.
+    self._remote = "://" in os.fspath(folder)
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    self.rewind(step)
+    if tensorboard or (tensorboard is None and _has_tensorboard()):
+      from clu import metric_writers
+
+      self._writer = metric_writers.SummaryWriter(os.fspath(folder))
+
+  def __enter__(self) -> MetricLog:
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    """Closes the log."""
+    self.close()
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Adds a line.
+
+    Args:
+      step: The step that was measured.
+      metrics: Scalars by name; what is not finite becomes null.
+    """
+    if jax.process_index():
+      return
+    values = {name: float(np.asarray(v)) for name, v in metrics.items()}
+    plain = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    line = json.dumps({"step": int(step), **plain}, allow_nan=False) + "\n"
+    if self._remote:
+      self._lines.append(line)
+    else:
+      self._file.write(line)
+      self._file.flush()
+    if self._writer:
+      self._writer.write_scalars(int(step), values)
+
+  def rewind(self, step: int) -> None:
+    """Drops what was logged after a step, and a line cut short by a crash.
+
+    Args:
+      step: The last step to keep.
+    """
+    if jax.process_index():
+      return
+    self.flush()
+    if self._file:
+      self._file.close()
+    text = self._path.read_text() if self._path.exists() else ""
+    kept = [
+      line + "\n"
+      for line in text.splitlines()
+      if (entry := _parse(line)) and entry["step"] <= step
+    ]
+    if "".join(kept) != text:
+      aside = self._path.with_name(f".{FILENAME}.part")
+      aside.write_text("".join(kept))
+      aside.replace(self._path)
+    if self._remote:
+      self._lines = kept
+    else:
+      self._file = open(self._path, "a")  # noqa: SIM115
+
+  def flush(self) -> None:
+    """Makes sure that all is written."""
+    if self._lines:
+      self._path.write_text("".join(self._lines))
+    if self._writer:
+      self._writer.flush()
+
+  def close(self) -> None:
+    """Writes what is left, and ends."""
+    self.flush()
+    if self._file:
+      self._file.close()
+    if self._writer:
+      self._writer.close()
+      self._writer = None
+
+
+def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Reads the lines of a folder's log, in the order of their steps.
+
+  Args:
+    folder: The folder that a `MetricLog` writes to.
+
+  Returns:
+    A dict a line: `step` and numbers, None for what was not finite. Empty if
+    there is no log.
+
+  >>> read_metrics("/nowhere")
+  []
+  """
+  path = epath.Path(folder) / FILENAME
+  if not path.exists():
+    return []
+  entries = [_parse(line) for line in path.read_text().splitlines()]
+  return sorted(filter(None, entries), key=lambda entry: entry["step"])
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+  """Returns a line's content, or None if it is no line of ours."""
+  try:
+    entry = json.loads(line)
+  except ValueError:
+    return None
+  whole = isinstance(entry, dict) and isinstance(entry.get("step"), int)
+  return entry if whole else None
+
+
+def _has_tensorboard() -> bool:
+  packages = ("clu", "tensorflow", "tensorboard")
+  return all(importlib.util.find_spec(name) for name in packages)

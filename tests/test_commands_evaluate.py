@@ -1,0 +1,113 @@
+"""`python -m esrgan_jax evaluate`."""
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+from esrgan_jax.__main__ import main
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.resize import imresize_uint8
+from esrgan_jax.training import evaluator
+from esrgan_jax.weights import files
+
+NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 2}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+  monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture
+def folders(tmp_path):
+  """HR that is no multiple of 4, and its LR in DIV2K's names."""
+  rng = np.random.default_rng(0)
+  for name in ("hr", "lr"):
+    (tmp_path / name).mkdir()
+  for i, size in enumerate([(42, 45), (60, 48)]):
+    small = rng.integers(0, 256, (8, 9, 3), np.uint8)
+    hr = imresize_uint8(small, size=size)
+    lr = imresize_uint8(hr[: size[0] // 4 * 4, : size[1] // 4 * 4], scale=1 / 4)
+    PIL.Image.fromarray(hr).save(tmp_path / "hr" / f"{i}.png")
+    PIL.Image.fromarray(lr).save(tmp_path / "lr" / f"{i}x4.png")
+  return tmp_path
+
+
+def write_model(path):
+  net = RRDBNet(**NET)
+  params = net.init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32))
+  params = jax.tree.map(np.asarray, params["params"])
+  path.parent.mkdir(parents=True, exist_ok=True)
+  return str(files.write_weights(path, params, NET))
+
+
+def test_bicubic_prints_protocol_images_and_means(folders, capsys):
+  out = folders / "numbers.json"
+  command = ["evaluate", "--model", "bicubic", "--hr", str(folders / "hr")]
+  assert main([*command, "--json", str(out)]) == 0
+  text = capsys.readouterr().out
+  (found,) = evaluator.read_evaluations(out)
+  assert found["protocol"] in text
+  assert "made by bicubic imresize (mirror)" in text
+  for name, values in (
+    *((image["name"], image) for image in found["images"]),
+    ("mean", found["means"]),
+  ):
+    (line,) = (x for x in text.splitlines() if x.startswith(name + " "))
+    shown = [float(word) for word in line.split()[1:]]
+    expected = [values[key] for key in evaluator.MEASURES]
+    np.testing.assert_allclose(shown, expected, atol=0.0051)
+  # The LR files are those that are made without them.
+  assert main([*command, "--lr", str(folders / "lr"), "--json", str(out)]) == 0
+  (again,) = evaluator.read_evaluations(out)
+  assert again == found
+
+
+@pytest.mark.parametrize("kind", ["file", "workdir", "phase"])
+def test_models_of_every_kind(folders, capsys, kind):
+  path = write_model(folders / "run" / "models" / "psnr.safetensors")
+  (folders / "run" / "psnr" / "checkpoints").mkdir(parents=True)
+  run = folders / "run"
+  model = {"file": path, "workdir": run, "phase": run / "psnr"}[kind]
+  hr = str(folders / "hr")
+  assert main(["evaluate", "-m", str(model), "--hr", hr]) == 0
+  text = capsys.readouterr().out
+  name = "psnr.safetensors" if kind == "file" else "run/psnr"
+  assert text.startswith(f"{name} on {hr}")
+  assert "x2; results rounded" in text
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--model", "realesrgan-x4pluss"], "realesrgan-x4plus"),
+    (["--model", "missing.pth"], "no file missing.pth"),
+    (["--model", "bicubic", "--scale", "0"], "--scale is 0"),
+    (["--model", "bicubic", "--crop-border", "-1"], "--crop-border is -1"),
+    (["--model", "bicubic", "--lr", "nowhere"], "nowhere: no such folder"),
+    (["--model", "bicubic", "--crop-border", "20"], "0.png: crop_border 20"),
+  ],
+)
+def test_errors_are_one_line(folders, capsys, arguments, message):
+  assert main(["evaluate", "--hr", str(folders / "hr"), *arguments]) == 1
+  error = capsys.readouterr().err
+  assert error.startswith("error: ")
+  assert message in error
+  assert error.count("\n") == 1
+
+
+def test_another_scale_than_the_models_is_refused(folders, capsys):
+  path = write_model(folders / "x2.safetensors")
+  command = ["evaluate", "--hr", str(folders / "hr"), "--scale", "4"]
+  assert main([*command, "--model", path]) == 1
+  assert "those of a x2 network" in capsys.readouterr().err
+
+
+def test_a_workdir_without_a_model_says_so(folders, capsys):
+  (folders / "run" / "psnr" / "checkpoints").mkdir(parents=True)
+  command = ["evaluate", "--hr", str(folders / "hr")]
+  assert main([*command, "--model", str(folders / "run")]) == 1
+  assert "has no model of phase gan or psnr" in capsys.readouterr().err

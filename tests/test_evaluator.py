@@ -1,0 +1,239 @@
+"""Evaluation: the numbers, the protocol, and the work of several processes."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esrgan_jax import metrics
+from esrgan_jax.data import sources
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.resize import imresize_uint8
+from esrgan_jax.training import evaluator
+
+
+def image(height, width, seed=0):
+  """A smooth image with some noise: neither flat nor without structure."""
+  rng = np.random.default_rng(seed)
+  small = rng.integers(0, 256, (height // 6 + 1, width // 6 + 1, 3), np.uint8)
+  large = imresize_uint8(small, size=(height, width)).astype(int)
+  noise = rng.integers(-9, 10, large.shape)
+  return np.clip(large + noise, 0, 255).astype(np.uint8)
+
+
+class Arrays(sources.Source):
+  """Pairs that live in memory."""
+
+  def __init__(self, sizes, scale=4):
+    self.scale = scale
+    self._hr = [image(*size, seed=i) for i, size in enumerate(sizes)]
+    self.names = [f"{i}.png" for i in range(len(sizes))]
+
+  def __getitem__(self, index):
+    hr = self._hr[index]
+    return sources.Pair(imresize_uint8(hr, scale=1 / self.scale), hr)
+
+  def fingerprint(self):
+    return "arrays"
+
+
+@pytest.fixture(scope="module")
+def source():
+  return Arrays([(40, 48), (64, 36), (48, 52)])
+
+
+@pytest.fixture(scope="module")
+def net():
+  return RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+
+
+@pytest.fixture(scope="module")
+def params(net):
+  params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  params["conv_last"]["bias"] += 0.5  # Else all is black.
+  return params
+
+
+# One block, several, and edges that end within SSIM's reach of a block's.
+@pytest.mark.parametrize("size", [(19, 30), (270, 40), (272, 275), (44, 520)])
+def test_measure_equals_the_metrics_of_the_core(size):
+  hr, sr = image(*size), image(*size, seed=1)
+  sr = ((hr.astype(int) * 3 + sr) // 4).astype(np.uint8)
+  found = evaluator.measure(sr, hr, crop_border=4)
+  sr, hr = (x.astype(np.float32) / np.float32(255) for x in (sr, hr))
+  for suffix, y_channel in (("y", True), ("rgb", False)):
+    for name, tolerance in (("psnr", 1e-3), ("ssim", 1e-5)):
+      metric = getattr(metrics, name)
+      expected = float(metric(sr, hr, crop_border=4, y_channel=y_channel))
+      assert found[f"{name}_{suffix}"] == pytest.approx(expected, abs=tolerance)
+
+
+def test_measure_equals_scikit_image():
+  skimage = pytest.importorskip("skimage.metrics")
+  hr = image(60, 270)
+  sr = np.clip(hr + np.random.default_rng(2).normal(0, 8, hr.shape), 0, 255)
+  sr = sr.astype(np.uint8)
+  found = evaluator.measure(sr, hr, crop_border=3)
+  inner = slice(3, -3), slice(3, -3)
+  psnr = skimage.peak_signal_noise_ratio(hr[inner], sr[inner], data_range=255)
+  ssim, full = skimage.structural_similarity(
+    hr[inner],
+    sr[inner],
+    data_range=255,
+    channel_axis=-1,
+    gaussian_weights=True,
+    sigma=1.5,
+    use_sample_covariance=False,
+    full=True,
+  )
+  assert found["psnr_rgb"] == pytest.approx(psnr, abs=1e-4)
+  assert found["ssim_rgb"] == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-5)
+  assert found["ssim_rgb"] == pytest.approx(ssim, abs=1e-4)
+
+
+def test_equal_images_are_perfect():
+  hr = image(30, 30)
+  found = evaluator.measure(hr, hr, crop_border=0)
+  assert found["psnr_y"] == found["psnr_rgb"] == math.inf
+  assert found["ssim_y"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("sr", "crop_border", "message"),
+  [
+    (np.zeros((20, 20, 3), np.float32), 0, "sr must be uint8.*float32"),
+    (np.zeros((20, 24, 3), np.uint8), 0, "result is 20x24.*truth 20x20"),
+    (np.zeros((20, 20, 3), np.uint8), -1, "crop_border must be >= 0, got -1"),
+    (np.zeros((20, 20, 3), np.uint8), 5, "leaves 10x10 of 20x20"),
+  ],
+)
+def test_measure_says_what_does_not_fit(sr, crop_border, message):
+  hr = np.zeros((20, 20, 3), np.uint8)
+  with pytest.raises(ValueError, match=message):
+    evaluator.measure(sr, hr, crop_border=crop_border)
+
+
+def test_one_program_measures_all_sizes():
+  before = evaluator._block_sums._cache_size()
+  for size in ((20, 30), (33, 21), (300, 28)):
+    evaluator.measure(image(*size), image(*size, seed=1), crop_border=2)
+  assert evaluator._block_sums._cache_size() <= max(before, 1)
+
+
+def test_evaluate_pairs_gives_rows_and_means(source):
+  seen = []
+  found = evaluator.evaluate_pairs(
+    lambda lr: evaluator.bicubic(lr, scale=4),
+    evaluator.named_pairs(source),
+    scale=4,
+    model="bicubic",
+    distances={"l2": lambda sr, hr: jnp.mean(jnp.square(sr - hr))},
+    notify=seen.append,
+  )
+  assert found.crop_border == 4
+  assert [score.name for score in found.scores] == source.names
+  assert seen == list(found.scores)
+  rows = [score.values["psnr_y"] for score in found.scores]
+  assert found.means["psnr_y"] == pytest.approx(np.mean(rows))
+  lr, hr = source[0]
+  difference = (evaluator.bicubic(lr, scale=4) - hr.astype(float)) / 255
+  l2 = found.scores[0].values["l2"]
+  assert l2 == pytest.approx(np.mean(difference**2), rel=1e-4)
+
+
+def test_errors_name_the_image(source):
+  with pytest.raises(ValueError, match=r"0\.png: the result is 10x12"):
+    evaluator.evaluate_pairs(
+      lambda lr: lr, evaluator.named_pairs(source), scale=4
+    )
+  with pytest.raises(ValueError, match="no image"):
+    evaluator.evaluate_pairs(lambda lr: lr, [], scale=4)
+
+
+def test_evaluator_takes_new_parameters_without_compiling(source, net, params):
+  devices = jax.devices()[:1]
+  run = evaluator.Evaluator(net, source, devices=devices, tile=0)
+  first = run(params, model="first")
+  programs = dict(run._model._programs)
+  # The network on whole images, rounded: no tiles, no upscaler.
+  for score, (_, lr, hr) in zip(
+    first.scores, evaluator.named_pairs(source), strict=True
+  ):
+    sr = net.apply({"params": params}, lr[None] / np.float32(255))[0]
+    sr = np.round(np.clip(sr, 0, 1) * 255).astype(np.uint8)
+    expected = evaluator.measure(sr, hr, crop_border=4)
+    assert score.values["psnr_y"] == pytest.approx(expected["psnr_y"], abs=0.01)
+  second = run(jax.tree.map(lambda x: 0.5 * x, params), model="second")
+  assert second.means["psnr_y"] != first.means["psnr_y"]
+  assert run._model._programs == programs
+  assert run(params).scores == first.scores
+  assert run.bicubic().means["ssim_y"] > first.means["ssim_y"]
+
+
+def test_evaluator_refuses_another_scale(source):
+  net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=2)
+  with pytest.raises(ValueError, match="network is x2, the images are x4"):
+    evaluator.Evaluator(net, source)
+
+
+def test_evaluations_survive_their_file(tmp_path):
+  scores = (evaluator.Score("a", {"psnr_y": math.inf, "ssim_y": 1.0}),)
+  path = tmp_path / "evaluation.json"
+  evaluator.write_evaluations(path, [evaluator.Evaluation("net", 4, 2, scores)])
+  (found,) = evaluator.read_evaluations(path)
+  assert found["means"] == {"psnr_y": None, "ssim_y": 1.0}
+  assert found["images"] == [{"name": "a", "psnr_y": None, "ssim_y": 1.0}]
+  assert "2 pixels cut off" in found["protocol"]
+  assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"]
+  path.write_text(json.dumps([1]))
+  with pytest.raises(ValueError, match=r"evaluation\.json holds no evaluat"):
+    evaluator.read_evaluations(path)
+
+
+def test_two_processes_share_the_images_and_agree(tmp_path, source):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  code = f"""
+    import sys, jax
+    sys.path.insert(0, {os.path.dirname(__file__)!r})
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(
+      "127.0.0.1:{port}", num_processes=2, process_id=int(sys.argv[1])
+    )
+    from test_evaluator import Arrays
+    from esrgan_jax.models.rrdb import RRDBNet
+    from esrgan_jax.training import evaluator
+    source = Arrays([(40, 48), (64, 36), (48, 52)])
+    net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+    found = evaluator.Evaluator(net, source).bicubic()
+    evaluator.write_evaluations(sys.argv[2] + sys.argv[1], [found])
+  """
+  command = [sys.executable, "-c", textwrap.dedent(code)]
+  root = os.path.dirname(os.path.dirname(evaluator.__file__))
+  environment = dict(os.environ, PYTHONPATH=os.path.dirname(root))
+  processes = [
+    subprocess.Popen([*command, str(i), f"{tmp_path}/"], env=environment)
+    for i in range(2)
+  ]
+  assert [process.wait(timeout=240) for process in processes] == [0, 0]
+  alone = evaluator.evaluate_pairs(
+    lambda lr: evaluator.bicubic(lr, scale=4),
+    evaluator.named_pairs(source),
+    scale=4,
+    model="bicubic",
+  )
+  for i in range(2):
+    (found,) = evaluator.read_evaluations(tmp_path / str(i))
+    assert [row["name"] for row in found["images"]] == source.names
+    for row, score in zip(found["images"], alone.scores, strict=True):
+      assert row["psnr_y"] == pytest.approx(score.values["psnr_y"], rel=1e-6)

@@ -1,0 +1,216 @@
+"""The training program from inside: what it writes, and how it fails."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+import rich.console
+
+from esrgan_jax import interpolate, metrics
+from esrgan_jax.data import sources
+from esrgan_jax.resize import imresize_uint8
+from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import loop
+from esrgan_jax.upscaler import Upscaler, load
+from esrgan_jax.weights.files import read_weights
+from tests.training_runs import logged, tiny_config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+  """Has all trainings of this module share their compiled programs."""
+  names = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+  )
+  before = {name: getattr(jax.config, name) for name in names}
+  jax.config.update(names[0], str(tmp_path_factory.mktemp("xla")))
+  jax.config.update(names[1], 0.0)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def _train(config, workdir):
+  out = io.StringIO()
+  console = rich.console.Console(file=out, width=200)
+  loop.train(config, workdir, console=console)
+  return out.getvalue()
+
+
+@pytest.fixture(scope="module", name="finished")
+def _finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("loop")
+  config = tiny_config(folder)
+  config["data"]["eval"] = config["data"]["sources"]
+  return folder / "run", config, _train(config, folder / "run")
+
+
+def test_a_workdir_is_complete(finished):
+  workdir, config, out = finished
+  for name in (
+    "config.json",
+    "evaluation.json",
+    "interpolation.json",
+    "report.html",
+    "models/psnr.safetensors",
+    "models/gan.safetensors",
+    "models/interpolated_0.8.safetensors",
+    "samples/final.png",
+    "samples/psnr_0000006.png",
+    "samples/gan_0000008.png",
+  ):
+    assert (workdir / name).stat().st_size > 0, name
+  assert not list(workdir.rglob("*.part"))
+  saved = json.loads((workdir / "config.json").read_text())
+  assert saved == config_lib.plain(config_lib.complete(config))
+  assert "random VGG19 features" in out
+  assert "interpolated_0.8" in out
+  assert out.splitlines()[-1].endswith("report.html")
+
+
+def test_metrics_are_logged_at_their_steps(finished):
+  workdir, _, _ = finished
+  for phase, steps in (("psnr", (1, 2, 4, 6, 8, 10, 12)), ("gan", (1, 2, 4))):
+    lines = [line for line in logged(workdir, phase) if "g/loss" in line]
+    assert tuple(line["step"] for line in lines)[: len(steps)] == steps
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    assert "g/learning_rate" in lines[-1]
+    assert 0 <= lines[-1]["data_wait_share"] <= 1
+    assert lines[-1]["images_per_second"] > 0
+    evaluated = [
+      line for line in logged(workdir, phase) if "eval/ssim_y" in line
+    ]
+    assert evaluated
+  assert {"d/real", "d/fake", "d/gap", "d/grad_norm"} <= lines[-1].keys()
+  gap = lines[-1]["d/real"] - lines[-1]["d/fake"]
+  np.testing.assert_allclose(lines[-1]["d/gap"], gap, atol=1e-6)
+
+
+def test_the_models_are_what_was_evaluated(finished):
+  workdir, config, _ = finished
+  content = json.loads((workdir / "evaluation.json").read_text())
+  means = {each["model"]: each["means"] for each in content["evaluations"]}
+  assert list(means) == ["bicubic", "psnr", "gan", "interpolated_0.8"]
+  pairs = list(sources.open_source(config["data"]["eval"], scale=4))
+  for name in ("bicubic", "psnr"):
+    if name == "psnr":
+      model = load(workdir / "models/psnr.safetensors", dtype="float32")
+      assert isinstance(model, Upscaler)
+      results = [model.upscale(pair.lr) for pair in pairs]
+    else:
+      results = [imresize_uint8(pair.lr, scale=4) for pair in pairs]
+    values = [
+      metrics.psnr(
+        np.float32(sr) / 255,
+        np.float32(pair.hr) / 255,
+        crop_border=4,
+        y_channel=True,
+      )
+      for sr, pair in zip(results, pairs, strict=True)
+    ]
+    np.testing.assert_allclose(
+      means[name]["psnr_y"], np.mean(values), atol=1e-3
+    )
+
+
+def test_the_interpolated_model_lies_between(finished):
+  workdir, _, _ = finished
+  psnr, gan, mixed = (
+    read_weights(workdir / f"models/{name}.safetensors")
+    for name in ("psnr", "gan", "interpolated_0.8")
+  )
+  expected = jax.tree.map(
+    lambda a, b: 0.2 * a + 0.8 * b, psnr.params, gan.params
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    mixed.params,
+    expected,
+  )
+  assert mixed.metadata["alpha"] == "0.8"
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(), psnr.params, gan.params
+  )
+  assert max(jax.tree.leaves(moved)) > 0
+  rows = json.loads((workdir / "interpolation.json").read_text())["rows"]
+  assert [row["alpha"] for row in rows] == [0.0, 0.5, 0.8, 1.0]
+  content = json.loads((workdir / "evaluation.json").read_text())["evaluations"]
+  assert rows[0] == {"alpha": 0.0, **content[1]["means"]}
+  assert rows[-1] == {"alpha": 1.0, **content[2]["means"]}
+  assert interpolate.interpolate_params is loop.interpolate_params
+
+
+def test_more_steps_are_a_changed_config(finished):
+  workdir, config, _ = finished
+  psnr = {**config["phases"]["psnr"]}
+  changed = {
+    **config,
+    "phases": {"psnr": psnr, "gan": {**config["phases"]["gan"]}},
+  }
+  changed["phases"]["gan"]["num_train_steps"] = 10
+  with pytest.raises(
+    config_lib.ConfigError, match=r"num_train_steps: 8 -> 10(.|\n)*allow_ch"
+  ):
+    _train(changed, workdir)
+  out = _train({**changed, "allow_changes": True}, workdir)
+  assert "num_train_steps: 8 -> 10" in out
+  assert "gan: going on from step 8 of 10" in out
+  assert logged(workdir, "gan")[-1]["step"] == 10
+
+
+def _exploding(folder, first_bad_step):
+  """A config whose learning rate becomes absurd from a step on."""
+  config = tiny_config(folder, max_skipped_in_a_row=2)
+  config["phases"]["psnr"]["schedule"] = {
+    "name": "milestones",
+    "milestones": (first_bad_step,),
+    "factor": 1e35,
+  }
+  return config
+
+
+def test_failing_updates_go_back_once_and_then_stop(tmp_path):
+  with pytest.raises(loop.TrainingError, match=r"not\s+finite") as caught:
+    _train(_exploding(tmp_path, 4), tmp_path / "run")
+  assert "again after going back to a checkpoint" in str(caught.value)
+  assert "lower the learning rate" in str(caught.value)
+  # What is kept is from before it went wrong.
+  saved = (tmp_path / "run/psnr/checkpoints").glob("[0-9]*")
+  assert [p.name for p in saved] == ["3"]
+
+
+def test_failing_before_any_checkpoint(tmp_path):
+  with pytest.raises(loop.TrainingError, match="no checkpoint to go back to"):
+    _train(_exploding(tmp_path, 0), tmp_path / "run")
+
+
+def test_init_from_skips_phase_one(finished, tmp_path):
+  workdir, config, _ = finished
+  out = _train({**config, "init_from": str(workdir)}, tmp_path)
+  assert "phase one is skipped" in out
+  assert not (tmp_path / "psnr").exists()
+  a, b = (
+    read_weights(w / "models/psnr.safetensors") for w in (workdir, tmp_path)
+  )
+  jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+def test_init_from_another_shape_says_how_to_get_it(finished, tmp_path):
+  workdir, config, _ = finished
+  config = {**config, "init_from": str(workdir / "models/psnr.safetensors")}
+  config["generator"] = {**config["generator"], "num_feat": 8}
+  with pytest.raises(
+    config_lib.ConfigError, match=r"--config\.generator\.num_feat=4$"
+  ):
+    _train(config, tmp_path / "run")
+
+
+def test_vgg_is_asked_for_by_name(tmp_path):
+  config = tiny_config(tmp_path)
+  config["phases"]["psnr"]["num_train_steps"] = 1
+  config["perceptual"] = {"weights": str(tmp_path / "absent.pth")}
+  with pytest.raises(FileNotFoundError, match=r"config\.perceptual\.weights="):
+    _train(config, tmp_path / "run")

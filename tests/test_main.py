@@ -1,0 +1,158 @@
+"""`python -m esrgan_jax.main` from end to end, as users and schedulers run it.
+
+`ESRGAN_JAX_KILLS=10` kills the interrupted run ten times instead of three.
+"""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from esrgan_jax import main
+from tests.training_runs import (
+  ROOT,
+  assert_same_models,
+  environment,
+  logged,
+  tiny_config,
+  write_config,
+)
+
+_KILLS = int(os.environ.get("ESRGAN_JAX_KILLS", "3"))
+
+
+@pytest.fixture(scope="module", name="place")
+def _place(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("main")
+  write_config(folder / "config.py", tiny_config(folder))
+  return folder
+
+
+def _start(place, workdir, *flags, **variables):
+  command = [sys.executable, "-m", "esrgan_jax.main"]
+  command += [f"--config={place / 'config.py'}", f"--workdir={workdir}"]
+  return subprocess.Popen(
+    [*command, *flags],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env=environment(place / "cache", **variables),
+  )
+
+
+def _run(place, workdir, *flags, **variables):
+  process = _start(place, workdir, *flags, **variables)
+  out, err = process.communicate(timeout=900)
+  return process.returncode, out, err
+
+
+@pytest.fixture(scope="module", name="undisturbed")
+def _undisturbed(place):
+  workdir = place / "undisturbed"
+  status, out, err = _run(place, workdir)
+  assert status == 0, err
+  return workdir, out
+
+
+def _progress(workdir):
+  return sum(len(logged(workdir, phase)) for phase in ("psnr", "gan"))
+
+
+def test_killed_at_random_moments_it_ends_the_same(place, undisturbed):
+  workdir = place / "killed"
+  chance = random.Random(0)
+  total = _progress(undisturbed[0])
+  for number in range(_KILLS):
+    # Anywhere between this moment's progress and the end.
+    moment = round(total * (number + chance.random()) / _KILLS)
+    with _start(place, workdir) as process:
+      while process.poll() is None and _progress(workdir) < moment:
+        time.sleep(0.01)
+      time.sleep(chance.random() * 0.3)
+      process.kill()
+  status, out, err = _run(place, workdir)
+  assert status == 0, err
+  assert "going on from step" in out or "finished before" in out
+  assert_same_models(undisturbed[0], workdir)
+  for phase in ("psnr", "gan"):
+    steps = [line["step"] for line in logged(workdir, phase)]
+    assert steps == [line["step"] for line in logged(undisturbed[0], phase)]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(place, undisturbed):
+  workdir = place / "stopped"
+  with _start(place, workdir) as process:
+    while process.poll() is None and _progress(workdir) < 2:
+      time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=600)
+  assert process.returncode == 128 + signal.SIGTERM, err
+  assert "saved. The same command goes on from there" in err
+  saved = [int(p.name) for p in (workdir / "psnr/checkpoints").glob("[0-9]*")]
+  assert f"at step {max(saved)} of phase psnr" in err
+  status, out, err = _run(place, workdir)
+  assert status == 0, err
+  assert f"psnr: going on from step {max(saved)} of 12" in out
+  assert_same_models(undisturbed[0], workdir)
+
+
+def test_a_finished_run_is_recognised(place, undisturbed):
+  workdir, before = undisturbed
+  times = {p: p.stat().st_mtime_ns for p in workdir.glob("*/checkpoints/*")}
+  status, out, err = _run(place, workdir)
+  assert status == 0, err
+  assert "psnr: 12 steps" in before
+  assert "psnr: finished before, at step 12" in out
+  assert "gan: finished before, at step 8" in out
+  assert times
+  assert times == {p: p.stat().st_mtime_ns for p in times}
+
+
+def test_another_config_is_shown_and_refused(place, undisturbed):
+  workdir, _ = undisturbed
+  flags = ["--config.seed=1", "--config.phases.gan.learning_rate", "3e-4"]
+  flags += ["--config.keep=7"]
+  status, _, err = _run(place, workdir, *flags)
+  assert status == 1
+  assert "seed: 0 -> 1" in err
+  assert "phases.gan.learning_rate: 0.0001 -> 0.0003" in err
+  assert "--config.allow_changes=true" in err
+  assert "keep" not in err
+  assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--config.batch_siez=8", "did you mean config.batch_size?"),
+    ("--config.phases.gan.pixel_wieght=1", "config.phases.gan.pixel_weight?"),
+    ("--config.batch_size=many", "'many'; it must be an integer"),
+    ("--config.batch_size=-1", "is -1; it must be more than 0"),
+    ("--config.batch_size=3", "batch_size"),
+    ("--config.data.sources=/nowhere", "/nowhere"),
+    ("--config.init_from=realesrgan-x4-plus", "did you mean realesrgan-x4plus"),
+    ("--config.data.sources=", "config.data.sources is empty"),
+  ],
+)
+def test_mistakes_are_one_line_errors(
+  place, tmp_path, flag, message, capsys, monkeypatch
+):
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+  flags = [f"--config={place / 'config.py'}", f"--workdir={tmp_path}/run"]
+  assert main.main([*flags, "--config.mesh.num_devices=2", flag]) == 1
+  err = capsys.readouterr().err
+  assert message in err
+  assert err.startswith("error: ")
+  assert len(err.splitlines()) == 1
+
+
+def test_no_config_file(tmp_path):
+  flags = [f"--config={tmp_path}/absent.py", f"--workdir={tmp_path}"]
+  assert main.main(flags) == 1
+  assert not list(pathlib.Path(tmp_path).iterdir())

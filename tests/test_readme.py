@@ -1,0 +1,52 @@
+"""What the README promises is what is run."""
+
+import pathlib
+import re
+
+import numpy as np
+
+import esrgan_jax
+from esrgan_jax import __main__
+from esrgan_jax.weights import zoo
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+  return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_continuous_integration_runs_the_test_command():
+  commands = [line for block in blocks("sh") for line in block.splitlines()]
+  (test,) = [line for line in commands if line.endswith("pytest -q -n 2")]
+  assert test in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_library_example_runs():
+  (code,) = blocks("python")
+  # The small model stands in for the large one: the code is the same.
+  code = code.replace('"realesrgan-x4plus"', '"realesrgan-x4plus-anime"')
+  code = code.replace("num_block=23", "num_block=6")
+  names = {}
+  exec(code, names)
+  assert names["large"].shape == (192, 256, 3)
+  assert names["large"].dtype == np.uint8
+  expected = np.rint(np.clip(names["sr"], 0, 1) * 255)
+  assert np.abs(names["large"] - expected).max() <= 1
+
+
+def test_commands_and_names_exist():
+  for command in re.findall(r"python -m esrgan_jax (\w+)", README):
+    assert command in __main__._COMMANDS
+  for name in re.findall(r"`esrgan_jax\.(\w+)`", README):
+    assert name in esrgan_jax.__all__
+  table = README[README.index("## Models") :]
+  for name in re.findall(r"^\| `([\w-]+)`", table, re.MULTILINE):
+    assert name in {row.model.name for row in zoo.models()}
+
+
+def test_links_to_files_lead_somewhere():
+  for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+      assert (page.parent / target).exists(), f"{page.name}: {target}"

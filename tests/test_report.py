@@ -1,0 +1,188 @@
+"""The report: complete, alone, and there whatever is missing."""
+
+import html.parser
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from esrgan_jax.training import chart, evaluator
+from esrgan_jax.training.metric_log import MetricLog
+from esrgan_jax.training.report import write_report
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  folder = tmp_path / "a<b"
+  (folder / "samples").mkdir(parents=True)
+  config = {"scale": 4, "generator": {"num_feat": 24, "num_block": 2}}
+  (folder / "config.json").write_text(json.dumps(config))
+  for phase in ("psnr", "gan"):
+    with MetricLog(folder / phase, tensorboard=False) as log:
+      for step in (10, 20, 30):
+        log.write(step, {"g/loss": 1 / step, "d/real": 0.5, "d/fake": -0.5})
+        log.write(step, {"eval/psnr_y": 20 + step / 10})
+  evaluations = [
+    evaluator.Evaluation(
+      name, 4, 4, (evaluator.Score("x.png", {"psnr_y": psnr, "ssim_y": 0.8}),)
+    )
+    for name, psnr in (("bicubic", 28.0), ("psnr", 28.75))
+  ]
+  evaluator.write_evaluations(folder / "evaluation.json", evaluations)
+  rows = [
+    {
+      "alpha": alpha,
+      "psnr_y": 28 - alpha,
+      "ssim_y": 0.8,
+      "perceptual": 1 - alpha,
+    }
+    for alpha in (0.0, 0.5, 1.0)
+  ]
+  content = json.dumps({"rows": rows})
+  (folder / "interpolation.json").write_text(content)
+  for name in ("psnr_0000090", "psnr_0000100", "final"):
+    picture = PIL.Image.fromarray(np.full((8, 9, 3), len(name), np.uint8))
+    picture.save(folder / "samples" / f"{name}.png")
+  return folder
+
+
+class Checker(html.parser.HTMLParser):
+  """Collects tags and refuses those that are not closed."""
+
+  VOID = ("meta", "img", "br", "line", "path", "circle")
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.tags = [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def parse(page):
+  checker = Checker()
+  checker.feed(page)
+  assert checker.open == []
+  return checker.tags
+
+
+def test_report_shows_all_and_stands_alone(workdir):
+  path = write_report(workdir)
+  page = path.read_text()
+  tags = parse(page)
+  assert "<h1>a&lt;b</h1>" in page
+  for text in (
+    "RRDBNet 24/2/?",
+    "30 steps of GAN",
+    "28.75 dB",
+    "(+0.75)",
+    "Phase one: PSNR",
+    "Phase two: GAN",
+    "Perceptual distance over PSNR",
+    "Discriminator logits",
+    "&quot;num_block&quot;: 2",
+    "x.png",
+  ):
+    assert text in page, text
+  names = [tag for tag, _ in tags]
+  assert "script" not in names
+  assert "link" not in names
+  for _, attributes in tags:
+    for key in ("src", "href"):
+      assert attributes.get(key, "data:image/png").startswith("data:image/")
+  assert not re.search(r"url\(|@import|https?://", page)
+  # Of each kind of sample the newest: final, psnr_0000100.
+  assert [a["alt"] for tag, a in tags if tag == "img"] == [
+    "final",
+    "psnr 0000100",
+  ]
+  assert [p.name for p in workdir.glob(".*")] == []
+
+
+@pytest.mark.parametrize(
+  "missing",
+  ["config.json", "evaluation.json", "interpolation.json", "samples", "psnr"],
+)
+def test_report_does_without_what_is_missing_or_damaged(workdir, missing):
+  whole = write_report(workdir).read_text()
+  target = workdir / missing
+  target.rename(workdir / "gone")
+  assert len(write_report(workdir).read_text()) < len(whole)
+  target.write_text("{")
+  parse(write_report(workdir).read_text())
+
+
+def test_a_damaged_picture_is_left_out(workdir):
+  (workdir / "samples" / "final.png").write_bytes(b"no picture")
+  tags = parse(write_report(workdir).read_text())
+  assert [a["alt"] for t, a in tags if t == "img"] == ["psnr 0000100"]
+
+
+def test_large_pictures_become_smaller(workdir):
+  noise = np.random.default_rng(0).integers(0, 256, (1100, 1100, 3), np.uint8)
+  PIL.Image.fromarray(noise).save(workdir / "samples" / "final.png")
+  page = write_report(workdir).read_text()
+  assert "data:image/jpeg;base64," in page
+  size = (workdir / "samples" / "final.png").stat().st_size
+  assert len(page) < size
+
+
+def test_no_folder_is_an_error(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+    write_report(tmp_path / "nowhere")
+
+
+def points(svg):
+  path = ET.fromstring(svg).find("path").get("d")
+  return [
+    tuple(map(float, p.split())) for p in re.findall(r"[\d.]+ [\d.]+", path)
+  ]
+
+
+def test_chart_goes_up_where_values_do():
+  svg = chart.draw_chart(
+    [chart.Line("a", [0, 1, 2], [1.0, 3.0, 2.0])], x_label="step"
+  )
+  (x0, y0), (x1, y1), (x2, y2) = points(svg)
+  assert x0 < x1 < x2
+  assert y1 < y2 < y0  # SVG's y goes down.
+  assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
+
+
+def test_chart_leaves_gaps_and_logarithms_what_it_can():
+  line = chart.Line("a", [0, 1, 2, 3], [1.0, None, 0.1, 0.01])
+  svg = chart.draw_chart([line], x_label="step", log=True)
+  assert ET.fromstring(svg).find("path").get("d").count("M") == 2
+  # Even steps for even factors.
+  _, (_, a), (_, b) = points(svg)
+  assert b > a
+  none = chart.Line("a", [0, 1], [0.0, -1.0])
+  assert chart.draw_chart([none], x_label="step", log=True) == ""
+
+
+def test_chart_thins_long_lines_by_means():
+  line = chart.Line("a", list(range(3000)), [float(i % 2) for i in range(3000)])
+  found = points(chart.draw_chart([line], x_label="step"))
+  assert len(found) == 300
+  assert len({y for _, y in found}) == 1
+
+
+@pytest.mark.parametrize(
+  ("low", "high"), [(0, 1), (27.1, 28.6), (-3, 1e5), (1e-5, 2e-4), (5, 5.001)]
+)
+def test_ticks_are_few_even_and_inside(low, high):
+  found = chart.ticks(low, high)
+  assert 2 <= len(found) <= 8
+  assert low - 1e-9 <= found[0] <= found[-1] <= high + 1e-9
+  assert np.ptp(np.diff(found)) <= 1e-9 * (high - low) + 1e-12

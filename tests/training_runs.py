@@ -1,0 +1,93 @@
+"""A training that takes seconds, for the tests of the training program."""
+
+import json
+import os
+import pathlib
+
+import numpy as np
+import safetensors.numpy
+
+from esrgan_jax import images
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def tiny_config(folder, **changes):
+  """Both phases in 12 and 8 steps, on three small images in `folder`."""
+  photos = pathlib.Path(folder) / "photos"
+  if not photos.exists():
+    photos.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(3):
+      coarse = generator.integers(0, 255, (8, 10, 3), np.uint8)
+      pixels = coarse.repeat(8, axis=0).repeat(8, axis=1)
+      images.write_image(photos / f"{index}.png", images.Image(pixels))
+  config = {
+    "generator": {"num_feat": 4, "num_block": 1, "num_grow_ch": 2},
+    "discriminator": {"num_feat": 2},
+    "initialization": "bilinear",
+    "batch_size": 4,
+    "patch_size": 24,
+    "ema_decay": 0.9,
+    "mesh": {"num_devices": 1},
+    "phases": {
+      "psnr": {
+        "num_train_steps": 12,
+        "learning_rate": 1e-3,
+        "schedule": {"name": "constant"},
+      },
+      "gan": {"num_train_steps": 8, "schedule": {"name": "constant"}},
+    },
+    "perceptual": {"weights": "random", "layers": {"conv1_2": 1.0}},
+    "data": {"sources": str(photos), "eval": "", "num_threads": 1},
+    "log_every_steps": 2,
+    "eval_every_steps": 6,
+    "checkpoint_every_steps": 3,
+    "eval": {"num_samples": 2, "sample_size": 32},
+    "interpolation_alphas": (0.0, 0.5, 1.0),
+  }
+  return config | changes
+
+
+def write_config(path, config):
+  """Writes a config file that gives these values."""
+  path.write_text(f"def get_config():\n  return {config!r}\n")
+  return path
+
+
+def environment(cache, **variables):
+  """Variables of a training process: CPU, compiled programs kept."""
+  return {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": os.fspath(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "PYTHONPATH": str(ROOT),
+    "PYTHONUNBUFFERED": "1",
+    **variables,
+  }
+
+
+def models(workdir):
+  """All arrays of all models, by file and name."""
+  return {
+    (path.name, name): array
+    for path in sorted(pathlib.Path(workdir, "models").glob("*"))
+    for name, array in safetensors.numpy.load_file(path).items()
+  }
+
+
+def assert_same_models(a, b):
+  """Asserts that two workdirs hold the same models, bit for bit."""
+  a, b = models(a), models(b)
+  assert a.keys() == b.keys()
+  assert a
+  for key, array in a.items():
+    np.testing.assert_array_equal(array, b[key], err_msg=str(key))
+
+
+def logged(workdir, phase):
+  """The lines of a phase's metrics; an unfinished last one is left out."""
+  path = pathlib.Path(workdir, phase, "metrics.jsonl")
+  lines = path.read_text().split("\n")[:-1] if path.exists() else []
+  return [json.loads(line) for line in lines]
