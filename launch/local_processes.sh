@@ -35,8 +35,6 @@ usage="usage: launch/local_processes.sh N [flags of $MODULE...]"
   die "N='${1:-}' must be a positive integer; $usage"
 [[ $DEVICES_PER_PROCESS =~ ^[1-9][0-9]*$ ]] ||
   die "DEVICES_PER_PROCESS='$DEVICES_PER_PROCESS' must be a positive integer"
-((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
-  die "bash $BASH_VERSION lacks 'wait -n -p'; bash 5.1 or later is needed"
 command -v "$PYTHON" >/dev/null ||
   die "PYTHON='$PYTHON' is not a command; name an interpreter that has jax"
 number=$1
@@ -62,14 +60,13 @@ export PYTHONUNBUFFERED=1
   export no_proxy=127.0.0.1,localhost${no_proxy:+,$no_proxy}
 
 pipes=$(mktemp -d)
-declare -A running=() # process id -> its number in the run
+groups=() # number in the run -> process group, while it runs
 prefixers=()
-watchdog=
 
 send() { # signal: to every process still running, and its children
-  local pid
-  for pid in "${!running[@]}"; do
-    kill "-$1" -- "-$pid" 2>/dev/null || true
+  local group
+  for group in ${groups[@]+"${groups[@]}"}; do
+    kill "-$1" -- "-$group" 2>/dev/null || true
   done
 }
 
@@ -77,7 +74,6 @@ send() { # signal: to every process still running, and its children
 clean_up() {
   trap - EXIT INT TERM
   send KILL
-  [[ -z $watchdog ]] || kill -KILL -- "-$watchdog" 2>/dev/null || true
   rm -rf "$pipes"
 }
 trap clean_up EXIT
@@ -86,9 +82,7 @@ signals=0
 # shellcheck disable=SC2317  # Called by the traps.
 forward() {
   signals=$((signals + 1))
-  if ((signals > 1)); then
-    send KILL
-  else
+  if ((signals == 1)); then
     say "got SIG$1; passed on (once more to kill)"
     send "$1"
   fi
@@ -97,40 +91,46 @@ trap 'forward INT' INT
 trap 'forward TERM' TERM
 
 # Each process leads a group of its own: a terminal's Ctrl-C reaches this script
-# alone, and what a process has started ends with it.
+# alone, and what a process has started ends with it. How it has ended it writes
+# into a pipe: `wait -n` misses some ends under `set -m`.
+mkfifo "$pipes/ends"
+exec 3<>"$pipes/ends"
 set -m
 for ((id = 0; id < number; id++)); do
   mkfifo "$pipes/$id"
-  sed -u "s/^/[$id] /" <"$pipes/$id" &
+  sed -u "s/^/[$id] /" <"$pipes/$id" 3>&- &
   prefixers+=("$!")
-  JAX_PROCESS_ID=$id "$PYTHON" -m "$MODULE" "$@" >"$pipes/$id" 2>&1 &
-  running[$!]=$id
+  (
+    trap : INT TERM # They are meant for the process; its end is still told.
+    result=0
+    JAX_PROCESS_ID=$id "$PYTHON" -m "$MODULE" "$@" \
+      >"$pipes/$id" 2>&1 3>&- || result=$?
+    echo "$id $result" >&3
+  ) &
+  groups[id]=$!
 done
 
 status=0
-while ((${#running[@]} > 0)); do
-  result=0
-  wait -n -p ended "${!running[@]}" || result=$?
-  # A signal also ends `wait`: then no process has, and -p unsets its variable.
-  [[ -n ${ended:-} ]] || continue
-  id=${running[$ended]}
-  unset "running[$ended]"
+deadline=
+while ((${#groups[@]} > 0)); do
+  if ((signals > 1)) || { [[ -n $deadline ]] && ((SECONDS >= deadline)); }; then
+    send KILL
+    if ((status == 0)); then status=137; fi
+    break
+  fi
+  # Once a second for the sake of signals and the deadline.
+  read -r -t 1 -u 3 id result || continue
+  unset "groups[$id]"
   if ((result != 0 && status == 0)); then
     status=$result
     say "process $id ended with status $result"
-    if ((${#running[@]} > 0 && signals == 0)); then
+    if ((${#groups[@]} > 0 && signals == 0)); then
       say "stopping the others; SIGKILL follows in $GRACE_SECONDS s"
       send TERM
-      (
-        sleep "$GRACE_SECONDS"
-        for pid in "${!running[@]}"; do
-          kill -KILL -- "-$pid" 2>/dev/null || true
-        done
-      ) &
-      watchdog=$!
+      deadline=$((SECONDS + GRACE_SECONDS))
     fi
   fi
 done
 # Their last lines.
-wait "${prefixers[@]}" || true
+wait "${prefixers[@]}" 2>/dev/null || true
 exit "$status"

@@ -20,15 +20,7 @@ TESTS = ROOT / "tests"
 BASH = shutil.which("bash")
 LIMIT = 150  # seconds; a hang is a failure, not a slow test
 
-needs_new_bash = pytest.mark.skipif(
-  BASH is None
-  or subprocess.run(
-    [BASH, "-c", "((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501))"],
-    check=False,
-  ).returncode
-  != 0,
-  reason="needs bash 5.1",
-)
+needs_bash = pytest.mark.skipif(BASH is None, reason="needs bash")
 EXPLICIT = {
   "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
   "JAX_NUM_PROCESSES": "2",
@@ -149,9 +141,8 @@ def test_a_cluster_that_jax_cannot_make_out(monkeypatch):
 
 
 def launch(tmp_path, *arguments, **environ):
-  environ = clean_environ(
-    OUT=tmp_path, PYTHON=sys.executable, MODULE="launched", **environ
-  )
+  told = {"OUT": tmp_path, "PYTHON": sys.executable, "MODULE": "launched"}
+  environ = clean_environ(**told | environ)
   return subprocess.Popen(
     [BASH, LAUNCH / "local_processes.sh", *arguments],
     env=environ,
@@ -196,7 +187,7 @@ def is_alive(pid):
   return not status.exists() or ") Z " not in status.read_text()
 
 
-@needs_new_bash
+@needs_bash
 def test_local_processes_join_and_keep_their_arguments(tmp_path):
   arguments = ["--a=x  y", "--b='$HOME'", "--c="]
   status, output = finish(
@@ -213,7 +204,7 @@ def test_local_processes_join_and_keep_their_arguments(tmp_path):
   assert {"[0] ready", "[1] ready"} <= set(output.splitlines())
 
 
-@needs_new_bash
+@needs_bash
 @pytest.mark.parametrize(
   ("fail", "expected"), [("raise:1", 1), ("kill:0", 128 + signal.SIGKILL)]
 )
@@ -231,7 +222,7 @@ def test_one_failure_ends_all_local_processes(tmp_path, fail, expected):
   assert not any(is_alive(report["pid"]) for report in reports(tmp_path, 2))
 
 
-@needs_new_bash
+@needs_bash
 def test_signals_reach_every_local_process(tmp_path):
   process = launch(tmp_path, "2", "--wait")
   wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
@@ -243,7 +234,49 @@ def test_signals_reach_every_local_process(tmp_path):
   assert not any(is_alive(report["pid"]) for report in reports(tmp_path, 2))
 
 
-@needs_new_bash
+@needs_bash
+def test_no_end_is_missed(tmp_path):
+  """Processes that end while others are still being started."""
+  (tmp_path / "quick.py").write_text(
+    "import os, sys\n"
+    "print('one line', flush=True)\n"
+    "sys.exit(3 if os.environ['JAX_PROCESS_ID'] in sys.argv else 0)\n"
+  )
+  for fail in (["2", "4"], [], ["0"], []):
+    status, output = finish(launch(tmp_path, "6", *fail, MODULE="quick"))
+    assert status == (3 if fail else 0), output
+    # One that is stopped early may not come to print.
+    lines = [line for line in output.splitlines() if "one line" in line]
+    assert fail or sorted(lines) == [f"[{i}] one line" for i in range(6)]
+
+
+@needs_bash
+@pytest.mark.parametrize("by", ["grace", "second signal"])
+def test_the_stubborn_are_killed(tmp_path, by):
+  (tmp_path / "stubborn.py").write_text(
+    "import os, pathlib, signal, sys, time\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "number = os.environ['JAX_PROCESS_ID']\n"
+    "pathlib.Path(number + '.json').write_text(f'{{\"pid\": {os.getpid()}}}')\n"
+    "while not all(map(os.path.exists, ('0.json', '1.json'))):\n"
+    "  time.sleep(0.01)\n"
+    "sys.exit(5) if number in sys.argv else time.sleep(600)\n"
+  )
+  fail = ["1"] if by == "grace" else []
+  process = launch(tmp_path, "2", *fail, MODULE="stubborn", GRACE_SECONDS=1)
+  if not fail:
+    wait_until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
+    process.terminate()
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.terminate()
+  status, output = finish(process)
+  assert status == (5 if fail else 128 + signal.SIGKILL), output
+  pids = [report["pid"] for report in reports(tmp_path, 2)]
+  wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@needs_bash
 @pytest.mark.parametrize(
   ("arguments", "environ", "message"),
   [
@@ -626,7 +659,7 @@ def test_gcloud_knows_every_command_and_flag(cloud):
 # SLURM, GKE, and the shell's own judgement.
 
 
-@pytest.mark.skipif(BASH is None, reason="needs bash")
+@needs_bash
 def test_slurm_script_calls_srun(tmp_path):
   srun = tmp_path / "bin/srun"
   srun.parent.mkdir()

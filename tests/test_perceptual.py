@@ -136,10 +136,10 @@ def test_another_network_is_refused(tmp_path):
 
 
 def test_random_is_by_seed():
-  one, same, other = (
+  one, other = (
     perceptual.load_vgg19("random", seed=seed).params["conv1_1"]["kernel"]
-    for seed in (1, 1, 2)
+    for seed in (1, 2)
   )
-  np.testing.assert_array_equal(one, same)
+  expected = vgg.init_vgg19(jax.random.key(1))["conv1_1"]["kernel"]
+  np.testing.assert_allclose(one, expected, rtol=1e-6)
   assert not np.array_equal(one, other)
-  assert isinstance(one, jax.Array)
