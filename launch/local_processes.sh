@@ -61,7 +61,6 @@ export PYTHONUNBUFFERED=1
 
 pipes=$(mktemp -d)
 groups=() # number in the run -> process group, while it runs
-prefixers=()
 
 send() { # signal: to every process still running, and its children
   local group
@@ -95,19 +94,24 @@ trap 'forward TERM' TERM
 # into a pipe: `wait -n` misses some ends under `set -m`.
 mkfifo "$pipes/ends"
 exec 3<>"$pipes/ends"
+leaders=()
 set -m
 for ((id = 0; id < number; id++)); do
-  mkfifo "$pipes/$id"
-  sed -u "s/^/[$id] /" <"$pipes/$id" 3>&- &
-  prefixers+=("$!")
-  (
-    trap : INT TERM # They are meant for the process; its end is still told.
-    result=0
-    JAX_PROCESS_ID=$id "$PYTHON" -m "$MODULE" "$@" \
-      >"$pipes/$id" 2>&1 3>&- || result=$?
-    echo "$id $result" >&3
-  ) &
+  {
+    # Signals are meant for the process: its end is still told, its output read.
+    trap : INT TERM
+    {
+      trap : INT TERM
+      result=0
+      JAX_PROCESS_ID=$id "$PYTHON" -m "$MODULE" "$@" 2>&1 3>&- || result=$?
+      echo "$id $result" >&3
+    } 2>/dev/null | { # Bash's own remarks on signals.
+      trap '' INT TERM
+      exec sed -u "s/^/[$id] /" 3>&-
+    }
+  } &
   groups[id]=$!
+  leaders+=("$!")
 done
 
 status=0
@@ -119,7 +123,14 @@ while ((${#groups[@]} > 0)); do
     break
   fi
   # Once a second for the sake of signals and the deadline.
-  read -r -t 1 -u 3 id result || continue
+  if ! read -r -t 1 -u 3 id result; then
+    # Who was killed before it could tell is told of here; who has told, first.
+    for id in "${!groups[@]}"; do
+      kill -0 -- "-${groups[id]}" 2>/dev/null || echo "$id 137" >&3
+    done
+    continue
+  fi
+  [[ -n ${groups[id]:-} ]] || continue
   unset "groups[$id]"
   if ((result != 0 && status == 0)); then
     status=$result
@@ -132,5 +143,5 @@ while ((${#groups[@]} > 0)); do
   fi
 done
 # Their last lines.
-wait "${prefixers[@]}" 2>/dev/null || true
+wait "${leaders[@]}" 2>/dev/null || true
 exit "$status"

@@ -214,9 +214,9 @@ def test_one_failure_ends_all_local_processes(tmp_path, fail, expected):
     launch(tmp_path, "2", f"--fail={fail}", GRACE_SECONDS=60)
   )
   culprit = fail[-1]
-  assert f"process {culprit} ended with status" in output
-  # The first to end may be the survivor, by SIGABRT, if it is quick.
-  assert status in (expected, 128 + signal.SIGABRT), output
+  # The other one may be told of first: by gloo's exception, or by SIGABRT.
+  assert status in (expected, 1, 128 + signal.SIGABRT), output
+  assert f"ended with status {status}" in output
   if fail.startswith("raise"):
     assert f"[{culprit}] ValueError: a mistake" in output
   assert not any(is_alive(report["pid"]) for report in reports(tmp_path, 2))

@@ -86,12 +86,15 @@ def test_a_process_dies_and_all_end_then_the_run_goes_on(place):
     while process.poll() is None and len(logged(workdir, "psnr")) < 4:
       time.sleep(0.01)
     found = subprocess.run(
-      ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+      ["ps", "-ww", "-eo", "pid,args"],
+      capture_output=True,
+      text=True,
+      check=True,
     ).stdout
-    pattern = rf"^\s*(\d+)\s+{process.pid}\s+\S+ -m esrgan_jax\.main"
-    children = re.findall(pattern, found, re.MULTILINE)
-    assert len(children) == 2, found
-    subprocess.run(["kill", "-KILL", children[1]], check=True)
+    main = rf"{re.escape(sys.executable)} -m esrgan_jax\.main .*{workdir}"
+    trainers = re.findall(rf"^\s*(\d+)\s+{main}", found, re.MULTILINE)
+    assert len(trainers) == 2, found
+    subprocess.run(["kill", "-KILL", trainers[1]], check=True)
     began = time.monotonic()
     out, _ = process.communicate(timeout=300)
   assert process.returncode != 0

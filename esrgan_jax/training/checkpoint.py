@@ -9,6 +9,7 @@ itself would restore a flipped bit without a word.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -21,13 +22,22 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-__all__ = ["CheckpointError", "Checkpoints", "Restored", "load_params"]
+__all__ = [
+  "CheckpointError",
+  "Checkpoints",
+  "Restored",
+  "absolute",
+  "load_params",
+  "wait_for_all",
+]
 
 FOLDER = "checkpoints"  # Inside a phase's folder.
 PHASES = ("gan", "psnr")  # As `load_params` prefers them.
 
 _ITEMS = ("state", "ema", "info")
 _BEST = "psnr_y"
+_BARRIER_SECONDS = 3600
+_barriers = itertools.count()
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +49,21 @@ def absolute(path: str | pathlib.Path | epath.Path) -> epath.Path:
   """
   path = epath.Path(path)
   return path if "://" in str(path) else path.expanduser().absolute()
+
+
+def wait_for_all() -> None:
+  """Waits until every process of the run has come here.
+
+  Goes over JAX's coordination service. A collective would do for devices, but
+  on CPUs, Gloo's give up after 30 seconds: too short where one process
+  compiles or evaluates longer than another.
+
+  >>> wait_for_all()
+  """
+  if jax.process_count() > 1:
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    key = f"esrgan_jax_{next(_barriers)}"
+    barrier(key=key, timeout_ms=_BARRIER_SECONDS * 1000)
 
 
 class CheckpointError(ValueError):
@@ -357,6 +382,7 @@ def _agree(good):
   """Whether all processes say so."""
   if jax.process_count() == 1:
     return good
+  wait_for_all()
   return bool(multihost_utils.process_allgather(np.array(good)).all())
 
 

@@ -482,7 +482,7 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
       name=name,
       total=total,
       pipeline=pipeline,
-      step=_jit_step(run, step, pipeline, start, seed, arrays),
+      step=_compile_step(run, step, pipeline, state, start, seed, arrays),
       checkpoints=checkpoints,
       log=log,
       progress=progress,
@@ -493,20 +493,24 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
     return phase.train(state, start)
 
 
-def _jit_step(run, step, pipeline, start, seed, arrays):
+def _compile_step(run, step, pipeline, state, start, seed, arrays):
   """The step on raw batches, its random numbers those of seed and step."""
 
   def run_step(state, raw, **arrays):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     return step(state, pipeline.preprocess(key, raw), **arrays)
 
-  return mesh_lib.jit_step(
+  raw = pipeline.batch(start)
+  jitted = mesh_lib.jit_step(
     run_step,
     run.mesh,
-    batch_shardings=jax.tree.map(lambda x: x.sharding, pipeline.batch(start)),
+    batch_shardings=jax.tree.map(lambda x: x.sharding, raw),
     compiler_options=compilation.compiler_options(run.platform),
     **arrays,
   )
+  compiled = jitted.compile(state, raw)
+  checkpoint.wait_for_all()
+  return compiled
 
 
 @dataclasses.dataclass
@@ -566,6 +570,7 @@ class _Phase:
       # What keeps failing should not replace what worked.
       if last or stop or (save and not self._skipping):
         self.checkpoints.save(done, state, config=self.run.plain, metrics=means)
+      checkpoint.wait_for_all()
       self._paused += time.perf_counter() - began
       if stop:
         self.checkpoints.wait()
@@ -667,6 +672,7 @@ def _everywhere(value):
   """Stacks a value of every process."""
   if jax.process_count() == 1:
     return value[None]
+  checkpoint.wait_for_all()
   return np.asarray(multihost_utils.process_allgather(value))
 
 
