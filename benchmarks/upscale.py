@@ -213,7 +213,7 @@ def main():
     f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
   )
   for size in args.size:
-    rounds = args.rounds if size <= 128 else max(2, args.rounds // 3)
+    rounds = args.rounds if size <= 128 else max(1, args.rounds // 5)
     compare(state, photo(size), rounds)
 
 
