@@ -70,7 +70,7 @@ def run_torch(state, lr):
 
   def run():
     with torch.inference_mode():
-      x = torch.from_numpy(lr).permute(2, 0, 1)[None].float() / 255
+      x = torch.tensor(lr).permute(2, 0, 1)[None].float() / 255
       x = x.contiguous(memory_format=torch.channels_last)
       sr = net(x).clamp(0, 1)[0].permute(1, 2, 0)
       return (sr * 255).round().to(torch.uint8).numpy()
