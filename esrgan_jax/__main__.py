@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (ValueError, OSError, MemoryError, RuntimeError) as error:
     # What users can cause is raised as one of these, with a message for them.
     if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+      raise
+    if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
     return 1

@@ -254,6 +254,39 @@ def test_bad_files_are_named_and_the_others_done(run):
   assert "Traceback" not in err
 
 
+def test_what_no_format_holds_is_refused_before_the_work(run, monkeypatch):
+  save("wide.png", size=(1025, 8))
+  save("clear.png", "RGBA")
+  monkeypatch.setattr(upscaler.Upscaler, "upscale", None)  # Would fail.
+  status, _, err = run("wide.png", "-o", "wide.webp", "--scale", "16")
+  assert status == 1
+  assert "wide.webp: 16400 x 128 pixels do not fit WEBP" in err
+  status, _, err = run("clear.png", "-o", "clear.jpg")
+  assert status == 1
+  assert "JPEG cannot hold transparency; choose .png" in err
+  assert not pathlib.Path("wide.webp").exists()
+  assert not pathlib.Path("clear.jpg").exists()
+
+
+def test_an_image_too_large_for_the_memory_leaves_the_others(run, monkeypatch):
+  save("large.png", size=(40, 40))
+  save("small.png", size=(8, 8))
+  original = upscaler.Upscaler.upscale
+
+  def upscale_(self, image, *args, **options):
+    free = 0 if image.shape[0] > 8 else None  # None: it is not known.
+    monkeypatch.setattr(upscaler, "_free_memory", lambda device: free)
+    return original(self, image, *args, **options)
+
+  monkeypatch.setattr(upscaler.Upscaler, "upscale", upscale_)
+  status, out, err = run("large.png", "small.png", "-o", "out")
+  assert status == 1
+  assert os.listdir("out") == ["small.png"]
+  assert err.startswith("error: large.png: ")
+  assert "memory" in err
+  assert "1 image, " in out
+
+
 def test_a_bomb_is_refused(run, tmp_path):
   import struct
   import zlib

@@ -28,16 +28,6 @@ class Upscaler(nn.Module):
     return nn.Conv(3, (3, 3))(x)
 
 
-class Critic(nn.Module):
-  """A discriminator without BatchNorm, as WGAN-GP wants it."""
-
-  @nn.compact
-  def __call__(self, image, *, train):
-    del train
-    x = nn.Conv(4, (3, 3), strides=2, padding=1, name="conv")(image)
-    return jnp.mean(nn.softplus(x), axis=(1, 2, 3))
-
-
 def make_batch(num=BATCH, *, seed=0):
   rng = np.random.default_rng(seed)
   return {
@@ -284,54 +274,66 @@ def test_psnr_gradients_are_pytorchs(twins, pixel):
   assert metrics["g/loss"] == metrics["g/pixel"]
 
 
-def test_wgan_gp_gradients_are_pytorchs():
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_wgan_gp_gradients_are_pytorchs(twins, norm):
   torch = pytest.importorskip("torch")
+  from tests.torch_discriminator import build_twin, from_twin
+
+  generator, _, g_tree, _ = twins
+  critic = build_twin(4, SIZE, norm).double()
   batch, key = make_batch(), jax.random.key(3)
-  net, critic = Upscaler(), Critic()
-  params = net.init(jax.random.key(0), batch["lr"])["params"]
-  d_params = critic.init(jax.random.key(1), batch["hr"], train=True)["params"]
+  params = g_tree(generator.state_dict()).params
+  d_tree = functools.partial(from_twin, critic)
+  d_params, _ = jax.tree.map(np.float32, d_tree(critic.state_dict()))
   run = functools.partial(
     steps.gan_gradients,
-    generator=net,
-    discriminator=critic,
+    generator=RRDBNet(num_feat=6, num_block=2, num_grow_ch=4),
+    discriminator=VGGStyleDiscriminator(4, input_size=SIZE, norm=norm),
+    perceptual=PERCEPTUAL,
     adversarial="wgan-gp",
-    adversarial_weight=1.0,
-    pixel_weight=0.0,
     penalty_weight=7.0,
     penalty_key=key,
+    **WEIGHTS,
   )
-  _, d_grads, stats, metrics = jax.jit(run)(params, d_params, {}, batch)
+  grads, d_grads, stats, metrics = jax.jit(run)(params, d_params, {}, batch)
   assert stats == {}
 
-  weight = torch.tensor(
-    np.transpose(d_params["conv"]["kernel"], (3, 2, 0, 1))
-  ).double()
-  bias = torch.tensor(np.array(d_params["conv"]["bias"])).double()
-  weight.requires_grad_(), bias.requires_grad_()
-
-  def twin(image):
-    x = torch.nn.functional.conv2d(image, weight, bias, stride=2, padding=1)
-    return torch.nn.functional.softplus(x).mean((1, 2, 3))
-
-  sr = to_torch(torch, np.asarray(net.apply({"params": params}, batch["lr"])))
+  for net in (generator, critic):
+    net.zero_grad()
+  sr = generator(to_torch(torch, batch["lr"]))
   hr = to_torch(torch, batch["hr"])
+  total = (
+    WEIGHTS["pixel_weight"] * torch_pixel("l1", sr, hr)
+    + WEIGHTS["perceptual_weight"] * torch_perceptual(torch, sr, hr)
+    - WEIGHTS["adversarial_weight"] * critic(sr).mean()
+  )
+  expected = torch.autograd.grad(total, list(generator.parameters()))
+  names = [name for name, _ in generator.named_parameters()]
+  expected = g_tree(dict(zip(names, expected, strict=True))).params
+  assert_trees_close(grads, expected, rtol=1e-4)
+  assert float(metrics["g/loss"]) == pytest.approx(total.item(), rel=1e-5)
+
+  sr = sr.detach()
   place = torch.tensor(np.array(jax.random.uniform(key, (BATCH, 1, 1, 1))))
   between = (place.double() * hr + (1 - place.double()) * sr).requires_grad_()
   (slope,) = torch.autograd.grad(
-    twin(between).sum(), between, create_graph=True
+    critic(between).sum(), between, create_graph=True
   )
   penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
-  loss = twin(sr).mean() - twin(hr).mean() + 7.0 * penalty
-  loss.backward()
+  loss = critic(sr).mean() - critic(hr).mean() + 7.0 * penalty
+  d_expected = torch.autograd.grad(
+    loss, list(critic.parameters()), allow_unused=True
+  )
+  # A shift of all scores changes nothing: PyTorch calls its gradient unused.
+  d_expected = {
+    name: torch.zeros_like(p) if grad is None else grad
+    for (name, p), grad in zip(
+      critic.named_parameters(), d_expected, strict=True
+    )
+  }
   assert float(metrics["d/penalty"]) == pytest.approx(penalty.item(), rel=1e-5)
   assert float(metrics["d/loss"]) == pytest.approx(loss.item(), rel=1e-5)
-  expected = {
-    "conv": {
-      "kernel": weight.grad.permute(2, 3, 1, 0).numpy(),
-      "bias": bias.grad.numpy(),
-    }
-  }
-  assert_trees_close(d_grads, expected, rtol=1e-4)
+  assert_trees_close(d_grads, d_tree(d_expected)[0], rtol=1e-4)
 
 
 # --- Steps on meshes.
@@ -640,7 +642,8 @@ def test_wgan_gp_needs_a_key():
 
 def test_wgan_gp_draws_anew_each_step_and_again_on_resume():
   adam = make_optimizer(1e-3)
-  nets = {"generator": Upscaler(), "discriminator": Critic()}
+  critic = VGGStyleDiscriminator(2, input_size=SIZE, norm="layer")
+  nets = {"generator": Upscaler(), "discriminator": critic}
   state = jax.jit(
     lambda: create_gan_state(jax.random.key(0), *nets.values(), adam, adam)
   )()

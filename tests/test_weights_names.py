@@ -221,6 +221,7 @@ def test_to_state_dict_refuses_other_trees():
     names.to_state_dict({**params, "batch_norm": {}})
 
 
-def test_num_upsamplings_refuses_what_the_net_lacks():
+def test_shapes_of_a_scale_that_the_net_lacks():
+  config = names.from_state_dict(build.random_state()).config
   with pytest.raises(ValueError, match="scale 5 with unshuffle 1"):
-    names.num_upsamplings(5, 1)
+    names.shapes(config | {"scale": 5})

@@ -217,9 +217,10 @@ def test_fetch_can_be_forbidden(server):
 def test_file_is_checked_before_every_use(server):
   path = zoo.find("x")
   path.write_bytes(DATA[:-1] + b"!")
-  with pytest.raises(zoo.ChecksumError, match="not the published x"):
+  with pytest.raises(zoo.ChecksumError, match="x: SHA-256.*it was deleted"):
     zoo.find("x")
-  assert path.exists()
+  assert not path.exists()
+  assert zoo.find("x").read_bytes() == DATA
 
 
 def test_threads_fetch_once(server):

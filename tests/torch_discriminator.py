@@ -11,8 +11,9 @@ from esrgan_jax.models.discriminators import linear1_from_torch
 class Twin(nn.Module):
   """Maps `[B, 3, S, S]` to `[B, 1]`; any number of stages."""
 
-  def __init__(self, num_feat, input_size):
+  def __init__(self, num_feat, input_size, norm="batch"):
     super().__init__()
+    self.prefix = {"batch": "bn", "layer": "ln", "none": ""}[norm]
     size, stage, channels = input_size, 0, 3
     self.names = []
     while size > 4:
@@ -20,10 +21,13 @@ class Twin(nn.Module):
       for step, (kernel, stride) in enumerate(((3, 1), (4, 2))):
         first = stage == step == 0
         name = f"{stage}_{step}"
-        conv = nn.Conv2d(channels, width, kernel, stride, 1, bias=first)
+        bias = first or norm == "none"
+        conv = nn.Conv2d(channels, width, kernel, stride, 1, bias=bias)
         setattr(self, f"conv{name}", conv)
-        if not first:
+        if not first and norm == "batch":
           setattr(self, f"bn{name}", nn.BatchNorm2d(width))
+        if not first and norm == "layer":
+          setattr(self, f"ln{name}", nn.GroupNorm(1, width))
         self.names.append(name)
         channels = width
       size, stage = size // 2, stage + 1
@@ -34,23 +38,26 @@ class Twin(nn.Module):
     act = functional.leaky_relu
     for name in self.names:
       x = getattr(self, f"conv{name}")(x)
-      if name != "0_0":
-        x = getattr(self, f"bn{name}")(x)
+      if name != "0_0" and self.prefix:
+        x = getattr(self, f"{self.prefix}{name}")(x)
       x = act(x, 0.2)
     return self.linear2(act(self.linear1(x.flatten(1)), 0.2))
 
 
-def build_twin(num_feat, input_size):
+def build_twin(num_feat, input_size, norm="batch"):
   """A twin whose every parameter and statistic matters."""
   torch.manual_seed(0)
-  twin = Twin(num_feat, input_size)
+  twin = Twin(num_feat, input_size, norm)
+  if norm == "none":
+    return twin
   with torch.no_grad():
     for name in twin.names[1:]:
-      bn = getattr(twin, f"bn{name}")
-      bn.weight.uniform_(0.5, 1.5)
-      bn.bias.uniform_(-0.3, 0.3)
-      bn.running_mean.uniform_(-0.2, 0.2)
-      bn.running_var.uniform_(0.5, 1.5)
+      layer = getattr(twin, f"{twin.prefix}{name}")
+      layer.weight.uniform_(0.5, 1.5)
+      layer.bias.uniform_(-0.3, 0.3)
+      if norm == "batch":
+        layer.running_mean.uniform_(-0.2, 0.2)
+        layer.running_var.uniform_(0.5, 1.5)
   return twin
 
 
@@ -67,7 +74,7 @@ def from_twin(twin, tensors):
       part, value = "kernel", linear1_from_torch(value, channels=channels)
     elif layer == "linear2" and part == "weight":
       part, value = "kernel", value.T
-    elif layer.startswith("bn"):
+    elif layer.startswith(("bn", "ln")):
       part = {"weight": "scale", "running_mean": "mean"}.get(part, part)
       part = {"running_var": "var"}.get(part, part)
     if part == "num_batches_tracked":

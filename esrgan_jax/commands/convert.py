@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     with console.fetch_progress(model.name, quiet=False) as progress:
       source = os.fspath(zoo.find(model.name, progress=progress))
     metadata = {"source": model.source, "licence": model.licence}
-  if os.path.exists(args.target) and os.path.samefile(source, args.target):
+  both = os.path.exists(source) and os.path.exists(args.target)
+  if both and os.path.samefile(source, args.target):
     raise ValueError(
       f"{args.target} is the input itself; choose another name for the output"
     )

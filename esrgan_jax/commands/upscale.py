@@ -148,9 +148,7 @@ def run(args: argparse.Namespace) -> int:
       began = time.perf_counter()
       try:
         size = _upscale_file(job, model, scale, args, bar, say)
-      except upscaler.OutOfMemoryError:
-        raise
-      except (ValueError, OSError, ArithmeticError) as error:
+      except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         fail(
           error if str(job.source) in str(error) else f"{job.source}: {error}"
         )
@@ -308,6 +306,12 @@ def _upscale_file(
   if not constant_alpha:
     # What lies under full transparency must not bleed into what is seen.
     pixels = images.bleed_colour(pixels, alpha)
+  height, width, channels = pixels.shape
+  images.check_fits(  # Before the work, not after it.
+    job.target,
+    (_scaled(height, scale), _scaled(width, scale), channels),
+    transparent=alpha is not None and not _is_opaque(alpha),
+  )
   passes = 1 if constant_alpha else 2
   folder = job.target.parent
 
@@ -344,6 +348,10 @@ def _upscale_file(
   return result.shape[1], result.shape[0]
 
 
+def _is_opaque(alpha: np.ndarray) -> bool:
+  return int(alpha.min()) == np.iinfo(alpha.dtype).max
+
+
 def _room(
   shape: tuple[int, ...], dtype: np.dtype, folder: pathlib.Path
 ) -> np.ndarray:
@@ -352,6 +360,9 @@ def _room(
   if size <= _MEMMAP_BYTES:
     return np.empty(shape, dtype)
   with tempfile.TemporaryFile(dir=folder) as file:
+    if hasattr(os, "posix_fallocate"):
+      # A full disk is an error now; later, it would be a fatal signal.
+      os.posix_fallocate(file.fileno(), 0, size)
     return np.memmap(file, dtype, "w+", shape=shape)
 
 

@@ -26,7 +26,7 @@ from esrgan_jax.images.pixels import (
   to_float,
 )
 from esrgan_jax.images.reading import read_image
-from esrgan_jax.images.writing import write_image
+from esrgan_jax.images.writing import check_fits, write_image
 
 __all__ = [
   "INPUT_SUFFIXES",
@@ -36,6 +36,7 @@ __all__ = [
   "ImageError",
   "Metadata",
   "bleed_colour",
+  "check_fits",
   "from_float",
   "is_image_suffix",
   "read_image",

@@ -66,13 +66,12 @@ def write_image(
   path = pathlib.Path(path)
   if not 1 <= quality <= 100:
     raise ValueError(f"quality is {quality}, not in 1 to 100")
+  transparent = False
+  if image.alpha is not None:
+    transparent = int(image.alpha.min()) < np.iinfo(image.alpha.dtype).max
+  check_fits(path, image.pixels.shape, transparent=transparent)
+  format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
   try:
-    format_ = OUTPUT_SUFFIXES.get(path.suffix.lower())
-    if format_ is None:
-      raise ImageError(
-        f"suffix {path.suffix!r} is not one that can be written; choose one of"
-        f" {' '.join(OUTPUT_SUFFIXES)}"
-      )
     if not overwrite and os.path.lexists(path):
       raise _exists()
     image = _fit(image, format_)
@@ -88,6 +87,51 @@ def write_image(
   except OSError as error:
     reason = error.strerror or " ".join(str(error).split())
     raise ImageError(f"{path}: cannot be written: {reason}") from error
+
+
+_LARGEST_SIDE = {"PNG": 2**31 - 1, "TIFF": 2**32 - 1}
+# libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
+_LARGEST_SIDE |= {"JPEG": 65_500, "WEBP": 16_383, "BMP": 2**31 - 1}
+
+
+def check_fits(
+  path: str | os.PathLike, shape: tuple[int, ...], *, transparent: bool
+) -> None:
+  """Raises an error if a format cannot hold a picture, before it is made.
+
+  Args:
+    path: File that is to be written; its suffix chooses the format.
+    shape: `[H, W, C]` of the picture's pixels.
+    transparent: Whether any pixel lets anything shine through.
+
+  Raises:
+    ImageError: If the suffix is unknown, the picture is too large for the
+      format, or the format has no transparency.
+
+  >>> check_fits("large.jpg", (100, 70_000, 3), transparent=False)
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.images.pixels.ImageError: large.jpg: 70000 x 100 pixels do not ...
+  """
+  H, W, C = shape
+  suffix = pathlib.Path(path).suffix
+  format_ = OUTPUT_SUFFIXES.get(suffix.lower())
+  if format_ is None:
+    raise ImageError(
+      f"{path}: suffix {suffix!r} is not one that can be written; choose one of"
+      f" {' '.join(OUTPUT_SUFFIXES)}"
+    )
+  if max(H, W) > (limit := _LARGEST_SIDE[format_]):
+    raise ImageError(
+      f"{path}: {W} x {H} pixels do not fit {format_}, which ends at {limit} a"
+      " side; choose .png"
+    )
+  if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
+    raise ImageError(f"{path}: {W} x {H} pixels exceed BMP's 4 GB; choose .png")
+  if transparent and format_ in ("JPEG", "BMP"):
+    raise ImageError(
+      f"{path}: {format_} cannot hold transparency; choose .png, .webp or .tif"
+    )
 
 
 def _exists() -> ImageError:
@@ -136,29 +180,11 @@ def _publish(aside: pathlib.Path, path: pathlib.Path) -> None:
     aside.unlink()
 
 
-_LARGEST_SIDE = {"PNG": 2**31 - 1, "TIFF": 2**32 - 1}
-# libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
-_LARGEST_SIDE |= {"JPEG": 65_500, "WEBP": 16_383, "BMP": 2**31 - 1}
-
-
 def _fit(image: Image, format_: str) -> Image:
-  """Returns what the format can hold of an image, or says why it cannot."""
+  """Returns what the format can hold of an image."""
   H, W, C = image.pixels.shape
-  limit = _LARGEST_SIDE[format_]
-  if max(H, W) > limit:
-    raise ImageError(
-      f"{W} x {H} pixels do not fit {format_}, which ends at {limit} a side;"
-      " choose .png"
-    )
-  if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
-    raise ImageError(f"{W} x {H} pixels exceed BMP's 4 GB; choose .png")
-  alpha = image.alpha
-  if alpha is not None and format_ in ("JPEG", "BMP"):
-    if int(alpha.min()) < np.iinfo(alpha.dtype).max:
-      raise ImageError(
-        f"{format_} cannot hold transparency; choose .png, .webp or .tif"
-      )
-    alpha = None
+  # Opaque: `check_fits` has seen to it.
+  alpha = None if format_ in ("JPEG", "BMP") else image.alpha
   pixels = image.pixels
   if format_ in ("JPEG", "WEBP", "BMP"):
     pixels = _to_uint8(pixels)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+NORMS = ("batch", "layer", "none")
+
 # PyTorch's default initialisation, which the authors' 2019-06 code and BasicSR
 # leave in place: uniform within 1 / sqrt(fan_in), for kernels and biases.
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -32,6 +34,9 @@ class VGGStyleDiscriminator(nn.Module):
     num_feat: Channels of the first stage.
     input_size: Height and width of the images, HR pixels: 3 or 4 times a power
       of two, at least 6.
+    norm: `"batch"`, as published; `"layer"`, over channels and positions of
+      each image, or `"none"` for critics whose gradient is penalised: WGAN-GP
+      (arXiv:1704.00028, section 4) needs images that don't see each other.
     dtype: Compute dtype; parameters, batch statistics and logits are float32.
 
   Source: BasicSR `archs/discriminator_arch.py::VGGStyleDiscriminator` (128 and
@@ -48,6 +53,7 @@ class VGGStyleDiscriminator(nn.Module):
 
   num_feat: int = 64
   input_size: int = 128
+  norm: str = "batch"
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -63,8 +69,11 @@ class VGGStyleDiscriminator(nn.Module):
       Logits, float32 `[B]` (BasicSR's are `[B, 1]`).
 
     Raises:
-      ValueError: If `input_size` is unfit or the images have another shape.
+      ValueError: If `input_size` or `norm` is unfit, or the images have
+        another shape.
     """
+    if self.norm not in NORMS:
+      raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}.")
     num_stages = _num_stages(self.input_size)
     if image.ndim != 4 or image.shape[1:3] != (self.input_size,) * 2:
       raise ValueError(
@@ -81,19 +90,26 @@ class VGGStyleDiscriminator(nn.Module):
           (kernel, kernel),
           strides=stride,
           padding=1,
-          use_bias=first,
+          use_bias=first or self.norm == "none",
           dtype=self.dtype,
           kernel_init=_kernel_init,
-          bias_init=_bias_init(kernel * kernel * image.shape[-1]),
+          bias_init=_bias_init(kernel * kernel * features.shape[-1]),
           name=f"conv{stage}_{step}",
         )(features)
-        if not first:
+        if not first and self.norm == "batch":
           features = nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,  # PyTorch's momentum of 0.1.
             epsilon=1e-5,
             dtype=self.dtype,
             name=f"bn{stage}_{step}",
+          )(features)
+        elif not first and self.norm == "layer":
+          features = nn.GroupNorm(
+            num_groups=1,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            name=f"ln{stage}_{step}",
           )(features)
         features = nn.leaky_relu(features, 0.2)
     features = features.reshape(features.shape[0], -1)

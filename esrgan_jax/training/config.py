@@ -20,6 +20,7 @@ from typing import Any
 import ml_collections
 
 from esrgan_jax.data import pipeline
+from esrgan_jax.models import discriminators
 from esrgan_jax.training import steps
 
 __all__ = [
@@ -41,7 +42,8 @@ DEFAULTS: dict[str, Any] = {
   # "published": small random numbers. "bilinear": these too, and a path that
   # makes the net begin as bilinear upscaling; for short trainings.
   "initialization": "published",
-  "discriminator": {"num_feat": 64},
+  # norm: "batch", or for "wgan-gp" "layer" or "none".
+  "discriminator": {"num_feat": 64, "norm": "batch"},
   "batch_size": 16,  # Of all devices together.
   "patch_size": 128,  # HR pixels.
   "dtype": "auto",  # Compute: bfloat16 on GPU and TPU, float32 on CPU.
@@ -216,6 +218,12 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
     raise ConfigError(
       "config.phases.psnr.num_train_steps is 0 and config.init_from is empty:"
       " phase two needs a generator to start from; set either"
+    )
+  if gan.adversarial == "wgan-gp" and filled.discriminator.norm == "batch":
+    raise ConfigError(
+      "config.phases.gan.adversarial is 'wgan-gp', whose penalty needs images"
+      " that don't see each other through BatchNorm; add"
+      " --config.discriminator.norm=layer, or none"
     )
   if filled.init_from and not gan.num_train_steps:
     raise ConfigError(
@@ -422,6 +430,7 @@ def _type_problem(key, value, default):
 _CHOICES = {
   "dtype": ("auto", "float32", "bfloat16"),
   "initialization": ("published", "bilinear"),
+  "discriminator.norm": discriminators.NORMS,
   "scale": (1, 2, 3, 4, 8),
   "phases.psnr.pixel_loss": tuple(steps.PIXEL_LOSSES),
   "phases.gan.pixel_loss": tuple(steps.PIXEL_LOSSES),

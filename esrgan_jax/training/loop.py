@@ -363,7 +363,7 @@ def _run_gan(run, params, signals):
   optimizer = _make_optimizer(config, phase, phase.learning_rate)
   d_optimizer = _make_optimizer(config, phase, phase.d_learning_rate)
   discriminator = VGGStyleDiscriminator(
-    num_feat=config.discriminator.num_feat,
+    **config.discriminator,
     input_size=config.patch_size,
     dtype=run.dtype,
   )

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors.numpy
 
+from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.weights import names
 from esrgan_jax.weights.ncnn_file import MAGIC, read_ncnn
 from esrgan_jax.weights.safetensors_file import read_safetensors
@@ -171,7 +172,7 @@ def write_weights(
   state = names.to_state_dict(params)
   scale, unshuffle = config["scale"], config.get("unshuffle")
   if unshuffle is None:
-    unshuffle = names.default_unshuffle(scale)
+    unshuffle = RRDBNet(scale=scale).unshuffle_factor
   # Reading back what is to be written checks names, shapes and finiteness.
   found = names.from_state_dict(state, scale=scale, unshuffle=unshuffle).config
   for key, value in found.items():

