@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from esrgan_jax.models import rrdb
-from esrgan_jax.models.rrdb import RRDBNet, dense_convs, pixel_unshuffle
+from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
 
 TINY = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
 
@@ -110,12 +110,66 @@ def test_both_kernel_gradients_equal_autodiff(by):
   np.testing.assert_allclose(actual, vjp(dy)[0], atol=1e-4)
 
 
-def test_dense_convs_of_one_convolution_is_that_convolution():
-  x = random_image(1, 4, 5, 3)
-  kernel, bias = random_image(3, 3, 3, 2), random_image(2)
-  np.testing.assert_allclose(
-    dense_convs(x, [(kernel, bias)]), conv(x, kernel, bias), atol=1e-5
-  )
+@pytest.mark.parametrize(
+  ("num", "masked", "form"),
+  [
+    (5, False, "cpu"),
+    (5, True, "cpu"),
+    (5, True, "gpu"),
+    (5, False, "tpu"),
+    (5, True, "tpu"),
+    (2, False, "tpu"),
+  ],
+)
+def test_every_form_of_the_dense_block_equals_concatenation(num, masked, form):
+  feat, grow = 6, 4
+  widths = [grow] * (num - 1) + [feat]
+  convs = [
+    (random_image(3, 3, feat + i * grow, g, seed=i) - 0.5, random_image(g))
+    for i, g in enumerate(widths)
+  ]
+  x = random_image(2, 5, 6, feat, seed=7) - 0.5
+  d_out = random_image(2, 5, 6, feat, seed=8) - 0.5
+  valid = None
+  if masked:
+    valid = jnp.ones((2, 5, 6, 1)).at[:, 4:].set(0).at[0, :, 2:].set(0)
+
+  def textbook(x, convs):
+    sources = [x]
+    for kernel, bias in convs[:-1]:
+      y = conv(jnp.concatenate(sources, -1), kernel, bias)
+      sources.append(jnp.where(y > 0, y, 0.2 * y))
+      if masked:
+        sources[-1] *= valid
+    y = conv(jnp.concatenate(sources, -1), *convs[-1])
+    return x + 0.2 * (y * valid if masked else y)
+
+  correlate = rrdb._kernel_gradient_by_conv
+  if form == "cpu":
+    correlate = rrdb._kernel_gradient_by_dot
+  padded = form == "tpu"
+
+  @jax.jit
+  def ours(x, convs):
+    grouped, regroup = jax.vjp(rrdb.group_convs, convs)
+    out, grown = rrdb._dense_block_forward(x, grouped, valid, padded=padded)
+    d_x, d_grouped, _ = rrdb._dense_block_backward(
+      x, grown, grouped, valid, d_out, padded=padded, correlate=correlate
+    )
+    return out, d_x, regroup(d_grouped)[0]
+
+  @jax.jit
+  def expected(x, convs):
+    out, vjp = jax.vjp(textbook, x, convs)
+    return out, *vjp(d_out)
+
+  for actual, wanted in zip(
+    jax.tree.leaves(ours(x, convs)),
+    jax.tree.leaves(expected(x, convs)),
+    strict=True,
+  ):
+    scale = float(jnp.abs(wanted).max())
+    np.testing.assert_allclose(actual, wanted, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_fetch_can_be_forbidden(server):
 def test_file_is_checked_before_every_use(server):
   path = zoo.find("x")
   path.write_bytes(DATA[:-1] + b"!")
-  with pytest.raises(zoo.ChecksumError, match="x: SHA-256.*it was deleted"):
+  with pytest.raises(zoo.ChecksumError, match=r"x: SHA-256.*it was deleted"):
     zoo.find("x")
   assert not path.exists()
   assert zoo.find("x").read_bytes() == DATA
