@@ -42,11 +42,11 @@ class VGGStyleDiscriminator(nn.Module):
   Source: BasicSR `archs/discriminator_arch.py::VGGStyleDiscriminator` (128 and
   256); the authors' `Discriminator_VGG_96` and `Discriminator_VGG_192`.
 
-  >>> discriminator = VGGStyleDiscriminator(num_feat=4, input_size=16)
-  >>> image = jnp.zeros((2, 16, 16, 3))
+  >>> discriminator = VGGStyleDiscriminator(num_feat=4, input_size=8)
+  >>> image = jnp.zeros((2, 8, 8, 3))
   >>> variables = discriminator.init(jax.random.key(0), image, train=False)
   >>> sorted(variables["batch_stats"])
-  ['bn0_1', 'bn1_0', 'bn1_1']
+  ['bn0_1']
   >>> discriminator.apply(variables, image, train=False).shape
   (2,)
   """

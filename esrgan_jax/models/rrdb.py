@@ -383,8 +383,13 @@ def _dense_block_backward(
 
   # d_grown begins as the gradient of the rectified layers.
   d_last = _mask(d_out, valid) * _fifth(x)
-  d_grown = _convolve(d_last, _transpose(convs.last), x.dtype)
-  d_x = _convolve(d_last, _transpose(convs.first[..., num:]), x.dtype)
+  if padded:
+    kernel = jnp.concatenate([convs.last, convs.first[..., num:]], axis=-2)
+    back = _convolve(d_last, _transpose(kernel), x.dtype)
+    d_grown, d_x = back[..., :num], back[..., num:]
+  else:
+    d_grown = _convolve(d_last, _transpose(convs.last), x.dtype)
+    d_x = _convolve(d_last, _transpose(convs.first[..., num:]), x.dtype)
   for i in reversed(range(1, len(convs.inner) + 1)):
     start, stop = i * grow, (i + 1) * grow
     d_layer = d_grown[..., start:stop] * slope(grown[..., start:stop])
@@ -451,13 +456,17 @@ def _transpose(kernel: Array) -> Array:
 
 
 def _sum_pixels(x: Array) -> Array:
-  """Sums `[N, H, W, C]` over all but C, as a matrix product.
+  """Sums `[N, H, W, C]` over all but C, as a convolution's kernel gradient.
 
-  To a TPU that is a hundredth of the vector unit's work.
+  To a TPU that is a tenth of the vector unit's work; a matrix product with the
+  first three axes made one would copy `x` into another layout first.
   """
-  x = x.reshape(-1, x.shape[-1])
-  ones = jnp.ones((8, x.shape[0]), x.dtype)  # Rows that a register has anyway.
-  return jnp.dot(ones, x, preferred_element_type=jnp.float32)[0].astype(x.dtype)
+  ones = jnp.ones((*x.shape[:-1], 8), x.dtype)  # Rows a register has anyway.
+  kernel = jax.ShapeDtypeStruct((1, 1, 8, x.shape[-1]), x.dtype)
+  transpose = jax.linear_transpose(
+    lambda kernel: _convolve(ones, kernel, x.dtype, pad=0), kernel
+  )
+  return transpose(x)[0][0, 0, 0]
 
 
 def run_blocks(
