@@ -1,0 +1,157 @@
+"""The side-by-side measurements: they run, and count what they should."""
+
+import dataclasses
+import functools
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import train
+from esrgan_jax.models.rrdb import RRDBNet
+
+
+def run(script, *arguments):
+  # One thread: idle ones of OpenMP spin, and other tests want the cores.
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+  }
+  done = subprocess.run(
+    [sys.executable, "-m", f"benchmarks.{script}", *arguments],
+    env=environment,
+    cwd=train.ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout
+
+
+def rows(output):
+  """Cells of tables' rows by their first ones."""
+  lines = [re.split(r" *\| *", line)[1:-1] for line in output.splitlines()]
+  return [cells for cells in lines if len(cells) > 1]
+
+
+@pytest.mark.parametrize("script", ["train", "input"])
+def test_help(script):
+  assert "--tiny" in run(script, "--help")
+
+
+def test_train_compares_with_pytorch():
+  pytest.importorskip("torch")
+  output = run(
+    "train",
+    *("--device", "cpu", "--tiny", "--task", "tile", "--rounds", "2"),
+  )
+  assert re.search(r"^jax \d\S+, jaxlib \d\S+, flax \d\S+, torch \d", output)
+  assert "upscaling, 16 x 16 pixels to x4, float32" in output
+  assert "failed" not in output
+  figures = {cells[0]: cells[1:] for cells in rows(output)}
+  for name in (train.OURS, train.FORMS["eager"]):
+    seconds, _, ratio, first_call, memory = figures[name]
+    assert min(map(float, (seconds, ratio, memory))) > 0
+    assert float(first_call) >= 0
+  assert float(figures[train.OURS][2]) == 1
+
+
+@pytest.mark.parametrize(
+  ("side", "task", "dtype"),
+  [
+    (train.OURS, "psnr", "float32"),
+    (train.OURS, "gan", "float32"),
+    (train.OURS, "tile", "bfloat16"),
+    ("eager", "psnr", "bfloat16"),
+    ("eager", "gan", "bfloat16"),
+    ("eager", "tile", "bfloat16"),
+  ],
+)
+def test_a_side_runs(side, task, dtype):
+  prepare = train.prepare_jax
+  if side != train.OURS:
+    pytest.importorskip("torch")
+    prepare = train.prepare_torch
+  case = train.Case(side, task, 2, 16, "cpu", dtype, 1, tiny=True)
+  step, peak = prepare(case)
+  first, later = step(1), step(2)
+  assert peak() > 0
+  if task == "tile":
+    assert first == later == 0
+  else:
+    assert first > 0
+    assert later > 0
+    assert first != later
+
+
+def test_a_side_that_fails_is_a_row():
+  # No GPU is visible: `run` hides any.
+  output = run("train", "--device", "gpu", "--tiny", "--task", "psnr", "--peer")
+  assert re.search(r"\| esrgan_jax \| failed: \w+", output)
+  assert "median of" in output
+
+
+def test_time_that_is_over_leaves_tasks_out():
+  output = run("train", "--device", "cpu", "--tiny", "--limit", "1")
+  assert output.count("left out") == 2
+
+
+def test_input_compares_caches():
+  pytest.importorskip("grain")
+  output = run("input", "--tiny", "--step_images_per_second", "100")
+  assert re.search(r"^jax \d\S+, jaxlib \d\S+, numpy \d\S+, grain \d", output)
+  assert "the step consumes 100 images a second" in output
+  assert "failed" not in output
+  found = rows(output)
+  for name in ("ram", "memmap", "stream"):
+    figures = [cells[1:] for cells in found if cells[0] == name]
+    assert len(figures) == 2
+    for crops, per_core, ratio, opened, cores in figures:
+      assert min(map(float, (crops, per_core, ratio, cores))) > 0
+      assert float(opened) >= 0
+      assert float(cores) == pytest.approx(100 / float(per_core), rel=0.01)
+
+
+def test_generator_macs_are_counted_right():
+  # 17.9 M multiply-adds of the full network for an LR pixel.
+  full = train.generator_macs(num_feat=64, num_block=23, num_grow_ch=32)
+  assert full == pytest.approx(17.9e6, rel=0.005)
+
+
+def test_parameters_are_as_many_as_ours():
+  torch = pytest.importorskip("torch")
+  import jax
+  import jax.numpy as jnp
+
+  from benchmarks import torch_networks
+  from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+
+  def count(network, *arguments, **options):
+    with torch.device("meta"):
+      module = network(*arguments, **options)
+    return sum(p.numel() for p in module.parameters())
+
+  def count_ours(init, *arguments):
+    shapes = jax.eval_shape(init, jax.random.key(0), *arguments)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+  case = train.Case(train.OURS, "gan", 2, 128, "cpu", "float32", 1)
+  tiny = dataclasses.replace(case, tiny=True, size=16)
+  for chosen in (case, tiny):
+    sizes = chosen.generator
+    assert count(torch_networks.RRDBNet, **sizes) == count_ours(
+      RRDBNet(**sizes).init, jnp.zeros((1, 8, 8, 3))
+    )
+    width, size = chosen.d_feat, chosen.size
+    init = VGGStyleDiscriminator(width, input_size=size).init
+    assert count(torch_networks.Discriminator, width, size) == count_ours(
+      functools.partial(init, train=False), jnp.zeros((1, size, size, 3))
+    )
+    vgg = train.random_vgg(chosen.vgg_stages)
+    del vgg["normalization"]
+    assert count(torch_networks.VGG19, chosen.vgg_stages) == sum(
+      leaf.size for leaf in jax.tree.leaves(vgg)
+    )
