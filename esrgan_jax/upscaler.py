@@ -63,12 +63,12 @@ class Upscaler:
     notes: Sentences on choices made while its file was read.
 
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
-  >>> lr = jnp.zeros((5, 6, 3))
+  >>> lr = jnp.zeros((1, 8, 8, 3))
   >>> model = Upscaler(net, net.init(jax.random.key(0), lr)["params"])
   >>> model.upscale(np.zeros((5, 6, 3), np.uint8)).shape
   (20, 24, 3)
   >>> jax.jit(model)(lr).shape
-  (20, 24, 3)
+  (1, 32, 32, 3)
   """
 
   def __init__(
@@ -101,7 +101,8 @@ class Upscaler:
     """Returns this model with other parameters; compiled programs are shared.
 
     >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
-    >>> params = net.init(jax.random.key(0), jnp.zeros((2, 2, 3)))["params"]
+    >>> lr = jnp.zeros((1, 8, 8, 3))
+    >>> params = net.init(jax.random.key(0), lr)["params"]
     >>> model = Upscaler(net, params).with_params(jax.tree.map(abs, params))
     >>> bool(model.params["conv_first"]["kernel"].min() >= 0)
     True
@@ -154,9 +155,9 @@ class Upscaler:
       FloatingPointError: If the network's result is not finite.
       OutOfMemoryError: If not even small tiles fit into memory.
 
-    >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=2)
-    >>> params = net.init(jax.random.key(0), jnp.zeros((2, 2, 3)))["params"]
-    >>> model = Upscaler(net, params)
+    >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+    >>> lr = jnp.zeros((1, 8, 8, 3))
+    >>> model = Upscaler(net, net.init(jax.random.key(0), lr)["params"])
     >>> whole = model.upscale(np.ones((60, 40), np.float32), tile=0)
     >>> tiled = model.upscale(np.ones((60, 40), np.float32), tile=8, exact=True)
     >>> bool(np.allclose(whole, tiled, atol=1e-5))

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -17,6 +18,19 @@ _CACHE = pathlib.Path(tempfile.gettempdir()) / f"esrgan_jax_tests_{_RUN}"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """Has one worker run all tests of a file, and make its fixtures once.
+
+  In the files' order: xdist's own, by number of tests, would begin the few long
+  ones last, when the other worker has nothing left to do.
+  """
+  from xdist.scheduler import LoadFileScheduling
+
+  config.option.loadscopereorder = False
+  return LoadFileScheduling(config, log)
 
 
 def pytest_unconfigure(config):

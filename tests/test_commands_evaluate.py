@@ -10,6 +10,7 @@ from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
 from esrgan_jax.training import evaluator
 from esrgan_jax.weights import files
+from tests.networks import random_params
 
 NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 2}
 
@@ -37,9 +38,7 @@ def folders(tmp_path):
 
 
 def write_model(path):
-  net = RRDBNet(**NET)
-  params = net.init(jax.random.key(0), np.zeros((1, 4, 4, 3), np.float32))
-  params = jax.tree.map(np.asarray, params["params"])
+  params = random_params(RRDBNet(**NET), np.zeros((1, 4, 4, 3), np.float32))
   path.parent.mkdir(parents=True, exist_ok=True)
   return str(files.write_weights(path, params, NET))
 

@@ -7,15 +7,15 @@ import pytest
 from esrgan_jax.__main__ import main
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.weights import files
+from tests.networks import random_params
 
 NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
 
 
 def write_model(path, seed, **config):
   config = NET | config
-  net = RRDBNet(**config)
-  params = net.init(jax.random.key(seed), np.zeros((1, 4, 4, 3), np.float32))
-  params = jax.tree.map(np.asarray, params["params"])
+  image = np.zeros((1, 4, 4, 3), np.float32)
+  params = random_params(RRDBNet(**config), image, seed=seed)
   path.parent.mkdir(parents=True, exist_ok=True)
   metadata = {"licence": "MIT", "seed": seed}
   return files.write_weights(path, params, config, metadata=metadata)

@@ -1,6 +1,8 @@
 """DIV2K by TFDS's real builder, on archives of its layout made here."""
 
+import contextlib
 import io
+import json
 import pathlib
 import re
 import shutil
@@ -16,9 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from esrgan_jax import main
 from esrgan_jax.data import cache, pipeline, prepare
 from esrgan_jax.data.sources import DataError, Div2k
 from esrgan_jax.resize import imresize_uint8
+from tests.training_runs import tiny_config, write_config
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("importlib_resources")
@@ -56,20 +60,30 @@ def archives(tmp_path_factory):
   return folder, images
 
 
-@pytest.fixture(scope="module")
-def data_dir(archives, tmp_path_factory):
-  """DIV2K, prepared by process 0 while process 1 waits."""
+@contextlib.contextmanager
+def _taken_for_official(zips):
+  """Replaces what the official archives weigh by what ours do; no more."""
   pytest.importorskip("tensorflow")
   from tensorflow_datasets.core.download import checksums
   from tensorflow_datasets.datasets.div2k import div2k_dataset_builder as div2k
 
-  zips, _ = archives
-  # Only what the official archives weigh is replaced by what ours do.
   infos = {
     url: checksums.compute_url_info(zips / url.rpartition("/")[2])
     for url in div2k._DL_URLS.values()
     if (zips / url.rpartition("/")[2]).exists()
   }
+  with (
+    mock.patch.object(div2k.Builder, "url_infos", infos),
+    warnings.catch_warnings(),
+  ):
+    warnings.simplefilter("ignore")  # TensorFlow's and TFDS's own.
+    yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(archives, tmp_path_factory):
+  """DIV2K, prepared by process 0 while process 1 waits."""
+  zips, _ = archives
   folder = tmp_path_factory.mktemp("tfds")
   waited = []
   other = threading.Thread(
@@ -78,11 +92,7 @@ def data_dir(archives, tmp_path_factory):
     )
   )
   other.start()
-  with (
-    mock.patch.object(div2k.Builder, "url_infos", infos),
-    warnings.catch_warnings(),
-  ):
-    warnings.simplefilter("ignore")  # TensorFlow's and TFDS's own.
+  with _taken_for_official(zips):
     path = prepare.prepare_div2k(folder, manual_dir=zips)
   other.join()
   assert waited == [path]
@@ -210,3 +220,43 @@ def test_zips_of_another_make_are_refused(archives, tmp_path, capsys):
 def test_the_command_prints_where_it_is(data_dir, capsys):
   assert prepare.main(["--data_dir", str(data_dir)]) == 0
   assert capsys.readouterr().out.strip().endswith("div2k/bicubic_x4/2.0.0")
+
+
+def test_training_prepares_it_and_trains_both_phases(
+  archives, tmp_path, capsys, monkeypatch
+):
+  # Programs compiled in this process stay in the test session's cache.
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
+  config = tiny_config(tmp_path)
+  config["phases"]["psnr"]["num_train_steps"] = 3
+  config["phases"]["gan"]["num_train_steps"] = 2
+  config["perceptual"]["layers"] = {"conv1_1": 1.0}
+  del config["data"]
+  command = [
+    f"--config={write_config(tmp_path / 'config.py', config)}",
+    f"--workdir={tmp_path / 'run'}",
+    "--config.data.sources=div2k/bicubic_x4",
+    "--config.data.eval=div2k/bicubic_x4:validation",
+    f"--config.data.data_dir={tmp_path / 'tfds'}",
+  ]
+  with _taken_for_official(archives[0]):
+    zips = f"--config.data.manual_dir={archives[0]}"
+    assert main.main([*command, zips]) == 0
+  out = capsys.readouterr().out
+  assert "psnr: trains on 5 images" in out
+  assert "gan: trains on 5 images" in out
+  evaluations = json.loads((tmp_path / "run/evaluation.json").read_text())
+  for each in evaluations["evaluations"]:
+    names = [image["name"] for image in each["images"]]
+    assert names == [f"div2k/bicubic_x4:validation #{i}" for i in range(2)]
+  report = (tmp_path / "run/report.html").read_text()
+  assert "div2k/bicubic_x4:validation #1" in report
+  assert "data:image/png;base64," in report
+
+  # Again: neither zips nor a patch are needed by now.
+  assert main.main(command) == 0
+  out = capsys.readouterr().out
+  assert "psnr: finished before, at step 3" in out
+  assert "gan: finished before, at step 2" in out
+  again = json.loads((tmp_path / "run/evaluation.json").read_text())
+  assert again == evaluations

@@ -1,5 +1,7 @@
 """The VGG-style discriminator against a PyTorch twin, and across devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from esrgan_jax.models.discriminators import (
   linear1_from_torch,
   linear1_to_torch,
 )
+from tests.networks import init
 
 
 def images(batch, size, seed=0):
@@ -88,8 +91,8 @@ def test_equals_its_pytorch_twin(input_size):
       expected_stats[name]["var"],
       atol=1e-5,
     )
-  logits = model.apply(
-    {"params": params, "batch_stats": stats}, image, train=False
+  logits = jax.jit(functools.partial(model.apply, train=False))(
+    {"params": params, "batch_stats": stats}, image
   )
   np.testing.assert_allclose(logits, expected_eval, atol=2e-5)
 
@@ -116,8 +119,10 @@ def test_published_sizes(input_size, side, num_stages):
 
 def test_parameter_tree():
   model = VGGStyleDiscriminator(num_feat=2, input_size=12)
-  variables = model.init(
-    jax.random.key(0), jnp.zeros((1, 12, 12, 3)), train=False
+  variables = jax.eval_shape(
+    lambda key, image: model.init(key, image, train=False),
+    jax.random.key(0),
+    jnp.zeros((1, 12, 12, 3)),
   )
   shapes = {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
@@ -150,9 +155,8 @@ def test_parameter_tree():
 
 def test_initial_weights_are_pytorchs_uniform():
   model = VGGStyleDiscriminator(num_feat=8, input_size=12)
-  params = model.init(
-    jax.random.key(1), jnp.zeros((1, 12, 12, 3)), train=False
-  )["params"]
+  image = jnp.zeros((1, 12, 12, 3))
+  params = init(model, jax.random.key(1), image, train=False)["params"]
   for layer, part, fan_in in (
     ("conv0_0", "kernel", 27),
     ("conv0_0", "bias", 27),
@@ -172,7 +176,7 @@ def test_sharded_batches_share_their_statistics():
   image = images(16, 12) * np.linspace(0, 1, 16, dtype=np.float32).reshape(
     16, 1, 1, 1
   )
-  variables = model.init(jax.random.key(0), image, train=False)
+  variables = init(model, jax.random.key(0), image, train=False)
 
   def loss(params, image):
     logits, updates = model.apply(
@@ -199,16 +203,17 @@ def test_sharded_batches_share_their_statistics():
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
   model = VGGStyleDiscriminator(num_feat=4, input_size=16, dtype=jnp.bfloat16)
   image = images(4, 16)
-  variables = model.init(jax.random.key(0), image, train=False)
-  logits, updates = model.apply(
-    variables, image, train=True, mutable=["batch_stats"]
-  )
+  variables = init(model, jax.random.key(0), image, train=False)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def apply(model, variables, image):
+    return model.apply(variables, image, train=True, mutable=["batch_stats"])
+
+  logits, updates = apply(model, variables, image)
   assert logits.dtype == jnp.float32
   leaves = jax.tree.leaves((variables, updates))
   assert all(leaf.dtype == jnp.float32 for leaf in leaves)
-  exact, _ = model.clone(dtype=jnp.float32).apply(
-    variables, image, train=True, mutable=["batch_stats"]
-  )
+  exact, _ = apply(model.clone(dtype=jnp.float32), variables, image)
   np.testing.assert_allclose(logits, exact, atol=0.05)
 
 

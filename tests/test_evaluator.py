@@ -18,6 +18,7 @@ from esrgan_jax.data import sources
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
 from esrgan_jax.training import evaluator
+from tests.networks import random_params
 
 
 def image(height, width, seed=0):
@@ -57,7 +58,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def params(net):
-  params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  params = random_params(net, np.zeros((1, 8, 8, 3), np.float32))
   params["conv_last"]["bias"] += 0.5  # Else all is black.
   return params
 
@@ -163,11 +164,12 @@ def test_evaluator_takes_new_parameters_without_compiling(source, net, params):
   run = evaluator.Evaluator(net, source, devices=devices, tile=0)
   first = run(params, model="first")
   programs = dict(run._model._programs)
+  apply = jax.jit(net.apply)
   # The network on whole images, rounded: no tiles, no upscaler.
   for score, (_, lr, hr) in zip(
     first.scores, evaluator.named_pairs(source), strict=True
   ):
-    sr = net.apply({"params": params}, lr[None] / np.float32(255))[0]
+    sr = apply({"params": params}, lr[None] / np.float32(255))[0]
     sr = np.round(np.clip(sr, 0, 1) * 255).astype(np.uint8)
     expected = evaluator.measure(sr, hr, crop_border=4)
     assert score.values["psnr_y"] == pytest.approx(expected["psnr_y"], abs=0.01)

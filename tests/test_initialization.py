@@ -7,12 +7,12 @@ import pytest
 
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training.initialization import start_bilinear
+from tests.networks import random_params
 
 
 def _params(**fields):
   net = RRDBNet(num_feat=6, num_block=1, num_grow_ch=2, **fields)
-  unshuffled = jnp.zeros((1, 8, 8, 3))
-  return net, net.init(jax.random.key(0), unshuffled)["params"]
+  return net, random_params(net, np.zeros((1, 8, 8, 3), np.float32))
 
 
 @pytest.mark.parametrize("scale", [4, 8])
@@ -21,7 +21,7 @@ def test_without_its_body_it_is_bilinear_upscaling(scale):
   params = start_bilinear(params)
   params["conv_body"] = jax.tree.map(jnp.zeros_like, params["conv_body"])
   lr = np.random.default_rng(0).random((12, 10, 3), np.float32)
-  sr = net.apply({"params": params}, lr)
+  sr = jax.jit(net.apply)({"params": params}, lr)
   expected = lr
   size = lr.shape
   for _ in range(int(np.log2(scale))):

@@ -12,7 +12,7 @@ from esrgan_jax import interpolate, metrics
 from esrgan_jax.data import sources
 from esrgan_jax.resize import imresize_uint8
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import loop
+from esrgan_jax.training import finish, loop
 from esrgan_jax.upscaler import Upscaler, load
 from esrgan_jax.weights.files import read_weights
 from tests.training_runs import logged, tiny_config
@@ -140,7 +140,7 @@ def test_the_interpolated_model_lies_between(finished):
   content = json.loads((workdir / "evaluation.json").read_text())["evaluations"]
   assert rows[0] == {"alpha": 0.0, **content[1]["means"]}
   assert rows[-1] == {"alpha": 1.0, **content[2]["means"]}
-  assert interpolate.interpolate_params is loop.interpolate_params
+  assert interpolate.interpolate_params is finish.interpolate_params
 
 
 def test_more_steps_are_a_changed_config(finished):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from esrgan_jax.models import rrdb
+from esrgan_jax.models import convolution, rrdb
 from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
 
 TINY = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
@@ -96,20 +96,6 @@ def test_output_and_gradients_equal_the_concat_form():
   )
 
 
-@pytest.mark.parametrize("by", ["dot", "conv"])
-def test_both_kernel_gradients_equal_autodiff(by):
-  x, dy = random_image(2, 5, 6, 3), random_image(2, 5, 6, 4, seed=2)
-  kernel = random_image(3, 3, 3, 4, seed=3)
-  _, vjp = jax.vjp(
-    lambda k: lax.conv_general_dilated(
-      x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    ),
-    kernel,
-  )
-  actual = getattr(rrdb, f"_kernel_gradient_by_{by}")(x, dy)
-  np.testing.assert_allclose(actual, vjp(dy)[0], atol=1e-4)
-
-
 @pytest.mark.parametrize(
   ("num", "masked", "form"),
   [
@@ -144,9 +130,9 @@ def test_every_form_of_the_dense_block_equals_concatenation(num, masked, form):
     y = conv(jnp.concatenate(sources, -1), *convs[-1])
     return x + 0.2 * (y * valid if masked else y)
 
-  correlate = rrdb._kernel_gradient_by_conv
+  correlate = convolution.kernel_gradient_by_conv
   if form == "cpu":
-    correlate = rrdb._kernel_gradient_by_dot
+    correlate = convolution.kernel_gradient_by_dot
   padded = form == "tpu"
 
   @jax.jit

@@ -199,14 +199,11 @@ def mapped(
   ...   pairs[0].hr.shape
   (300, 448, 3)
   """
-  folder, path = _place(cache_dir, "images", source, indices)
+  path = _place(cache_dir, "images", source, indices)
   loaded = _open_mapped(path)
   if loaded is None:
-    try:
-      with _written_aside(folder, path) as aside:
-        _write_mapped(aside, source, indices, threads, progress)
-    except OSError as error:
-      raise _cannot_write(folder, error) from error
+    with _written_aside(path) as aside:
+      _write_mapped(aside, source, indices, threads, progress)
     loaded = _open_mapped(path)
     if loaded is None:
       raise DataError(f"{path}: damaged as soon as written; check the disk")
@@ -249,7 +246,7 @@ def survey(
   >>> indices, report.images
   ([1, 2], 2)
   """
-  folder, path = _place(cache_dir, "survey", source, indices)
+  path = _place(cache_dir, "survey", source, indices)
   index = _read_index(path)
   if index is None:
     index = {"version": _VERSION, "images": [], "problems": []}
@@ -258,11 +255,8 @@ def survey(
         index["problems"].append(read)
       else:
         index["images"].append([i, *read.lr.shape[:2], *read.hr.shape[:2]])
-    try:
-      with _written_aside(folder, path) as aside:
-        (aside / "index.json").write_text(json.dumps(index))
-    except OSError as error:
-      raise _cannot_write(folder, error) from error
+    with _written_aside(path) as aside:
+      (aside / "index.json").write_text(json.dumps(index))
   shapes = {
     i: Pair(_Shaped((h, w, 3)), _Shaped((H, W, 3)))
     for i, h, w, H, W in index["images"]
@@ -293,46 +287,52 @@ def _usable(source, pairs, problems, size):
 
 
 def _place(cache_dir, kind, source, indices):
-  """Returns the folder of caches and the path of this one."""
+  """Returns the path of a cache."""
+  if "://" in str(cache_dir):
+    raise DataError(
+      f"{cache_dir}: caches are mapped into memory, which a bucket cannot be;"
+      " name a local folder as data.cache_dir"
+    )
   folder = pathlib.Path(cache_dir or default_cache_dir()).expanduser()
   text = f"{_VERSION} {kind} {source.fingerprint()} {list(indices)}"
   digest = hashlib.sha256(text.encode()).hexdigest()
-  return folder, folder / f"{kind}-{digest[:32]}"
-
-
-def _cannot_write(folder, error):
-  reason = error.strerror or str(error)
-  return DataError(
-    f"{folder}: the cache cannot be written: {reason}; name another folder as"
-    ' data.cache_dir, or choose data.cache="stream"'
-  )
+  return folder / f"{kind}-{digest[:32]}"
 
 
 @contextlib.contextmanager
-def _written_aside(folder, path):
+def _written_aside(path):
   """Yields a folder that takes the name `path` at the end, if all went well."""
-  folder.mkdir(parents=True, exist_ok=True)
-  _sweep(folder)
   owner = f"{socket.gethostname()}.{os.getpid()}"
-  aside = folder / f".{path.name}.{owner}.{secrets.token_hex(4)}.part"
-  aside.mkdir()
+  aside = path.with_name(f".{path.name}.{owner}.{secrets.token_hex(4)}.part")
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    aside.mkdir()
     yield aside
-    if path.exists():
-      if _intact(path):  # Another process was faster; its copy is as good.
-        return
-      # A damaged cache gives way, under a name of its own until it is gone.
-      os.rename(path, aside / "damaged")
-    damaged = aside / "damaged"
-    if damaged.exists():
-      shutil.rmtree(damaged)
-    try:
-      os.rename(aside, path)
-    except OSError:
-      if not _intact(path):
-        raise
+    _rename(aside, path)
+  except OSError as error:
+    reason = error.strerror or str(error)
+    raise DataError(
+      f"{path.parent}: the cache cannot be written: {reason}; name another"
+      ' folder as data.cache_dir, or choose data.cache="ram"'
+    ) from error
   finally:  # After the rename there is nothing left of that name.
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename(aside, path):
+  """Gives a cache its name, unless another process was faster."""
+  if path.exists():
+    if _intact(path):
+      return
+    # A damaged cache gives way, under a name of its own until it is gone.
+    os.rename(path, aside / "damaged")
+    shutil.rmtree(aside / "damaged")
+  try:
+    os.rename(aside, path)
+  except OSError:
+    if not _intact(path):
+      raise
 
 
 def _sweep(folder):

@@ -590,6 +590,11 @@ def open_source(
     if match := re.fullmatch(r"div2k/([^:/]*)(?::(.*))?", spec):
       split = match[2] or "train"
       return Div2k(split, scale=scale, config=match[1], data_dir=data_dir)
+    if "://" in spec:
+      raise DataError(
+        f"{spec}: images are read from local folders; copy them from there"
+        " first, or mount the bucket"
+      )
     if "::" in spec:
       return PairFolder(*spec.split("::", 1), scale=scale)
     folder = os.path.expanduser(spec)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from esrgan_jax.models.convolution import conv
+
 NORMS = ("batch", "layer", "none")
 
 # PyTorch's default initialisation, which the authors' 2019-06 code and BasicSR
@@ -94,6 +96,7 @@ class VGGStyleDiscriminator(nn.Module):
           dtype=self.dtype,
           kernel_init=_kernel_init,
           bias_init=_bias_init(kernel * kernel * features.shape[-1]),
+          conv_general_dilated=_conv_general_dilated,
           name=f"conv{stage}_{step}",
         )(features)
         if not first and self.norm == "batch":
@@ -188,6 +191,11 @@ def linear1_to_torch(kernel: np.ndarray, *, channels: int) -> np.ndarray:
     )
   weight = kernel.reshape(side, side, channels, out)
   return weight.transpose(3, 2, 0, 1).reshape(out, inputs)
+
+
+def _conv_general_dilated(x, kernel, window_strides, padding, **_):
+  """What `nn.Conv` calls, with gradients that are fast on CPU, too."""
+  return conv(x, kernel, window_strides[0], padding[0][0])
 
 
 def _num_stages(input_size):

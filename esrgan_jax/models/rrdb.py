@@ -33,6 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from esrgan_jax.models.convolution import (
+  conv,
+  convolve,
+  interleave,
+  kernel_gradient_by_conv,
+  kernel_gradient_by_dot,
+  transpose,
+)
 from esrgan_jax.models.layout import keep_last_axis_minor
 
 Array = jax.Array
@@ -48,71 +56,6 @@ def _kernel_init(batch_axis: tuple[int, ...]) -> nn.initializers.Initializer:
   return nn.initializers.variance_scaling(
     2.0 * 0.1**2, "fan_in", "normal", batch_axis=batch_axis
   )
-
-
-def _convolve(x: Array, kernel: Array, out_dtype: Dtype, pad: int = 1) -> Array:
-  """A convolution, NHWC and HWIO, with `pad` zeros around `x`."""
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(1, 1),
-    padding=((pad, pad), (pad, pad)),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    preferred_element_type=out_dtype,
-  )
-
-
-def _kernel_gradient_by_conv(x: Array, dy: Array) -> Array:
-  side = x.shape[1] + 3 - dy.shape[1]
-  shape = (side, side, x.shape[-1], dy.shape[-1])
-  kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-  transpose = jax.linear_transpose(
-    lambda kernel: _convolve(x, kernel, x.dtype), kernel
-  )
-  return transpose(dy)[0]
-
-
-def _kernel_gradient_by_dot(x: Array, dy: Array) -> Array:
-  (n, h, w, _), c = dy.shape, x.shape[-1]
-  side = x.shape[1] + 3 - h
-  x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  taps = [x[:, i : i + h, j : j + w] for i in range(side) for j in range(side)]
-  columns = jnp.concatenate(taps, axis=-1).reshape(n * h * w, side**2 * c)
-  dy = dy.reshape(n * h * w, -1)
-  return (columns.T @ dy).reshape(side, side, c, -1)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv(x: Array, kernel: Array, out_dtype: Dtype) -> Array:
-  """`_convolve` with a gradient that is fast on every platform.
-
-  Inside a loop, XLA's CPU compiler (jaxlib 0.10 to 0.12) runs the transposed
-  convolution that forms the kernel's gradient as a naive loop, twenty times
-  slower than the matrix product that it is: `docs/generator.md`.
-  """
-  return _convolve(x, kernel, out_dtype)
-
-
-def _conv_fwd(
-  x: Array, kernel: Array, out_dtype: Dtype
-) -> tuple[Array, tuple[Array, Array]]:
-  return _convolve(x, kernel, out_dtype), (x, kernel)
-
-
-def _conv_bwd(
-  out_dtype: Dtype, residuals: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
-  del out_dtype
-  x, kernel = residuals
-  dy = dy.astype(x.dtype)
-  dx = _convolve(dy, _transpose(kernel), x.dtype, pad=kernel.shape[0] - 2)
-  d_kernel = lax.platform_dependent(
-    x, dy, cpu=_kernel_gradient_by_dot, default=_kernel_gradient_by_conv
-  )
-  return dx, d_kernel
-
-
-_conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def _leaky_relu(x: Array) -> Array:
@@ -140,20 +83,17 @@ _DOUBLED = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
 
 
 def _double_and_convolve(x: Array, kernel: Array) -> Array:
-  """`_conv` of nearest-neighbour upsampling by 2, as four 2x2 convolutions.
+  """Nearest-neighbour upsampling by 2 and a convolution, as four of 2x2.
 
   An output pixel's nine taps fall on four pixels of `x`: weights that fall on
   the same one are added first, less than half of the arithmetic is left, and
   the repeated image is never made.
   """
-  (n, h, w, _), (_, _, c, out) = x.shape, kernel.shape
+  _, _, c, out = kernel.shape
   rows = jnp.asarray(_DOUBLED, jnp.float32)
   kernel = jnp.einsum("par,qbs,rsio->abipqo", rows, rows, kernel)
   kernel = kernel.astype(x.dtype).reshape(2, 2, c, 4 * out)
-  y = _conv(x, kernel, x.dtype).reshape(n, h + 1, w + 1, 2, 2, out)
-  y = jnp.stack([y[:, i : i + h, :, i] for i in range(2)], axis=2)
-  y = jnp.stack([y[:, :, :, i : i + w, i] for i in range(2)], axis=4)
-  return y.reshape(n, 2 * h, 2 * w, out)
+  return interleave(conv(x, kernel))
 
 
 def pixel_unshuffle(image: Array, *, factor: int) -> Array:
@@ -306,13 +246,19 @@ def _dense_block_bwd(
     *residuals,
     d_out,
     cpu=functools.partial(
-      _dense_block_backward, padded=False, correlate=_kernel_gradient_by_dot
+      _dense_block_backward,
+      padded=False,
+      correlate=kernel_gradient_by_dot,
     ),
     tpu=functools.partial(
-      _dense_block_backward, padded=True, correlate=_kernel_gradient_by_conv
+      _dense_block_backward,
+      padded=True,
+      correlate=kernel_gradient_by_conv,
     ),
     default=functools.partial(
-      _dense_block_backward, padded=False, correlate=_kernel_gradient_by_conv
+      _dense_block_backward,
+      padded=False,
+      correlate=kernel_gradient_by_conv,
     ),
   )
 
@@ -331,18 +277,18 @@ def _dense_block_forward(
   """
   num, grow = _widths(convs)
   if padded:
-    out = _convolve(x, convs.first, x.dtype) + _channels(convs.bias)
+    out = convolve(x, convs.first) + _channels(convs.bias)
     grown, last = out[..., :num], out[..., num:]
     for i, kernel in enumerate(convs.inner):
       layer = grown[..., i * grow : (i + 1) * grow]
       layer = _mask(_leaky_relu(layer), valid)
-      grown += _convolve(layer, kernel, x.dtype)
+      grown += convolve(layer, kernel)
     layers = _mask(_leaky_relu(grown), valid)
-    last += _convolve(layers, convs.last, x.dtype)
+    last += convolve(layers, convs.last)
   else:
     # On CPU, two convolutions to 128 and 64 channels are faster than one.
     grown, last = (
-      _convolve(x, kernel, x.dtype) + _channels(bias)
+      convolve(x, kernel) + _channels(bias)
       for kernel, bias in (
         (convs.first[..., :num], convs.bias[:num]),
         (convs.first[..., num:], convs.bias[num:]),
@@ -356,7 +302,7 @@ def _dense_block_forward(
         later = convs.inner[i][..., stop:]
         kernel = jnp.concatenate([later, kernel], axis=-1)
       layer = _mask(_leaky_relu(sums[i]), valid)
-      more = _convolve(layer, kernel, x.dtype)
+      more = convolve(layer, kernel)
       last += more[..., num - stop :]
       for j in range(i + 1, len(sums)):
         sums[j] += more[..., j * grow - stop : (j + 1) * grow - stop]
@@ -385,11 +331,11 @@ def _dense_block_backward(
   d_last = _mask(d_out, valid) * _fifth(x)
   if padded:
     kernel = jnp.concatenate([convs.last, convs.first[..., num:]], axis=-2)
-    back = _convolve(d_last, _transpose(kernel), x.dtype)
+    back = convolve(d_last, transpose(kernel))
     d_grown, d_x = back[..., :num], back[..., num:]
   else:
-    d_grown = _convolve(d_last, _transpose(convs.last), x.dtype)
-    d_x = _convolve(d_last, _transpose(convs.first[..., num:]), x.dtype)
+    d_grown = convolve(d_last, transpose(convs.last))
+    d_x = convolve(d_last, transpose(convs.first[..., num:]))
   for i in reversed(range(1, len(convs.inner) + 1)):
     start, stop = i * grow, (i + 1) * grow
     d_layer = d_grown[..., start:stop] * slope(grown[..., start:stop])
@@ -398,14 +344,14 @@ def _dense_block_backward(
     )
     if padded:
       kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, num - start), (0, 0)))
-      d_grown += _convolve(d_layer, _transpose(kernel), x.dtype)
+      d_grown += convolve(d_layer, transpose(kernel))
     else:
-      more = _convolve(d_layer, _transpose(kernel), x.dtype)
+      more = convolve(d_layer, transpose(kernel))
       d_grown = jnp.concatenate(
         [d_grown[..., :start] + more, d_grown[..., start:]], axis=-1
       )
   d_grown *= slope(grown)
-  d_x += _convolve(d_grown, _transpose(convs.first[..., :num]), x.dtype)
+  d_x += convolve(d_grown, transpose(convs.first[..., :num]))
 
   layers = _mask(_leaky_relu(grown), valid)
   if padded:  # All products at once: those of no weight are thrown away.
@@ -450,11 +396,6 @@ def _fifth(x: Array) -> Array:
   return jnp.asarray(_RESIDUAL_SCALE, x.dtype)
 
 
-def _transpose(kernel: Array) -> Array:
-  """The kernel that a convolution's input gradient is a convolution with."""
-  return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-
-
 def _sum_pixels(x: Array) -> Array:
   """Sums `[N, H, W, C]` over all but C, as a convolution's kernel gradient.
 
@@ -462,11 +403,8 @@ def _sum_pixels(x: Array) -> Array:
   first three axes made one would copy `x` into another layout first.
   """
   ones = jnp.ones((*x.shape[:-1], 8), x.dtype)  # Rows a register has anyway.
-  kernel = jax.ShapeDtypeStruct((1, 1, 8, x.shape[-1]), x.dtype)
-  transpose = jax.linear_transpose(
-    lambda kernel: _convolve(ones, kernel, x.dtype, pad=0), kernel
-  )
-  return transpose(x)[0][0, 0, 0]
+  gradient = kernel_gradient_by_conv(ones, x, side=1, pad=0)
+  return gradient[0, 0, 0]
 
 
 def run_blocks(
@@ -831,7 +769,7 @@ class RRDBNet(nn.Module):
       if factor == 2:
         feat = _double_and_convolve(feat, kernel)
       else:
-        feat = _conv(_nearest(feat, factor), kernel, self.dtype)
+        feat = conv(_nearest(feat, factor), kernel)
       if valid is not None:
         valid = _nearest(valid, factor)
       feat = _mask(_leaky_relu(feat + _channels(bias)), valid)
@@ -853,5 +791,5 @@ class RRDBNet(nn.Module):
     self, name: str, x: Array, out_dtype: Dtype | None = None
   ) -> Array:
     kernel, bias = getattr(self, name)()
-    y = _conv(x, kernel, out_dtype or self.dtype)
+    y = conv(x, kernel, 1, 1, out_dtype or self.dtype)
     return y + _channels(bias).astype(y.dtype)

@@ -22,12 +22,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from esrgan_jax.training import storage
+
 __all__ = [
   "CheckpointError",
   "Checkpoints",
   "Restored",
-  "absolute",
   "load_params",
+  "saved_steps",
   "wait_for_all",
 ]
 
@@ -39,16 +41,6 @@ _BEST = "psnr_y"
 _BARRIER_SECONDS = 3600
 _barriers = itertools.count()
 _log = logging.getLogger(__name__)
-
-
-def absolute(path: str | pathlib.Path | epath.Path) -> epath.Path:
-  """Returns a path as Orbax wants it; one in a bucket is so already.
-
-  >>> absolute("gs://bucket/run").as_posix()
-  'gs://bucket/run'
-  """
-  path = epath.Path(path)
-  return path if "://" in str(path) else path.expanduser().absolute()
 
 
 def wait_for_all() -> None:
@@ -118,26 +110,27 @@ class Checkpoints:
   def __init__(self, folder: str | epath.Path, *, keep: int = 3):
     if keep < 1:
       raise ValueError(f"keep is {keep}; at least one checkpoint must stay.")
-    self._folder = absolute(folder)
+    self._folder = storage.absolute(folder)
     policies = checkpoint_managers
-    self._manager = ocp.CheckpointManager(
-      self._folder,
-      item_names=_ITEMS,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(keep),
-            policies.BestN(
-              get_metric_fn=lambda metrics: metrics[_BEST],
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
+    with storage.reaching(self._folder):
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        item_names=_ITEMS,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=policies.AnyPreservationPolicy(
+            [
+              policies.LatestN(keep),
+              policies.BestN(
+                get_metric_fn=lambda metrics: metrics[_BEST],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+              ),
+            ]
+          ),
+          cleanup_tmp_directories=True,
+          enable_async_checkpointing=True,
         ),
-        cleanup_tmp_directories=True,
-        enable_async_checkpointing=True,
-      ),
-    )
+      )
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -279,9 +272,24 @@ class Checkpoints:
       number = 1
       while target.exists():
         target, number = self._aside / f"{step}.{number}", number + 1
-      (self._folder / str(step)).rename(target)
+      storage.move_folder(self._folder / str(step), target)
     _agree(True)
     self._manager.reload()
+
+
+def saved_steps(folder: epath.Path) -> list[int]:
+  """Returns the steps of complete checkpoints, ascending.
+
+  Args:
+    folder: Where they are; need not exist.
+
+  >>> saved_steps(epath.Path("/nowhere"))
+  []
+  """
+  if not folder.is_dir():
+    return []
+  found = ocp.path.step.standard_name_format().find_all(folder)
+  return sorted(each.step for each in found if (each.path / "ema").is_dir())
 
 
 def load_params(
@@ -304,13 +312,13 @@ def load_params(
   ...
   esrgan_jax.training.checkpoint.CheckpointError: no checkpoint in /nowhere: ...
   """
-  root = absolute(path)
+  root = storage.absolute(path)
   folders = [root / phase / FOLDER for phase in PHASES]
   folders += [root / FOLDER, root]
   if root.name.isdigit():
     folders.append(root.parent)
   for folder in folders:
-    steps = _list_steps(folder)
+    steps = saved_steps(folder)
     if folder == root.parent:
       steps = [int(root.name)] if int(root.name) in steps else []
     if steps:
@@ -338,18 +346,6 @@ def _load_params(folder):
     raise CheckpointError(f"{folder} is damaged: {_one_line(error)}") from error
   config = info["config"]
   return {**config["generator"], "scale": config["scale"]}, params
-
-
-def _list_steps(folder):
-  """Complete checkpoints: Orbax's temporary ones have no plain number."""
-  if not folder.is_dir():
-    return []
-  names = (child.name for child in folder.iterdir())
-  return sorted(
-    int(name)
-    for name in names
-    if name.isdigit() and (folder / name / "ema").is_dir()
-  )
 
 
 def _split(state):

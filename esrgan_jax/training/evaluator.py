@@ -29,6 +29,7 @@ from esrgan_jax import metrics
 from esrgan_jax.data.sources import Source
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
+from esrgan_jax.training import storage
 from esrgan_jax.upscaler import Upscaler
 
 __all__ = [
@@ -146,9 +147,8 @@ def write_evaluations(
   """
   path = epath.Path(path)
   content = {"evaluations": [each.to_json() for each in evaluations]}
-  aside = path.with_name(f".{path.name}.part")
-  aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-  aside.replace(path)
+  text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+  storage.write_whole(path, text)
 
 
 def read_evaluations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

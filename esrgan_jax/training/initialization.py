@@ -37,10 +37,10 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   >>> import jax
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
-  >>> lr = jnp.full((8, 8, 3), 0.5)
+  >>> lr = jnp.full((1, 8, 8, 3), 0.5)
   >>> params = start_bilinear(net.init(jax.random.key(0), lr)["params"])
   >>> sr = net.apply({"params": params}, lr)
-  >>> bool(abs(sr[8:-8, 8:-8].mean() - 0.5) < 0.1)
+  >>> bool(abs(sr[:, 8:-8, 8:-8].mean() - 0.5) < 0.1)
   True
   """
   first = params["conv_first"]["kernel"]

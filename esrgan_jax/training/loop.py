@@ -21,13 +21,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
-import logging
 import os
 import resource
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,40 +34,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.console
-import rich.table
 from etils import epath
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from esrgan_jax import compilation
 from esrgan_jax.data import pipeline as pipeline_lib
-from esrgan_jax.data import sources
-from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
-from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import (
   checkpoint,
-  evaluator,
+  finish,
   initialization,
   metric_log,
-  report,
-  samples,
   steps,
 )
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import optimizer as optimizer_lib
-from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import progress as progress_lib
+from esrgan_jax.training import run as run_lib
 from esrgan_jax.training import state as state_lib
 from esrgan_jax.training import workdir as workdir_lib
-from esrgan_jax.weights import files
 
 __all__ = ["StoppedError", "TrainingError", "train"]
-
-_log = logging.getLogger(__name__)
-_PHASES = ("psnr", "gan")
-_BICUBIC = "bicubic"
 
 
 class TrainingError(RuntimeError):
@@ -104,138 +88,25 @@ def train(
     TrainingError: If updates keep failing.
     StoppedError: If SIGTERM or SIGINT came; a checkpoint was written.
   """
-  config = config_lib.complete(config)
-  first = jax.process_index() == 0
-  console = console or progress_lib.make_console()
-  run = _Run(
-    config=config,
-    plain=config_lib.plain(config),
-    workdir=checkpoint.absolute(workdir),
-    mesh=_make_mesh(config),
-    console=console if first else None,
-  )
-  _claim_workdir(run)
+  run = run_lib.make_run(config, workdir, console=console)
+  run_lib.claim_workdir(run)
+  _ = run.eval_source  # A wrong folder is found now, not after hours.
   with _Signals() as signals:
     run.say(
       f"{jax.device_count()} {jax.default_backend()} device(s) in"
       f" {jax.process_count()} process(es), compute"
       f" {np.dtype(run.generator.dtype).name}, workdir {run.workdir}"
     )
-    if config.init_from:
+    if run.config.init_from:
       psnr_params = _read_init(run)
     else:
       psnr_params = _run_psnr(run, signals)
-    _export(run, "psnr", psnr_params, 0.0)
+    finish.export(run, "psnr", psnr_params, 0.0)
     gan_params = None
-    if config.phases.gan.num_train_steps:
+    if run.config.phases.gan.num_train_steps:
       gan_params = _run_gan(run, psnr_params, signals)
-      _export(run, "gan", gan_params, 1.0)
-  return _finish(run, psnr_params, gan_params)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-  """What all parts of a run share."""
-
-  config: Any
-  plain: dict[str, Any]
-  workdir: epath.Path
-  mesh: Mesh
-  console: rich.console.Console | None
-
-  @functools.cached_property
-  def platform(self) -> str:
-    return self.mesh.local_devices[0].platform
-
-  @functools.cached_property
-  def dtype(self) -> Any:
-    return compilation.compute_dtype(self.config.dtype, self.platform)
-
-  @functools.cached_property
-  def generator(self) -> RRDBNet:
-    return RRDBNet(
-      **self.config.generator,
-      scale=self.config.scale,
-      dtype=self.dtype,
-      remat=self.config.remat,
-    )
-
-  @functools.cached_property
-  def eval_source(self) -> sources.Source | None:
-    """Validation images."""
-    return pipeline_lib.make_source(
-      self.config.data, scale=self.config.scale, evaluation=True
-    )
-
-  @functools.cached_property
-  def evaluator(self) -> evaluator.Evaluator:
-    """Measures the generator while it trains."""
-    return self.make_evaluator(limit=self.config.eval.max_images)
-
-  def make_evaluator(self, *, limit: int = 0, distances: Any = None) -> Any:
-    """Measures on this process's devices; 0 for all images."""
-    source = self.eval_source
-    return evaluator.Evaluator(
-      self.generator,
-      _First(source, limit) if limit else source,
-      crop_border=self.config.eval.crop_border,
-      distances=distances,
-      devices=self.mesh.local_devices,
-    )
-
-  @functools.cached_property
-  def crops(self) -> list[sources.Pair]:
-    """Crops for sample pictures."""
-    settings, scale = self.config.eval, self.config.scale
-    pairs = (self.eval_source[i] for i in range(len(self.eval_source)))
-    return samples.choose_crops(
-      pairs,
-      size=settings.sample_size // scale * scale,
-      scale=scale,
-      count=settings.num_samples,
-    )
-
-  @functools.cached_property
-  def upscale_crops(self) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Upscales sample crops, uint8, on one device."""
-    device = self.mesh.local_devices[0]
-
-    def run(params, lr):
-      sr = self.generator.apply(
-        {"params": params}, lr.astype(jnp.float32) / 255
-      )
-      return jnp.round(jnp.clip(sr, 0, 1) * 255).astype(jnp.uint8)
-
-    jitted = jax.jit(
-      run, compiler_options=compilation.compiler_options(self.platform)
-    )
-    return lambda params, lr: np.asarray(
-      jitted(*jax.device_put((params, lr), device))
-    )
-
-  @functools.cached_property
-  def vgg(self) -> perceptual_lib.PerceptualWeights:
-    weights = perceptual_lib.load_vgg19(
-      self.config.perceptual.weights, seed=self.config.seed
-    )
-    self.say(f"perceptual loss: {weights.description}")
-    return weights
-
-  def say(self, message: str) -> None:
-    if self.console:
-      self.console.print(message)
-
-  def write(self, name: str, content: str | bytes) -> None:
-    """Writes a file of the workdir, aside first; only in the first process."""
-    if jax.process_index():
-      return
-    path = self.workdir / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    if isinstance(content, str):
-      content = content.encode()
-    aside.write_bytes(content)
-    aside.replace(path)
+      finish.export(run, "gan", gan_params, 1.0)
+  return finish.finish(run, psnr_params, gan_params)
 
 
 class _Signals:
@@ -266,47 +137,11 @@ class _Signals:
     signal.signal(number, self._before[number])
 
 
-def _make_mesh(config):
-  mesh = mesh_lib.make_mesh(config.mesh.num_devices or None)
-  mesh_lib.local_batch_size(
-    mesh, batch_size=config.batch_size, accumulate=config.accumulate
-  )
-  return mesh
-
-
-def _claim_workdir(run):
-  """Writes the config; refuses one that differs from that of what is there."""
-  problem = ""
-  if jax.process_index() == 0:
-    path = run.workdir / "config.json"
-    begun = any((run.workdir / p / checkpoint.FOLDER).exists() for p in _PHASES)
-    if begun and path.exists():
-      changes = config_lib.difference(json.loads(path.read_text()), run.plain)
-      if changes:
-        listed = "".join(f"\n  {line}" for line in changes)
-        if run.config.allow_changes:
-          run.say(f"going on with another config than before:{listed}")
-        else:
-          problem = (
-            f"{run.workdir} was begun with another config:{listed}\nTo go on"
-            " with the new one, add --config.allow_changes=true; or choose"
-            " another workdir"
-          )
-    if not problem:
-      run.write("config.json", json.dumps(run.plain, indent=2) + "\n")
-  # All processes end together, or none does.
-  failed = _everywhere(np.array(bool(problem)))
-  if problem:
-    raise config_lib.ConfigError(problem)
-  if failed.any():
-    raise config_lib.ConfigError(f"{run.workdir} was begun with another config")
-
-
 def _read_init(run):
   """The generator's parameters that `config.init_from` names."""
   name = run.config.init_from
   found = workdir_lib.find_model(
-    name, phases=_PHASES, scale=run.config.scale
+    name, phases=workdir_lib.PHASES, scale=run.config.scale
   ).weights
   config, params = found.config, found.params
   wanted = {**run.config.generator, "scale": run.config.scale}
@@ -400,14 +235,14 @@ def _run_gan(run, params, signals):
   )
   arrays = {}
   if phase.perceptual_weight:
-    arrays["perceptual"] = _perceptual(run)
+    arrays["perceptual"] = run.perceptual()
   return _run_phase(
     run,
     "gan",
     functools.partial(create, params=params),
     step,
     signals,
-    before={"psnr": _on_host(params)},
+    before={"psnr": run_lib.on_host(params)},
     **arrays,
   )
 
@@ -426,20 +261,10 @@ def _make_optimizer(config, phase, learning_rate):
     raise config_lib.ConfigError(f"schedule {schedule}: {error}") from error
 
 
-def _perceptual(run):
-  layers = run.config.perceptual.layers.to_dict()
-  return steps.vgg_perceptual(
-    run.vgg.params,
-    layer_weights=layers,
-    criterion=run.config.perceptual.criterion,
-    dtype=run.dtype,
-  )
-
-
 def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
   """Trains from the newest checkpoint on to the last step of a phase."""
   config, total = run.config, run.config.phases[name].num_train_steps
-  seed = config.seed + _PHASES.index(name)
+  seed = config.seed + workdir_lib.PHASES.index(name)
   whole = mesh_lib.replicated(run.mesh)
   folder = run.workdir / name
   with contextlib.ExitStack() as stack:
@@ -455,13 +280,6 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
     if restored and restored.step >= total:
       run.say(f"{name}: finished before, at step {restored.step}")
       return restored.state.ema_params
-    if restored:
-      state, start = restored.state, restored.step
-      run.say(f"{name}: going on from step {start} of {total}")
-    else:
-      state, start = jax.jit(create, out_shardings=whole)(), 0
-      run.say(f"{name}: {total} steps")
-
     pipeline = stack.enter_context(
       pipeline_lib.make_pipeline(
         config.data,
@@ -472,6 +290,15 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
         mesh=run.mesh,
       )
     )
+    if restored:
+      state, start = restored.state, restored.step
+      run.say(f"{name}: going on from step {start} of {total}")
+    else:
+      options = compilation.compiler_options(run.platform, once=True)
+      create = jax.jit(create, out_shardings=whole, compiler_options=options)
+      state, start = create(), 0
+      run.say(f"{name}: {total} steps")
+
     run.say(f"{name}: trains on {pipeline.report}")
     log = stack.enter_context(metric_log.MetricLog(folder, start))
     progress = stack.enter_context(
@@ -517,7 +344,7 @@ def _compile_step(run, step, pipeline, state, start, seed, arrays):
 class _Phase:
   """One phase's loop. Metrics are fetched when the next step is under way."""
 
-  run: _Run
+  run: run_lib.Run
   name: str
   total: int
   pipeline: pipeline_lib.Pipeline
@@ -569,6 +396,7 @@ class _Phase:
       means = self._evaluate(done, state) if evaluate and not stop else None
       # What keeps failing should not replace what worked.
       if last or stop or (save and not self._skipping):
+        self.log.flush()
         self.checkpoints.save(done, state, config=self.run.plain, metrics=means)
       checkpoint.wait_for_all()
       self._paused += time.perf_counter() - began
@@ -636,7 +464,7 @@ class _Phase:
     return self.signals.received
 
   def _evaluate(self, done, state):
-    params = _on_host(state.ema_params)
+    params = run_lib.on_host(state.ema_params)
     means = self.run.evaluator(params).means
     self.log.write(done, {f"eval/{k}": v for k, v in means.items()})
     self.progress.say(
@@ -644,7 +472,7 @@ class _Phase:
       f" {means['ssim_y']:.4f}"
     )
     models = {**self.before, self.name: params}
-    _write_samples(self.run, f"{self.name}_{done:07d}", models)
+    self.run.write_samples(f"{self.name}_{done:07d}", models)
     return means
 
   def _reset_clock(self, done):
@@ -666,140 +494,3 @@ class _Phase:
       peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
       figures["host_memory_gb"] = peak / 1e9
     self._reset_clock(done)
-
-
-def _everywhere(value):
-  """Stacks a value of every process."""
-  if jax.process_count() == 1:
-    return value[None]
-  checkpoint.wait_for_all()
-  return np.asarray(multihost_utils.process_allgather(value))
-
-
-def _on_host(params):
-  """Replicated parameters as NumPy arrays, on one process or several."""
-  return jax.tree.map(np.asarray, params)
-
-
-class _First(sources.Source):
-  """The first images of a source."""
-
-  def __init__(self, source: sources.Source, count: int):
-    self.scale, self.names = source.scale, source.names[:count]
-    self._source = source
-
-  def __getitem__(self, index: int) -> sources.Pair:
-    return self._source[index]
-
-  def fingerprint(self) -> str:
-    """As `Source.fingerprint`."""
-    return f"{len(self)} of {self._source.fingerprint()}"
-
-
-_TITLES = {"psnr": "PSNR model", "gan": "GAN model"}
-
-
-def _write_samples(run, name, models):
-  """Writes a picture of crops: LR, the models, HR."""
-  if jax.process_index() or not run.crops:
-    return
-  lr = np.stack([crop.lr for crop in run.crops])
-  columns = {
-    "LR, bicubic": [
-      evaluator.bicubic(crop.lr, scale=run.config.scale) for crop in run.crops
-    ]
-  }
-  for model, params in models.items():
-    columns[_TITLES.get(model, model)] = run.upscale_crops(params, lr)
-  columns["HR"] = [crop.hr for crop in run.crops]
-  run.write(f"samples/{name}.png", samples.png(samples.grid(columns)))
-
-
-def _finish(run, psnr_params, gan_params):
-  """Exports and evaluates the models; returns the report's path."""
-  config = run.config
-  models = {"psnr": (psnr_params, 0.0)}
-  if gan_params is not None:
-    psnr_params, gan_params = _on_host(psnr_params), _on_host(gan_params)
-    mix = functools.partial(interpolate_params, psnr_params, gan_params)
-    models["gan"] = (gan_params, 1.0)
-    mixed = f"interpolated_{config.export_alpha:g}"
-    models[mixed] = mix(alpha=config.export_alpha), config.export_alpha
-    _export(run, mixed, *models[mixed])
-  if run.eval_source is None:
-    return _report(run)
-
-  distances = {}
-  if gan_params is not None and config.phases.gan.perceptual_weight:
-    distances["perceptual"] = _perceptual(run)
-  measure = run.make_evaluator(distances=distances)
-  found = {
-    alpha: measure(params, model=name)
-    for name, (params, alpha) in models.items()
-  }
-  evaluations = [measure.bicubic(), *found.values()]
-  if jax.process_index() == 0:
-    evaluator.write_evaluations(run.workdir / "evaluation.json", evaluations)
-  _write_samples(run, "final", {k: v[0] for k, v in models.items()})
-  if gan_params is not None:
-    for alpha in config.interpolation_alphas:
-      if alpha not in found:
-        found[alpha] = measure(mix(alpha=alpha), model=f"alpha {alpha:g}")
-    rows = [
-      {"alpha": alpha, **found[alpha].to_json()["means"]}
-      for alpha in sorted(found)
-    ]
-    run.write("interpolation.json", json.dumps({"rows": rows}, indent=1) + "\n")
-  _show_table(run, evaluations)
-  return _report(run)
-
-
-def _export(run, name, params, alpha):
-  """Writes a model for this package, chaiNNer, ComfyUI and spandrel."""
-  if jax.process_index():
-    return
-  with tempfile.TemporaryDirectory() as folder:
-    path = files.write_weights(
-      os.path.join(folder, "model.safetensors"),
-      _on_host(params),
-      {**run.config.generator, "scale": run.config.scale},
-      metadata={
-        "alpha": f"{alpha:g}",
-        "phase": name,
-        "trained_by": "esrgan_jax",
-      },
-    )
-    run.write(f"models/{name}.safetensors", path.read_bytes())
-
-
-def _show_table(run, evaluations):
-  """Prints the means."""
-  if not run.console:
-    return
-  table = rich.table.Table(box=None, pad_edge=False)
-  table.add_column("model")
-  labels = {
-    "psnr_y": ("PSNR Y", ".2f"),
-    "ssim_y": ("SSIM Y", ".4f"),
-    "psnr_rgb": ("PSNR RGB", ".2f"),
-    "ssim_rgb": ("SSIM RGB", ".4f"),
-    "perceptual": ("perceptual", ".4f"),
-  }
-  keys = [k for k in evaluations[0].means if k in labels]
-  for key in keys:
-    table.add_column(labels[key][0], justify="right")
-  for each in evaluations:
-    cells = [f"{each.means[key]:{labels[key][1]}}" for key in keys]
-    table.add_row(each.model, *cells)
-  run.console.print(table)
-  run.say(evaluations[0].protocol)
-
-
-def _report(run):
-  """Has the first process write the report; the others wait for it."""
-  path = run.workdir / "report.html"
-  if jax.process_index() == 0:
-    report.write_report(run.workdir)
-    run.say(f"report: {path}")
-  _everywhere(np.zeros(()))
-  return path

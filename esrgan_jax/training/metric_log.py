@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from etils import epath
 
+from esrgan_jax.training import storage
+
 __all__ = ["FILENAME", "MetricLog", "read_metrics"]
 
 FILENAME = "metrics.jsonl"
@@ -57,8 +59,8 @@ class MetricLog:
     self._lines: list[str] = []
     if jax.process_index():
       return
-    # Objects in a bucket cannot be added to: they are written anew.
-    self._remote = "://" in os.fspath(folder)
+    # Objects in a bucket cannot be added to: `flush` writes them anew.
+    self._remote = storage.is_remote(folder)
     self._path.parent.mkdir(parents=True, exist_ok=True)
     self.rewind(step)
     if tensorboard or (tensorboard is None and _has_tensorboard()):
@@ -112,18 +114,16 @@ class MetricLog:
       if (entry := _parse(line)) and entry["step"] <= step
     ]
     if "".join(kept) != text:
-      aside = self._path.with_name(f".{FILENAME}.part")
-      aside.write_text("".join(kept))
-      aside.replace(self._path)
+      storage.write_whole(self._path, "".join(kept))
     if self._remote:
       self._lines = kept
     else:
       self._file = open(self._path, "a")  # noqa: SIM115
 
   def flush(self) -> None:
-    """Makes sure that all is written."""
+    """Makes sure that all is written; a bucket has nothing before that."""
     if self._lines:
-      self._path.write_text("".join(self._lines))
+      storage.write_whole(self._path, "".join(self._lines))
     if self._writer:
       self._writer.flush()
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from esrgan_jax import compilation
 from esrgan_jax.models import vgg
 from esrgan_jax.weights import torch_file, zoo
 
@@ -65,7 +66,8 @@ def load_vgg19(
   FileNotFoundError: no file vgg.pth: VGG19's trained weights are torchvision...
   """
   if weights == "random":
-    init = jax.jit(vgg.init_vgg19)
+    options = compilation.compiler_options(once=True)
+    init = jax.jit(vgg.init_vgg19, compiler_options=options)
     return PerceptualWeights(
       init(jax.random.key(seed)),
       "random VGG19 features, as asked for: not the published loss",

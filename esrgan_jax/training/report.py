@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import PIL.Image
 from etils import epath
 
-from esrgan_jax.training import chart, evaluator, metric_log
+from esrgan_jax.training import chart, evaluator, metric_log, storage
 
 __all__ = ["write_report"]
 
@@ -174,7 +174,7 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
   body = "\n".join(filter(None, sections))
   if not body:
     body = "<p>Nothing has been logged yet.</p>"
-  title = html.escape(os.path.abspath(workdir).rpartition(os.sep)[2])
+  title = html.escape(storage.absolute(workdir).name)
   page = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -183,9 +183,7 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
     "</body></html>\n"
   )
   path = workdir / "report.html"
-  aside = workdir / ".report.html.part"
-  aside.write_text(page)
-  aside.replace(path)
+  storage.write_whole(path, page)
   return path
 
 

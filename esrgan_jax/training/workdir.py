@@ -1,7 +1,7 @@
 """Finds the model that a user means: a name, a file, a checkpoint, a workdir.
 
 A workdir holds `models/{psnr,gan}.safetensors` once a phase is done, and
-`{psnr,gan}/checkpoints/` before that.
+`{psnr,gan}/checkpoints/` before that. Like a file, it may be in a bucket.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,12 +29,12 @@ class FoundModel:
 
   Attributes:
     name: What to call it: as it was asked for and, of a workdir, which part.
-    path: Where it was read from.
+    path: Where it was read from; an `epath.Path` if it is in a bucket.
     weights: The network, as a weight file holds it.
   """
 
   name: str
-  path: pathlib.Path
+  path: pathlib.PurePath
   weights: files.Weights
 
 
@@ -42,7 +44,7 @@ def is_workdir(path: str | os.PathLike[str]) -> bool:
   >>> is_workdir("/")
   False
   """
-  path = pathlib.Path(path)
+  path = _as_path(path)
   return any(
     (path / "models" / f"{phase}.safetensors").is_file()
     or (path / phase / "checkpoints").is_dir()
@@ -61,7 +63,7 @@ def find_model(
 
   Args:
     model: A name of the zoo, a weight file, a workdir, one phase's folder in
-      it, or a folder of Orbax checkpoints.
+      it, or a folder of Orbax checkpoints; `gs://` works as well.
     phases: Which phase of a workdir to take: the first one that is there; of
       it, the finished model, or else the newest checkpoint.
     scale: Upscaling factor, for the rare file that does not tell (x3).
@@ -73,6 +75,7 @@ def find_model(
   Raises:
     ValueError: If there is no such name, or what is there is no RRDBNet.
     FileNotFoundError: If there is no such file, or a workdir lacks the phases.
+    OSError: If a bucket cannot be reached.
 
   >>> find_model("realesrgan-x4plus-anime").weights.config["num_block"]
   6
@@ -81,16 +84,47 @@ def find_model(
   if any(text == row.model.name for row in zoo.models()):
     path = zoo.find(text, progress=progress)
     return FoundModel(text, path, files.read_weights(path, scale=scale))
+  if "://" in text:
+    from esrgan_jax.training import storage
+
+    with storage.reaching(text):
+      return _find(_as_path(text), phases, scale)
   path = pathlib.Path(text)
-  if path.is_dir():
-    return _find_in_folder(path, phases, scale)
   if not path.exists() and os.sep not in text and not path.suffix:
     zoo.get(text)  # Raises, with the nearest names.
-  return FoundModel(path.name, path, files.read_weights(path, scale=scale))
+  return _find(path, phases, scale)
+
+
+def _as_path(path: str | os.PathLike[str]) -> Any:
+  if "://" not in os.fspath(path):
+    return pathlib.Path(path)
+  # Upscaling installs do without it.
+  from esrgan_jax.training import storage
+
+  return storage.absolute(path)
+
+
+def _find(path: Any, phases: Sequence[str], scale: int | None) -> FoundModel:
+  if path.is_dir():
+    return _find_in_folder(path, phases, scale)
+  return FoundModel(path.name, path, _read_weights(path, scale))
+
+
+def _read_weights(path: Any, scale: int | None) -> files.Weights:
+  if isinstance(path, pathlib.Path):
+    return files.read_weights(path, scale=scale)
+  # In a bucket: read from a copy, which no error should name.
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder, path.name)
+    copy.write_bytes(path.read_bytes())
+    try:
+      return files.read_weights(copy, scale=scale)
+    except ValueError as error:
+      raise ValueError(str(error).replace(str(copy), str(path))) from error
 
 
 def _find_in_folder(
-  path: pathlib.Path, phases: Sequence[str], scale: int | None
+  path: Any, phases: Sequence[str], scale: int | None
 ) -> FoundModel:
   if path.name in PHASES and (path / "checkpoints").is_dir():
     path, phases = path.parent, (path.name,)
@@ -102,7 +136,7 @@ def _find_in_folder(
   for phase in phases:
     finished = path / "models" / f"{phase}.safetensors"
     if finished.is_file():
-      weights = files.read_weights(finished, scale=scale)
+      weights = _read_weights(finished, scale)
       return FoundModel(f"{path.name}/{phase}", finished, weights)
     checkpoints = path / phase / "checkpoints"
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
@@ -113,7 +147,7 @@ def _find_in_folder(
   )
 
 
-def _read_checkpoint(path: pathlib.Path, name: str) -> FoundModel:
+def _read_checkpoint(path: Any, name: str) -> FoundModel:
   # Orbax takes seconds to import, and upscaling installs do without it.
   from esrgan_jax.training import checkpoint
 

@@ -1,0 +1,245 @@
+"""Convolutions whose gradients are fast on every platform.
+
+XLA's CPU compiler (jaxlib 0.10 to 0.12) runs convolutions well, but not all of
+those that differentiation makes of them: a kernel's gradient is compiled to a
+naive loop where it stands inside a loop, and is slow elsewhere; the gradient of
+a strided convolution's input is slow. On CPU these are written as the matrix
+product, and as the convolution without stride, that they are: the figures are
+in `docs/generator.md`. Reverse-mode differentiation only, of any order.
+
+Arrays are NHWC and HWIO.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Dtype = Any
+
+
+def convolve(
+  x: Array,
+  kernel: Array,
+  *,
+  stride: int = 1,
+  pad: int = 1,
+  out_dtype: Dtype | None = None,
+) -> Array:
+  """A convolution, differentiated as JAX does.
+
+  Args:
+    x: `[N, H, W, C]`.
+    kernel: `[K, K, C, F]`.
+    stride: Step of the window, in pixels.
+    pad: Zeros on each side.
+    out_dtype: Dtype of the result; None for that of `x`.
+
+  Returns:
+    `[N, (H + 2 * pad - K) // stride + 1, ..., F]`.
+
+  >>> convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))).shape
+  (1, 4, 4, 5)
+  """
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding=((pad, pad), (pad, pad)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    preferred_element_type=out_dtype or x.dtype,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def conv(
+  x: Array,
+  kernel: Array,
+  stride: int = 1,
+  pad: int = 1,
+  out_dtype: Dtype | None = None,
+) -> Array:
+  """`convolve` with gradients that are fast on every platform.
+
+  Args:
+    x: `[N, H, W, C]`.
+    kernel: `[K, K, C, F]`.
+    stride: Step of the window, in pixels.
+    pad: Zeros on each side, less than K.
+    out_dtype: Dtype of the result; None for that of `x`.
+
+  Returns:
+    As `convolve`.
+
+  >>> kernel = jnp.ones((4, 4, 2, 5))
+  >>> jax.grad(lambda x: conv(x, kernel, 2).sum())(jnp.ones((1, 8, 8, 2))).shape
+  (1, 8, 8, 2)
+  """
+  return convolve(x, kernel, stride=stride, pad=pad, out_dtype=out_dtype)
+
+
+def _conv_fwd(
+  x: Array, kernel: Array, stride: int, pad: int, out_dtype: Dtype | None
+) -> tuple[Array, tuple[Array, Array]]:
+  y = convolve(x, kernel, stride=stride, pad=pad, out_dtype=out_dtype)
+  return y, (x, kernel)
+
+
+def _conv_bwd(
+  stride: int,
+  pad: int,
+  out_dtype: Dtype | None,
+  residuals: tuple[Array, Array],
+  dy: Array,
+) -> tuple[Array, Array]:
+  del out_dtype
+  x, kernel = residuals
+  window = {"stride": stride, "pad": pad}
+  dy = dy.astype(x.dtype)
+  by_transposition = functools.partial(
+    input_gradient_by_transposition, shape=x.shape, **window
+  )
+  if stride == 1:
+    dx = convolve(dy, transpose(kernel), pad=kernel.shape[0] - 1 - pad)
+  elif (stride, pad, kernel.shape[0]) == (2, 1, 4) and _is_even(x):
+    dx = lax.platform_dependent(
+      dy, kernel, cpu=input_gradient_by_parity, default=by_transposition
+    )
+  else:
+    dx = by_transposition(dy, kernel)
+  side = kernel.shape[0]
+  d_kernel = lax.platform_dependent(
+    x,
+    dy,
+    cpu=functools.partial(kernel_gradient_by_dot, side=side, **window),
+    default=functools.partial(kernel_gradient_by_conv, side=side, **window),
+  )
+  return dx, d_kernel
+
+
+conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def _is_even(x: Array) -> bool:
+  return x.shape[1] % 2 == 0 and x.shape[2] % 2 == 0
+
+
+def transpose(kernel: Array) -> Array:
+  """The kernel that a convolution's input gradient is a convolution with.
+
+  >>> transpose(jnp.ones((3, 3, 2, 5))).shape
+  (3, 3, 5, 2)
+  """
+  return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
+def kernel_gradient_by_conv(
+  x: Array, dy: Array, *, side: int = 3, stride: int = 1, pad: int = 1
+) -> Array:
+  """A kernel's gradient as XLA forms it.
+
+  Args:
+    x: `[N, H, W, C]`, what was convolved.
+    dy: `[N, h, w, F]`, the gradient of the result.
+    side: K, the kernel's side.
+    stride: Step of the window, in pixels.
+    pad: Zeros on each side.
+
+  Returns:
+    `[K, K, C, F]`.
+
+  >>> x, dy = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 4, 4, 5))
+  >>> kernel_gradient_by_conv(x, dy).shape
+  (3, 3, 2, 5)
+  """
+  shape = (side, side, x.shape[-1], dy.shape[-1])
+  transposed = jax.linear_transpose(
+    lambda kernel: convolve(x, kernel, stride=stride, pad=pad),
+    jax.ShapeDtypeStruct(shape, x.dtype),
+  )
+  return transposed(dy)[0]
+
+
+def kernel_gradient_by_dot(
+  x: Array, dy: Array, *, side: int = 3, stride: int = 1, pad: int = 1
+) -> Array:
+  """A kernel's gradient as one matrix product; see `kernel_gradient_by_conv`.
+
+  >>> x, dy = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 4, 4, 5))
+  >>> kernel_gradient_by_dot(x, dy).shape
+  (3, 3, 2, 5)
+  """
+  (n, h, w, out), c = dy.shape, x.shape[-1]
+  x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  rows, columns = (h - 1) * stride + 1, (w - 1) * stride + 1
+  taps = [
+    x[:, i : i + rows : stride, j : j + columns : stride]
+    for i in range(side)
+    for j in range(side)
+  ]
+  taps = jnp.concatenate(taps, axis=-1).reshape(n * h * w, side**2 * c)
+  gradient = taps.T @ dy.reshape(n * h * w, out)
+  return gradient.reshape(side, side, c, out)
+
+
+def input_gradient_by_transposition(
+  dy: Array, kernel: Array, *, shape: tuple[int, ...], stride: int, pad: int
+) -> Array:
+  """An input's gradient as XLA forms it: dy with zeros between its pixels."""
+  transposed = jax.linear_transpose(
+    lambda x: convolve(x, kernel, stride=stride, pad=pad),
+    jax.ShapeDtypeStruct(shape, dy.dtype),
+  )
+  return transposed(dy)[0]
+
+
+def input_gradient_by_parity(dy: Array, kernel: Array) -> Array:
+  """The same for 4x4 kernels at stride 2, without the zeros.
+
+  Each pixel is under 2x2 of the kernel's 4x4 weights: which ones, depends on
+  whether its row and column are even.
+
+  Args:
+    dy: `[N, h, w, F]`.
+    kernel: `[4, 4, C, F]`.
+
+  Returns:
+    `[N, 2 * h, 2 * w, C]`.
+
+  >>> dy, kernel = jnp.ones((1, 2, 2, 5)), jnp.ones((4, 4, 3, 5))
+  >>> input_gradient_by_parity(dy, kernel)[0, 1, 1].tolist()
+  [20.0, 20.0, 20.0]
+  """
+  c, f = kernel.shape[2:]
+  # Row 2j is under rows 3 and 1 of windows j - 1 and j, row 2j + 1 under rows 2
+  # and 0 of windows j and j + 1; columns likewise.
+  kernel = kernel[::-1, ::-1].reshape(2, 2, 2, 2, c, f)
+  kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, f, 4 * c)
+  return interleave(convolve(dy, kernel))
+
+
+def interleave(y: Array) -> Array:
+  """Weaves what a 2x2 window sees into an image of twice the size.
+
+  Args:
+    y: `[N, h + 1, w + 1, 4 * C]`: at each corner between the pixels of an image
+      of h x w with one pixel of border, four values. The first is meant for the
+      even row and column to the lower right of the corner, the second for the
+      odd column to its left, the other two for the rows above.
+
+  Returns:
+    `[N, 2 * h, 2 * w, C]`.
+
+  >>> interleave(jnp.arange(16.0).reshape(1, 2, 2, 4))[0, ..., 0].tolist()
+  [[0.0, 5.0], [10.0, 15.0]]
+  """
+  n, h, w = y.shape[0], y.shape[1] - 1, y.shape[2] - 1
+  y = y.reshape(n, h + 1, w + 1, 2, 2, -1)
+  y = jnp.stack([y[:, i : i + h, :, i] for i in range(2)], axis=2)
+  y = jnp.stack([y[:, :, :, i : i + w, i] for i in range(2)], axis=4)
+  return y.reshape(n, 2 * h, 2 * w, -1)

@@ -1,0 +1,291 @@
+"""What all parts of a training run share: config, workdir, devices, images."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from esrgan_jax import compilation
+from esrgan_jax.data import pipeline as pipeline_lib
+from esrgan_jax.data import sources
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.training import (
+  checkpoint,
+  evaluator,
+  samples,
+  steps,
+  storage,
+  workdir,
+)
+from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import mesh as mesh_lib
+from esrgan_jax.training import perceptual as perceptual_lib
+from esrgan_jax.training import progress as progress_lib
+
+__all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
+
+_TITLES = {"psnr": "PSNR model", "gan": "GAN model"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One call of `loop.train`. What takes time is made when it is asked for.
+
+  Attributes:
+    config: The complete config.
+    plain: The same, as JSON holds it.
+    workdir: Where results go.
+    mesh: The devices.
+    console: Where to tell of the progress; None in all processes but one.
+  """
+
+  config: Any
+  plain: dict[str, Any]
+  workdir: epath.Path
+  mesh: Mesh
+  console: rich.console.Console | None
+
+  @functools.cached_property
+  def platform(self) -> str:
+    """Of the devices: cpu, gpu, tpu."""
+    return self.mesh.local_devices[0].platform
+
+  @functools.cached_property
+  def dtype(self) -> Any:
+    """What networks compute in."""
+    return compilation.compute_dtype(self.config.dtype, self.platform)
+
+  @functools.cached_property
+  def generator(self) -> RRDBNet:
+    """The network, without parameters."""
+    return RRDBNet(
+      **self.config.generator,
+      scale=self.config.scale,
+      dtype=self.dtype,
+      remat=self.config.remat,
+    )
+
+  @functools.cached_property
+  def eval_source(self) -> sources.Source | None:
+    """Validation images."""
+    return pipeline_lib.make_source(
+      self.config.data, scale=self.config.scale, evaluation=True
+    )
+
+  @functools.cached_property
+  def evaluator(self) -> evaluator.Evaluator:
+    """Measures the generator while it trains."""
+    return self.make_evaluator(limit=self.config.eval.max_images)
+
+  def make_evaluator(
+    self,
+    *,
+    limit: int = 0,
+    distances: Mapping[str, evaluator.Distance] | None = None,
+  ) -> evaluator.Evaluator:
+    """Measures on this process's devices; a limit of 0 is all images."""
+    source = self.eval_source
+    return evaluator.Evaluator(
+      self.generator,
+      _First(source, limit) if limit else source,
+      crop_border=self.config.eval.crop_border,
+      distances=distances,
+      devices=self.mesh.local_devices,
+    )
+
+  def perceptual(self) -> Any:
+    """The perceptual distance: VGG19's, of the config's layers."""
+    return steps.vgg_perceptual(
+      self._vgg.params,
+      layer_weights=self.config.perceptual.layers.to_dict(),
+      criterion=self.config.perceptual.criterion,
+      dtype=self.dtype,
+    )
+
+  def say(self, message: str) -> None:
+    """Prints a line; only in the first process."""
+    if self.console:
+      self.console.print(message)
+
+  def write(self, name: str, content: str | bytes) -> None:
+    """Writes a file of the workdir; only in the first process."""
+    if jax.process_index():
+      return
+    path = self.workdir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage.write_whole(path, content)
+
+  def write_samples(self, name: str, models: Mapping[str, Any]) -> None:
+    """Writes a picture of crops: LR, models by name, HR."""
+    if jax.process_index() or not self._crops:
+      return
+    lr = np.stack([crop.lr for crop in self._crops])
+    columns = {
+      "LR, bicubic": [
+        evaluator.bicubic(image, scale=self.config.scale) for image in lr
+      ]
+    }
+    for model, params in models.items():
+      title = _TITLES.get(model, model)
+      columns[title] = self._upscale_crops(params, lr)
+    columns["HR"] = [crop.hr for crop in self._crops]
+    self.write(f"samples/{name}.png", samples.png(samples.grid(columns)))
+
+  @functools.cached_property
+  def _crops(self) -> list[sources.Pair]:
+    """Crops for sample pictures."""
+    settings, scale = self.config.eval, self.config.scale
+    pairs = (self.eval_source[i] for i in range(len(self.eval_source)))
+    return samples.choose_crops(
+      pairs,
+      size=settings.sample_size // scale * scale,
+      scale=scale,
+      count=settings.num_samples,
+    )
+
+  @functools.cached_property
+  def _upscale_crops(self) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Upscales sample crops, uint8, on one device."""
+    device = self.mesh.local_devices[0]
+
+    def run(params, lr):
+      sr = self.generator.apply(
+        {"params": params}, lr.astype(jnp.float32) / 255
+      )
+      return jnp.round(jnp.clip(sr, 0, 1) * 255).astype(jnp.uint8)
+
+    jitted = jax.jit(
+      run, compiler_options=compilation.compiler_options(self.platform)
+    )
+    return lambda params, lr: np.asarray(
+      jitted(*jax.device_put((params, lr), device))
+    )
+
+  @functools.cached_property
+  def _vgg(self) -> perceptual_lib.PerceptualWeights:
+    weights = perceptual_lib.load_vgg19(
+      self.config.perceptual.weights, seed=self.config.seed
+    )
+    self.say(f"perceptual loss: {weights.description}")
+    return weights
+
+
+def make_run(
+  config: Mapping[str, Any],
+  path: str | os.PathLike[str],
+  *,
+  console: rich.console.Console | None = None,
+) -> Run:
+  """Checks a config and gathers what a run of it needs.
+
+  Args:
+    config: See `esrgan_jax.training.config`; what it lacks is as published.
+    path: The workdir.
+    console: Where to tell of the progress; None for standard output.
+
+  Returns:
+    The run; nothing has been written.
+
+  Raises:
+    ValueError: If the config cannot be used, on this machine or at all.
+
+  >>> make_run({"batch_size": 8}, "/tmp/run").config.patch_size
+  128
+  """
+  config = config_lib.complete(config)
+  mesh = mesh_lib.make_mesh(config.mesh.num_devices or None)
+  mesh_lib.local_batch_size(
+    mesh, batch_size=config.batch_size, accumulate=config.accumulate
+  )
+  console = console or progress_lib.make_console()
+  return Run(
+    config=config,
+    plain=config_lib.plain(config),
+    workdir=storage.absolute(path),
+    mesh=mesh,
+    console=None if jax.process_index() else console,
+  )
+
+
+def claim_workdir(run: Run) -> None:
+  """Writes the config; refuses one that differs from that of what is there.
+
+  Raises:
+    ConfigError: If it differs in what changes the result.
+    OSError: If the workdir cannot be written.
+  """
+  problem = ""
+  if jax.process_index() == 0:
+    with storage.reaching(run.workdir):
+      storage.require_packages(run.workdir)
+      problem = _claim(run)
+  # All processes end together, or none does.
+  failed = everywhere(np.array(bool(problem)))
+  if problem:
+    raise config_lib.ConfigError(problem)
+  if failed.any():
+    raise config_lib.ConfigError(f"{run.workdir} was begun with another config")
+
+
+def _claim(run):
+  """Writes the config, or returns why not."""
+  path = run.workdir / "config.json"
+  folders = [run.workdir / p / checkpoint.FOLDER for p in workdir.PHASES]
+  # Where nothing has been saved, a mistake may just have been corrected.
+  if path.exists() and any(map(checkpoint.saved_steps, folders)):
+    changes = config_lib.difference(json.loads(path.read_text()), run.plain)
+    listed = "".join(f"\n  {line}" for line in changes)
+    if changes and not run.config.allow_changes:
+      return (
+        f"{run.workdir} was begun with another config:{listed}\nTo go on with"
+        " the new one, add --config.allow_changes=true; or choose another"
+        " workdir"
+      )
+    if changes:
+      run.say(f"going on with another config than before:{listed}")
+  run.write("config.json", json.dumps(run.plain, indent=2) + "\n")
+  return ""
+
+
+def everywhere(value: np.ndarray) -> np.ndarray:
+  """Stacks a value of every process; all must call it.
+
+  >>> everywhere(np.array(True)).tolist()
+  [True]
+  """
+  if jax.process_count() == 1:
+    return value[None]
+  checkpoint.wait_for_all()
+  return np.asarray(multihost_utils.process_allgather(value))
+
+
+def on_host(params: Any) -> Any:
+  """Replicated parameters as NumPy arrays, on one process or several."""
+  return jax.tree.map(np.asarray, params)
+
+
+class _First(sources.Source):
+  """The first images of a source."""
+
+  def __init__(self, source: sources.Source, count: int):
+    self.scale, self.names = source.scale, source.names[:count]
+    self._source = source
+
+  def __getitem__(self, index: int) -> sources.Pair:
+    return self._source[index]
+
+  def fingerprint(self) -> str:
+    """As `Source.fingerprint`."""
+    return f"{len(self)} of {self._source.fingerprint()}"

@@ -1,0 +1,85 @@
+"""Convolutions' own gradients against JAX's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esrgan_jax.models import convolution
+
+
+def draw(*shape, seed=0):
+  random = np.random.default_rng(seed)
+  return jnp.asarray(random.standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize(
+  ("side", "stride", "pad", "size"),
+  [
+    (3, 1, 1, (5, 6)),
+    (2, 1, 1, (5, 6)),
+    (1, 1, 0, (4, 3)),
+    (4, 2, 1, (8, 6)),
+    (4, 2, 1, (7, 9)),
+    (3, 2, 1, (6, 7)),
+  ],
+)
+def test_gradients_of_every_form_are_jaxs(side, stride, pad, size):
+  x, kernel = draw(2, *size, 3), draw(side, side, 3, 4, seed=1)
+  window = {"stride": stride, "pad": pad}
+
+  @jax.jit
+  def run(x, kernel):
+    y, expected = jax.vjp(
+      lambda x, k: convolution.convolve(x, k, **window), x, kernel
+    )
+    ours_y, ours = jax.vjp(
+      lambda x, k: convolution.conv(x, k, stride, pad), x, kernel
+    )
+    dy = jnp.cos(y)
+    kernel_gradients = [
+      by(x, dy, side=side, **window)
+      for by in (
+        convolution.kernel_gradient_by_conv,
+        convolution.kernel_gradient_by_dot,
+      )
+    ]
+    input_gradients = [
+      convolution.input_gradient_by_transposition(
+        dy, kernel, shape=x.shape, **window
+      )
+    ]
+    if (side, stride) == (4, 2) and size[0] % 2 == 0:
+      by_parity = convolution.input_gradient_by_parity(dy, kernel)
+      input_gradients.append(by_parity)
+    return y, ours_y, expected(dy), ours(dy), input_gradients, kernel_gradients
+
+  y, ours_y, (dx, dk), (ours_dx, ours_dk), dxs, dks = run(x, kernel)
+  np.testing.assert_array_equal(y, ours_y)
+  for actual in (ours_dx, *dxs):
+    np.testing.assert_allclose(actual, dx, atol=1e-4)
+  for actual in (ours_dk, *dks):
+    np.testing.assert_allclose(actual, dk, atol=1e-4)
+
+
+def test_gradients_have_gradients():
+  x, kernel = draw(2, 6, 6, 2), draw(4, 4, 2, 3, seed=1)
+
+  def penalty(conv, kernel):
+    slope = jax.grad(lambda x: jnp.sin(conv(x, kernel)).sum())(x)
+    return jnp.square(slope).sum()
+
+  def gradient(conv):
+    return jax.jit(jax.grad(lambda kernel: penalty(conv, kernel)))(kernel)
+
+  actual = gradient(lambda x, k: convolution.conv(x, k, 2))
+  expected = gradient(lambda x, k: convolution.convolve(x, k, stride=2))
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_another_result_dtype():
+  x = draw(1, 4, 4, 2).astype(jnp.bfloat16)
+  kernel = draw(3, 3, 2, 3).astype(jnp.bfloat16)
+  run = lambda x: convolution.conv(x, kernel, 1, 1, jnp.float32)  # noqa: E731
+  assert run(x).dtype == jnp.float32
+  assert jax.grad(lambda x: run(x).sum())(x).dtype == jnp.bfloat16
