@@ -62,6 +62,25 @@ def test_gradients_of_every_form_are_jaxs(side, stride, pad, size):
     np.testing.assert_allclose(actual, dk, atol=1e-4)
 
 
+def test_doubling_is_the_transpose():
+  x, kernel = draw(2, 3, 4, 5), draw(4, 4, 2, 5, seed=1)
+
+  @jax.jit
+  def run(x, kernel):
+    y, ours = jax.vjp(convolution.conv_doubling, x, kernel)
+    expected_y, expected = jax.vjp(
+      lambda x, kernel: convolution.input_gradient_by_transposition(
+        x, kernel, shape=(2, 6, 8, 2), stride=2, pad=1
+      ),
+      x,
+      kernel,
+    )
+    return (y, *ours(jnp.cos(y))), (expected_y, *expected(jnp.cos(y)))
+
+  for actual, expected in zip(*run(x, kernel), strict=True):
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
 def test_gradients_have_gradients():
   x, kernel = draw(2, 6, 6, 2), draw(4, 4, 2, 3, seed=1)
 

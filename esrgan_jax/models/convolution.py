@@ -107,9 +107,7 @@ def _conv_bwd(
   if stride == 1:
     dx = convolve(dy, transpose(kernel), pad=kernel.shape[0] - 1 - pad)
   elif (stride, pad, kernel.shape[0]) == (2, 1, 4) and _is_even(x):
-    dx = lax.platform_dependent(
-      dy, kernel, cpu=input_gradient_by_parity, default=by_transposition
-    )
+    dx = _double(dy, kernel)
   else:
     dx = by_transposition(dy, kernel)
   side = kernel.shape[0]
@@ -123,6 +121,59 @@ def _conv_bwd(
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+@jax.custom_vjp
+def conv_doubling(x: Array, kernel: Array) -> Array:
+  """The transposed convolution of 4x4 kernels at stride 2, padding 1.
+
+  Args:
+    x: `[N, H, W, C]`.
+    kernel: `[4, 4, F, C]`, that of the convolution that it transposes.
+
+  Returns:
+    `[N, 2 * H, 2 * W, F]`.
+
+  >>> conv_doubling(jnp.ones((1, 3, 3, 2)), jnp.ones((4, 4, 5, 2))).shape
+  (1, 6, 6, 5)
+  """
+  return _double(x, kernel)
+
+
+def _double(x: Array, kernel: Array) -> Array:
+  n, h, w, _ = x.shape
+  shape = (n, 2 * h, 2 * w, kernel.shape[-2])
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=input_gradient_by_parity,
+    default=functools.partial(
+      input_gradient_by_transposition, shape=shape, stride=2, pad=1
+    ),
+  )
+
+
+def _conv_doubling_fwd(
+  x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+  return _double(x, kernel), (x, kernel)
+
+
+def _conv_doubling_bwd(
+  residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+  x, kernel = residuals
+  window = {"side": 4, "stride": 2, "pad": 1}
+  d_kernel = lax.platform_dependent(
+    dy,
+    x,
+    cpu=functools.partial(kernel_gradient_by_dot, **window),
+    default=functools.partial(kernel_gradient_by_conv, **window),
+  )
+  return convolve(dy, kernel, stride=2), d_kernel
+
+
+conv_doubling.defvjp(_conv_doubling_fwd, _conv_doubling_bwd)
 
 
 def _is_even(x: Array) -> bool:

@@ -35,8 +35,8 @@ from jax import lax
 
 from esrgan_jax.models.convolution import (
   conv,
+  conv_doubling,
   convolve,
-  interleave,
   kernel_gradient_by_conv,
   kernel_gradient_by_dot,
   transpose,
@@ -77,23 +77,22 @@ def _nearest(x: Array, factor: int) -> Array:
   return x.reshape(n, h * factor, w * factor, c)
 
 
-# Which rows of a 3x3 kernel, slid over an image doubled by repetition, fall on
-# the two rows of the image that an even (first) and an odd output row sees.
-_DOUBLED = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+# Row r of a transposed convolution's kernel from the rows of one that is slid
+# over the image doubled by repetition: output row 2j sees row j through rows 1
+# and 2, and row j - 1 through row 0; row 2j + 1 likewise.
+_DOUBLED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
 
 
 def _double_and_convolve(x: Array, kernel: Array) -> Array:
-  """Nearest-neighbour upsampling by 2 and a convolution, as four of 2x2.
+  """Nearest-neighbour upsampling by 2 and a 3x3 convolution, in one.
 
   An output pixel's nine taps fall on four pixels of `x`: weights that fall on
   the same one are added first, less than half of the arithmetic is left, and
   the repeated image is never made.
   """
-  _, _, c, out = kernel.shape
   rows = jnp.asarray(_DOUBLED, jnp.float32)
-  kernel = jnp.einsum("par,qbs,rsio->abipqo", rows, rows, kernel)
-  kernel = kernel.astype(x.dtype).reshape(2, 2, c, 4 * out)
-  return interleave(conv(x, kernel))
+  kernel = jnp.einsum("ar,bs,rsio->aboi", rows, rows, kernel)
+  return conv_doubling(x, kernel.astype(x.dtype))
 
 
 def pixel_unshuffle(image: Array, *, factor: int) -> Array:

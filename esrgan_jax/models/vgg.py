@@ -278,16 +278,27 @@ def _conv(layer, x):
 
 
 def _max_pool(x):
-  """2x2 maxima; an odd last row or column is dropped, as in PyTorch.
+  """2x2 maxima; an odd last row or column is dropped, as in PyTorch."""
+  return lax.platform_dependent(
+    x, cpu=_max_pool_by_reshape, default=_max_pool_by_window
+  )
 
-  Not by `lax.reduce_window`, whose gradient is slow on CPU. It differs in what
-  equal maxima get: shares here, one of them all there. After a ReLU, equal
-  ones are zeros, which pass no gradient on.
+
+def _max_pool_by_window(x):
+  return lax.reduce_window(
+    x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+  )
+
+
+def _max_pool_by_reshape(x):
+  """The same; the window's gradient is slow on CPU, and this on a TPU.
+
+  It differs in what equal maxima get: shares here, one of them all there. After
+  a ReLU, equal ones are zeros, which pass no gradient on.
   """
-  *batch, h, w, c = x.shape
-  x = x[..., : h // 2 * 2, : w // 2 * 2, :]
-  x = x.reshape(*batch, h // 2, 2, w // 2, 2, c)
-  return x.max(axis=(-4, -2))
+  n, h, w, c = x.shape
+  x = x[:, : h // 2 * 2, : w // 2 * 2]
+  return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 def _check_present(mapping, names):
