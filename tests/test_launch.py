@@ -143,8 +143,15 @@ def test_a_cluster_that_jax_cannot_make_out(monkeypatch):
 def launch(tmp_path, *arguments, **environ):
   told = {"OUT": tmp_path, "PYTHON": sys.executable, "MODULE": "launched"}
   environ = clean_environ(**told | environ)
+  # A shell cannot hear SIGINT if it was told to ignore it, as jobs in the
+  # background are, and these tests with them.
+  hear = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    " os.execv(sys.argv[1], sys.argv[1:])"
+  )
+  script = LAUNCH / "local_processes.sh"
   return subprocess.Popen(
-    [BASH, LAUNCH / "local_processes.sh", *arguments],
+    [sys.executable, "-c", hear, BASH, script, *arguments],
     env=environ,
     cwd=tmp_path,
     stdout=subprocess.PIPE,

@@ -148,12 +148,16 @@ class Run:
     """Crops for sample pictures."""
     settings, scale = self.config.eval, self.config.scale
     pairs = (self.eval_source[i] for i in range(len(self.eval_source)))
-    return samples.choose_crops(
-      pairs,
-      size=settings.sample_size // scale * scale,
-      scale=scale,
-      count=settings.num_samples,
+    size = settings.sample_size // scale * scale
+    crops = samples.choose_crops(
+      pairs, size=size, scale=scale, count=settings.num_samples
     )
+    if settings.num_samples and not crops:
+      self.say(
+        f"no sample pictures: no validation image is {size} pixels a side;"
+        " lower config.eval.sample_size"
+      )
+    return crops
 
   @functools.cached_property
   def _upscale_crops(self) -> Callable[[Any, np.ndarray], np.ndarray]:
