@@ -5,11 +5,11 @@ Reproduces: nothing published; shows that everything works, from photos to the
   held out. VGG19's trained weights cannot be shipped, so that the perceptual
   loss compares random features, and the GAN phase is too short to shine.
 Command: python -m esrgan_jax.main --config=configs/quickstart.py --workdir=DIR
-Hardware: 2 CPU cores, 2 GB of free memory.
-Cost: 6.6 minutes of CPU time, measured on 2 busy cores (AMD EPYC): about half
-  of that, by estimate, on two cores that have nothing else to do.
-Result: held-out photos, Y, x4: bicubic 29.59 dB / 0.808, PSNR model 30.01 /
-  0.823, GAN model 29.98 / 0.824 (measured once, jax 0.10.2, seed 0).
+Hardware: 2 CPU cores, 2.5 GB of free memory.
+Cost: 2 minutes 53 seconds on two cores of an AMD EPYC (Python 3.11, jax 0.10.2,
+  nothing compiled before): phase one at 73 images a second, phase two at 19.
+Result: held-out photos, Y, x4: bicubic 29.59 dB / 0.808, PSNR model 30.02 /
+  0.823, GAN model 29.99 / 0.825 (seed 0).
 """
 
 import ml_collections

@@ -158,6 +158,44 @@ def test_every_form_of_the_dense_block_equals_concatenation(num, masked, form):
     np.testing.assert_allclose(actual, wanted, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_bfloat16_blocks_stay_within_its_rounding(padded):
+  convs = [
+    (random_image(3, 3, 16 + i * 8, g, seed=i) - 0.5, random_image(g) - 0.5)
+    for i, g in enumerate((8, 8, 8, 8, 16))
+  ]
+  convs = jax.tree.map(lambda a: a * 0.1, convs)
+  x = random_image(2, 6, 6, 16, seed=7) - 0.5
+  d_out = random_image(2, 6, 6, 16, seed=8) - 0.5
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(dtype):
+    cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)  # noqa: E731
+    grouped = rrdb.group_convs(cast(convs))
+    out, grown = rrdb._dense_block_forward(
+      cast(x), grouped, None, padded=padded
+    )
+    d_x, d_grouped, _ = rrdb._dense_block_backward(
+      cast(x),
+      grown,
+      grouped,
+      None,
+      cast(d_out),
+      padded=padded,
+      correlate=convolution.kernel_gradient_by_conv,
+    )
+    return out, d_x, d_grouped
+
+  for actual, expected in zip(
+    jax.tree.leaves(run(jnp.bfloat16)),
+    jax.tree.leaves(run(jnp.float32)),
+    strict=True,
+  ):
+    assert actual.dtype == jnp.bfloat16
+    error = np.linalg.norm(actual.astype(jnp.float32) - expected)
+    assert error < 0.02 * np.linalg.norm(expected)  # 8 bits: 0.004 a rounding.
+
+
 @pytest.mark.parametrize(
   ("scale", "unshuffle", "total", "multiple"),
   [

@@ -335,25 +335,33 @@ def _dense_block_backward(
   else:
     d_grown = convolve(d_last, transpose(convs.last))
     d_x = convolve(d_last, transpose(convs.first[..., num:]))
-  for i in reversed(range(1, len(convs.inner) + 1)):
-    start, stop = i * grow, (i + 1) * grow
-    d_layer = d_grown[..., start:stop] * slope(grown[..., start:stop])
-    kernel = jnp.concatenate(
-      [k[..., start:stop] for k in convs.inner[:i]], axis=-2
-    )
-    if padded:
-      kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, num - start), (0, 0)))
+
+  def kernel_back(i):
+    kernels = [k[..., i * grow : (i + 1) * grow] for k in convs.inner[:i]]
+    return jnp.concatenate(kernels, axis=-2)
+
+  if padded:
+    for i in reversed(range(1, len(convs.inner) + 1)):
+      start, stop = i * grow, (i + 1) * grow
+      d_layer = d_grown[..., start:stop] * slope(grown[..., start:stop])
+      pad = ((0, 0), (0, 0), (0, num - start), (0, 0))
+      kernel = jnp.pad(kernel_back(i), pad)
       d_grown += convolve(d_layer, transpose(kernel))
-    else:
-      more = convolve(d_layer, transpose(kernel))
-      d_grown = jnp.concatenate(
-        [d_grown[..., :start] + more, d_grown[..., start:]], axis=-1
-      )
-  d_grown *= slope(grown)
+    d_grown *= slope(grown)
+  else:
+    parts = jnp.split(grown, num // grow, axis=-1)
+    d_parts = jnp.split(d_grown, num // grow, axis=-1)
+    for i in reversed(range(len(parts))):
+      d_parts[i] *= slope(parts[i])
+      if i:
+        more = convolve(d_parts[i], transpose(kernel_back(i)))
+        for j in range(i):
+          d_parts[j] += more[..., j * grow : (j + 1) * grow]
+    d_grown = jnp.concatenate(d_parts, axis=-1)
   d_x += convolve(d_grown, transpose(convs.first[..., :num]))
 
-  layers = _mask(_leaky_relu(grown), valid)
   if padded:  # All products at once: those of no weight are thrown away.
+    layers = _mask(_leaky_relu(grown), valid)
     products = correlate(layers, d_grown)
     d_inner = [
       products[..., i * grow : (i + 1) * grow, :]
@@ -369,9 +377,10 @@ def _dense_block_backward(
   else:
     d_all = jnp.concatenate([d_grown, d_last], axis=-1)
     d_inner, d_final = [], []
-    for i in range(num // grow):
+    for i, part in enumerate(parts):
       stop = (i + 1) * grow
-      part = correlate(layers[..., i * grow : stop], d_all[..., stop:])
+      layer = _mask(_leaky_relu(part), valid)
+      part = correlate(layer, d_all[..., stop:])
       before = ((0, 0), (0, 0), (0, 0), (stop, 0))
       d_inner.append(jnp.pad(part[..., : num - stop], before))
       d_final.append(part[..., num - stop :])
