@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax import lax
 
-from esrgan_jax.models import convolution, rrdb
 from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
 
 TINY = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
@@ -94,106 +93,6 @@ def test_output_and_gradients_equal_the_concat_form():
     actual,
     expected,
   )
-
-
-@pytest.mark.parametrize(
-  ("num", "masked", "form"),
-  [
-    (5, False, "cpu"),
-    (5, True, "cpu"),
-    (5, True, "gpu"),
-    (5, False, "tpu"),
-    (5, True, "tpu"),
-    (2, False, "tpu"),
-  ],
-)
-def test_every_form_of_the_dense_block_equals_concatenation(num, masked, form):
-  feat, grow = 6, 4
-  widths = [grow] * (num - 1) + [feat]
-  convs = [
-    (random_image(3, 3, feat + i * grow, g, seed=i) - 0.5, random_image(g))
-    for i, g in enumerate(widths)
-  ]
-  x = random_image(2, 5, 6, feat, seed=7) - 0.5
-  d_out = random_image(2, 5, 6, feat, seed=8) - 0.5
-  valid = None
-  if masked:
-    valid = jnp.ones((2, 5, 6, 1)).at[:, 4:].set(0).at[0, :, 2:].set(0)
-
-  def textbook(x, convs):
-    sources = [x]
-    for kernel, bias in convs[:-1]:
-      y = conv(jnp.concatenate(sources, -1), kernel, bias)
-      sources.append(jnp.where(y > 0, y, 0.2 * y))
-      if masked:
-        sources[-1] *= valid
-    y = conv(jnp.concatenate(sources, -1), *convs[-1])
-    return x + 0.2 * (y * valid if masked else y)
-
-  correlate = convolution.kernel_gradient_by_conv
-  if form == "cpu":
-    correlate = convolution.kernel_gradient_by_dot
-  padded = form == "tpu"
-
-  @jax.jit
-  def ours(x, convs):
-    grouped, regroup = jax.vjp(rrdb.group_convs, convs)
-    out, grown = rrdb._dense_block_forward(x, grouped, valid, padded=padded)
-    d_x, d_grouped, _ = rrdb._dense_block_backward(
-      x, grown, grouped, valid, d_out, padded=padded, correlate=correlate
-    )
-    return out, d_x, regroup(d_grouped)[0]
-
-  @jax.jit
-  def expected(x, convs):
-    out, vjp = jax.vjp(textbook, x, convs)
-    return out, *vjp(d_out)
-
-  for actual, wanted in zip(
-    jax.tree.leaves(ours(x, convs)),
-    jax.tree.leaves(expected(x, convs)),
-    strict=True,
-  ):
-    scale = float(jnp.abs(wanted).max())
-    np.testing.assert_allclose(actual, wanted, atol=1e-5 * scale)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_bfloat16_blocks_stay_within_its_rounding(padded):
-  convs = [
-    (random_image(3, 3, 16 + i * 8, g, seed=i) - 0.5, random_image(g) - 0.5)
-    for i, g in enumerate((8, 8, 8, 8, 16))
-  ]
-  convs = jax.tree.map(lambda a: a * 0.1, convs)
-  x = random_image(2, 6, 6, 16, seed=7) - 0.5
-  d_out = random_image(2, 6, 6, 16, seed=8) - 0.5
-
-  @functools.partial(jax.jit, static_argnums=0)
-  def run(dtype):
-    cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)  # noqa: E731
-    grouped = rrdb.group_convs(cast(convs))
-    out, grown = rrdb._dense_block_forward(
-      cast(x), grouped, None, padded=padded
-    )
-    d_x, d_grouped, _ = rrdb._dense_block_backward(
-      cast(x),
-      grown,
-      grouped,
-      None,
-      cast(d_out),
-      padded=padded,
-      correlate=convolution.kernel_gradient_by_conv,
-    )
-    return out, d_x, d_grouped
-
-  for actual, expected in zip(
-    jax.tree.leaves(run(jnp.bfloat16)),
-    jax.tree.leaves(run(jnp.float32)),
-    strict=True,
-  ):
-    assert actual.dtype == jnp.bfloat16
-    error = np.linalg.norm(actual.astype(jnp.float32) - expected)
-    assert error < 0.02 * np.linalg.norm(expected)  # 8 bits: 0.004 a rounding.
 
 
 @pytest.mark.parametrize(

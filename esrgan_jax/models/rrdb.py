@@ -2,21 +2,11 @@
 
 Images are float `[..., H, W, C]` in [0, 1], RGB. Activations are NHWC.
 
-Two decisions shape this file; `docs/generator.md` has the figures.
-
-*The dense block is grouped.* A convolution of a concatenation is a sum of
-convolutions, one a source. So the block's input goes through one convolution to
-all five layers at once, 64 -> 192 channels, and the layers' outputs through one
-to the last layer, 128 -> 64; only the narrow steps between the layers remain.
-The arithmetic is the same, the concatenations are gone, and the matrix unit
-sees wide operands. The block has a gradient of its own of the same shape, which
-needs its input and one more array. Parameters stay stored per convolution,
-under BasicSR's names, and are regrouped once a call.
-
-*The blocks are stacked.* The parameters of all RRDBs share one subtree, `body`,
-with a leading axis of length `num_block`: 34 arrays instead of 702. One tree
-runs both as a loop (`unroll=1`: compile time does not grow with depth) and
-unrolled.
+The parameters of all RRDBs share one subtree, `body`, with a leading axis of
+length `num_block`: 34 arrays instead of 702. One tree runs both as a loop
+(`unroll=1`: compile time does not grow with depth) and unrolled. They are
+stored per convolution, under BasicSR's names, and regrouped for `dense_block`,
+where the arithmetic is. `docs/generator.md` has the figures.
 """
 
 from __future__ import annotations
@@ -24,8 +14,8 @@ from __future__ import annotations
 import fractions
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,21 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from esrgan_jax.models.convolution import (
-  conv,
-  conv_doubling,
-  convolve,
-  kernel_gradient_by_conv,
-  kernel_gradient_by_dot,
-  transpose,
+from esrgan_jax.models.convolution import conv, conv_doubling
+from esrgan_jax.models.dense_block import (
+  Convs,
+  add_fifth,
+  channels,
+  dense_block,
+  group_convs,
+  leaky_relu,
+  mask,
 )
 from esrgan_jax.models.layout import keep_last_axis_minor
 
 Array = jax.Array
 Dtype = Any
-
-_NEGATIVE_SLOPE = 0.2  # ESRGAN, section 3.1; BasicSR `rrdbnet_arch.py`.
-_RESIDUAL_SCALE = 0.2  # Paper: beta = 0.2, in each dense block and each RRDB.
 
 
 def _kernel_init(batch_axis: tuple[int, ...]) -> nn.initializers.Initializer:
@@ -56,18 +45,6 @@ def _kernel_init(batch_axis: tuple[int, ...]) -> nn.initializers.Initializer:
   return nn.initializers.variance_scaling(
     2.0 * 0.1**2, "fan_in", "normal", batch_axis=batch_axis
   )
-
-
-def _leaky_relu(x: Array) -> Array:
-  return jnp.maximum(x, x * jnp.asarray(_NEGATIVE_SLOPE, x.dtype))
-
-
-def _channels(bias: Array) -> Array:
-  return bias.reshape(1, 1, 1, -1)
-
-
-def _mask(x: Array, valid: Array | None) -> Array:
-  return x if valid is None else x * valid
 
 
 def _nearest(x: Array, factor: int) -> Array:
@@ -142,279 +119,6 @@ class _Conv(nn.Module):
     return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
-Convs = Sequence[tuple[Array, Array]]
-
-
-class GroupedConvs(NamedTuple):
-  """A dense block's convolutions, each kernel from one source to all targets.
-
-  Layers 1 to n grow the block by G channels each; layer n + 1 has F outputs.
-  Leading axes are allowed, for blocks that are stacked.
-
-  Attributes:
-    first: `[3, 3, C, n * G + F]`, from the block's input to all layers.
-    inner: n - 1 kernels `[3, 3, G, n * G]`, from layer i to layers 1 to n; zero
-      up to layer i itself.
-    last: `[3, 3, n * G, F]`, from layers 1 to n to the last one.
-    bias: `[n * G + F]`.
-  """
-
-  first: Array
-  inner: tuple[Array, ...]
-  last: Array
-  bias: Array
-
-
-def group_convs(convs: Convs) -> GroupedConvs:
-  """Regroups a dense block's convolutions by source.
-
-  Args:
-    convs: Kernel `[..., 3, 3, C_i, G_i]` and bias `[..., G_i]` of two or more
-      convolutions, where C_{i+1} = C_i + G_i and all G_i but the last agree.
-
-  Returns:
-    The same weights for `dense_block`.
-
-  >>> convs = [(jnp.ones((3, 3, 8 + 4 * i, g)), jnp.zeros(g))
-  ...          for i, g in enumerate((4, 4, 4, 4, 8))]
-  >>> jax.tree.map(jnp.shape, group_convs(convs)).first
-  (3, 3, 8, 24)
-  """
-  *growing, (kernel, _) = convs
-  grow = growing[0][0].shape[-1]
-  feat = growing[0][0].shape[-2]
-  inner = []
-  for i in range(len(growing) - 1):
-    source = slice(feat + i * grow, feat + (i + 1) * grow)
-    parts = [k[..., source, :] for k, _ in growing[i + 1 :]]
-    before = [(0, 0)] * (kernel.ndim - 1) + [((i + 1) * grow, 0)]
-    inner.append(jnp.pad(jnp.concatenate(parts, axis=-1), before))
-  return GroupedConvs(
-    first=jnp.concatenate([k[..., :feat, :] for k, _ in convs], axis=-1),
-    inner=tuple(inner),
-    last=kernel[..., feat:, :],
-    bias=jnp.concatenate([b for _, b in convs], axis=-1),
-  )
-
-
-@jax.custom_vjp
-def dense_block(
-  x: Array, convs: GroupedConvs, valid: Array | None = None
-) -> Array:
-  """Runs densely connected convolutions, and adds a fifth of the result to x.
-
-  Convolution i sees the concatenation of `x` and the leaky-rectified outputs of
-  all convolutions before it. Reverse-mode differentiation only.
-
-  Args:
-    x: `[N, H, W, F]`.
-    convs: From `group_convs`.
-    valid: `[N, H, W, 1]`, 1 inside the image and 0 outside, or None.
-
-  Returns:
-    `[N, H, W, F]`.
-
-  Source: the dense block of ESRGAN, figure 4, with `conv(concat(a, b), k)`
-  written as `conv(a, k_a) + conv(b, k_b)`.
-
-  >>> convs = [(jnp.ones((3, 3, 2 + i, g)), jnp.zeros(g))
-  ...          for i, g in enumerate((1, 1, 2))]
-  >>> dense_block(jnp.ones((1, 4, 4, 2)), group_convs(convs)).shape
-  (1, 4, 4, 2)
-  """
-  return _dense_block_fwd(x, convs, valid)[0]
-
-
-def _dense_block_fwd(
-  x: Array, convs: GroupedConvs, valid: Array | None
-) -> tuple[Array, tuple]:
-  out, grown = lax.platform_dependent(
-    x,
-    convs,
-    valid,
-    tpu=functools.partial(_dense_block_forward, padded=True),
-    default=functools.partial(_dense_block_forward, padded=False),
-  )
-  return out, (x, grown, convs, valid)
-
-
-def _dense_block_bwd(
-  residuals: tuple, d_out: Array
-) -> tuple[Array, GroupedConvs, Array | None]:
-  return lax.platform_dependent(
-    *residuals,
-    d_out,
-    cpu=functools.partial(
-      _dense_block_backward,
-      padded=False,
-      correlate=kernel_gradient_by_dot,
-    ),
-    tpu=functools.partial(
-      _dense_block_backward,
-      padded=True,
-      correlate=kernel_gradient_by_conv,
-    ),
-    default=functools.partial(
-      _dense_block_backward,
-      padded=False,
-      correlate=kernel_gradient_by_conv,
-    ),
-  )
-
-
-dense_block.defvjp(_dense_block_fwd, _dense_block_bwd)
-
-
-def _dense_block_forward(
-  x: Array, convs: GroupedConvs, valid: Array | None, *, padded: bool
-) -> tuple[Array, Array]:
-  """The block's output, and what layers 1 to n give before the rectifier.
-
-  With `padded`, the inner convolutions write all n * G channels, zeros up to
-  their own layer: to a TPU's matrix unit, 128 wide, the zeros cost nothing, and
-  an addition that starts in the middle of its 128 lanes would.
-  """
-  num, grow = _widths(convs)
-  if padded:
-    out = convolve(x, convs.first) + _channels(convs.bias)
-    grown, last = out[..., :num], out[..., num:]
-    for i, kernel in enumerate(convs.inner):
-      layer = grown[..., i * grow : (i + 1) * grow]
-      layer = _mask(_leaky_relu(layer), valid)
-      grown += convolve(layer, kernel)
-    layers = _mask(_leaky_relu(grown), valid)
-    last += convolve(layers, convs.last)
-  else:
-    # On CPU, two convolutions to 128 and 64 channels are faster than one.
-    grown, last = (
-      convolve(x, kernel) + _channels(bias)
-      for kernel, bias in (
-        (convs.first[..., :num], convs.bias[:num]),
-        (convs.first[..., num:], convs.bias[num:]),
-      )
-    )
-    sums = jnp.split(grown, num // grow, axis=-1)
-    for i in range(len(sums)):
-      start, stop = i * grow, (i + 1) * grow
-      kernel = convs.last[..., start:stop, :]
-      if i < len(convs.inner):
-        later = convs.inner[i][..., stop:]
-        kernel = jnp.concatenate([later, kernel], axis=-1)
-      layer = _mask(_leaky_relu(sums[i]), valid)
-      more = convolve(layer, kernel)
-      last += more[..., num - stop :]
-      for j in range(i + 1, len(sums)):
-        sums[j] += more[..., j * grow - stop : (j + 1) * grow - stop]
-    grown = jnp.concatenate(sums, axis=-1)
-  return x + _mask(last, valid) * _fifth(x), grown
-
-
-def _dense_block_backward(
-  x: Array,
-  grown: Array,
-  convs: GroupedConvs,
-  valid: Array | None,
-  d_out: Array,
-  *,
-  padded: bool,
-  correlate: Callable[[Array, Array], Array],
-) -> tuple[Array, GroupedConvs, Array | None]:
-  """The mirror of the forward pass: from the last layer to the first."""
-  num, grow = _widths(convs)
-
-  def slope(part):
-    factor = jnp.where(part > 0, 1.0, _NEGATIVE_SLOPE).astype(x.dtype)
-    return _mask(factor, valid)
-
-  # d_grown begins as the gradient of the rectified layers.
-  d_last = _mask(d_out, valid) * _fifth(x)
-  if padded:
-    kernel = jnp.concatenate([convs.last, convs.first[..., num:]], axis=-2)
-    back = convolve(d_last, transpose(kernel))
-    d_grown, d_x = back[..., :num], back[..., num:]
-  else:
-    d_grown = convolve(d_last, transpose(convs.last))
-    d_x = convolve(d_last, transpose(convs.first[..., num:]))
-
-  def kernel_back(i):
-    kernels = [k[..., i * grow : (i + 1) * grow] for k in convs.inner[:i]]
-    return jnp.concatenate(kernels, axis=-2)
-
-  if padded:
-    for i in reversed(range(1, len(convs.inner) + 1)):
-      start, stop = i * grow, (i + 1) * grow
-      d_layer = d_grown[..., start:stop] * slope(grown[..., start:stop])
-      pad = ((0, 0), (0, 0), (0, num - start), (0, 0))
-      kernel = jnp.pad(kernel_back(i), pad)
-      d_grown += convolve(d_layer, transpose(kernel))
-    d_grown *= slope(grown)
-  else:
-    parts = jnp.split(grown, num // grow, axis=-1)
-    d_parts = jnp.split(d_grown, num // grow, axis=-1)
-    for i in reversed(range(len(parts))):
-      d_parts[i] *= slope(parts[i])
-      if i:
-        more = convolve(d_parts[i], transpose(kernel_back(i)))
-        for j in range(i):
-          d_parts[j] += more[..., j * grow : (j + 1) * grow]
-    d_grown = jnp.concatenate(d_parts, axis=-1)
-  d_x += convolve(d_grown, transpose(convs.first[..., :num]))
-
-  if padded:  # All products at once: those of no weight are thrown away.
-    layers = _mask(_leaky_relu(grown), valid)
-    products = correlate(layers, d_grown)
-    d_inner = [
-      products[..., i * grow : (i + 1) * grow, :]
-      for i in range(len(convs.inner))
-    ]
-    d_first = [correlate(x, d_grown), correlate(x, d_last)]
-    d_kernels = GroupedConvs(
-      first=jnp.concatenate(d_first, axis=-1),
-      inner=tuple(d_inner),
-      last=correlate(layers, d_last),
-      bias=jnp.concatenate([_sum_pixels(d_grown), _sum_pixels(d_last)]),
-    )
-  else:
-    d_all = jnp.concatenate([d_grown, d_last], axis=-1)
-    d_inner, d_final = [], []
-    for i, part in enumerate(parts):
-      stop = (i + 1) * grow
-      layer = _mask(_leaky_relu(part), valid)
-      part = correlate(layer, d_all[..., stop:])
-      before = ((0, 0), (0, 0), (0, 0), (stop, 0))
-      d_inner.append(jnp.pad(part[..., : num - stop], before))
-      d_final.append(part[..., num - stop :])
-    d_kernels = GroupedConvs(
-      first=correlate(x, d_all),
-      inner=tuple(d_inner[: len(convs.inner)]),
-      last=jnp.concatenate(d_final, axis=-2),
-      bias=d_all.sum((0, 1, 2)),
-    )
-  d_valid = None if valid is None else jnp.zeros_like(valid)
-  return d_out + d_x, d_kernels, d_valid
-
-
-def _widths(convs: GroupedConvs) -> tuple[int, int]:
-  """Channels of layers 1 to n together, and of one of them."""
-  num = convs.last.shape[-2]
-  return num, num // (len(convs.inner) + 1)
-
-
-def _fifth(x: Array) -> Array:
-  return jnp.asarray(_RESIDUAL_SCALE, x.dtype)
-
-
-def _sum_pixels(x: Array) -> Array:
-  """Sums `[N, H, W, C]` over all but C, as a convolution's kernel gradient.
-
-  To a TPU that is a tenth of the vector unit's work; a matrix product with the
-  first three axes made one would copy `x` into another layout first.
-  """
-  ones = jnp.ones((*x.shape[:-1], 8), x.dtype)  # Rows a register has anyway.
-  gradient = kernel_gradient_by_conv(ones, x, side=1, pad=0)
-  return gradient[0, 0, 0]
-
-
 def run_blocks(
   x: Array,
   blocks: Sequence[Convs],
@@ -470,7 +174,7 @@ def _scan_blocks(
     for convs in block:
       convs = convs if regroup_first else group_convs(convs)
       out = dense_block(out, convs, valid)
-    return x + out * _fifth(x), None
+    return add_fifth(x, out), None
 
   if remat:
     rrdb = jax.checkpoint(rrdb, prevent_cse=False)
@@ -539,7 +243,7 @@ class RRDB(nn.Module):
         self.num_grow_ch, self.dtype, name=f"rdb{i + 1}"
       )
       out = block(out, valid)
-    return x + out * _fifth(x)
+    return add_fifth(x, out)
 
 
 class _StackedDenseBlocks(nn.Module):
@@ -750,7 +454,7 @@ class RRDBNet(nn.Module):
     if self.unshuffle_factor > 1:
       x = pixel_unshuffle(x, factor=self.unshuffle_factor)
     x, valid, batch = self._flatten(x, valid)
-    feat = _mask(self._apply_conv("conv_first", _mask(x, valid)), valid)
+    feat = mask(self._apply_conv("conv_first", mask(x, valid)), valid)
     out = run_blocks(
       feat,
       self.body(),
@@ -758,7 +462,7 @@ class RRDBNet(nn.Module):
       unroll=min(self.unroll, self.num_block),
       remat=self.remat,
     )
-    feat += _mask(self._apply_conv("conv_body", out), valid)
+    feat += mask(self._apply_conv("conv_body", out), valid)
     return feat.reshape(*batch, *feat.shape[1:])
 
   def reconstruct(self, feat: Array, valid: Array | None = None) -> Array:
@@ -780,8 +484,8 @@ class RRDBNet(nn.Module):
         feat = conv(_nearest(feat, factor), kernel)
       if valid is not None:
         valid = _nearest(valid, factor)
-      feat = _mask(_leaky_relu(feat + _channels(bias)), valid)
-    feat = _mask(_leaky_relu(self._apply_conv("conv_hr", feat)), valid)
+      feat = mask(leaky_relu(feat + channels(bias)), valid)
+    feat = mask(leaky_relu(self._apply_conv("conv_hr", feat)), valid)
     sr = self._apply_conv("conv_last", feat, jnp.float32)
     return sr.reshape(*batch, *sr.shape[1:])
 
@@ -800,4 +504,4 @@ class RRDBNet(nn.Module):
   ) -> Array:
     kernel, bias = getattr(self, name)()
     y = conv(x, kernel, 1, 1, out_dtype or self.dtype)
-    return y + _channels(bias).astype(y.dtype)
+    return y + channels(bias).astype(y.dtype)

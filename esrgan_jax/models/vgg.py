@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from esrgan_jax.models.convolution import conv
+
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
 _STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
@@ -267,13 +269,7 @@ def _torchvision_normalization():
 
 def _conv(layer, x):
   """A 3x3 convolution with zero padding and bias, in `x`'s dtype."""
-  x = lax.conv_general_dilated(
-    x,
-    jnp.asarray(layer["kernel"], x.dtype),
-    window_strides=(1, 1),
-    padding=((1, 1), (1, 1)),
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
+  x = conv(x, jnp.asarray(layer["kernel"], x.dtype))
   return x + jnp.asarray(layer["bias"], x.dtype).reshape(1, 1, 1, -1)
 
 

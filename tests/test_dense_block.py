@@ -1,0 +1,146 @@
+"""Every form of the dense block against the textbook's, concatenated."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from esrgan_jax.models import convolution, dense_block
+
+FORMS = {
+  "cpu": (
+    functools.partial(
+      dense_block.forward_exact, convolve=convolution.convolve_on_cpu
+    ),
+    functools.partial(
+      dense_block.backward_exact,
+      convolve=convolution.convolve_on_cpu,
+      correlate=convolution.kernel_gradient_on_cpu,
+    ),
+  ),
+  "exact": (dense_block.forward_exact, dense_block.backward_exact),
+  "padded": (dense_block.forward_padded, dense_block.backward_padded),
+}
+
+
+def conv(x, kernel, bias):
+  dims = ("NHWC", "HWIO", "NHWC")
+  y = lax.conv_general_dilated(
+    x, kernel, (1, 1), "SAME", dimension_numbers=dims
+  )
+  return y + bias.reshape(1, 1, 1, -1)
+
+
+def draw(*shape, seed=1):
+  random = np.random.default_rng(seed)
+  return jnp.asarray(random.random(shape) - 0.5, jnp.float32)
+
+
+def draw_convs(num, feat, grow):
+  widths = [grow] * (num - 1) + [feat]
+  return [
+    (draw(3, 3, feat + i * grow, g, seed=i), draw(g, seed=i))
+    for i, g in enumerate(widths)
+  ]
+
+
+def run(form, x, convs, valid, d_out):
+  """The output, and the gradients of the input and of each convolution."""
+  forward, backward = FORMS[form]
+  grouped, regroup = jax.vjp(dense_block.group_convs, convs)
+  out, grown = forward(x, grouped, valid)
+  d_x, d_grouped = backward(x, grown, grouped, valid, d_out)
+  return out, d_x, regroup(d_grouped)[0]
+
+
+def run_textbook(x, convs, valid, d_out):
+  def textbook(x, convs):
+    sources = [x]
+    for kernel, bias in convs[:-1]:
+      y = conv(jnp.concatenate(sources, -1), kernel, bias)
+      sources.append(jnp.where(y > 0, y, 0.2 * y))
+      if valid is not None:
+        sources[-1] *= valid
+    y = conv(jnp.concatenate(sources, -1), *convs[-1])
+    return x + 0.2 * (y if valid is None else y * valid)
+
+  out, vjp = jax.vjp(textbook, x, convs)
+  return out, *vjp(d_out)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+  ("form", "num", "feat", "grow", "size"),
+  [
+    ("exact", 5, 6, 4, (5, 6)),
+    ("exact", 2, 6, 4, (5, 6)),
+    ("padded", 5, 6, 4, (5, 6)),
+    ("padded", 2, 6, 4, (5, 6)),
+    ("cpu", 5, 6, 4, (5, 6)),
+    ("cpu", 5, 32, 16, (12, 13)),  # Wide enough for Winograd's form.
+  ],
+)
+def test_every_form_equals_concatenation(form, num, feat, grow, size, masked):
+  h, w = size
+  convs = jax.tree.map(lambda a: a * 4 / feat, draw_convs(num, feat, grow))
+  x, d_out = draw(2, h, w, feat, seed=7), draw(2, h, w, feat, seed=8)
+  valid = None
+  if masked:
+    valid = jnp.ones((2, h, w, 1)).at[:, 4:].set(0).at[0, :, 2:].set(0)
+  actual = jax.jit(run, static_argnums=0)(form, x, convs, valid, d_out)
+  expected = jax.jit(run_textbook)(x, convs, valid, d_out)
+  for ours, wanted in zip(
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
+  ):
+    scale = float(jnp.abs(wanted).max())
+    np.testing.assert_allclose(ours, wanted, atol=1e-5 * scale)
+
+
+def test_the_form_on_this_platform_is_what_jax_grad_gives():
+  convs = draw_convs(5, 8, 4)
+  x, d_out = draw(1, 6, 6, 8, seed=7), draw(1, 6, 6, 8, seed=8)
+
+  @jax.jit
+  def differentiate(x, convs):
+    out, vjp = jax.vjp(
+      lambda x, convs: dense_block.dense_block(
+        x, dense_block.group_convs(convs)
+      ),
+      x,
+      convs,
+    )
+    return out, *vjp(d_out)
+
+  for ours, wanted in zip(
+    jax.tree.leaves(differentiate(x, convs)),
+    jax.tree.leaves(jax.jit(run_textbook)(x, convs, None, d_out)),
+    strict=True,
+  ):
+    scale = float(jnp.abs(wanted).max())
+    np.testing.assert_allclose(ours, wanted, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_bfloat16_stays_within_its_rounding(form):
+  # Biases far from zero: rounding must not decide on which side of the
+  # rectifier a value falls, where the gradient jumps.
+  convs = [
+    (kernel * 0.1, jnp.sign(bias)) for kernel, bias in draw_convs(5, 16, 8)
+  ]
+  x, d_out = draw(2, 6, 6, 16, seed=7), draw(2, 6, 6, 16, seed=8)
+
+  def cast(tree):
+    return jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)
+
+  compute = jax.jit(run, static_argnums=0)
+  for actual, expected in zip(
+    jax.tree.leaves(compute(form, cast(x), cast(convs), None, cast(d_out))),
+    jax.tree.leaves(compute(form, x, convs, None, d_out)),
+    strict=True,
+  ):
+    assert actual.dtype == jnp.bfloat16
+    error = np.linalg.norm(actual.astype(jnp.float32) - expected)
+    assert error < 0.02 * np.linalg.norm(expected)  # 8 bits: 0.004 a rounding.
