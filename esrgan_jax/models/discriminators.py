@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
+from esrgan_jax.models import packing
 from esrgan_jax.models.convolution import conv
 
 NORMS = ("batch", "layer", "none")
@@ -85,36 +86,28 @@ class VGGStyleDiscriminator(nn.Module):
     features = image.astype(self.dtype)
     for stage in range(num_stages):
       width = self.num_feat * min(2**stage, 8)
-      for step, (kernel, stride) in enumerate(((3, 1), (4, 2))):
-        first = stage == step == 0
-        features = nn.Conv(
+      first, second = (
+        _Conv(
+          in_ch,
           width,
-          (kernel, kernel),
-          strides=stride,
-          padding=1,
-          use_bias=first or self.norm == "none",
+          side,
+          use_bias=stage == step == 0 or self.norm == "none",
           dtype=self.dtype,
-          kernel_init=_kernel_init,
-          bias_init=_bias_init(kernel * kernel * features.shape[-1]),
-          conv_general_dilated=_conv_general_dilated,
           name=f"conv{stage}_{step}",
-        )(features)
-        if not first and self.norm == "batch":
-          features = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,  # PyTorch's momentum of 0.1.
-            epsilon=1e-5,
-            dtype=self.dtype,
-            name=f"bn{stage}_{step}",
-          )(features)
-        elif not first and self.norm == "layer":
-          features = nn.GroupNorm(
-            num_groups=1,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            name=f"ln{stage}_{step}",
-          )(features)
+        )()
+        for step, (side, in_ch) in enumerate(
+          ((3, features.shape[-1]), (4, width))
+        )
+      )
+      if stage == 0:
+        features = _run_first_stage(features, first, second)
+      else:
+        features = _add(conv(features, first[0]), first[1])
+        features = self._normalize(features, f"{stage}_0", train)
         features = nn.leaky_relu(features, 0.2)
+        features = _add(conv(features, second[0], 2), second[1])
+      features = self._normalize(features, f"{stage}_1", train)
+      features = nn.leaky_relu(features, 0.2)
     features = features.reshape(features.shape[0], -1)
     features = nn.Dense(
       100,
@@ -132,6 +125,75 @@ class VGGStyleDiscriminator(nn.Module):
       name="linear2",
     )(features)
     return logits[:, 0]
+
+  def _normalize(self, features: Array, position: str, train: bool) -> Array:
+    if self.norm == "batch":
+      return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,  # PyTorch's momentum of 0.1.
+        epsilon=1e-5,
+        dtype=self.dtype,
+        name=f"bn{position}",
+      )(features)
+    if self.norm == "layer":
+      return nn.GroupNorm(
+        num_groups=1, epsilon=1e-5, dtype=self.dtype, name=f"ln{position}"
+      )(features)
+    return features
+
+
+class _Conv(nn.Module):
+  """Holds a convolution's parameters, cast to the compute dtype."""
+
+  in_ch: int
+  out_ch: int
+  side: int
+  use_bias: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self) -> tuple[Array, Array | None]:
+    shape = (self.side, self.side, self.in_ch, self.out_ch)
+    kernel = self.param("kernel", _kernel_init, shape, jnp.float32)
+    kernel = kernel.astype(self.dtype)
+    if not self.use_bias:
+      return kernel, None
+    init = _bias_init(self.side**2 * self.in_ch)
+    bias = self.param("bias", init, (self.out_ch,), jnp.float32)
+    return kernel, bias.astype(self.dtype)
+
+
+def _add(x: Array, bias: Array | None) -> Array:
+  return x if bias is None else x + bias.reshape(1, 1, 1, -1)
+
+
+def _run_first_stage(image: Array, first: tuple, second: tuple) -> Array:
+  """The two convolutions at the image's own resolution, and below."""
+  if not packing.can_pack(image):
+    return _run_stage(image, first, second)
+  return lax.platform_dependent(
+    image,
+    first,
+    second,
+    tpu=_run_stage_packed,
+    default=_run_stage,
+  )
+
+
+def _run_stage(image, first, second):
+  features = nn.leaky_relu(_add(conv(image, first[0]), first[1]), 0.2)
+  return _add(conv(features, second[0], 2), second[1])
+
+
+def _run_stage_packed(image, first, second):
+  """The same for a TPU's 128 lanes."""
+  kernel, bias = first
+  features = packing.convolve(packing.pack(image), kernel)
+  features = _add(features, packing.pack_channels(bias))
+  features = nn.leaky_relu(features, 0.2)
+  kernel, bias = second
+  features = packing.convolve(features, kernel, stride=2, packs=False)
+  return _add(features, bias)
 
 
 def linear1_from_torch(weight: np.ndarray, *, channels: int) -> np.ndarray:
@@ -191,11 +253,6 @@ def linear1_to_torch(kernel: np.ndarray, *, channels: int) -> np.ndarray:
     )
   weight = kernel.reshape(side, side, channels, out)
   return weight.transpose(3, 2, 0, 1).reshape(out, inputs)
-
-
-def _conv_general_dilated(x, kernel, window_strides, padding, **_):
-  """What `nn.Conv` calls, with gradients that are fast on CPU, too."""
-  return conv(x, kernel, window_strides[0], padding[0][0])
 
 
 def _num_stages(input_size):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from esrgan_jax.models import packing
 from esrgan_jax.models.convolution import conv, conv_doubling
 from esrgan_jax.models.dense_block import (
   Convs,
@@ -60,16 +61,18 @@ def _nearest(x: Array, factor: int) -> Array:
 _DOUBLED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
 
 
-def _double_and_convolve(x: Array, kernel: Array) -> Array:
-  """Nearest-neighbour upsampling by 2 and a 3x3 convolution, in one.
+def _double_kernel(kernel: Array) -> Array:
+  """The kernel `[4, 4, F, C]` of nearest upsampling by 2 and a convolution.
 
-  An output pixel's nine taps fall on four pixels of `x`: weights that fall on
-  the same one are added first, less than half of the arithmetic is left, and
-  the repeated image is never made.
+  An output pixel's nine taps fall on four pixels of the image: weights that
+  fall on the same one are added first, less than half of the arithmetic is
+  left, and the repeated image is never made.
+
+  Args:
+    kernel: `[3, 3, C, F]`, that of the convolution.
   """
   rows = jnp.asarray(_DOUBLED, jnp.float32)
-  kernel = jnp.einsum("ar,bs,rsio->aboi", rows, rows, kernel)
-  return conv_doubling(x, kernel.astype(x.dtype))
+  return jnp.einsum("ar,bs,rsio->aboi", rows, rows, kernel)
 
 
 def pixel_unshuffle(image: Array, *, factor: int) -> Array:
@@ -183,6 +186,45 @@ def _scan_blocks(
       jax.tree.map(keep_last_axis_minor, group_convs(convs)) for convs in blocks
     ]
   return lax.scan(rrdb, x, blocks, unroll=unroll)[0]
+
+
+def _reconstruct(
+  feat: Array,
+  valid: Array | None,
+  ups: Convs,
+  conv_hr: tuple[Array, Array],
+  conv_last: tuple[Array, Array],
+  *,
+  factors: tuple[int, ...],
+  packed: bool = False,
+) -> Array:
+  """Upsampling and the last two convolutions.
+
+  With `packed`, what happens at the resolution of the result, the largest
+  activations of the network, happens in pairs of pixels: for TPUs.
+  """
+  for i, (factor, (kernel, bias)) in enumerate(zip(factors, ups, strict=True)):
+    packs = packed and i + 1 == len(factors)
+    if factor == 2:
+      double = packing.conv_doubling if packs else conv_doubling
+      feat = double(feat, _double_kernel(kernel).astype(feat.dtype))
+    else:
+      feat = conv(_nearest(feat, factor), kernel)
+    if valid is not None:
+      valid = _nearest(valid, factor)
+    if packs:
+      bias = packing.pack_channels(bias)
+      valid = packing.pack_mask(valid, kernel.shape[-1])
+    feat = mask(leaky_relu(feat + channels(bias)), valid)
+  convolve = packing.convolve if packed else conv
+  pair = packing.pack_channels if packed else lambda bias: bias
+  kernel, bias = conv_hr
+  feat = convolve(feat, kernel) + channels(pair(bias))
+  feat = mask(leaky_relu(feat), valid)
+  kernel, bias = conv_last
+  sr = convolve(feat, kernel, out_dtype=jnp.float32)
+  sr += channels(pair(bias)).astype(jnp.float32)
+  return packing.unpack(sr) if packed else sr
 
 
 def _make_convs(
@@ -476,17 +518,17 @@ class RRDBNet(nn.Module):
       float32 `[..., h * u, w * u, num_out_ch]`, u = scale * unshuffle_factor.
     """
     feat, valid, batch = self._flatten(feat.astype(self.dtype), valid)
-    for i, factor in enumerate(self.upsampling):
-      kernel, bias = getattr(self, f"conv_up{i + 1}")()
-      if factor == 2:
-        feat = _double_and_convolve(feat, kernel)
-      else:
-        feat = conv(_nearest(feat, factor), kernel)
-      if valid is not None:
-        valid = _nearest(valid, factor)
-      feat = mask(leaky_relu(feat + channels(bias)), valid)
-    feat = mask(leaky_relu(self._apply_conv("conv_hr", feat)), valid)
-    sr = self._apply_conv("conv_last", feat, jnp.float32)
+    ups = [
+      getattr(self, f"conv_up{i + 1}")() for i in range(len(self.upsampling))
+    ]
+    run = functools.partial(_reconstruct, factors=self.upsampling)
+    operands = (feat, valid, ups, self.conv_hr(), self.conv_last())
+    if self.upsampling[-1:] == (2,):
+      sr = lax.platform_dependent(
+        *operands, tpu=functools.partial(run, packed=True), default=run
+      )
+    else:
+      sr = run(*operands)
     return sr.reshape(*batch, *sr.shape[1:])
 
   def _flatten(

@@ -11,6 +11,7 @@ weights, always as RGB in [0, 1]; only Keras's BGR order is folded into the
 kernel, which is exact.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from esrgan_jax.models import packing
 from esrgan_jax.models.convolution import conv
 
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
@@ -121,17 +123,17 @@ def vgg19_features(
     for name in ("mean", "std")
   )
   x = ((x - mean) / std).astype(dtype)
-  features = {}
-  for layer in LAYERS[:depth]:
-    if layer.startswith("conv"):
-      x = _conv(params[layer], x)
-    elif layer.startswith("relu"):
-      x = jax.nn.relu(x)
-    else:
-      x = _max_pool(x)
-    if layer in layers:
-      features[layer] = x.reshape(*leading, *x.shape[1:])
-  return {layer: features[layer] for layer in layers}
+  run = functools.partial(_run_layers, layers=layers, depth=depth)
+  features = lax.platform_dependent(
+    x,
+    {layer: params[layer] for layer in LAYERS[:depth] if layer in params},
+    tpu=functools.partial(run, packed=packing.can_pack(x)),
+    default=functools.partial(run, packed=False),
+  )
+  return {
+    layer: feature.reshape(*leading, *feature.shape[1:])
+    for layer, feature in zip(layers, features, strict=True)
+  }
 
 
 def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
@@ -267,10 +269,31 @@ def _torchvision_normalization():
   }
 
 
-def _conv(layer, x):
+def _run_layers(x, params, *, layers, depth, packed):
+  """The features of some layers; the first stage packed, where asked for."""
+  features = {}
+  x = packing.pack(x) if packed else x
+  for layer in LAYERS[:depth]:
+    if layer.startswith("conv"):
+      x = _conv(params[layer], x, packed)
+    elif layer.startswith("relu"):
+      x = jax.nn.relu(x)
+    else:
+      x = packing.max_pool(x) if packed else _max_pool(x)
+      packed = False
+    features[layer] = packing.unpack(x) if packed else x
+  return [features[layer] for layer in layers]
+
+
+def _conv(layer, x, packed):
   """A 3x3 convolution with zero padding and bias, in `x`'s dtype."""
-  x = conv(x, jnp.asarray(layer["kernel"], x.dtype))
-  return x + jnp.asarray(layer["bias"], x.dtype).reshape(1, 1, 1, -1)
+  kernel = jnp.asarray(layer["kernel"], x.dtype)
+  bias = jnp.asarray(layer["bias"], x.dtype)
+  if packed:
+    x, bias = packing.convolve(x, kernel), packing.pack_channels(bias)
+  else:
+    x = conv(x, kernel)
+  return x + bias.reshape(1, 1, 1, -1)
 
 
 def _max_pool(x):

@@ -19,6 +19,7 @@ weights, except for `g/loss` and `d/loss`, which are what is minimised.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from esrgan_jax import losses
+from esrgan_jax.models.layout import keep_compact
 from esrgan_jax.models.vgg import vgg19_features
 from esrgan_jax.training.optimizer import Optimizer
 from esrgan_jax.training.state import GanState, PsnrState
@@ -551,6 +553,13 @@ def _global_norm(tree):
 
 def _update(optimizer, learning_rate, grads, opt_state, params):
   """One optimizer's new parameters and state."""
+  # To lie as the parameters do: otherwise the whole update would take place in
+  # the gradients' layout, and parameters and state be copied there and back.
+  grads = jax.lax.platform_dependent(
+    grads,
+    tpu=functools.partial(jax.tree.map, keep_compact),
+    default=lambda grads: grads,
+  )
   directions, opt_state = optimizer.transform.update(grads, opt_state, params)
   params = jax.tree.map(lambda p, d: p - learning_rate * d, params, directions)
   return params, opt_state
