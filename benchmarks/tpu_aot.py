@@ -33,17 +33,16 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from benchmarks import hlo
+from benchmarks import hlo, textbook
 from esrgan_jax import compilation, tiling, upscaler
 from esrgan_jax.data import augment
 from esrgan_jax.models import rrdb, vgg
@@ -376,93 +375,8 @@ def upscaling_program(program: str, mesh: Mesh, num_block: int) -> Program:
   )
 
 
-def _conv(x, kernel):
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-  )
-
-
-def _leaky_relu(x, valid):
-  x = jnp.maximum(x, x * jnp.asarray(0.2, x.dtype))
-  return x if valid is None else x * valid
-
-
-def concat_convs(x, convs, valid=None):
-  """Textbook: every convolution sees the concatenation of all before it."""
-  sources = [x]
-  for kernel, bias in convs:
-    out = _conv(jnp.concatenate(sources, axis=-1), kernel)
-    out += bias.reshape(1, 1, 1, -1)
-    sources.append(_leaky_relu(out, valid))
-  return out
-
-
-def grouped_convs(x, convs, valid=None):
-  """One convolution a source, with all the weights that later layers have."""
-  sums, source, start = [], x, 0
-  for i in range(len(convs)):
-    stop, later = start + source.shape[-1], convs[i:]
-    kernel = jnp.concatenate([k[:, :, start:stop] for k, _ in later], axis=-1)
-    out = _conv(source, kernel)
-    ends = itertools.accumulate((k.shape[-1] for k, _ in later), initial=0)
-    parts = [out[..., a:b] for a, b in itertools.pairwise(ends)]
-    if sums:
-      sums = [s + p for s, p in zip(sums[1:], parts, strict=True)]
-    else:
-      biases = [b.reshape(1, 1, 1, -1) for _, b in later]
-      sums = [p + b for p, b in zip(parts, biases, strict=True)]
-    source, start = _leaky_relu(sums[0], valid), stop
-  return sums[0]
-
-
-def run_blocks(dense_convs, x, blocks, valid=None, *, unroll=1, remat=False):
-  """`rrdb.run_blocks` with other dense blocks and JAX's own gradients."""
-  fifth = jnp.asarray(0.2, x.dtype)
-
-  def block(x, block):
-    out = x
-    for convs in block:
-      change = dense_convs(out, convs, valid)
-      out += (change if valid is None else change * valid) * fifth
-    return x + out * fifth, None
-
-  if remat:
-    block = jax.checkpoint(block, prevent_cse=False)
-  return lax.scan(block, x, blocks, unroll=unroll)[0]
-
-
-# What the generator's blocks are computed by: `rrdb.run_blocks`, or others with
-# its arguments to compare it with.
-FORMS = {
-  "default": rrdb.run_blocks,
-  "concat": functools.partial(run_blocks, concat_convs),
-  "grouped": functools.partial(run_blocks, grouped_convs),
-}
-
-
-@contextlib.contextmanager
-def form_in_use(form: str) -> Iterator[None]:
-  """Has generators that are traced inside compute their blocks in a form.
-
-  Args:
-    form: One of `FORMS`.
-
-  Raises:
-    RuntimeError: If none has, at the end.
-  """
-  calls = []
-
-  def run(*args, **kwargs):
-    calls.append(form)
-    return FORMS[form](*args, **kwargs)
-
-  rrdb.run_blocks = run
-  try:
-    yield
-    if not calls:
-      raise RuntimeError(f"no generator was traced in the form {form!r}")
-  finally:
-    rrdb.run_blocks = FORMS["default"]
+# The networks as they are, and as the papers draw them, to compare.
+FORMS = {"default": contextlib.nullcontext, "textbook": textbook.in_use}
 
 
 def make_program(
@@ -559,12 +473,11 @@ def run_case(case: dict) -> dict:
       settings=case["settings"],
     )
 
-  # The same work for every form: the textbook's blocks.
-  with form_in_use("concat"):
-    textbook = make()
-    jaxpr = jax.make_jaxpr(textbook.function)(*textbook.arguments)
+  with textbook.in_use():  # The same work for every form.
+    program = make()
+    jaxpr = jax.make_jaxpr(program.function)(*program.arguments)
   flops = hlo.jaxpr_flops(jaxpr) // mesh.size
-  with form_in_use(case["form"]):
+  with FORMS[case["form"]]():
     row = measure(make(), mesh, hlo_file=case["hlo_file"])
   kind = GENERATIONS[_generation(mesh)]
   peak = kind.tflops * 1e3 / kind.ghz / kind.devices  # FLOP a cycle.
@@ -604,8 +517,8 @@ HEADER = (
 NOTES = """\
 Compiled, not run: memory is the compiler's plan, and what is marked est. is an
 estimate. Figures are one device's: a chip, of v4 half of one.
-TFLOP: multiplications and additions of convolutions and products, the blocks'
-  as the textbook's form has them, so that all forms are measured alike.
+TFLOP: multiplications and additions of convolutions and products in the
+  textbook's form, so that all forms are measured alike.
 GB to and from HBM: operands and results of each instruction, as they lie there.
 Mcycles: the compiler's estimates, each loop's body as often as it runs; they
   leave out collectives and waiting for memory.
@@ -647,9 +560,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS)
   )
-  parser.add_argument(
-    "--form", nargs="+", choices=FORMS, default=["default"], help="of blocks"
-  )
+  parser.add_argument("--form", nargs="+", choices=FORMS, default=["default"])
   parser.add_argument("--batch_per_chip", type=int, help="default: config's")
   parser.add_argument("--num_block", type=int, help="default: config's, or 23")
   parser.add_argument(

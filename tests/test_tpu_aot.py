@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import tpu_aot
+from benchmarks import textbook, tpu_aot
 from esrgan_jax.data import pipeline
-from esrgan_jax.models import rrdb
+from esrgan_jax.models import packing, rrdb
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import state as state_lib
 from esrgan_jax.training import steps
@@ -80,39 +80,30 @@ def test_peaks_are_whole_numbers_of_matrix_units():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_all_forms_compute_the_same(masked):
+@pytest.mark.parametrize("scale", [3, 4])
+def test_the_textbooks_form_computes_the_same(scale, masked):
   random = np.random.default_rng(0)
-
-  def draw(*shape):
-    return random.standard_normal(shape, np.float32) / 8
-
-  widths = (4, 4, 8)
-  blocks = [
-    [(draw(2, 3, 3, 8 + 4 * i, n), draw(2, n)) for i, n in enumerate(widths)]
-    for _ in range(3)
-  ]
-  x, valid = draw(1, 5, 6, 8), None
+  net = rrdb.RRDBNet(num_feat=8, num_block=2, num_grow_ch=4, scale=scale)
+  lr, valid = np.float32(random.random((1, 5, 6, 3))), None
   if masked:
     valid = np.ones((1, 5, 6, 1), np.float32)
     valid[:, :, 4:] = 0
+  shapes = jax.eval_shape(net.init, jax.random.key(0), lr)
+  variables = jax.tree.map(
+    lambda a: np.float32(random.normal(0, 0.15, a.shape)), shapes
+  )
+  ours = jax.jit(net.apply)(variables, lr, valid)
+  with textbook.in_use():
+    theirs = jax.jit(lambda *args: net.apply(*args))(variables, lr, valid)
+  atol = 1e-5 * float(jnp.abs(theirs).max())
+  np.testing.assert_allclose(ours, theirs, atol=atol)
 
-  @jax.jit
-  def run(x):
-    return [form(x, blocks, valid) for form in tpu_aot.FORMS.values()]
 
-  default, *others = run(x)
-  for other in others:
-    np.testing.assert_allclose(other, default, atol=1e-5)
-
-
-def test_a_form_that_no_generator_takes_is_an_error():
-  before = rrdb.run_blocks
-  with (
-    pytest.raises(RuntimeError, match="no generator"),
-    tpu_aot.form_in_use("concat"),
-  ):
+def test_the_textbooks_form_without_a_generator_is_an_error():
+  before = rrdb.run_blocks, rrdb._reconstruct, packing.can_pack
+  with pytest.raises(RuntimeError, match="no generator"), textbook.in_use():
     pass
-  assert rrdb.run_blocks is before
+  assert (rrdb.run_blocks, rrdb._reconstruct, packing.can_pack) == before
 
 
 @pytest.mark.parametrize("phase", ["psnr", "gan"])
