@@ -62,6 +62,38 @@ def test_gradients_of_every_form_are_jaxs(side, stride, pad, size):
     np.testing.assert_allclose(actual, dk, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ("side", "stride", "in_ch", "out_ch", "size"),
+  [
+    (3, 1, 256, 256, (4, 5)),  # Kernels too large to transpose.
+    (4, 2, 256, 256, (4, 6)),
+    (3, 1, 32, 16, (16, 17)),  # Winograd's form, and the narrower side's taps.
+    (3, 1, 32, 3, (6, 5)),
+    (4, 2, 16, 16, (32, 34)),  # A product a tap.
+  ],
+)
+def test_gradients_of_wide_convolutions_are_jaxs(
+  side, stride, in_ch, out_ch, size
+):
+  x = draw(1, *size, in_ch)
+  kernel = draw(side, side, in_ch, out_ch, seed=1) / (side * in_ch**0.5)
+
+  @jax.jit
+  def run(x, kernel):
+    y, expected = jax.vjp(
+      lambda x, k: convolution.convolve(x, k, stride=stride), x, kernel
+    )
+    ours_y, ours = jax.vjp(
+      lambda x, k: convolution.conv(x, k, stride), x, kernel
+    )
+    dy = jnp.cos(y)
+    return (ours_y, *ours(dy)), (y, *expected(dy))
+
+  for actual, expected in zip(*run(x, kernel), strict=True):
+    atol = 1e-5 * float(jnp.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
+
+
 def test_doubling_is_the_transpose():
   x, kernel = draw(2, 3, 4, 5), draw(4, 4, 2, 5, seed=1)
 

@@ -39,6 +39,9 @@ def test_equals_plain_sums_for_every_remainder_of_the_width(size):
   assert_close(y, convolve_in_float64(x, kernel))
   gradient = jax.jit(winograd.kernel_gradient)(*map(jnp.float32, (x, dy)))
   assert_close(gradient, correlate_in_float64(x, dy))
+  gradient = jax.jit(winograd.input_gradient)(*map(jnp.float32, (dy, kernel)))
+  transposed = kernel[::-1, ::-1].swapaxes(2, 3)
+  assert_close(gradient, convolve_in_float64(dy, transposed))
 
 
 def test_rounding_stays_small_with_many_channels():

@@ -19,12 +19,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from esrgan_jax.models import winograd
 
 Array = jax.Array
 Dtype = Any
+
+_FEW_CHANNELS = 16
+_FEW_PIXELS = 256
 
 
 def convolve(
@@ -145,7 +149,12 @@ def _conv_bwd(
     input_gradient_by_transposition, shape=x.shape, **window
   )
   if stride == 1:
-    dx = conv(dy, transpose(kernel), 1, kernel.shape[0] - 1 - pad)
+    dx = lax.platform_dependent(
+      dy,
+      kernel,
+      cpu=functools.partial(_input_gradient_on_cpu, pad=pad),
+      default=functools.partial(_input_gradient, pad=pad),
+    )
   elif (stride, pad, kernel.shape[0]) == (2, 1, 4) and _is_even(x):
     dx = _double(dy, kernel)
   else:
@@ -161,6 +170,23 @@ def _conv_bwd(
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+def _input_gradient(dy: Array, kernel: Array, *, pad: int) -> Array:
+  """That of a convolution of stride 1, as a convolution."""
+  return conv(dy, transpose(kernel), 1, kernel.shape[0] - 1 - pad)
+
+
+def _input_gradient_on_cpu(dy: Array, kernel: Array, *, pad: int) -> Array:
+  shape = (kernel.shape[0], pad, dy.dtype)
+  if _is_wide(kernel) and shape == (3, 1, jnp.float32):
+    return winograd.input_gradient(dy, kernel)
+  return _input_gradient(dy, kernel, pad=pad)
+
+
+def _is_wide(kernel: Array) -> bool:
+  """Whether transposing a kernel would cost a CPU as much as using it."""
+  return kernel.shape[2] * kernel.shape[3] >= 256 * 256
 
 
 @jax.custom_vjp
@@ -259,22 +285,29 @@ def kernel_gradient_by_conv(
 def kernel_gradient_by_dot(
   x: Array, dy: Array, *, side: int = 3, stride: int = 1, pad: int = 1
 ) -> Array:
-  """A kernel's gradient as one matrix product; see `kernel_gradient_by_conv`.
+  """A kernel's gradient as matrix products; see `kernel_gradient_by_conv`.
 
   >>> x, dy = jnp.ones((1, 4, 4, 2)), jnp.ones((1, 4, 4, 5))
   >>> kernel_gradient_by_dot(x, dy).shape
   (3, 3, 2, 5)
   """
   (n, h, w, out), c = dy.shape, x.shape[-1]
+  if stride == 1 and out < c:  # The taps of the narrower one are less to copy.
+    swapped = kernel_gradient_by_dot(dy, x, side=side, pad=side - 1 - pad)
+    return transpose(swapped)
   x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
   rows, columns = (h - 1) * stride + 1, (w - 1) * stride + 1
   taps = [
-    x[:, i : i + rows : stride, j : j + columns : stride]
+    x[:, i : i + rows : stride, j : j + columns : stride].reshape(-1, c)
     for i in range(side)
     for j in range(side)
   ]
-  taps = jnp.concatenate(taps, axis=-1).reshape(n * h * w, side**2 * c)
-  gradient = taps.T @ dy.reshape(n * h * w, out)
+  dy = dy.reshape(-1, out)
+  # Large copies cost more than small products.
+  if c < _FEW_CHANNELS or n * h * w < _FEW_PIXELS:
+    gradient = jnp.concatenate(taps, axis=-1).T @ dy
+  else:
+    gradient = jnp.concatenate([tap.T @ dy for tap in taps])
   return gradient.reshape(side, side, c, out)
 
 
@@ -321,12 +354,19 @@ def input_gradient_by_parity(dy: Array, kernel: Array) -> Array:
   >>> input_gradient_by_parity(dy, kernel)[0, 1, 1].tolist()
   [20.0, 20.0, 20.0]
   """
-  c, f = kernel.shape[2:]
+  n, h, w, f = dy.shape
+  c = kernel.shape[2]
   # Row 2j is under rows 3 and 1 of windows j - 1 and j, row 2j + 1 under rows 2
   # and 0 of windows j and j + 1; columns likewise.
-  kernel = kernel[::-1, ::-1].reshape(2, 2, 2, 2, c, f)
-  kernel = kernel.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, f, 4 * c)
-  return interleave(convolve(dy, kernel))
+  parts = kernel[::-1, ::-1].reshape(2, 2, 2, 2, c, f)
+  if not _is_wide(kernel):
+    parts = parts.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, f, 4 * c)
+    return interleave(convolve(dy, parts))
+  parts = parts.transpose(1, 3, 4, 0, 2, 5).reshape(4 * c, 4 * f)
+  dy = jnp.pad(dy, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  taps = [dy[:, i : h + 1 + i, j : w + 1 + j] for i, j in np.ndindex(2, 2)]
+  taps = jnp.concatenate(taps, axis=-1).reshape(-1, 4 * f)
+  return interleave((taps @ parts.T).reshape(n, h + 1, w + 1, 4 * c))
 
 
 def interleave(y: Array) -> Array:

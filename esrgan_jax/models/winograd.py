@@ -86,6 +86,38 @@ def convolve(x: Array, kernel: Array) -> Array:
   return _join_output(parts)[:, :, : x.shape[2]]
 
 
+def input_gradient(dy: Array, kernel: Array) -> Array:
+  """The gradient of `convolve` with respect to its input.
+
+  It equals `convolve` of `dy` with the transposed kernel. This form reads the
+  kernel as it lies: where channels are many and pixels are few, transposing it
+  would take longer than the products do.
+
+  Args:
+    dy: `[N, H, W, F]`, the gradient of the result.
+    kernel: `[3, 3, C, F]`.
+
+  Returns:
+    `[N, H, W, C]`.
+
+  >>> dy, kernel = jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 4, 2))
+  >>> input_gradient(dy, kernel)[0, 1, :, 0]
+  Array([12., 18., 12.], dtype=float32)
+  """
+  n, h, w, f = dy.shape
+  c = kernel.shape[2]
+  rows = jnp.pad(dy, ((0, 0), (1, 1), (0, 0), (0, 0)))
+  parts = []
+  for part, filters in zip(
+    _split_input(rows), _split_kernel(kernel[::-1, ::-1]), strict=True
+  ):
+    taps = jnp.concatenate([part[:, i : i + h] for i in range(3)], axis=-1)
+    filters = filters.transpose(2, 0, 1, 3).reshape(c, 3 * f)
+    products = taps.reshape(-1, 3 * f) @ filters.T
+    parts.append(products.reshape(n, h, -1, c))
+  return _join_output(parts)[:, :, :w]
+
+
 def kernel_gradient(x: Array, dy: Array) -> Array:
   """The gradient of `convolve` with respect to its kernel.
 
