@@ -652,7 +652,7 @@ def make_parser():
   add("--patch", type=int, default=128, help="HR pixels")
   add("--tile", nargs="+", type=int, help="LR pixels; 128; 256 512 on a GPU")
   add("--rounds", type=int, default=5)
-  add("--steps", type=int, help="steps a round; default: 1; 10 on a GPU")
+  add("--steps", type=int, help="steps a round; default: 3; 10 on a GPU")
   add("--device", choices=("auto", "cpu", "gpu"), default="auto")
   dtypes = ("auto", "float32", "bfloat16")
   add("--dtype", choices=dtypes, default="auto", help="bfloat16 on a GPU")
@@ -698,7 +698,7 @@ def main(arguments=None):
   peers = args.peer
   if peers is None:
     peers = ["eager", "blocks", "graph"] if on_gpu else ["eager"]
-  steps = args.steps or (10 if on_gpu else 1)
+  steps = args.steps or (10 if on_gpu else 3)
   patch = args.patch
   if args.tiny:
     batches, patch, tiles = batches[:1], 16, [16]
