@@ -60,7 +60,8 @@ def vgg19_features(
 ) -> dict[str, Array]:
   """Returns VGG19's features of images at the named layers.
 
-  Computes no further than the deepest layer asked for.
+  Computes no further than the deepest layer asked for. Reverse-mode
+  differentiation only.
 
   Args:
     params: Parameters, from `vgg19_from_torchvision`, `vgg19_from_keras` or
