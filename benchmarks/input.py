@@ -28,7 +28,7 @@ import time
 
 import numpy as np
 
-from benchmarks import train
+from benchmarks import machine, train
 
 HOST_CACHES = ("ram", "memmap", "stream")
 INSIDE = "inside the step"
@@ -239,9 +239,9 @@ def main(arguments=None):
   # Only now: the step's process had the device for itself.
   import jax
 
-  print(train.versions("jax", "jaxlib", "numpy", "grain"))
+  print(machine.versions("jax", "jaxlib", "numpy", "grain"))
   device = jax.devices()[0]
-  print(f"{train.machine()}; device {device.device_kind}")
+  print(f"{machine.describe()}; device {device.device_kind}")
   if wanted:
     print(f"the step consumes {wanted:.4g} images a second")
   compare("sample photos", "sample_photos", args, wanted)

@@ -23,7 +23,6 @@ import json
 import math
 import os
 import pathlib
-import platform
 import resource
 import select
 import statistics
@@ -33,6 +32,8 @@ import tempfile
 import time
 
 import numpy as np
+
+from benchmarks import machine
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCALE = 4
@@ -362,7 +363,7 @@ def prepare_torch(case):
   if cuda and not torch.cuda.is_available():
     raise RuntimeError("PyTorch has no GPU")
   if not (cuda or "OMP_NUM_THREADS" in os.environ):
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(machine.num_cores())
   torch.backends.cudnn.benchmark = True
   settings = networks.Settings(
     "cuda" if cuda else "cpu", case.dtype, case.side, case.mode
@@ -592,23 +593,6 @@ def print_table(sides, rounds):
   sys.stdout.flush()
 
 
-def processor():
-  """Returns the processor's name, or its architecture where it has none."""
-  cpuinfo = pathlib.Path("/proc/cpuinfo")
-  if cpuinfo.exists():
-    for line in cpuinfo.read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.machine()
-
-
-def num_cores():
-  """Returns how many cores this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 @functools.cache
 def gpu():
   """Returns the first GPU's name and driver, empty where there is none."""
@@ -620,23 +604,6 @@ def gpu():
   except (OSError, subprocess.TimeoutExpired):
     return ""
   return done.stdout.strip().split("\n")[0] if done.returncode == 0 else ""
-
-
-def versions(*packages):
-  """Returns a line of packages and their versions."""
-  found = []
-  for package in packages:
-    try:
-      found.append(f"{package} {importlib.metadata.version(package)}")
-    except importlib.metadata.PackageNotFoundError:
-      found.append(f"{package} absent")
-  return ", ".join(found)
-
-
-def machine():
-  """Returns a line about this machine."""
-  python = platform.python_version()
-  return f"{processor()}, {num_cores()} cores, Python {python}"
 
 
 def make_parser():
@@ -703,8 +670,8 @@ def main(arguments=None):
   if args.tiny:
     batches, patch, tiles = batches[:1], 16, [16]
 
-  print(versions("jax", "jaxlib", "flax", "torch"))
-  print(machine())
+  print(machine.versions("jax", "jaxlib", "flax", "torch"))
+  print(machine.describe())
   if on_gpu:
     print(gpu() or "no GPU found")
   if set(peers) - {"eager"}:

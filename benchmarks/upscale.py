@@ -10,10 +10,8 @@ A peer that is not installed is left out.
 """
 
 import argparse
-import importlib.metadata
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +20,7 @@ import jax
 import numpy as np
 
 import esrgan_jax
+from benchmarks import machine
 from esrgan_jax.images import read_image
 from esrgan_jax.weights import names
 
@@ -38,16 +37,6 @@ def photo(size):
   return np.ascontiguousarray(
     pixels[start : start + size, start : start + size]
   )
-
-
-def processor():
-  """Returns the processor's name, or its architecture where it has none."""
-  cpuinfo = pathlib.Path("/proc/cpuinfo")
-  if cpuinfo.exists():
-    for line in cpuinfo.read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.machine()
 
 
 def run_jax(model, lr):
@@ -202,16 +191,8 @@ def main():
   state = names.to_state_dict(
     jax.tree.map(np.asarray, esrgan_jax.load(dtype="float32").params)
   )
-  versions = []
-  for package in ("jax", "torch", "onnxruntime", "openvino"):
-    try:
-      versions.append(f"{package} {importlib.metadata.version(package)}")
-    except importlib.metadata.PackageNotFoundError:
-      versions.append(f"{package} absent")
-  print(", ".join(versions))
-  print(
-    f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-  )
+  print(machine.versions("jax", "torch", "onnxruntime", "openvino"))
+  print(machine.describe())
   for size in args.size:
     rounds = args.rounds if size <= 128 else max(1, args.rounds // 5)
     compare(state, photo(size), rounds)
