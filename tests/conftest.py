@@ -33,6 +33,13 @@ def pytest_xdist_make_scheduler(config, log):
   return LoadFileScheduling(config, log)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _free_compiled_programs():
+  """A worker that keeps all of them grows to gigabytes."""
+  yield
+  jax.clear_caches()
+
+
 def pytest_unconfigure(config):
   """Removes the compiled programs, once the last worker is done."""
   if hasattr(config, "workerinput"):

@@ -65,10 +65,10 @@ def test_gradients_of_every_form_are_jaxs(side, stride, pad, size):
 @pytest.mark.parametrize(
   ("side", "stride", "in_ch", "out_ch", "size"),
   [
-    (3, 1, 256, 256, (4, 5)),  # Kernels too large to transpose.
+    (3, 1, 256, 256, (8, 9)),  # Kernels too large to transpose.
     (4, 2, 256, 256, (4, 6)),
-    (3, 1, 32, 16, (16, 17)),  # Winograd's form, and the narrower side's taps.
-    (3, 1, 32, 3, (6, 5)),
+    (3, 1, 64, 64, (32, 33)),  # Winograd's form.
+    (3, 1, 32, 3, (6, 5)),  # The narrower side's taps.
     (4, 2, 16, 16, (32, 34)),  # A product a tap.
   ],
 )

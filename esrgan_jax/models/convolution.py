@@ -28,6 +28,7 @@ Array = jax.Array
 Dtype = Any
 
 _FEW_CHANNELS = 16
+_SOME_PIXELS = 64  # Below, nothing matters but what compiling costs.
 _FEW_PIXELS = 256
 
 
@@ -178,8 +179,9 @@ def _input_gradient(dy: Array, kernel: Array, *, pad: int) -> Array:
 
 
 def _input_gradient_on_cpu(dy: Array, kernel: Array, *, pad: int) -> Array:
-  shape = (kernel.shape[0], pad, dy.dtype)
-  if _is_wide(kernel) and shape == (3, 1, jnp.float32):
+  n, h, w, _ = dy.shape
+  fits = (kernel.shape[0], pad, dy.dtype) == (3, 1, jnp.float32)
+  if fits and _is_wide(kernel) and n * h * w >= _SOME_PIXELS:
     return winograd.input_gradient(dy, kernel)
   return _input_gradient(dy, kernel, pad=pad)
 

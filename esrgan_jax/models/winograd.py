@@ -27,9 +27,11 @@ from jax import lax
 Array = jax.Array
 
 _TILE = 4  # Outputs at a time: neighbours in a row.
-# Fewer channels than this, or fewer pixels, leave too little to save.
+# With fewer channels or pixels than this, the sums outweigh the products; with
+# fewer products, what is saved is less than what compiling costs.
 _MIN_CHANNELS = 16
 _MIN_PIXELS = 192
+_MIN_PRODUCTS = 2**25
 
 
 def pays(x: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> bool:
@@ -40,10 +42,11 @@ def pays(x: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> bool:
     kernel: Shape and dtype of the kernel, `[K, K, C, F]`.
 
   Returns:
-    True for 3x3 kernels of 16 or more channels in float32, unless the image is
-    small or a width of a few pixels leaves much of the last tile empty.
+    True for 3x3 kernels of 16 or more channels in float32, unless there is
+    little to compute, or a width of a few pixels leaves much of the last tile
+    empty.
 
-  >>> pays(jnp.ones((1, 32, 32, 64)), jnp.ones((3, 3, 64, 32)))
+  >>> pays(jnp.ones((1, 32, 32, 64)), jnp.ones((3, 3, 64, 64)))
   True
   """
   n, h, w, _ = x.shape
@@ -53,6 +56,7 @@ def pays(x: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> bool:
     and x.dtype == kernel.dtype == jnp.float32
     and min(in_ch, out_ch) >= _MIN_CHANNELS
     and n * h * w >= _MIN_PIXELS
+    and n * h * w * side**2 * in_ch * out_ch >= _MIN_PRODUCTS
     and _count_tiles(w) * _TILE <= 1.25 * w
   )
 
