@@ -27,9 +27,13 @@ from esrgan_jax.models import winograd
 Array = jax.Array
 Dtype = Any
 
-_FEW_CHANNELS = 16
-_SOME_PIXELS = 64  # Below, nothing matters but what compiling costs.
-_FEW_PIXELS = 256
+# What decides between forms on a CPU; `docs/generator.md` has the times.
+# A kernel of so many inputs times outputs takes as long to transpose as to use,
+_WIDE_KERNEL = 256 * 256
+_WIDE_KERNEL_PIXELS = 64  # except on images so small that nothing takes long.
+# From here on, a product for each tap beats one of all taps, copied together.
+_MIN_CHANNELS_APART = 16
+_MIN_PIXELS_APART = 256
 
 
 def convolve(
@@ -93,13 +97,10 @@ def _has_winograd(
 def _convolve(
   x: Array, kernel: Array, stride: int, pad: int, out_dtype: Dtype | None
 ) -> Array:
-  window = {"stride": stride, "pad": pad, "out_dtype": out_dtype}
-  return lax.platform_dependent(
-    x,
-    kernel,
-    cpu=functools.partial(convolve_on_cpu, **window),
-    default=functools.partial(convolve, **window),
-  )
+  run = functools.partial(convolve, stride=stride, pad=pad, out_dtype=out_dtype)
+  if not _has_winograd(x, kernel, stride, pad, out_dtype):
+    return run(x, kernel)
+  return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=run)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -150,12 +151,7 @@ def _conv_bwd(
     input_gradient_by_transposition, shape=x.shape, **window
   )
   if stride == 1:
-    dx = lax.platform_dependent(
-      dy,
-      kernel,
-      cpu=functools.partial(_input_gradient_on_cpu, pad=pad),
-      default=functools.partial(_input_gradient, pad=pad),
-    )
+    dx = _input_gradient(dy, kernel, pad)
   elif (stride, pad, kernel.shape[0]) == (2, 1, 4) and _is_even(x):
     dx = _double(dy, kernel)
   else:
@@ -173,22 +169,23 @@ def _conv_bwd(
 conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _input_gradient(dy: Array, kernel: Array, *, pad: int) -> Array:
+def _input_gradient(dy: Array, kernel: Array, pad: int) -> Array:
   """That of a convolution of stride 1, as a convolution."""
-  return conv(dy, transpose(kernel), 1, kernel.shape[0] - 1 - pad)
 
+  def run(dy, kernel):
+    return conv(dy, transpose(kernel), 1, kernel.shape[0] - 1 - pad)
 
-def _input_gradient_on_cpu(dy: Array, kernel: Array, *, pad: int) -> Array:
   n, h, w, _ = dy.shape
   fits = (kernel.shape[0], pad, dy.dtype) == (3, 1, jnp.float32)
-  if fits and _is_wide(kernel) and n * h * w >= _SOME_PIXELS:
-    return winograd.input_gradient(dy, kernel)
-  return _input_gradient(dy, kernel, pad=pad)
+  if fits and _is_wide(kernel) and n * h * w >= _WIDE_KERNEL_PIXELS:
+    return lax.platform_dependent(
+      dy, kernel, cpu=winograd.input_gradient, default=run
+    )
+  return run(dy, kernel)
 
 
 def _is_wide(kernel: Array) -> bool:
-  """Whether transposing a kernel would cost a CPU as much as using it."""
-  return kernel.shape[2] * kernel.shape[3] >= 256 * 256
+  return kernel.shape[2] * kernel.shape[3] >= _WIDE_KERNEL
 
 
 @jax.custom_vjp
@@ -305,11 +302,10 @@ def kernel_gradient_by_dot(
     for j in range(side)
   ]
   dy = dy.reshape(-1, out)
-  # Large copies cost more than small products.
-  if c < _FEW_CHANNELS or n * h * w < _FEW_PIXELS:
-    gradient = jnp.concatenate(taps, axis=-1).T @ dy
-  else:
+  if c >= _MIN_CHANNELS_APART and n * h * w >= _MIN_PIXELS_APART:
     gradient = jnp.concatenate([tap.T @ dy for tap in taps])
+  else:
+    gradient = jnp.concatenate(taps, axis=-1).T @ dy
   return gradient.reshape(side, side, c, out)
 
 
@@ -361,6 +357,7 @@ def input_gradient_by_parity(dy: Array, kernel: Array) -> Array:
   # Row 2j is under rows 3 and 1 of windows j - 1 and j, row 2j + 1 under rows 2
   # and 0 of windows j and j + 1; columns likewise.
   parts = kernel[::-1, ::-1].reshape(2, 2, 2, 2, c, f)
+  # As products that read a wide kernel as it lies, instead of transposing it.
   if not _is_wide(kernel):
     parts = parts.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, f, 4 * c)
     return interleave(convolve(dy, parts))

@@ -541,9 +541,6 @@ class RRDBNet(nn.Module):
       valid = valid.astype(self.dtype)
     return x.reshape(-1, h, w, c), valid, batch
 
-  def _apply_conv(
-    self, name: str, x: Array, out_dtype: Dtype | None = None
-  ) -> Array:
+  def _apply_conv(self, name: str, x: Array) -> Array:
     kernel, bias = getattr(self, name)()
-    y = conv(x, kernel, 1, 1, out_dtype or self.dtype)
-    return y + channels(bias).astype(y.dtype)
+    return conv(x, kernel) + channels(bias)
