@@ -11,7 +11,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def printable(text: object, *, limit: int = 200) -> str:
-  """Makes a text safe to show, on one line.
+  r"""Makes a text safe to show, on one line.
 
   Control characters would move the cursor, recolour or forge lines of a
   terminal, and marks of direction show a name as another. They are escaped, as
@@ -25,10 +25,10 @@ def printable(text: object, *, limit: int = 200) -> str:
   Returns:
     The text, without line breaks.
 
-  >>> printable("conv\\x1b[31m\\nerror: all is lost"), printable("naïve 写真")
-  ('conv\\\\x1b[31m\\\\nerror: all is lost', 'naïve 写真')
-  >>> printable("caf\\udce9.png"), printable("long" * 9, limit=13)
-  ('caf\\\\xe9.png', 'longlo…nglong')
+  >>> printable("conv\x1b[31m\nerror: all is lost"), printable("naïve 写真")
+  ('conv\\x1b[31m\\nerror: all is lost', 'naïve 写真')
+  >>> printable("caf\udce9.png"), printable("long" * 9, limit=13)
+  ('caf\\xe9.png', 'longlo…nglong')
   """
   text = text if isinstance(text, str) else str(text)
   if len(text) > limit:
