@@ -33,6 +33,22 @@ def pytest_xdist_make_scheduler(config, log):
   return LoadFileScheduling(config, log)
 
 
+def pytest_collection_modifyitems(config, items):
+  """Leaves out what other tiers run, unless it is asked for.
+
+  `-m slow` asks for it, as does the name of a test; a marker expression in
+  `addopts` would leave out the latter too.
+  """
+  if config.option.markexpr or any("::" in arg for arg in config.args):
+    return
+  quick, others = [], []
+  for item in items:
+    slow = item.get_closest_marker("slow") or item.get_closest_marker("torch")
+    (others if slow else quick).append(item)
+  config.hook.pytest_deselected(items=others)
+  items[:] = quick
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _free_compiled_programs():
   """A worker that keeps all of them grows to gigabytes."""
