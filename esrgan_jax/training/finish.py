@@ -43,9 +43,10 @@ def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
     Path of the report.
   """
   config = run.config
+  # What follows runs on this process's devices, or on none.
+  psnr_params, gan_params = map(run_lib.on_host, (psnr_params, gan_params))
   models = {"psnr": (psnr_params, 0.0)}
   if gan_params is not None:
-    psnr_params, gan_params = map(run_lib.on_host, (psnr_params, gan_params))
     mix = functools.partial(_mix, psnr_params, gan_params)
     models["gan"] = (gan_params, 1.0)
     mixed = f"interpolated_{config.export_alpha:g}"

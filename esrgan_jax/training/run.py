@@ -174,7 +174,7 @@ class Run:
       run, compiler_options=compilation.compiler_options(self.platform)
     )
     return lambda params, lr: np.asarray(
-      jitted(*jax.device_put((params, lr), device))
+      jitted(*jax.device_put((on_host(params), lr), device))
     )
 
   @functools.cached_property
