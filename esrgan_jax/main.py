@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 import jax
 
-from esrgan_jax import compilation, distributed
-from esrgan_jax.weights import zoo
+from esrgan_jax import compilation, distributed, storage
 
 _OVERRIDE = "--config."
 # 128 + SIGTERM, as a shell says it: not finished, but nothing is lost.
@@ -77,7 +76,7 @@ def _run(args, overrides):
   config = config_lib.complete(config)
   from esrgan_jax.training import loop
 
-  compilation.enable_compilation_cache(zoo.cache_dir() / "xla")
+  compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   try:
     loop.train(config, args.workdir)
   except loop.StoppedError as stopped:

@@ -1,7 +1,9 @@
 """Test session set-up: eight virtual CPU devices, strict rank promotion."""
 
+import contextlib
 import os
 import pathlib
+import resource
 import shutil
 import tempfile
 
@@ -54,6 +56,22 @@ def _free_compiled_programs():
   """A worker that keeps all of them grows to gigabytes."""
   yield
   jax.clear_caches()
+
+
+@pytest.fixture
+def full_disk():
+  """A context in which files end at 10 kB, as on a disk that is full."""
+
+  @contextlib.contextmanager
+  def limited(size=10_000):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+      yield
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+  return limited
 
 
 def pytest_unconfigure(config):

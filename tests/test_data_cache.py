@@ -169,8 +169,3 @@ def test_a_survey_reads_everything_once(folder, tmp_path):
   usable, _ = cache.survey(source, range(5), size=2, **options)
   assert len(usable) == 4
   assert len(calls) == 5
-
-
-def test_the_cache_folder_follows_xdg(monkeypatch, tmp_path):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  assert cache.default_cache_dir() == tmp_path / "esrgan_jax"

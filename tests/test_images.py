@@ -664,7 +664,7 @@ def test_sides_too_long_for_the_format(tmp_path, suffix, side):
 def test_never_overwrites_unless_asked(tmp_path):
   image, file = Image(noise(4, 4, 3)), tmp_path / "a.png"
   file.write_text("precious")
-  with pytest.raises(ImageError, match=r"a\.png: exists already"):
+  with pytest.raises(ImageError, match=r"a\.png exists already"):
     images.write_image(file, image)
   assert file.read_text() == "precious"
   images.write_image(file, image, overwrite=True)
@@ -713,7 +713,7 @@ def test_writing_says_what_is_wrong(tmp_path):
   image = Image(noise(4, 4, 3))
   with pytest.raises(ImageError, match=r"suffix '\.gif'.*choose one of \.png"):
     images.write_image(tmp_path / "a.gif", image)
-  with pytest.raises(ImageError, match="cannot be written: No such file"):
+  with pytest.raises(ImageError, match=r"no folder .*create it first"):
     images.write_image(tmp_path / "nowhere" / "a.png", image)
 
 

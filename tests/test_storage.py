@@ -1,13 +1,241 @@
-"""Workdirs in a bucket: what is written there, and what is said of mistakes."""
+"""Writing: whole or not at all, on a disk and in a bucket."""
 
 import importlib.util
 import os
+import pathlib
+import signal
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
+import threading
 
 import pytest
 
+from esrgan_jax import storage
 from tests.training_runs import ROOT, environment, tiny_config, write_config
+
+as_root = pytest.mark.skipif(
+  not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes root"
+)
+
+
+@pytest.mark.parametrize(
+  ("platform", "environment", "expected"),
+  [
+    ("linux", {"ESRGAN_JAX_CACHE": "/a/b"}, "/a/b"),
+    ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/esrgan_jax"),
+    ("linux", {"XDG_CACHE_HOME": "relative"}, "/home/u/.cache/esrgan_jax"),
+    ("linux", {}, "/home/u/.cache/esrgan_jax"),
+    ("darwin", {}, "/home/u/Library/Caches/esrgan_jax"),
+    ("win32", {"LOCALAPPDATA": "/l"}, "/l/esrgan_jax"),
+  ],
+)
+def test_cache_dir(monkeypatch, platform, environment, expected):
+  for key in ("ESRGAN_JAX_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+    monkeypatch.delenv(key, raising=False)
+  for key, value in environment.items():
+    monkeypatch.setenv(key, value)
+  monkeypatch.setattr(sys, "platform", platform)
+  monkeypatch.setattr(pathlib.Path, "home", lambda: pathlib.Path("/home/u"))
+  assert storage.cache_dir() == pathlib.Path(expected)
+
+
+def _write(path, content=b"new", *, overwrite=True, meanwhile=lambda: None):
+  with storage.written_aside(path, overwrite=overwrite) as file:
+    file.write(content)
+    meanwhile()
+
+
+@pytest.fixture
+def nodes(tmp_path):
+  """Names at which there is everything but a file."""
+  (tmp_path / "folder").mkdir()
+  os.mkfifo(tmp_path / "pipe")
+  (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+  (tmp_path / "circle").symlink_to(tmp_path / "circle")
+  (tmp_path / "to_null").symlink_to(os.devnull)
+  (tmp_path / "file").write_bytes(b"precious")
+  (tmp_path / "same_file").hardlink_to(tmp_path / "file")
+  # A socket's address is short: by a relative path.
+  with pytest.MonkeyPatch.context() as patch, socket.socket(1) as server:
+    patch.chdir(tmp_path)
+    server.bind("socket")
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("folder", "is not a file but a folder"),
+    ("pipe", "is not a file but a pipe"),
+    ("socket", "is not a file but a socket"),
+    ("to_null", "is not a file but a device"),
+    ("dangling", "is a link to .*nowhere, where there is nothing"),
+    ("circle", "cannot be written: Too many levels of symbolic links"),
+    ("none/a", "no folder .*none; create it first"),
+    ("file/a", "cannot be written: Not a directory"),
+    ("x" * 256, "cannot be written: File name too long"),
+    ("same_file", "would replace an input"),
+  ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(nodes, name, message):
+  before = sorted(os.listdir(nodes))
+  path, inputs = nodes / name, storage.file_ids([nodes / "file"])
+  with pytest.raises(OSError, match=message):
+    storage.check_output(path, overwrite=True, inputs=inputs)
+  if name != "same_file":
+    with pytest.raises(OSError, match=message):
+      _write(path)
+  assert sorted(os.listdir(nodes)) == before
+  assert (nodes / "file").read_bytes() == b"precious"
+
+
+def test_folders_that_will_be_made(nodes):
+  storage.check_output(nodes / "a/b/c", overwrite=False, make_folder=True)
+  for name in ("file/b/c", "dangling/b/c"):
+    with pytest.raises(OSError, match="cannot be written"):
+      storage.check_output(nodes / name, overwrite=False, make_folder=True)
+
+
+def test_a_folder_that_may_not_be_written_to():
+  folder = "/proc/self"  # Even root makes no file here.
+  if not os.path.isdir(folder) or os.access(folder, os.W_OK):
+    pytest.skip("no folder is closed to everybody")
+  with pytest.raises(storage.WriteError, match=r"no file may be made in /proc"):
+    storage.check_output(f"{folder}/a", overwrite=False)
+
+
+def test_a_new_file_gets_the_usual_permissions(tmp_path):
+  before = os.umask(0o027)
+  try:
+    _write(tmp_path / "a", overwrite=False)
+  finally:
+    os.umask(before)
+  assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o666])
+def test_what_replaces_a_file_is_open_to_no_more_people(tmp_path, mode):
+  path = tmp_path / "a"
+  path.write_bytes(b"old")
+  path.chmod(mode)
+  with storage.written_aside(path, overwrite=True) as file:
+    file.write(b"new")
+    (aside,) = set(tmp_path.iterdir()) - {path}
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+  assert stat.S_IMODE(path.stat().st_mode) == mode
+  assert path.read_bytes() == b"new"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@as_root
+def test_what_replaces_a_file_keeps_its_owner_where_that_is_allowed():
+  with tempfile.TemporaryDirectory() as folder:
+    os.chmod(folder, 0o777)
+    path = pathlib.Path(folder, "a")
+    path.write_bytes(b"old")
+    os.chown(path, 12, 34)
+    path.chmod(0o664)
+    _write(path)
+    owned = path.stat()
+    assert (owned.st_uid, owned.st_gid) == (12, 34)
+    assert stat.S_IMODE(owned.st_mode) == 0o664
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(56)
+    os.seteuid(78)
+    try:
+      _write(path)
+    finally:
+      os.seteuid(0)
+      os.setegid(0)
+      os.setgroups(groups)
+    owned = path.stat()
+    assert (owned.st_uid, owned.st_gid) == (78, 56)
+    # Another group than that which could write to it.
+    assert stat.S_IMODE(owned.st_mode) == 0o644
+
+
+def test_a_link_stays_and_leads_to_what_is_new(tmp_path):
+  (tmp_path / "deep").mkdir()
+  target, link = tmp_path / "deep" / "a", tmp_path / "link"
+  target.write_bytes(b"old")
+  link.symlink_to("deep/a")
+  with pytest.raises(FileExistsError):
+    _write(link, overwrite=False)
+  assert target.read_bytes() == b"old"
+  _write(link)
+  assert link.is_symlink()
+  assert not target.is_symlink()
+  assert target.read_bytes() == b"new"
+  assert os.listdir(tmp_path / "deep") == ["a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path, monkeypatch, links):
+  if not links:  # As on exFAT.
+    monkeypatch.delattr(os, "link")
+  a, b = (tmp_path / name for name in "ab")
+  for path, meanwhile in (
+    (a, lambda: a.write_bytes(b"precious")),
+    (b, lambda: b.symlink_to(tmp_path / "nowhere")),
+  ):
+    with pytest.raises(FileExistsError, match="exists already"):
+      _write(path, overwrite=False, meanwhile=meanwhile)
+  assert a.read_bytes() == b"precious"
+  assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+  _write(tmp_path / "c", overwrite=False)
+  assert (tmp_path / "c").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_interrupt_leaves_what_was_there(tmp_path, there):
+  path = tmp_path / "a"
+  if there:
+    path.write_bytes(b"old")
+  with pytest.raises(KeyboardInterrupt):
+    _write(path, meanwhile=lambda: signal.raise_signal(signal.SIGINT))
+  assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"] * there
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, full_disk, there):
+  path = tmp_path / "a"
+  if there:
+    path.write_bytes(b"old")
+  with (
+    full_disk(),
+    pytest.raises(storage.WriteError, match=r"a cannot be written: File too"),
+  ):
+    _write(path, bytes(10**6))
+  assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"] * there
+
+
+def test_an_error_about_another_file_is_left_as_it_is(tmp_path):
+  with pytest.raises(FileNotFoundError, match="other"):
+    _write(tmp_path / "a", meanwhile=(tmp_path / "other").read_bytes)
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+  path = tmp_path / ("x" * 255)
+  _write(path)
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_write_one_file(tmp_path):
+  threads = [
+    threading.Thread(target=_write, args=(tmp_path / "a", bytes([i]) * 10**5))
+    for i in range(8)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(set((tmp_path / "a").read_bytes())) == 1
+  assert os.listdir(tmp_path) == ["a"]
 
 
 def _run(arguments, cache, timeout=240):
@@ -28,9 +256,10 @@ import io
 import numpy as np
 import rich.console
 from etils import epath
+from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import (
-  evaluator, finish, metric_log, report, run as run_lib, storage, workdir)
+  evaluator, finish, metric_log, report, run as run_lib, workdir)
 from tests.bucket_stand_in import Bucket
 
 sizes = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}

@@ -342,7 +342,7 @@ def test_existing_file_is_kept_unless_told(tmp_path):
   files.write_weights(path, params, build.CONFIG, overwrite=True)
   _same(files.read_weights(path).params, state)
   (tmp_path / "folder.safetensors").mkdir()
-  with pytest.raises(FileExistsError, match="is a folder"):
+  with pytest.raises(FileExistsError, match="but a folder"):
     files.write_weights(
       tmp_path / "folder.safetensors", params, build.CONFIG, overwrite=True
     )

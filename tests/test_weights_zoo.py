@@ -335,24 +335,3 @@ def test_compact_models_of_the_same_package_are_named():
   folder = zoo.find(zoo.DEFAULT).parent
   with pytest.raises(ValueError, match="SRVGGNetCompact"):
     files.read_weights(folder / "REALESRGAN_ANIMAVIDEOV3_UP4X.bin")
-
-
-@pytest.mark.parametrize(
-  ("platform", "environment", "expected"),
-  [
-    ("linux", {"ESRGAN_JAX_CACHE": "/a/b"}, "/a/b"),
-    ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/esrgan_jax"),
-    ("linux", {"XDG_CACHE_HOME": "relative"}, "/home/u/.cache/esrgan_jax"),
-    ("linux", {}, "/home/u/.cache/esrgan_jax"),
-    ("darwin", {}, "/home/u/Library/Caches/esrgan_jax"),
-    ("win32", {"LOCALAPPDATA": "/l"}, "/l/esrgan_jax"),
-  ],
-)
-def test_cache_dir(monkeypatch, platform, environment, expected):
-  for key in ("ESRGAN_JAX_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-    monkeypatch.delenv(key, raising=False)
-  for key, value in environment.items():
-    monkeypatch.setenv(key, value)
-  monkeypatch.setattr(sys, "platform", platform)
-  monkeypatch.setattr(pathlib.Path, "home", lambda: pathlib.Path("/home/u"))
-  assert zoo.cache_dir() == pathlib.Path(expected)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from esrgan_jax.commands import console
+from esrgan_jax import console
 from esrgan_jax.weights import files, zoo
 
 

@@ -14,8 +14,7 @@ import time
 
 import rich.progress
 
-from esrgan_jax import compilation, upscaler
-from esrgan_jax.commands import console
+from esrgan_jax import compilation, console, storage, upscaler
 from esrgan_jax.data import sources
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import evaluator, workdir
@@ -86,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
   ):
     if value is not None and value < least:
       raise ValueError(f"{name} is {value}; it must be at least {least}")
-  compilation.enable_compilation_cache(zoo.cache_dir() / "xla")
+  compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   if args.model == _BICUBIC:
     name, scale = _BICUBIC, args.scale or 4
     upscale = lambda lr: evaluator.bicubic(lr, scale=scale)  # noqa: E731

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from esrgan_jax.commands import console
+from esrgan_jax import console
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.training import workdir
 from esrgan_jax.weights import files

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from esrgan_jax.commands import console
+from esrgan_jax import console, storage
 from esrgan_jax.weights import zoo
 
 
@@ -54,5 +54,5 @@ def run(args: argparse.Namespace) -> int:
       ):
         if value:
           out.print(f"  {label:7} {value}")
-  out.print(f"\nfetched models are kept in {zoo.cache_dir()}")
+  out.print(f"\nfetched models are kept in {storage.cache_dir()}")
   return 0

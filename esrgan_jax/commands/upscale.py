@@ -25,8 +25,7 @@ import numpy as np
 import rich.progress
 from PIL import Image as PilImage
 
-from esrgan_jax import compilation, images, upscaler
-from esrgan_jax.commands import console
+from esrgan_jax import compilation, console, images, storage, upscaler
 from esrgan_jax.weights import zoo
 
 # A result above this size lives in a file until it is written.
@@ -131,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
   sources = _collect(args.inputs, fail)
   if not sources:
     return 1
-  compilation.enable_compilation_cache(zoo.cache_dir() / "xla")
+  compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   with console.fetch_progress(args.model, quiet=args.quiet) as progress:
     model = upscaler.load(args.model, dtype=args.precision, progress=progress)
   for note in model.notes:

@@ -15,19 +15,16 @@ import hashlib
 import json
 import os
 import pathlib
-import secrets
-import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from esrgan_jax import storage
 from esrgan_jax.data.sources import DataError, Pair, Problem, Source
 
 __all__ = [
   "Report",
   "decode",
-  "default_cache_dir",
   "in_ram",
   "mapped",
   "survey",
@@ -63,16 +60,6 @@ class Report:
     if len(self.problems) > 20:
       shown.append(f"  and {len(self.problems) - 20} more")
     return "\n".join([f"{text}; {len(self.problems)} left out:", *shown])
-
-
-def default_cache_dir() -> pathlib.Path:
-  """Returns the folder for caches, by the XDG rules.
-
-  >>> default_cache_dir().name
-  'esrgan_jax'
-  """
-  home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(home).expanduser() / "esrgan_jax"
 
 
 def decode(
@@ -181,7 +168,7 @@ def mapped(
     indices: Which of its images.
     size: LR pixels a side that an image must have at least.
     threads: How many threads.
-    cache_dir: Folder for caches; None for `default_cache_dir()`.
+    cache_dir: Folder for caches; None for `storage.cache_dir()`.
     progress: See `decode`; not called where the file exists.
 
   Returns:
@@ -228,7 +215,7 @@ def survey(
     indices: Which of its images.
     size: LR pixels a side that an image must have at least.
     threads: How many threads.
-    cache_dir: Folder for caches; None for `default_cache_dir()`.
+    cache_dir: Folder for caches; None for `storage.cache_dir()`.
     progress: See `decode`; not called where the result is known.
 
   Returns:
@@ -293,7 +280,7 @@ def _place(cache_dir, kind, source, indices):
       f"{cache_dir}: caches are mapped into memory, which a bucket cannot be;"
       " name a local folder as data.cache_dir"
     )
-  folder = pathlib.Path(cache_dir or default_cache_dir()).expanduser()
+  folder = pathlib.Path(cache_dir or storage.cache_dir()).expanduser()
   text = f"{_VERSION} {kind} {source.fingerprint()} {list(indices)}"
   digest = hashlib.sha256(text.encode()).hexdigest()
   return folder / f"{kind}-{digest[:32]}"
@@ -302,48 +289,15 @@ def _place(cache_dir, kind, source, indices):
 @contextlib.contextmanager
 def _written_aside(path):
   """Yields a folder that takes the name `path` at the end, if all went well."""
-  owner = f"{socket.gethostname()}.{os.getpid()}"
-  aside = path.with_name(f".{path.name}.{owner}.{secrets.token_hex(4)}.part")
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    aside.mkdir()
-    yield aside
-    _rename(aside, path)
+    with storage.folder_written_aside(path, is_whole=_intact) as aside:
+      yield aside
   except OSError as error:
     reason = error.strerror or str(error)
     raise DataError(
       f"{path.parent}: the cache cannot be written: {reason}; name another"
       ' folder as data.cache_dir, or choose data.cache="ram"'
     ) from error
-  finally:  # After the rename there is nothing left of that name.
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _rename(aside, path):
-  """Gives a cache its name, unless another process was faster."""
-  if path.exists():
-    if _intact(path):
-      return
-    # A damaged cache gives way, under a name of its own until it is gone.
-    os.rename(path, aside / "damaged")
-    shutil.rmtree(aside / "damaged")
-  try:
-    os.rename(aside, path)
-  except OSError:
-    if not _intact(path):
-      raise
-
-
-def _sweep(folder):
-  """Removes what processes of this host left behind when they were killed."""
-  for aside in folder.glob(f".*.{socket.gethostname()}.*.part"):
-    try:
-      os.kill(int(aside.name.split(".")[-3]), 0)
-    except ProcessLookupError:
-      shutil.rmtree(aside, ignore_errors=True)
-    except (ValueError, OSError):
-      continue  # Not ours to judge.
 
 
 def _intact(path):

@@ -50,7 +50,7 @@ DEFAULTS = {
   "sources": ("sample_photos",),  # See `sources.open_source`.
   "eval": "sample_photos:held_out",  # Likewise; "" for none.
   "cache": "ram",  # Where decoded images live, one of CACHES.
-  "cache_dir": "",  # For "memmap" and "stream"; "" for ~/.cache/esrgan_jax.
+  "cache_dir": "",  # Of "memmap" and "stream"; "": storage.cache_dir().
   "data_dir": "",  # TFDS's folder; "" for ~/tensorflow_datasets.
   "manual_dir": "",  # Folder of DIV2K's zips, if not to be downloaded.
   "prepare": True,  # Prepare DIV2K where that has not been done.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-import secrets
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image as PilImage
 
+from esrgan_jax import storage
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.pixels import (
   OUTPUT_SUFFIXES,
@@ -72,10 +70,8 @@ def write_image(
   check_fits(path, image.pixels.shape, transparent=transparent)
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
   try:
-    if not overwrite and os.path.lexists(path):
-      raise _exists()
     image = _fit(image, format_)
-    with _written_aside(path, overwrite) as file:
+    with storage.written_aside(path, overwrite=overwrite) as file:
       if format_ == "PNG":
         write_png(file, image)
       elif format_ == "TIFF":
@@ -85,8 +81,7 @@ def write_image(
   except ImageError as error:
     raise ImageError(f"{path}: {error}") from error.__cause__
   except OSError as error:
-    reason = error.strerror or " ".join(str(error).split())
-    raise ImageError(f"{path}: cannot be written: {reason}") from error
+    raise ImageError(str(error)) from error
 
 
 _LARGEST_SIDE = {"PNG": 2**31 - 1, "TIFF": 2**32 - 1}
@@ -132,52 +127,6 @@ def check_fits(
     raise ImageError(
       f"{path}: {format_} cannot hold transparency; choose .png, .webp or .tif"
     )
-
-
-def _exists() -> ImageError:
-  return ImageError("exists already; choose another name, or overwrite=True")
-
-
-@contextlib.contextmanager
-def _written_aside(path: pathlib.Path, overwrite: bool) -> Iterator[BinaryIO]:
-  """Yields a file that takes the name `path` at the end, if all went well."""
-  name = f".{path.stem[:64]}.{secrets.token_hex(6)}.part{path.suffix}"
-  aside = path.with_name(name)
-  # O_EXCL by way of "x", and the permissions that the umask says: `tempfile`
-  # would make the result unreadable for others.
-  with open(aside, "x+b") as file:
-    try:
-      yield file
-      file.close()
-      if overwrite:
-        os.replace(aside, path)
-      else:
-        _publish(aside, path)
-    except BaseException:  # An interrupt, too, leaves nothing behind.
-      file.close()
-      aside.unlink(missing_ok=True)
-      raise
-
-
-def _publish(aside: pathlib.Path, path: pathlib.Path) -> None:
-  """Renames, failing if `path` exists by now."""
-  try:
-    os.link(aside, path)
-  except FileExistsError:
-    raise _exists() from None
-  except (OSError, NotImplementedError, AttributeError):
-    # No hard links here (exFAT, some network drives): reserve the name first.
-    try:
-      open(path, "xb").close()
-    except FileExistsError:
-      raise _exists() from None
-    try:
-      os.replace(aside, path)
-    except BaseException:
-      path.unlink(missing_ok=True)
-      raise
-  else:
-    aside.unlink()
 
 
 def _fit(image: Image, format_: str) -> Image:

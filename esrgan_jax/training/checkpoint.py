@@ -22,7 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from esrgan_jax.training import storage
+from esrgan_jax import storage
 
 __all__ = [
   "CheckpointError",

@@ -25,11 +25,10 @@ import numpy as np
 from etils import epath
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from esrgan_jax import metrics
+from esrgan_jax import metrics, storage
 from esrgan_jax.data.sources import Source
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
-from esrgan_jax.training import storage
 from esrgan_jax.upscaler import Upscaler
 
 __all__ = [
@@ -148,7 +147,7 @@ def write_evaluations(
   path = epath.Path(path)
   content = {"evaluations": [each.to_json() for each in evaluations]}
   text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-  storage.write_whole(path, text)
+  storage.write_whole(path, text, overwrite=True)
 
 
 def read_evaluations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from esrgan_jax.training import storage
+from esrgan_jax import storage
 
 __all__ = ["FILENAME", "MetricLog", "read_metrics"]
 
@@ -114,7 +114,7 @@ class MetricLog:
       if (entry := _parse(line)) and entry["step"] <= step
     ]
     if "".join(kept) != text:
-      storage.write_whole(self._path, "".join(kept))
+      storage.write_whole(self._path, "".join(kept), overwrite=True)
     if self._remote:
       self._lines = kept
     else:
@@ -123,7 +123,7 @@ class MetricLog:
   def flush(self) -> None:
     """Makes sure that all is written; a bucket has nothing before that."""
     if self._lines:
-      storage.write_whole(self._path, "".join(self._lines))
+      storage.write_whole(self._path, "".join(self._lines), overwrite=True)
     if self._writer:
       self._writer.flush()
 

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from esrgan_jax import compilation
+from esrgan_jax import compilation, storage
 from esrgan_jax.models import vgg
-from esrgan_jax.weights import torch_file, zoo
+from esrgan_jax.weights import torch_file
 
 __all__ = ["PerceptualWeights", "load_vgg19"]
 
@@ -84,7 +84,7 @@ def load_vgg19(
 
 def _find(fetch):
   """The first file in known caches; else the fetched one."""
-  own = zoo.cache_dir()
+  own = storage.cache_dir()
   home = pathlib.Path.home()
   torch_home = os.environ.get("TORCH_HOME") or home / ".cache" / "torch"
   for path in (
@@ -132,8 +132,9 @@ def _fetch(path):
 def _by_hand():
   return (
     f"VGG19's trained weights are torchvision's {_TORCHVISION}, from {URL}, or"
-    f" Keras's {_KERAS}. Put either into {zoo.cache_dir()}, or give its path as"
-    ' --config.perceptual.weights=FILE; "random" asks for untrained features'
+    f" Keras's {_KERAS}. Put either into {storage.cache_dir()}, or give its"
+    ' path as --config.perceptual.weights=FILE; "random" asks for untrained'
+    " features"
   )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import rich.console
 import rich.progress
 
-from esrgan_jax.commands import console as console_lib
+from esrgan_jax import console as console_lib
 
 
 class Progress:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import PIL.Image
 from etils import epath
 
-from esrgan_jax.training import chart, evaluator, metric_log, storage
+from esrgan_jax import storage
+from esrgan_jax.training import chart, evaluator, metric_log
 
 __all__ = ["write_report"]
 
@@ -183,7 +184,7 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
     "</body></html>\n"
   )
   path = workdir / "report.html"
-  storage.write_whole(path, page)
+  storage.write_whole(path, page, overwrite=True)
   return path
 
 

@@ -17,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from esrgan_jax import compilation
+from esrgan_jax import compilation, storage
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.data import sources
 from esrgan_jax.models.rrdb import RRDBNet
@@ -26,7 +26,6 @@ from esrgan_jax.training import (
   evaluator,
   samples,
   steps,
-  storage,
   workdir,
 )
 from esrgan_jax.training import config as config_lib
@@ -125,7 +124,7 @@ class Run:
       return
     path = self.workdir / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_whole(path, content)
+    storage.write_whole(path, content, overwrite=True)
 
   def write_samples(self, name: str, models: Mapping[str, Any]) -> None:
     """Writes a picture of crops: LR, models by name, HR."""

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from esrgan_jax import storage
 from esrgan_jax.weights import files, zoo
 
 __all__ = ["PHASES", "FoundModel", "find_model", "is_workdir"]
@@ -85,8 +86,6 @@ def find_model(
     path = zoo.find(text, progress=progress)
     return FoundModel(text, path, files.read_weights(path, scale=scale))
   if "://" in text:
-    from esrgan_jax.training import storage
-
     with storage.reaching(text):
       return _find(_as_path(text), phases, scale)
   path = pathlib.Path(text)
@@ -98,9 +97,6 @@ def find_model(
 def _as_path(path: str | os.PathLike[str]) -> Any:
   if "://" not in os.fspath(path):
     return pathlib.Path(path)
-  # Upscaling installs do without it.
-  from esrgan_jax.training import storage
-
   return storage.absolute(path)
 
 

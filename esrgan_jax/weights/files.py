@@ -6,18 +6,17 @@ or a Git LFS pointer is an everyday mishap).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.numpy
 
+from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.weights import names
 from esrgan_jax.weights.ncnn_file import MAGIC, read_ncnn
@@ -166,9 +165,7 @@ def write_weights(
     )
   if dtype not in ("float32", "float16"):
     raise ValueError(f"dtype {dtype!r} must be 'float32' or 'float16'")
-  _refuse_existing(path, overwrite)
-  if not path.parent.is_dir():
-    raise FileNotFoundError(f"no folder {path.parent}: create it first")
+  storage.check_output(path, overwrite=overwrite)
   state = names.to_state_dict(params)
   scale, unshuffle = config["scale"], config.get("unshuffle")
   if unshuffle is None:
@@ -187,9 +184,11 @@ def write_weights(
   notes |= {k: str(v) for k, v in found.items()}
   if suffix == ".safetensors":
     data = safetensors.numpy.save(state, notes)
-    _write_aside(path, lambda file: file.write(data), overwrite)
+    storage.write_whole(path, data, overwrite=overwrite)
   else:
-    _write_aside(path, _torch_writer(state, notes), overwrite)
+    write = _torch_writer(state, notes)
+    with storage.written_aside(path, overwrite=overwrite) as file:
+      write(file)
   return path
 
 
@@ -255,28 +254,3 @@ def _torch_writer(
   # "params" is where BasicSR looks; others step over "esrgan_jax".
   content = {"params": tensors, "esrgan_jax": dict(notes)}
   return lambda file: torch.save(content, file)
-
-
-def _refuse_existing(path: pathlib.Path, overwrite: bool) -> None:
-  if path.is_dir():
-    raise FileExistsError(f"{path} is a folder")
-  if path.exists() and not overwrite:
-    raise FileExistsError(f"{path} exists: pass overwrite=True or another name")
-
-
-def _write_aside(
-  path: pathlib.Path, write: Callable[[BinaryIO], object], overwrite: bool
-) -> None:
-  """Writes next to `path` and renames; leaves nothing behind on failure."""
-  aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-  try:
-    with aside.open("xb") as file:
-      write(file)
-      file.flush()
-      os.fsync(file.fileno())
-    _refuse_existing(path, overwrite)
-    os.replace(aside, path)
-  except BaseException:
-    with contextlib.suppress(FileNotFoundError):
-      aside.unlink()
-    raise

@@ -19,12 +19,13 @@ import importlib.util
 import os
 import pathlib
 import re
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
+
+from esrgan_jax import storage
 
 Progress = Callable[[int, int | None], None]
 
@@ -241,28 +242,6 @@ def get(name: str) -> ZooModel:
   raise ValueError(f"no model {name!r}; {hint}There are: {', '.join(known)}")
 
 
-def cache_dir() -> pathlib.Path:
-  """Returns the folder that fetched files are kept in; it may not exist.
-
-  `$ESRGAN_JAX_CACHE` where set; else `~/Library/Caches/esrgan_jax` on macOS,
-  `%LOCALAPPDATA%` on Windows, and `$XDG_CACHE_HOME` or `~/.cache` elsewhere.
-
-  >>> cache_dir().is_absolute()
-  True
-  """
-  if own := os.environ.get("ESRGAN_JAX_CACHE"):
-    return pathlib.Path(own).expanduser().absolute()
-  if sys.platform == "darwin":
-    base = pathlib.Path.home() / "Library" / "Caches"
-  elif sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-    base = pathlib.Path(local)
-  else:
-    # The specification has relative paths ignored.
-    xdg = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = xdg if xdg.is_absolute() else pathlib.Path.home() / ".cache"
-  return base / "esrgan_jax"
-
-
 def find(
   name: str,
   *,
@@ -327,7 +306,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def _place(model: ZooModel) -> pathlib.Path | None:
   """Returns where the file belongs; None if its package is not installed."""
   if model.package is None:
-    return cache_dir() / model.filename
+    return storage.cache_dir() / model.filename
   # Finding the specification of a top-level package runs none of its code.
   spec = importlib.util.find_spec(model.package)
   if spec is None or not spec.submodule_search_locations:

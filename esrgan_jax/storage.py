@@ -1,0 +1,522 @@
+"""Files and folders of this program, on a disk or in a bucket.
+
+What is written appears whole or not at all: on a disk it is written aside and
+renamed. An object of a bucket (`gs://bucket/run`) is so of itself; it cannot be
+added to, and there is no renaming, only copies. Buckets are reached through
+`etils.epath`, imported only for them: by TensorFlow where that is installed,
+else by gcsfs. Orbax needs google-cloud-storage as well, which gcsfs brings
+along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import typing
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import BinaryIO
+
+if typing.TYPE_CHECKING:
+  from etils import epath
+
+__all__ = [
+  "WriteError",
+  "absolute",
+  "cache_dir",
+  "check_output",
+  "file_ids",
+  "folder_written_aside",
+  "is_remote",
+  "move_folder",
+  "reaching",
+  "require_packages",
+  "write_whole",
+  "written_aside",
+]
+
+
+class WriteError(OSError):
+  """A file could not be written; says which, and why."""
+
+
+def cache_dir() -> pathlib.Path:
+  """Returns the folder for what can be had again; it may not exist.
+
+  Fetched files, decoded images and compiled programs are kept in it.
+
+  Returns:
+    `$ESRGAN_JAX_CACHE` where set; else `esrgan_jax` in `~/Library/Caches` on
+    macOS, `%LOCALAPPDATA%` on Windows, and `$XDG_CACHE_HOME` or `~/.cache`
+    elsewhere.
+
+  >>> cache_dir().is_absolute()
+  True
+  """
+  if own := os.environ.get("ESRGAN_JAX_CACHE"):
+    return pathlib.Path(own).expanduser().absolute()
+  if sys.platform == "darwin":
+    base = pathlib.Path.home() / "Library" / "Caches"
+  elif sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
+    base = pathlib.Path(local)
+  else:
+    # The specification has relative paths ignored.
+    xdg = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = xdg if xdg.is_absolute() else pathlib.Path.home() / ".cache"
+  return base / "esrgan_jax"
+
+
+def check_output(
+  path: str | os.PathLike[str],
+  *,
+  overwrite: bool,
+  inputs: Container[tuple[int, int]] = (),
+  make_folder: bool = False,
+) -> None:
+  """Raises if a file cannot be written, before there is anything to write.
+
+  Args:
+    path: The file that is to be written, on a disk or in a bucket.
+    overwrite: Whether a file that is there may be replaced.
+    inputs: What must not be replaced even so, by `file_ids`.
+    make_folder: Whether its folder will be made where there is none.
+
+  Raises:
+    FileExistsError: If there is such a file that may not be replaced, or what
+      is there is no file: a folder, a device, a link that leads nowhere.
+    FileNotFoundError: If its folder does not exist.
+    WriteError: If no file of that name can be made there.
+
+  >>> check_output("/dev/null", overwrite=True)
+  Traceback (most recent call last):
+  ...
+  FileExistsError: /dev/null is not a file but a device; choose another name
+  """
+  if is_remote(path):
+    if not overwrite and absolute(path).exists():
+      raise _exists(path)
+    return
+  try:
+    found = _stat(path)
+  except FileExistsError:
+    raise
+  except OSError as error:
+    raise _unwritable(path, error) from error
+  if found:
+    if (kind := stat.S_IFMT(found.st_mode)) != stat.S_IFREG:
+      what = _KINDS.get(kind, "a device")
+      raise FileExistsError(
+        f"{path} is not a file but {what}; choose another name"
+      )
+    if (found.st_dev, found.st_ino) in inputs:
+      raise FileExistsError(
+        f"{path} would replace an input; choose another name for the output"
+      )
+    if not overwrite:
+      raise _exists(path)
+  folder = pathlib.Path(os.path.realpath(path) if found else path).parent
+  while make_folder and not os.path.lexists(folder):
+    folder = folder.parent
+  if not folder.is_dir():
+    if os.path.lexists(folder):
+      raise WriteError(f"{path} cannot be written: {folder} is not a folder")
+    raise FileNotFoundError(f"{path}: no folder {folder}; create it first")
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise WriteError(
+      f"{path} cannot be written: no file may be made in {folder}"
+    )
+
+
+_KINDS = {
+  stat.S_IFDIR: "a folder",
+  stat.S_IFIFO: "a pipe",
+  stat.S_IFSOCK: "a socket",
+}
+
+
+def _stat(path):
+  """Describes what is behind a name, and its links; None if nothing is."""
+  try:
+    return os.stat(path)
+  except FileNotFoundError:
+    if not os.path.islink(path):
+      return None
+    raise FileExistsError(
+      f"{path} is a link to {os.readlink(path)}, where there is nothing; remove"
+      " it, or choose another name"
+    ) from None
+
+
+def _exists(path):
+  return FileExistsError(
+    f"{path} exists already; choose another name, or give --overwrite"
+    " (overwrite=True)"
+  )
+
+
+def _unwritable(path, error):
+  reason = error.strerror or " ".join(str(error).split())
+  result = WriteError(f"{path} cannot be written: {reason}")
+  result.errno = error.errno
+  return result
+
+
+def file_ids(
+  paths: Iterable[str | os.PathLike[str]],
+) -> frozenset[tuple[int, int]]:
+  """Identifies files, by whichever name; those that are not there are left out.
+
+  Args:
+    paths: Local files.
+
+  Returns:
+    What `check_output` takes as `inputs`.
+
+  >>> len(file_ids([os.devnull, "/dev/../dev/null", "/nowhere"]))
+  1
+  """
+  found = set()
+  for path in paths:
+    with contextlib.suppress(OSError):
+      status = os.stat(path)
+      found.add((status.st_dev, status.st_ino))
+  return frozenset(found)
+
+
+@contextlib.contextmanager
+def written_aside(
+  path: str | os.PathLike[str], *, overwrite: bool
+) -> Iterator[BinaryIO]:
+  """Yields a file that takes a name at the end, if all went well.
+
+  It lies in the same folder, under a name that nobody can have guessed, and is
+  gone after an error or an interrupt. What replaces a file takes over its
+  permissions and, where that is allowed, its owner and group, and is at no time
+  open to more people than that. A link stays: the file that it leads to is
+  replaced.
+
+  Args:
+    path: The name, on a disk; its folder must exist.
+    overwrite: Whether to replace a file of that name. Else an existing one is
+      not touched, even if it appears while this one is being written.
+
+  Yields:
+    A binary file to write, read and seek in.
+
+  Raises:
+    OSError: As `check_output`; and a `WriteError` if writing fails.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = os.path.join(folder, "a.txt")
+  ...   with written_aside(path, overwrite=False) as file:
+  ...     print(file.write(b"all of it"), os.path.exists(path))
+  ...   os.listdir(folder)
+  9 False
+  ['a.txt']
+  """
+  check_output(path, overwrite=overwrite)
+  replaced = _stat(path)
+  target = pathlib.Path(os.path.realpath(path) if replaced else path)
+  aside = target.with_name(f".esrgan_jax.{secrets.token_hex(8)}.part")
+  # 0o666 less the umask is what new files get.
+  create = functools.partial(os.open, mode=0o600 if replaced else 0o666)
+  try:
+    with open(aside, "x+b", opener=create) as file:
+      yield file
+      file.flush()
+      if replaced:
+        _take_over(file.fileno(), replaced)
+      os.fsync(file.fileno())
+    if overwrite:
+      check_output(path, overwrite=True)
+      os.replace(aside, target)
+    else:
+      _publish(aside, path)
+  except BaseException as error:
+    with contextlib.suppress(OSError):
+      os.unlink(aside)
+    names = (None, os.fspath(aside), os.fspath(target))
+    if type(error) is FileExistsError or not isinstance(error, OSError):
+      raise
+    if error.filename not in names or isinstance(error, WriteError):
+      raise  # Of another file, that the writer has read.
+    raise _unwritable(path, error) from error
+  _sync_folder(target.parent)
+
+
+def _take_over(file, replaced):
+  """Gives a file the permissions, the owner and the group of another."""
+  if not hasattr(os, "fchown"):  # Windows has neither.
+    return
+  mode = replaced.st_mode & 0o777
+  own = os.fstat(file)
+  if own.st_gid != replaced.st_gid:
+    try:
+      os.fchown(file, -1, replaced.st_gid)
+    except PermissionError:
+      # Our group may be another than theirs: it may do what anybody may.
+      mode &= ~0o070 | (mode & 0o007) << 3
+  if own.st_uid != replaced.st_uid:
+    with contextlib.suppress(PermissionError):
+      os.fchown(file, replaced.st_uid, -1)
+  # As one that is no longer the owner, only root may.
+  with contextlib.suppress(PermissionError):
+    os.fchmod(file, mode)
+
+
+def _publish(aside, path):
+  """Renames, failing if there is anything of that name by now."""
+  try:
+    os.link(aside, path)
+  except FileExistsError:
+    raise _exists(path) from None
+  except (OSError, NotImplementedError, AttributeError):
+    # No hard links here (exFAT, some network drives): reserve the name first.
+    try:
+      open(path, "xb").close()
+      os.replace(aside, path)
+    except FileExistsError:
+      raise _exists(path) from None
+    except BaseException:
+      with contextlib.suppress(OSError):
+        if not os.path.getsize(path):
+          os.unlink(path)
+      raise
+  else:
+    os.unlink(aside)
+
+
+def _sync_folder(folder):
+  """Makes a new name outlive a power failure, where the system can."""
+  with contextlib.suppress(OSError):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+
+
+@contextlib.contextmanager
+def folder_written_aside(
+  path: str | os.PathLike[str],
+  *,
+  is_whole: Callable[[pathlib.Path], bool],
+) -> Iterator[pathlib.Path]:
+  """Yields a new folder that takes a name at the end, if all went well.
+
+  What was left behind in its parent by processes of this host that were killed
+  is removed.
+
+  Args:
+    path: The name, on a disk; its parents are made.
+    is_whole: Tells whether a folder of that name, by another process that was
+      faster, is as good; else it is replaced.
+
+  Yields:
+    The folder.
+
+  Raises:
+    OSError: If it cannot be written.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as parent:
+  ...   path = pathlib.Path(parent, "a")
+  ...   with folder_written_aside(path, is_whole=pathlib.Path.is_dir) as aside:
+  ...     _ = (aside / "part").write_text("all of it")
+  ...   [p.relative_to(parent).as_posix() for p in path.parent.rglob("*")]
+  ['a', 'a/part']
+  """
+  path = pathlib.Path(path)
+  owner = f"{socket.gethostname()[:64]}.{os.getpid()}"
+  name = f".{path.name[:40]}.{owner}.{secrets.token_hex(8)}.part"
+  aside = path.with_name(name)
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    aside.mkdir()
+    yield aside
+    _rename_folder(aside, path, is_whole)
+  finally:  # After the rename there is nothing left of that name.
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename_folder(aside, path, is_whole):
+  if path.exists():
+    if is_whole(path):
+      return
+    # What is damaged gives way, under a name of its own until it is gone.
+    os.rename(path, aside / "damaged")
+    shutil.rmtree(aside / "damaged")
+  try:
+    os.rename(aside, path)
+  except OSError:
+    if not is_whole(path):
+      raise
+
+
+def _sweep(folder):
+  """Removes what processes of this host left behind when they were killed."""
+  for aside in folder.glob(f".*.{socket.gethostname()[:64]}.*.part"):
+    try:
+      os.kill(int(aside.name.split(".")[-3]), 0)
+    except ProcessLookupError:
+      shutil.rmtree(aside, ignore_errors=True)
+    except (ValueError, OSError):
+      continue  # Not ours to judge.
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+  """Returns whether a path is one of a bucket.
+
+  >>> is_remote("gs://bucket/run"), is_remote("/tmp/run")
+  (True, False)
+  """
+  return "://" in os.fspath(path)
+
+
+def absolute(path: str | os.PathLike[str]) -> epath.Path:
+  """Returns a path as Orbax wants it; one in a bucket is so already.
+
+  Args:
+    path: A local path, in which `~` is filled in, or one of a bucket.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: If no bucket's address begins like this.
+
+  >>> absolute("gs://bucket/run").as_posix()
+  'gs://bucket/run'
+  >>> absolute("ftp://bucket/run")
+  Traceback (most recent call last):
+  ...
+  ValueError: ftp://bucket/run: ftp:// is not supported; give a local folder...
+  """
+  from etils import epath
+
+  try:
+    found = epath.Path(path)
+  except KeyError as error:  # Of epath's table of schemes.
+    scheme = os.fspath(path).partition("://")[0]
+    raise ValueError(
+      f"{os.fspath(path)}: {scheme}:// is not supported; give a local folder,"
+      " or gs://BUCKET/FOLDER"
+    ) from error
+  return found if is_remote(found) else found.expanduser().absolute()
+
+
+@contextlib.contextmanager
+def reaching(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Says in one line what is wrong if a bucket cannot be reached in here.
+
+  Raises:
+    OSError: Instead of what gcsfs, TensorFlow and Google's libraries raise.
+      `FileNotFoundError` and `ValueError` stay, and all errors of local paths.
+
+  >>> with reaching("gs://bucket/run"):
+  ...   raise ImportError("no module")
+  Traceback (most recent call last):
+  ...
+  OSError: gs://bucket/run needs a package: no module. pip install gcsfs
+  """
+  try:
+    yield
+  except (FileNotFoundError, ValueError):
+    raise
+  except Exception as error:
+    if not is_remote(path):
+      raise
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if isinstance(error, ImportError):
+      message = f"needs a package: {reason}. pip install gcsfs"
+    else:
+      message = (
+        f"cannot be reached: {reason}. Is there such a bucket, and may you"
+        " write to it? (gcloud auth application-default login)"
+      )
+    raise OSError(f"{os.fspath(path)} {message}") from error
+
+
+def require_packages(path: str | os.PathLike[str]) -> None:
+  """Imports what checkpoints will need, before there are any.
+
+  Args:
+    path: A workdir.
+
+  Raises:
+    ImportError: If it is in a bucket, and Orbax could not write there.
+
+  >>> require_packages("/tmp/run")
+  """
+  if os.fspath(path).startswith("gs://"):
+    importlib.import_module("google.cloud.storage")
+
+
+def write_whole(
+  path: str | os.PathLike[str], content: str | bytes, *, overwrite: bool
+) -> None:
+  """Writes a file, in whole or not at all; its folder must exist.
+
+  Args:
+    path: The file, on a disk or in a bucket.
+    content: Bytes, or text for UTF-8.
+    overwrite: Whether to replace a file of that name.
+
+  Raises:
+    OSError: As `written_aside`.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = pathlib.Path(folder, "a.txt")
+  ...   write_whole(path, "all of it", overwrite=False)
+  ...   path.read_text(), len(os.listdir(folder))
+  ('all of it', 1)
+  """
+  if isinstance(content, str):
+    content = content.encode()
+  if is_remote(path):
+    check_output(path, overwrite=overwrite)
+    absolute(path).write_bytes(content)
+    return
+  with written_aside(path, overwrite=overwrite) as file:
+    file.write(content)
+
+
+def move_folder(source: epath.Path, target: epath.Path) -> None:
+  """Moves a folder; in a bucket, all is there before anything is removed.
+
+  Args:
+    source: The folder.
+    target: Its new path, at which there is nothing.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   old, new = (pathlib.Path(folder, name) for name in ("old", "new"))
+  ...   (old / "deep").mkdir(parents=True)
+  ...   move_folder(old, new)
+  ...   old.exists(), (new / "deep").is_dir()
+  (False, True)
+  """
+  if not is_remote(source):
+    source.rename(target)
+    return
+  _copy_folder(source, target)
+  source.rmtree()
+
+
+def _copy_folder(source, target):
+  target.mkdir(parents=True, exist_ok=True)
+  for child in source.iterdir():
+    if child.is_dir():
+      _copy_folder(child, target / child.name)
+    else:
+      child.copy(target / child.name, overwrite=True)
