@@ -20,7 +20,7 @@ from typing import Any
 import ml_collections
 
 from esrgan_jax.data import pipeline
-from esrgan_jax.models import discriminators
+from esrgan_jax.models import discriminators, vgg
 from esrgan_jax.training import steps
 
 __all__ = [
@@ -111,7 +111,7 @@ DEFAULTS: dict[str, Any] = {
     "sample_size": 128,  # HR pixels.
   },
   "interpolation_alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
-  "export_alpha": 0.8,  # xinntao/ESRGAN's demonstration.
+  "export_alpha": 0.8,  # Of the model in between: xinntao/ESRGAN's example.
   "allow_changes": False,  # Go on although the workdir has another config.
 }
 
@@ -460,6 +460,16 @@ _POSITIVE = (
 )
 
 
+def _layers_problem(layers):
+  for layer, weight in layers.items():
+    if layer not in vgg.LAYERS:
+      near = difflib.get_close_matches(layer, vgg.LAYERS, n=1, cutoff=0)
+      return f"VGG19 has no layer {layer!r}; did you mean {near[0]!r}?"
+    if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+      return f"the weight of {layer} must be a number above 0"
+  return "" if layers else "name a layer, such as {'conv5_4': 1.0}"
+
+
 def _range_problem(key, value):
   if key in _CHOICES and value not in _CHOICES[key]:
     return f"choose one of {', '.join(map(str, _CHOICES[key]))}"
@@ -469,10 +479,14 @@ def _range_problem(key, value):
     return "it must be from 0 to 1"
   if isinstance(value, int | float) and not value >= 0:
     return "it must be 0 or more"
+  if key == "export_alpha" and not 0 <= value <= 1:
+    return "it must be from 0, phase one's model, to 1, phase two's"
   if key == "interpolation_alphas" and not all(
-    isinstance(v, int | float) and math.isfinite(v) for v in value
+    isinstance(v, int | float) and 0 <= v <= 1 for v in value
   ):
-    return "it must be numbers"
+    return "it must be numbers from 0 to 1"
+  if key == "perceptual.layers":
+    return _layers_problem(value)
   if key.endswith("schedule") and "name" not in value:
     return "it needs a name, such as {'name': 'constant'}"
   return ""

@@ -19,11 +19,12 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   small random numbers, makes black images, and learns first to copy. Here one
   channel a colour carries the image from `conv_first` to `conv_last`, and the
   two convolutions after the doublings smooth it. All other weights stay: they
-  are what is left to learn, and how. The result is near bilinear upscaling.
+  are what is left to learn, and how. The result is near bilinear upscaling; of
+  a network that unshuffles pixels, upscaling of their means.
 
   Args:
-    params: Parameters as of `RRDBNet.init`, for 3 channels, 3 or more features
-      and an upscaling by doublings.
+    params: Parameters as of `RRDBNet.init`, for 3 channels, and 3 or more
+      features.
 
   Returns:
     Parameters of the same shapes.
@@ -46,27 +47,30 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   first = params["conv_first"]["kernel"]
   last = params["conv_last"]["kernel"]
   ups = [name for name in params if name.startswith("conv_up")]
-  if first.shape[2] != 3 or last.shape[3] != 3 or first.shape[3] < 3:
+  # Unshuffled, a colour is several channels, one after another.
+  copies, rest = divmod(first.shape[2], 3)
+  if rest or last.shape[3] != 3 or first.shape[3] < 3:
     raise ValueError(
       "a bilinear start needs 3 channels in and out and 3 features or more,"
-      f" got {first.shape[2]}, {last.shape[3]} and {first.shape[3]}; choose the"
-      " published start."
+      f" got {first.shape[2]}, {last.shape[3]} and {first.shape[3]}; choose"
+      " initialization=published"
     )
   point = jnp.zeros((3, 3)).at[1, 1].set(1.0)
   tent = jnp.asarray(_TENT, jnp.float32) / 16
-  filters = {"conv_first": point, "conv_hr": point, "conv_last": point}
+  filters = {"conv_first": point / copies, "conv_hr": point, "conv_last": point}
   filters |= dict.fromkeys(ups, tent)
-  return {
-    name: {**layer, "kernel": _carry(layer["kernel"], filters[name])}
-    if name in filters
-    else layer
-    for name, layer in params.items()
-  }
+  filled = dict(params)
+  for name, image_filter in filters.items():
+    many = copies if name == "conv_first" else 1
+    kernel = _carry(params[name]["kernel"], image_filter, many)
+    filled[name] = {**params[name], "kernel": kernel}
+  return filled
 
 
-def _carry(kernel: Array, image_filter: Array) -> Array:
-  """Has outputs 0 to 2 be inputs 0 to 2, filtered, and nothing else."""
+def _carry(kernel: Array, image_filter: Array, copies: int) -> Array:
+  """Has outputs 0 to 2 be sums of `copies` inputs each, filtered."""
   carried = jnp.zeros((*kernel.shape[:3], 3), kernel.dtype)
   for channel in range(3):
-    carried = carried.at[:, :, channel, channel].set(image_filter)
+    inputs = slice(copies * channel, copies * (channel + 1))
+    carried = carried.at[:, :, inputs, channel].set(image_filter[..., None])
   return jnp.concatenate([carried, kernel[..., 3:]], axis=-1)

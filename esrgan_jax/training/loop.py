@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import resource
 import signal
@@ -38,31 +37,38 @@ from etils import epath
 
 from esrgan_jax import compilation
 from esrgan_jax.data import pipeline as pipeline_lib
-from esrgan_jax.models.discriminators import VGGStyleDiscriminator
-from esrgan_jax.training import (
-  checkpoint,
-  finish,
-  initialization,
-  metric_log,
-  steps,
-)
+from esrgan_jax.training import checkpoint, finish, metric_log
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
-from esrgan_jax.training import optimizer as optimizer_lib
+from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
 from esrgan_jax.training import run as run_lib
-from esrgan_jax.training import state as state_lib
 from esrgan_jax.training import workdir as workdir_lib
 
-__all__ = ["StoppedError", "TrainingError", "train"]
+__all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
+
+# How far from phase one's model to phase two's.
+_ALPHAS = {"psnr": 0.0, "gan": 1.0}
 
 
 class TrainingError(RuntimeError):
   """Training that cannot go on; the message says why and what to try."""
 
 
+class IncompleteError(RuntimeError):
+  """Training that is done, but not all around it; the message lists what."""
+
+
 class StoppedError(Exception):
-  """A signal ended training early; all is saved, the same command goes on."""
+  """A signal ended training early; all is saved, the same command goes on.
+
+  Attributes:
+    signal: The signal's number.
+  """
+
+  def __init__(self, message: str, number: int):
+    super().__init__(message)
+    self.signal = number
 
 
 def train(
@@ -86,27 +92,38 @@ def train(
       another config's.
     FileNotFoundError: If weights that are asked for are not there.
     TrainingError: If updates keep failing.
+    IncompleteError: If both models are there, but an evaluation, a sample
+      picture or the report failed.
     StoppedError: If SIGTERM or SIGINT came; a checkpoint was written.
   """
   run = run_lib.make_run(config, workdir, console=console)
   run_lib.claim_workdir(run)
-  _ = run.eval_source  # A wrong folder is found now, not after hours.
+  # What cannot work is found now, not after hours: cheap things first.
+  params = _read_init(run) if run.config.init_from else None
+  phases = phases_lib.make_phases(run)
+  _ = run.eval_source
   with _Signals() as signals:
     run.say(
       f"{jax.device_count()} {jax.default_backend()} device(s) in"
       f" {jax.process_count()} process(es), compute"
       f" {np.dtype(run.generator.dtype).name}, workdir {run.workdir}"
     )
-    if run.config.init_from:
-      psnr_params = _read_init(run)
-    else:
-      psnr_params = _run_psnr(run, signals)
-    finish.export(run, "psnr", psnr_params, 0.0)
-    gan_params = None
-    if run.config.phases.gan.num_train_steps:
-      gan_params = _run_gan(run, psnr_params, signals)
-      finish.export(run, "gan", gan_params, 1.0)
-  return finish.finish(run, psnr_params, gan_params)
+    models = {}
+    if params is not None:
+      models["psnr"] = params
+      finish.export(run, "psnr", params, _ALPHAS["psnr"])
+    for phase in phases:
+      params = _run_phase(run, phase, params, signals)
+      models[phase.name] = params
+      finish.export(run, phase.name, params, _ALPHAS[phase.name])
+  report = finish.finish(run, models["psnr"], models.get("gan"))
+  if run.failures:
+    listed = "".join(f"\n  {line}" for line in run.failures)
+    raise IncompleteError(
+      f"the training is done and saved, but not all went well:{listed}\nThe"
+      " same command tries again what is missing"
+    )
+  return report
 
 
 class _Signals:
@@ -167,114 +184,21 @@ def _read_init(run):
   return jax.tree.map(lambda x: np.asarray(x, np.float32), dict(params))
 
 
-def _run_psnr(run, signals):
-  """Phase one; returns the averaged generator."""
-  config, phase = run.config, run.config.phases.psnr
-  optimizer = _make_optimizer(config, phase, phase.learning_rate)
+def _run_phase(run, phase, params, signals):
+  """Trains from the newest checkpoint on to the last step of a phase.
 
-  def create(key):
-    params = None
-    if config.initialization == "bilinear":
-      init = run.generator.init(key, jnp.zeros((1, 8, 8, 3)))["params"]
-      params = initialization.start_bilinear(init)
-    return state_lib.create_psnr_state(
-      key, run.generator, optimizer, params=params
-    )
-
-  step = functools.partial(
-    steps.psnr_step,
-    generator=run.generator,
-    optimizer=optimizer,
-    pixel_loss=phase.pixel_loss,
-    ema_decay=config.ema_decay,
-    accumulate=config.accumulate,
-  )
-  return _run_phase(run, "psnr", create, step, signals)
-
-
-def _run_gan(run, params, signals):
-  """Phase two; returns the averaged generator."""
-  config, phase = run.config, run.config.phases.gan
-  optimizer = _make_optimizer(config, phase, phase.learning_rate)
-  d_optimizer = _make_optimizer(config, phase, phase.d_learning_rate)
-  discriminator = VGGStyleDiscriminator(
-    **config.discriminator,
-    input_size=config.patch_size,
-    dtype=run.dtype,
-  )
-  params = jax.device_put(params, mesh_lib.replicated(run.mesh))
-
-  def create(key, params):
-    return state_lib.create_gan_state(
-      key, run.generator, discriminator, optimizer, d_optimizer, params=params
-    )
-
-  options = {
-    name: phase[name]
-    for name in (
-      "pixel_loss",
-      "pixel_weight",
-      "perceptual_weight",
-      "adversarial",
-      "adversarial_weight",
-      "detach_means",
-      "halve",
-      "penalty_weight",
-    )
-  }
-  step = functools.partial(
-    steps.gan_step,
-    generator=run.generator,
-    discriminator=discriminator,
-    optimizer=optimizer,
-    d_optimizer=d_optimizer,
-    ema_decay=config.ema_decay,
-    accumulate=config.accumulate,
-    seed=config.seed,
-    **options,
-  )
-  arrays = {}
-  if phase.perceptual_weight:
-    arrays["perceptual"] = run.perceptual()
-  return _run_phase(
-    run,
-    "gan",
-    functools.partial(create, params=params),
-    step,
-    signals,
-    before={"psnr": run_lib.on_host(params)},
-    **arrays,
-  )
-
-
-def _make_optimizer(config, phase, learning_rate):
-  schedule = phase.schedule.to_dict()
-  try:
-    return optimizer_lib.make_optimizer(
-      learning_rate,
-      schedule=schedule,
-      b1=phase.b1,
-      b2=phase.b2,
-      clip_norm=config.clip_norm or None,
-    )
-  except TypeError as error:  # An option that the schedule does not have.
-    raise config_lib.ConfigError(f"schedule {schedule}: {error}") from error
-
-
-def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
-  """Trains from the newest checkpoint on to the last step of a phase."""
-  config, total = run.config, run.config.phases[name].num_train_steps
-  seed = config.seed + workdir_lib.PHASES.index(name)
+  Returns the averaged generator; `params` are those of the phase before.
+  """
+  config, name, total = run.config, phase.name, phase.total
   whole = mesh_lib.replicated(run.mesh)
   folder = run.workdir / name
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
       checkpoint.Checkpoints(folder / checkpoint.FOLDER, keep=config.keep)
     )
-    create = functools.partial(create, jax.random.key(seed))
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-      jax.eval_shape(create),
+      phase.abstract_state(params),
     )
     restored = checkpoints.restore(like)
     if restored and restored.step >= total:
@@ -286,7 +210,7 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
         scale=config.scale,
         batch_size=config.batch_size,
         patch_size=config.patch_size,
-        seed=seed,
+        seed=phase.seed,
         mesh=run.mesh,
       )
     )
@@ -295,8 +219,11 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
       run.say(f"{name}: going on from step {start} of {total}")
     else:
       options = compilation.compiler_options(run.platform, once=True)
-      create = jax.jit(create, out_shardings=whole, compiler_options=options)
-      state, start = create(), 0
+      create = jax.jit(
+        phase.create, out_shardings=whole, compiler_options=options
+      )
+      given = jax.device_put(params, whole)
+      state, start = create(jax.random.key(phase.seed), given), 0
       run.say(f"{name}: {total} steps")
 
     run.say(f"{name}: trains on {pipeline.report}")
@@ -304,28 +231,28 @@ def _run_phase(run, name, create, step, signals, *, before=None, **arrays):
     progress = stack.enter_context(
       progress_lib.Progress(name, total, start, run.console)
     )
-    phase = _Phase(
+    loop = _Loop(
       run=run,
       name=name,
       total=total,
       pipeline=pipeline,
-      step=_compile_step(run, step, pipeline, state, start, seed, arrays),
+      step=_compile_step(run, phase, pipeline, state, start),
       checkpoints=checkpoints,
       log=log,
       progress=progress,
       signals=signals,
-      before=before or {},
+      before={} if params is None else {"psnr": run_lib.on_host(params)},
       like=like,
     )
-    return phase.train(state, start)
+    return loop.train(state, start)
 
 
-def _compile_step(run, step, pipeline, state, start, seed, arrays):
+def _compile_step(run, phase, pipeline, state, start):
   """The step on raw batches, its random numbers those of seed and step."""
 
   def run_step(state, raw, **arrays):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    return step(state, pipeline.preprocess(key, raw), **arrays)
+    key = jax.random.fold_in(jax.random.key(phase.seed), state.step)
+    return phase.step(state, pipeline.preprocess(key, raw), **arrays)
 
   raw = pipeline.batch(start)
   jitted = mesh_lib.jit_step(
@@ -333,7 +260,7 @@ def _compile_step(run, step, pipeline, state, start, seed, arrays):
     run.mesh,
     batch_shardings=jax.tree.map(lambda x: x.sharding, raw),
     compiler_options=compilation.compiler_options(run.platform),
-    **arrays,
+    **phase.arrays,
   )
   compiled = jitted.compile(state, raw)
   checkpoint.wait_for_all()
@@ -341,7 +268,7 @@ def _compile_step(run, step, pipeline, state, start, seed, arrays):
 
 
 @dataclasses.dataclass
-class _Phase:
+class _Loop:
   """One phase's loop. Metrics are fetched when the next step is under way."""
 
   run: run_lib.Run
@@ -393,7 +320,12 @@ class _Phase:
         state, done = rescue
         continue
       began = time.perf_counter()
-      means = self._evaluate(done, state) if evaluate and not stop else None
+      means = None
+      if evaluate and not stop:
+        with self.run.tolerating(
+          f"evaluation at step {done} of phase {self.name}"
+        ):
+          means = self._evaluate(done, state)
       # What keeps failing should not replace what worked.
       if last or stop or (save and not self._skipping):
         self.log.flush()
@@ -404,7 +336,8 @@ class _Phase:
         self.checkpoints.wait()
         raise StoppedError(
           f"stopped by {stop} at step {done} of phase {self.name}; saved. The"
-          " same command goes on from there"
+          " same command goes on from there",
+          signal.Signals[stop],
         )
     self.checkpoints.wait()
     return state.ema_params

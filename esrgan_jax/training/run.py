@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -35,6 +37,8 @@ from esrgan_jax.training import progress as progress_lib
 
 __all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
 
+_log = logging.getLogger(__name__)
+
 _TITLES = {"psnr": "PSNR model", "gan": "GAN model"}
 
 
@@ -48,6 +52,7 @@ class Run:
     workdir: Where results go.
     mesh: The devices.
     console: Where to tell of the progress; None in all processes but one.
+    failures: What went wrong besides the training, a line each.
   """
 
   config: Any
@@ -55,6 +60,7 @@ class Run:
   workdir: epath.Path
   mesh: Mesh
   console: rich.console.Console | None
+  failures: list[str] = dataclasses.field(default_factory=list)
 
   @functools.cached_property
   def platform(self) -> str:
@@ -112,6 +118,21 @@ class Run:
       criterion=self.config.perceptual.criterion,
       dtype=self.dtype,
     )
+
+  @contextlib.contextmanager
+  def tolerating(self, what: str) -> Iterator[None]:
+    """Has a failure in here be told and listed, and not end the training.
+
+    Args:
+      what: What is done in here, for the message.
+    """
+    try:
+      yield
+    except Exception as error:
+      reason = " ".join(str(error).split())[:500] or type(error).__name__
+      self.failures.append(f"{what}: {reason}")
+      traceback = bool(os.environ.get("ESRGAN_JAX_TRACEBACK"))
+      _log.error("%s failed: %s", what, reason, exc_info=traceback)
 
   def say(self, message: str) -> None:
     """Prints a line; only in the first process."""
@@ -208,10 +229,21 @@ def make_run(
   128
   """
   config = config_lib.complete(config)
-  mesh = mesh_lib.make_mesh(config.mesh.num_devices or None)
-  mesh_lib.local_batch_size(
-    mesh, batch_size=config.batch_size, accumulate=config.accumulate
-  )
+  number = config.mesh.num_devices
+  try:
+    mesh = mesh_lib.make_mesh(number or None)
+  except ValueError as error:
+    raise config_lib.ConfigError(
+      f"config.mesh.num_devices is {number}; it must be 1 to"
+      f" {jax.device_count()}, the devices here, or 0 for all of them (which"
+      " several processes need)"
+    ) from error
+  try:
+    mesh_lib.local_batch_size(
+      mesh, batch_size=config.batch_size, accumulate=config.accumulate
+    )
+  except ValueError as error:
+    raise config_lib.ConfigError(f"config.batch_size: {error}") from error
   console = console or progress_lib.make_console()
   return Run(
     config=config,
