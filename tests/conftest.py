@@ -1,25 +1,52 @@
-"""Test session set-up: eight virtual CPU devices, strict rank promotion."""
+"""Test session set-up: a folder of its own, eight virtual devices, tiers."""
 
+import atexit
 import contextlib
 import os
 import pathlib
 import resource
 import shutil
+import signal
 import tempfile
 
-import jax
 import pytest
 
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
+_RUN = "ESRGAN_JAX_TEST_RUN"
 
-# Many tests compile the same small programs, in several workers.
-_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-_CACHE = pathlib.Path(tempfile.gettempdir()) / f"esrgan_jax_tests_{_RUN}"
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+def pytest_configure():
+  """Gives the run a folder for all that it writes, then sets up JAX.
+
+  Temporary files, caches and compiled programs are there, also those of the
+  workers and of the processes that tests start: all share their programs. The
+  first process of a run makes the folder, and removes it at its end.
+  """
+  if _RUN not in os.environ:
+    folder = tempfile.mkdtemp(prefix="esrgan_jax_tests_")
+    os.chmod(folder, 0o711)  # A test goes on as another user.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # As Ctrl-C, which ends a run in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ[_RUN] = folder
+    for variable, name in {
+      "TMPDIR": "tmp",
+      "XDG_CACHE_HOME": "cache",
+      "ESRGAN_JAX_CACHE": "cache/esrgan_jax",
+      "KERAS_HOME": "cache/keras",
+      "JAX_COMPILATION_CACHE_DIR": "programs",
+    }.items():
+      path = pathlib.Path(folder, name)
+      path.mkdir(parents=True, exist_ok=True)
+      os.environ[variable] = str(path)
+    tempfile.tempdir = None  # Is found anew, by `TMPDIR`.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    # Of small programs there are many.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+  import jax  # Reads these variables.
+
+  jax.config.update("jax_num_cpu_devices", 8)
+  jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,9 +78,28 @@ def pytest_collection_modifyitems(config, items):
   items[:] = quick
 
 
+@pytest.fixture(name="torchvision", scope="session")
+def _torchvision():
+  """torchvision, be it PyPI's beside PyTorch's CPU build.
+
+  Its operators are built for CUDA and cannot be loaded there. Nothing here
+  calls them, but the import of the package wants these two declared.
+  """
+  import torch
+
+  if torch.version.cuda is None:
+    for name in ("nms", "qnms"):
+      torch.library.define(f"torchvision::{name}", "(Tensor boxes) -> Tensor")
+  import torchvision
+
+  return torchvision
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _free_compiled_programs():
   """A worker that keeps all of them grows to gigabytes."""
+  import jax
+
   yield
   jax.clear_caches()
 
@@ -72,13 +118,3 @@ def full_disk():
       resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
   return limited
-
-
-def pytest_unconfigure(config):
-  """Removes the compiled programs, once the last worker is done."""
-  if hasattr(config, "workerinput"):
-    return
-  uid = getattr(config.pluginmanager.getplugin("dsession"), "nodemanager", None)
-  uid = uid.testrunuid if uid else str(os.getpid())
-  folder = pathlib.Path(tempfile.gettempdir()) / f"esrgan_jax_tests_{uid}"
-  shutil.rmtree(folder, ignore_errors=True)

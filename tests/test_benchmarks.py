@@ -42,8 +42,8 @@ def test_help(script):
   assert "--tiny" in run(script, "--help")
 
 
+@pytest.mark.torch
 def test_train_compares_with_pytorch():
-  pytest.importorskip("torch")
   output = run(
     "train",
     *("--device", "cpu", "--tiny", "--task", "tile", "--rounds", "2"),
@@ -65,15 +65,14 @@ def test_train_compares_with_pytorch():
     (train.OURS, "psnr", "float32"),
     (train.OURS, "gan", "float32"),
     (train.OURS, "tile", "bfloat16"),
-    ("eager", "psnr", "bfloat16"),
-    ("eager", "gan", "bfloat16"),
-    ("eager", "tile", "bfloat16"),
+    pytest.param("eager", "psnr", "bfloat16", marks=pytest.mark.torch),
+    pytest.param("eager", "gan", "bfloat16", marks=pytest.mark.torch),
+    pytest.param("eager", "tile", "bfloat16", marks=pytest.mark.torch),
   ],
 )
 def test_a_side_runs(side, task, dtype):
   prepare = train.prepare_jax
   if side != train.OURS:
-    pytest.importorskip("torch")
     prepare = train.prepare_torch
   case = train.Case(side, task, 2, 16, "cpu", dtype, 1, tiny=True)
   step, peak = prepare(case)
@@ -121,10 +120,11 @@ def test_generator_macs_are_counted_right():
   assert full == pytest.approx(17.9e6, rel=0.005)
 
 
+@pytest.mark.torch
 def test_parameters_are_as_many_as_ours():
-  torch = pytest.importorskip("torch")
   import jax
   import jax.numpy as jnp
+  import torch
 
   from benchmarks import torch_networks
   from esrgan_jax.models.discriminators import VGGStyleDiscriminator

@@ -34,9 +34,11 @@ def assert_trees_close(actual, expected, **tolerance):
 
 
 # Final maps of 4x4 and of 3x3.
+@pytest.mark.torch
 @pytest.mark.parametrize("input_size", [32, 24])
 def test_equals_its_pytorch_twin(input_size):
-  torch = pytest.importorskip("torch")
+  import torch
+
   from tests.torch_discriminator import build_twin, from_twin
 
   batch = 3

@@ -16,11 +16,14 @@ def rand(*shape, seed=0, scale=1.0):
   return values.astype(np.float32)
 
 
-@pytest.fixture
-def torch():
-  return pytest.importorskip("torch")
+@pytest.fixture(name="torch")
+def _torch():
+  import torch
+
+  return torch
 
 
+@pytest.mark.torch
 def test_pixel_losses_equal_torch(torch):
   sr, hr = rand(2, 4, 5, 3), rand(2, 4, 5, 3, seed=1)
   functional = torch.nn.functional
@@ -106,6 +109,7 @@ def torch_bce(torch, logits, is_real):
   return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("halve", [True, False])
 @pytest.mark.parametrize("detach", [True, False])
 def test_relativistic_discriminator_equals_torch(torch, detach, halve):
@@ -131,6 +135,7 @@ def test_relativistic_discriminator_equals_torch(torch, detach, halve):
   np.testing.assert_allclose(gradients[1], fake.grad, atol=1e-6)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("halve", [True, False])
 def test_relativistic_generator_equals_torch(torch, halve):
   real_np, fake_np = rand(4, scale=2), rand(4, seed=1, scale=2)
@@ -163,6 +168,7 @@ def test_relativistic_losses_mirror_each_other():
   )
 
 
+@pytest.mark.torch
 def test_vanilla_losses_equal_torch(torch):
   real, fake = rand(4, 1, scale=3), rand(4, 1, seed=1, scale=3)
   real_term = torch_bce(torch, torch.tensor(real), True)
@@ -234,6 +240,7 @@ def test_sharded_batches_have_global_means(name):
     np.testing.assert_allclose(x, y, atol=1e-6)
 
 
+@pytest.mark.torch
 def test_gradient_penalty_equals_torch(torch):
   key = jax.random.key(3)
   real, fake = rand(4, 5, 5, 3), rand(4, 5, 5, 3, seed=1)

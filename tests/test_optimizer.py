@@ -60,8 +60,10 @@ def test_published_milestones(rate, milestones, published):
     assert float(value) == np.float32(expected), step
 
 
+@pytest.mark.torch
 def test_milestones_are_pytorchs():
-  torch = pytest.importorskip("torch")
+  import torch
+
   weight = torch.nn.Parameter(torch.zeros(1))
   sgd = torch.optim.SGD([weight], lr=0.5)
   scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, (3, 5), gamma=0.1)
@@ -117,9 +119,11 @@ def test_schedules_by_name():
   assert float(make_schedule(1.0, card)(2)) == pytest.approx(0.5)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("clip_norm", [None, 0.1])
 def test_adam_is_pytorchs(clip_norm):
-  torch = pytest.importorskip("torch")
+  import torch
+
   rng = np.random.default_rng(0)
   start = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
   all_grads = [

@@ -1,11 +1,13 @@
 """VGG19's weights from files: torchvision's, Keras's two layouts, mishaps."""
 
+import h5py
 import jax
 import numpy as np
 import pytest
 
 from esrgan_jax.models import vgg
 from esrgan_jax.training import perceptual
+from tests import weight_builders as build
 
 _LAYERS = vgg.CONV_LAYERS
 
@@ -32,20 +34,18 @@ def _kernels():
 
 
 def _write_torchvision(path, kernels):
-  torch = pytest.importorskip("torch")
   state = {}
   for name, (kernel, bias) in kernels.items():
     place = f"features.{vgg.LAYERS.index(name)}"
     kernel_oihw = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
-    state[f"{place}.weight"] = torch.from_numpy(kernel_oihw)
-    state[f"{place}.bias"] = torch.from_numpy(bias)
-  state["classifier.0.weight"] = torch.zeros(2, 2)
-  torch.save(state, path)
+    state[f"{place}.weight"] = kernel_oihw
+    state[f"{place}.bias"] = bias
+  state["classifier.0.weight"] = np.zeros((2, 2), np.float32)
+  path.write_bytes(build.zip_pth(state))
   return path
 
 
 def _write_keras_2(path, kernels):
-  h5py = pytest.importorskip("h5py")
   with h5py.File(path, "w") as file:
     names = []
     for name, arrays in kernels.items():
@@ -61,7 +61,6 @@ def _write_keras_2(path, kernels):
 
 
 def _write_keras_3(path, kernels):
-  h5py = pytest.importorskip("h5py")
   with h5py.File(path, "w") as file:
     for index, arrays in enumerate(kernels.values()):
       name = "conv2d" + (f"_{index}" if index else "")
@@ -128,9 +127,9 @@ def test_a_fetched_file_of_another_checksum_is_not_kept(tmp_path, monkeypatch):
 
 
 def test_another_network_is_refused(tmp_path):
-  torch = pytest.importorskip("torch")
   path = tmp_path / "other.pth"
-  torch.save({"conv.weight": torch.zeros(1)}, path)
+  state = {"conv.weight": np.zeros(1, np.float32)}
+  path.write_bytes(build.zip_pth(state))
   with pytest.raises(ValueError, match=r"is not VGG19: .* lack features\.0"):
     perceptual.load_vgg19(str(path))
 

@@ -92,7 +92,8 @@ def assert_trees_equal(actual, expected):
 @pytest.fixture(scope="module")
 def twins():
   """PyTorch's networks and their weights as our trees."""
-  torch = pytest.importorskip("torch")
+  import torch
+
   from esrgan_jax.weights.names import from_state_dict
   from tests.torch_discriminator import build_twin, from_twin
   from tests.torch_rrdb import RRDBNet as TorchRRDBNet
@@ -202,6 +203,7 @@ def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
   return grads, d_grads, stats, total.item(), d_loss.item()
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
   ("pixel", "adversarial", "detach_means", "halve"),
   [
@@ -215,7 +217,8 @@ def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
 def test_gan_gradients_are_pytorchs(
   twins, pixel, adversarial, detach_means, halve
 ):
-  torch = pytest.importorskip("torch")
+  import torch
+
   generator, discriminator, g_tree, d_tree = twins
   before = [
     {k: v.clone() for k, v in net.state_dict().items()}
@@ -254,9 +257,11 @@ def test_gan_gradients_are_pytorchs(
     np.testing.assert_allclose(stats[name]["mean"], layer["mean"], atol=1e-5)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("pixel", ["l1", "mse", "charbonnier"])
 def test_psnr_gradients_are_pytorchs(twins, pixel):
-  torch = pytest.importorskip("torch")
+  import torch
+
   generator, _, g_tree, _ = twins
   batch = make_batch(2)
   params = g_tree(generator.state_dict()).params
@@ -274,9 +279,11 @@ def test_psnr_gradients_are_pytorchs(twins, pixel):
   assert metrics["g/loss"] == metrics["g/pixel"]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_wgan_gp_gradients_are_pytorchs(twins, norm):
-  torch = pytest.importorskip("torch")
+  import torch
+
   from tests.torch_discriminator import build_twin, from_twin
 
   generator, _, g_tree, _ = twins

@@ -48,9 +48,11 @@ def test_layers_are_vgg19s():
   assert vgg.LAYERS.index("conv5_4") == 34
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("size", [(32, 48), (35, 41)])
 def test_every_layer_equals_pytorch(size):
-  torch = pytest.importorskip("torch")
+  import torch
+
   params = slim_params()
   modules = []
   for layer in vgg.LAYERS:
@@ -88,11 +90,12 @@ def test_every_layer_equals_pytorch(size):
       )
 
 
-def test_state_dict_names_are_torchvisions():
-  torch = pytest.importorskip("torch")
-  models = pytest.importorskip("torchvision.models")
+@pytest.mark.torch
+def test_state_dict_names_are_torchvisions(torchvision):
+  import torch
+
   with torch.device("meta"):
-    state_dict = models.vgg19(weights=None).state_dict()
+    state_dict = torchvision.models.vgg19(weights=None).state_dict()
   ours = jax.eval_shape(vgg.init_vgg19, jax.random.key(0))
   by_name = {
     f"features.{vgg.LAYERS.index(layer)}": ours[layer]

@@ -354,13 +354,15 @@ def test_legacy_view_of_a_storage(save):
   np.testing.assert_array_equal(found["a"], [4, 5, 6])
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("new", [True, False])
 @pytest.mark.parametrize(
   "dtype",
   ["float32", "float16", "bfloat16", "float64", "int64", "uint8", "bool"],
 )
 def test_against_torch(tmp_path, new, dtype):
-  torch = pytest.importorskip("torch")
+  import torch
+
   torch.manual_seed(0)
   base = (10 * torch.randn(4, 5, 6)).to(getattr(torch, dtype))
   tree = {
@@ -379,9 +381,11 @@ def test_against_torch(tmp_path, new, dtype):
   assert found["other"][0] == (2, 3)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("new", [True, False])
 def test_state_dict_of_a_torch_net(tmp_path, new):
-  torch = pytest.importorskip("torch")
+  import torch
+
   from tests.torch_rrdb import RRDBNet
 
   net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=2)
@@ -395,16 +399,20 @@ def test_state_dict_of_a_torch_net(tmp_path, new):
   net.load_state_dict({k: torch.from_numpy(v) for k, v in again.items()})
 
 
+@pytest.mark.torch
 def test_torch_training_state_with_a_module_is_refused(tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path = tmp_path / "model.pth"
   torch.save(torch.nn.Conv2d(1, 1, 1), path)
   with pytest.raises(torch_file.UnsafeFileError, match=r"refused: torch\.nn"):
     read(path)
 
 
+@pytest.mark.torch
 def test_torchscript_is_named(tmp_path):
-  torch = pytest.importorskip("torch")
+  import torch
+
   path = tmp_path / "model.pt"
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TorchScript itself is deprecated.
