@@ -7,6 +7,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import site
 import tempfile
 
 import pytest
@@ -28,11 +29,15 @@ def pytest_configure():
     # As Ctrl-C, which ends a run in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ[_RUN] = folder
+    os.environ["PYTHONUSERBASE"] = site.getuserbase()  # Not in this `HOME`.
     for variable, name in {
+      "HOME": "home",
       "TMPDIR": "tmp",
       "XDG_CACHE_HOME": "cache",
       "ESRGAN_JAX_CACHE": "cache/esrgan_jax",
       "KERAS_HOME": "cache/keras",
+      "TFDS_DATA_DIR": "cache/tfds",
+      "TORCH_HOME": "cache/torch",
       "JAX_COMPILATION_CACHE_DIR": "programs",
     }.items():
       path = pathlib.Path(folder, name)
@@ -40,13 +45,20 @@ def pytest_configure():
       os.environ[variable] = str(path)
     tempfile.tempdir = None  # Is found anew, by `TMPDIR`.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # Of small programs there are many.
+    # Most of a run's time goes into compiling small programs.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
   import jax  # Reads these variables.
 
   jax.config.update("jax_num_cpu_devices", 8)
   jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_ignore_collect(collection_path):
+  """Leaves helpers alone: some import what is not installed everywhere."""
+  is_file = collection_path.suffix == ".py"
+  return (is_file and not collection_path.name.startswith("test_")) or None
 
 
 @pytest.hookimpl(optionalhook=True)

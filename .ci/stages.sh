@@ -1,0 +1,54 @@
+# Sourced by `run` and `release`: a copy of what git tracks, and stages in it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+git ls-files -z | tar --null -T - -cf - | tar -xf - -C "$folder"
+cd "$folder"
+unset PYTHONPATH
+
+verdicts=()
+status=0
+
+# stage NAME COMMAND...: whatever comes of it, the next ones run. Inside of a
+# COMMAND that is a function `set -e` is off: it chains its own with `&&`.
+stage() {
+  local name=$1 began=$SECONDS verdict=passed
+  shift
+  printf '\n=== %s\n' "$name"
+  if ! "$@" 2>&1 | tee log; then
+    verdict=FAILED
+    status=1
+  fi
+  verdicts+=("$(printf '%s %-12s %5d s  %s' \
+    $verdict "$name" $((SECONDS - began)) "$(tail -n 1 log)")")
+}
+
+# Prints how the stages went, each with its closing line, and exits.
+finish() {
+  printf '\n'
+  printf '%s\n' "${verdicts[@]}" "in all $SECONDS s"
+  exit $status
+}
+
+# passes MINUTES COMMAND...: a test command that leaves nothing behind.
+passes() {
+  local minutes=$1 home
+  shift
+  home=$(ls -A ~) && rm -rf tmp && mkdir tmp &&
+    TMPDIR=$PWD/tmp timeout --kill-after=30 "${minutes}m" "$@" &&
+    { [ -z "$(ls -A tmp)" ] || { echo "left in /tmp: $(ls -A tmp)" && false; }; } &&
+    { [ "$home" = "$(ls -A ~)" ] || { echo "left at home" && false; }; }
+}
+
+# readme [PYTHON]: the README's test command as it stands, which must not bring
+# PyTorch along.
+readme() {
+  local command
+  command=$(grep '^python3 -m venv .* -m pytest ' README.md) &&
+    [ "$(wc -l <<<"$command")" = 1 ] &&
+    rm -rf .venv &&
+    passes 20 bash -c "${1:-python3}${command#python3}" &&
+    ! .venv/bin/python -c 'import torch' 2>/dev/null
+}
