@@ -14,6 +14,9 @@ import pytest
 
 _RUN = "ESRGAN_JAX_TEST_RUN"
 
+# They import PyTorch, and are imported by tests that ask for it.
+collect_ignore = ["oracles"]
+
 
 def pytest_configure():
   """Gives the run a folder for all that it writes, then sets up JAX.

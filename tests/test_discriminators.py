@@ -39,7 +39,7 @@ def assert_trees_close(actual, expected, **tolerance):
 def test_equals_its_pytorch_twin(input_size):
   import torch
 
-  from tests.torch_discriminator import build_twin, from_twin
+  from tests.oracles.torch_discriminator import build_twin, from_twin
 
   batch = 3
   twin = build_twin(4, input_size)

@@ -95,8 +95,8 @@ def twins():
   import torch
 
   from esrgan_jax.weights.names import from_state_dict
-  from tests.torch_discriminator import build_twin, from_twin
-  from tests.torch_rrdb import RRDBNet as TorchRRDBNet
+  from tests.oracles.torch_discriminator import build_twin, from_twin
+  from tests.oracles.torch_rrdb import RRDBNet as TorchRRDBNet
 
   torch.manual_seed(1)
   generator = TorchRRDBNet(num_feat=6, num_block=2, num_grow_ch=4)
@@ -284,7 +284,7 @@ def test_psnr_gradients_are_pytorchs(twins, pixel):
 def test_wgan_gp_gradients_are_pytorchs(twins, norm):
   import torch
 
-  from tests.torch_discriminator import build_twin, from_twin
+  from tests.oracles.torch_discriminator import build_twin, from_twin
 
   generator, _, g_tree, _ = twins
   critic = build_twin(4, SIZE, norm).double()

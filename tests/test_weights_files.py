@@ -100,7 +100,7 @@ def test_spandrel_loads_what_is_written(tmp_path, torchvision):
   import spandrel
   import torch
 
-  from tests.torch_rrdb import RRDBNet
+  from tests.oracles.torch_rrdb import RRDBNet
 
   for scale, suffix in ((4, ".safetensors"), (2, ".pth"), (1, ".safetensors")):
     torch.manual_seed(scale)

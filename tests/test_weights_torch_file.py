@@ -386,7 +386,7 @@ def test_against_torch(tmp_path, new, dtype):
 def test_state_dict_of_a_torch_net(tmp_path, new):
   import torch
 
-  from tests.torch_rrdb import RRDBNet
+  from tests.oracles.torch_rrdb import RRDBNet
 
   net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=2)
   path = tmp_path / "model.pth"

@@ -96,7 +96,7 @@ def to_float(batch: Mapping[str, Array]) -> dict[str, Array]:
     TypeError: If an image is not uint8 (it would be scaled twice).
 
   >>> batch = {"lr": jnp.full((1, 1, 1, 3), 255, jnp.uint8)}
-  >>> to_float(batch)["lr"].ravel().tolist()
+  >>> [round(value, 3) for value in to_float(batch)["lr"].ravel().tolist()]
   [1.0, 1.0, 1.0]
   """
   for name, image in batch.items():

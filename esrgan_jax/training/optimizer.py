@@ -236,7 +236,7 @@ def make_optimizer(
   >>> state = optimizer.transform.init({"w": jnp.zeros(2)})
   >>> grads = {"w": jnp.array([3.0, -4.0])}
   >>> direction, _ = optimizer.transform.update(grads, state)
-  >>> direction["w"].round(3).tolist()
+  >>> [round(value, 3) for value in direction["w"].tolist()]
   [1.0, -1.0]
   """
   for name, value in (("b1", b1), ("b2", b2)):
