@@ -1,4 +1,4 @@
-"""Trains ESRGAN: `python -m esrgan_jax.main --config=FILE --workdir=DIR`.
+"""Trains ESRGAN: `python -m esrgan_jax.main --config=FILE [--workdir=DIR]`.
 
 Values of the config are set by name, for example --config.batch_size=8. The
 same command goes on with a run that was interrupted.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ import jax
 from esrgan_jax import compilation, distributed, storage
 
 _OVERRIDE = "--config."
-# 128 + SIGTERM, as a shell says it: not finished, but nothing is lost.
-_STOPPED = 128 + signal.SIGTERM
+# TensorFlow, which writes events and prepares DIV2K, greets on every start.
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit status: 0 if the training is complete, 1 if something failed, 2
-    for unusable arguments, 143 if a signal stopped it and all is saved.
+    for unusable arguments; 128 and the signal's number, as a shell says it, if
+    one stopped it and all is saved: 143 for SIGTERM, 130 for SIGINT.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
   parser = argparse.ArgumentParser(
@@ -41,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     epilog="Configs are in configs/; their keys, esrgan_jax/training/config.py",
   )
   parser.add_argument("--config", required=True, help="a config file")
-  parser.add_argument("--workdir", required=True, help="folder for results")
+  parser.add_argument(
+    "--workdir",
+    help="folder for results, or gs://BUCKET/FOLDER (default: runs/CONFIG)",
+  )
   parser.add_argument(
     "--config.KEY", metavar="VALUE", help="set a value of the config"
   )
@@ -52,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   # Orbax tells of each file of its own that it does not need.
   logging.getLogger("absl").setLevel(logging.ERROR)
+  for name, value in _QUIET.items():
+    os.environ.setdefault(name, value)
   try:
     return _run(args, overrides)
   except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -72,16 +78,21 @@ def _run(args, overrides):
   from esrgan_jax.training import config as config_lib
 
   config = config_lib.read_config(args.config)
+  workdir = args.workdir
+  if not workdir:
+    workdir = pathlib.Path("runs", pathlib.Path(args.config).stem)
+    if jax.process_index() == 0:
+      print(f"workdir: {workdir}", flush=True)  # noqa: T201
   config_lib.override(config, overrides)
   config = config_lib.complete(config)
   from esrgan_jax.training import loop
 
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   try:
-    loop.train(config, args.workdir)
+    loop.train(config, workdir)
   except loop.StoppedError as stopped:
     print(stopped, file=sys.stderr)  # noqa: T201
-    return _STOPPED
+    return 128 + stopped.signal
   return 0
 
 

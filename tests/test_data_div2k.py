@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import re
+import socket
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,21 @@ def test_missing_zips_are_named(archives, tmp_path):
   config = {"sources": "div2k/bicubic_x4", "manual_dir": str(tmp_path)}
   with pytest.raises(DataError, match=r"lacks DIV2K_train_HR\.zip"):
     pipeline.make_source(config | {"data_dir": str(tmp_path)}, scale=4)
+
+
+def test_a_server_out_of_reach_is_said_at_once(monkeypatch):
+  for name in ("http_proxy", "https_proxy", "all_proxy"):
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(name.upper(), raising=False)
+  with socket.socket() as bound:  # And not listening: refused.
+    bound.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}/DIV2K.zip"
+    with pytest.raises(RuntimeError, match=r"127\.0\.0\.1.*refused\). By hand"):
+      prepare._reach(url, "By hand.")
+    bound.listen()
+    prepare._reach(url, "By hand.")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+  prepare._reach(url, "By hand.")  # A proxy's business.
 
 
 def test_waiting_for_process_0_ends(tmp_path):

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
+import socket
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +144,12 @@ def prepare_div2k(
     ) from error
   import tensorflow_datasets as tfds
 
+  by_hand = (
+    f"Without a network, put {', '.join(zips)} into a folder and name it as"
+    " manual_dir (--config.data.manual_dir=FOLDER)"
+  )
+  if manual_dir is None and not _has_downloads(data_dir, len(zips)):
+    _reach(min(urls), by_hand)
   say(f"preparing {path}")
   try:
     builder.download_and_prepare(
@@ -149,10 +159,36 @@ def prepare_div2k(
     # Anything from a refused connection to a wrong checksum or a full disk.
     reason = " ".join(str(error).split()) or type(error).__name__
     raise RuntimeError(
-      f"preparing {path} failed: {reason[:500]}. Without a network, put"
-      f" {', '.join(zips)} into a folder and name it as manual_dir."
+      f"preparing {path} failed: {reason[:500]}. {by_hand}"
     ) from error
   return path
+
+
+def _has_downloads(data_dir: str | os.PathLike | None, number: int) -> bool:
+  """Whether TFDS has fetched all archives before, and needs no network."""
+  import tensorflow_datasets as tfds
+
+  root = os.fspath(data_dir or tfds.core.constants.DATA_DIR)
+  if "://" in root:
+    return True  # Not ours to judge.
+  downloads = pathlib.Path(root).expanduser() / "downloads"
+  return len(list(downloads.rglob("*DIV2*.zip"))) >= number
+
+
+def _reach(url: str, by_hand: str) -> None:
+  """Tries a server once: TFDS would try for minutes, in forty warnings."""
+  parts = urllib.parse.urlsplit(url)
+  if urllib.request.getproxies():
+    return  # A proxy knows names and ways that this machine does not.
+  port = parts.port or {"https": 443}.get(parts.scheme, 80)
+  try:
+    with socket.create_connection((parts.hostname, port), timeout=20):
+      pass
+  except OSError as error:
+    raise RuntimeError(
+      f"{parts.hostname}, where DIV2K is, cannot be reached"
+      f" ({error.strerror or error}). {by_hand}"
+    ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
