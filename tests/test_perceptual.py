@@ -8,6 +8,7 @@ import pytest
 from esrgan_jax.models import vgg
 from esrgan_jax.training import perceptual
 from tests import weight_builders as build
+from tests.file_server import serving
 
 _LAYERS = vgg.CONV_LAYERS
 
@@ -117,12 +118,12 @@ def test_what_is_missing_says_where_to_get_it(tmp_path):
     perceptual.load_vgg19("")
 
 
-def test_a_fetched_file_of_another_checksum_is_not_kept(tmp_path, monkeypatch):
-  wrong = tmp_path / "wrong.pth"
-  wrong.write_bytes(b"not the file")
-  monkeypatch.setattr(perceptual, "URL", wrong.as_uri())
-  with pytest.raises(FileNotFoundError, match="SHA-256 begins with"):
-    perceptual.load_vgg19("auto")
+def test_what_is_fetched_must_be_the_published_file(tmp_path, monkeypatch):
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+  with serving() as server:
+    monkeypatch.setattr(perceptual, "URL", server.url)
+    with pytest.raises(FileNotFoundError, match="expected 574673361"):
+      perceptual.load_vgg19("auto")
   assert not list((tmp_path / "ESRGAN_JAX_CACHE").iterdir())
 
 

@@ -5,28 +5,26 @@ The trained weights are not part of this package; their makers publish them.
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 import pathlib
-import secrets
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from esrgan_jax import compilation, storage
+from esrgan_jax import compilation, download, storage
 from esrgan_jax.models import vgg
 from esrgan_jax.weights import torch_file
 
 __all__ = ["PerceptualWeights", "load_vgg19"]
 
-# torchvision `models/vgg.py`: the name carries the file's SHA-256's beginning.
+# torchvision `models/vgg.py`; the name carries the checksum's beginning. The
+# whole and the size are the same in several projects that pin the file.
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 _TORCHVISION = "vgg19-dcbb9e9d.pth"
-_SHA256_PREFIX = "dcbb9e9d"
+_SHA256 = "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
+_SIZE = 574_673_361
 _KERAS = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 _HDF5_MAGIC = b"\x89HDF"
 
@@ -97,35 +95,13 @@ def _find(fetch):
       return path
   if not fetch:
     raise FileNotFoundError(f"VGG19 is in no cache: {_by_hand()}")
+  path = own / _TORCHVISION
   try:
-    return _fetch(own / _TORCHVISION)
-  except (OSError, http.client.HTTPException) as error:
-    reason = str(error) or type(error).__name__
+    download.fetch(URL, path, sha256=_SHA256, size=_SIZE, limit=_SIZE)
+  except (download.DownloadError, download.ChecksumError) as error:
     raise FileNotFoundError(
-      f"fetching VGG19 from {URL} failed ({reason}): {_by_hand()}"
+      f"fetching VGG19 from {URL} failed ({error}): {_by_hand()}"
     ) from error
-
-
-def _fetch(path):
-  """Fetches aside, compares the checksum, and renames."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-  digest = hashlib.sha256()
-  try:
-    with (
-      urllib.request.urlopen(URL, timeout=30) as response,
-      aside.open("xb") as file,
-    ):
-      while chunk := response.read(2**20):
-        digest.update(chunk)
-        file.write(chunk)
-    if not digest.hexdigest().startswith(_SHA256_PREFIX):
-      raise OSError(
-        f"SHA-256 begins with {digest.hexdigest()[:8]}, not {_SHA256_PREFIX}"
-      )
-    os.replace(aside, path)
-  finally:
-    aside.unlink(missing_ok=True)
   return path
 
 

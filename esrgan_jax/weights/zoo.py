@@ -10,38 +10,22 @@ files in packages were measured on the package.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import hashlib
-import http.client
 import importlib.util
-import os
 import pathlib
-import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
-from esrgan_jax import storage
-
-Progress = Callable[[int, int | None], None]
+from esrgan_jax import download, storage
 
 DEFAULT = "realesrgan-x4plus"
 
-_ATTEMPTS = 3
-_CHUNK_BYTES = 2**18
-_LIMIT_BYTES = 2**30  # For files whose size is not known beforehand.
+# For files whose size is not known beforehand: the largest of these networks
+# takes 67 MB in float32.
+_LIMIT_BYTES = 2**27
 
 
 class ModelNotFoundError(FileNotFoundError):
   """The model's file is not here and could not be fetched; says what to do."""
-
-
-class ChecksumError(ValueError):
-  """A file is not the one that was published under its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +230,7 @@ def find(
   name: str,
   *,
   fetch: bool = True,
-  progress: Progress | None = None,
+  progress: download.Progress | None = None,
   timeout: float = 30.0,
 ) -> pathlib.Path:
   """Returns the checked file of a named model, fetching it where needed.
@@ -280,27 +264,22 @@ def find(
     if not (fetch and model.url):
       raise ModelNotFoundError(_by_hand(model, path, "it is not here"))
     try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      with _lock(path.with_name(f"{path.name}.lock")):
-        if not path.is_file():  # Another process may have been faster.
-          _fetch(model, path, progress, timeout)
-    except ChecksumError:
-      raise
-    except (OSError, http.client.HTTPException) as e:
-      why = f"fetching it failed ({str(e) or type(e).__name__})"
+      download.fetch(
+        model.url,
+        path,
+        sha256=model.sha256,
+        size=model.size,
+        limit=_LIMIT_BYTES,
+        progress=progress,
+        timeout=timeout,
+      )
+    except download.DownloadError as e:
+      why = f"fetching it failed ({e})"
       raise ModelNotFoundError(_by_hand(model, path, why)) from e
+    except download.ChecksumError as e:
+      raise download.ChecksumError(f"{name}: {e}") from e
   _verify(model, path)
   return path
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-  """Returns a file's SHA-256 checksum in hexadecimal.
-
-  >>> sha256(os.devnull)[:8]
-  'e3b0c442'
-  """
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _place(model: ZooModel) -> pathlib.Path | None:
@@ -316,7 +295,7 @@ def _place(model: ZooModel) -> pathlib.Path | None:
 
 
 def _verify(model: ZooModel, path: pathlib.Path) -> None:
-  if (found := sha256(path)) == model.sha256:
+  if (found := download.sha256(path)) == model.sha256:
     return
   if model.package:
     remedy = f"install {model.install} again"
@@ -325,7 +304,7 @@ def _verify(model: ZooModel, path: pathlib.Path) -> None:
     remedy = "it was deleted, and will be fetched again"
   else:  # Brought here by hand: not ours to delete.
     remedy = "replace it, or read it by path if you trust it"
-  raise ChecksumError(
+  raise download.ChecksumError(
     f"{path} is not the published {model.name}: SHA-256 is {found}, expected"
     f" {model.sha256}; {remedy}"
   )
@@ -339,95 +318,3 @@ def _by_hand(model: ZooModel, path: pathlib.Path, why: str) -> str:
     f"{model.name}: {why}. Download {model.filename} from {origin} and put it"
     f" at {path} (expected SHA-256: {model.sha256})"
   )
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-  """Holds a lock between processes; the system lifts it if ours dies."""
-  with path.open("ab") as file:
-    _acquire(file)
-    yield  # Closing the file lifts the lock.
-
-
-def _acquire(file: BinaryIO) -> None:
-  try:
-    import fcntl
-  except ImportError:  # Windows.
-    import msvcrt
-
-    while True:
-      with contextlib.suppress(OSError):
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        return
-      time.sleep(0.2)
-  fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _fetch(
-  model: ZooModel,
-  path: pathlib.Path,
-  progress: Progress | None,
-  timeout: float,
-) -> None:
-  """Fetches into a `.part` file, going on where it ends, and checks it."""
-  part = path.with_name(f"{path.name}.part")
-  for attempt in range(_ATTEMPTS):
-    try:
-      _attempt(model, part, progress, timeout)
-      break
-    except urllib.error.HTTPError as e:
-      e.close()
-      if e.code == 416:  # The part is longer than the file: start anew.
-        part.unlink(missing_ok=True)
-      elif e.code < 500 or attempt + 1 == _ATTEMPTS:
-        raise
-      if attempt + 1 == _ATTEMPTS:
-        raise
-    except (OSError, http.client.HTTPException):
-      if attempt + 1 == _ATTEMPTS:
-        raise
-  if (found := sha256(part)) != model.sha256:
-    part.unlink()
-    raise ChecksumError(
-      f"what {model.url} sent is not the published {model.name}: SHA-256 is"
-      f" {found}, expected {model.sha256}. It was deleted; try again, and check"
-      " for a proxy that alters downloads"
-    )
-  os.replace(part, path)
-
-
-def _attempt(
-  model: ZooModel,
-  part: pathlib.Path,
-  progress: Progress | None,
-  timeout: float,
-) -> None:
-  """Makes one request; raises OSError unless the whole file has come."""
-  start = part.stat().st_size if part.exists() else 0
-  headers = {"User-Agent": "esrgan-jax"}
-  if start and start == model.size:
-    return  # Complete, but its checksum was never compared.
-  if start:
-    headers["Range"] = f"bytes={start}-"
-  request = urllib.request.Request(model.url or "", headers=headers)
-  with urllib.request.urlopen(request, timeout=timeout) as response:
-    span = re.fullmatch(
-      r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "")
-    )
-    resumed = response.status == 206 and span and int(span[1]) == start
-    done = start if resumed else 0
-    length = response.headers.get("Content-Length", "")
-    total = done + int(length) if length.isdigit() else model.size
-    if model.size and total != model.size:
-      raise OSError(f"the server has {total} bytes, expected {model.size}")
-    with part.open("ab" if resumed else "wb") as file:
-      while chunk := response.read(_CHUNK_BYTES):
-        done += len(chunk)
-        if done > (total or _LIMIT_BYTES):
-          raise OSError(f"the server sends more than {total} bytes")
-        file.write(chunk)
-        if progress:
-          progress(done, total)
-  if total is not None and done < total:
-    raise OSError(f"the connection broke after {done} of {total} bytes")
