@@ -5,8 +5,8 @@ import io
 import json
 import pathlib
 import re
-import socket
 import shutil
+import socket
 import subprocess
 import sys
 import threading

@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.console
+from clu import parameter_overview
 from etils import epath
 
 from esrgan_jax import compilation
@@ -224,7 +225,9 @@ def _run_phase(run, phase, params, signals):
       )
       given = jax.device_put(params, whole)
       state, start = create(jax.random.key(phase.seed), given), 0
-      run.say(f"{name}: {total} steps")
+      trained = (like.params, getattr(like, "d_params", {}))
+      count = parameter_overview.count_parameters(trained)
+      run.say(f"{name}: {total} steps, {count:,} parameters")
 
     run.say(f"{name}: trains on {pipeline.report}")
     log = stack.enter_context(metric_log.MetricLog(folder, start))
@@ -405,7 +408,9 @@ class _Loop:
       f" {means['ssim_y']:.4f}"
     )
     models = {**self.before, self.name: params}
-    self.run.write_samples(f"{self.name}_{done:07d}", models)
+    picture = self.run.write_samples(f"{self.name}_{done:07d}", models)
+    if picture:
+      self.log.write_picture(done, "samples", picture)
     return means
 
   def _reset_clock(self, done):

@@ -2,17 +2,16 @@
 
 `metrics.jsonl` is what the report reads. Resuming drops the lines that the
 resumed run will write again, so that its curves are those of a run that was
-never interrupted. TensorBoard's files are written where TensorFlow and
-TensorBoard are installed; they can only be added to.
+never interrupted. TensorBoard's files, which have the sample pictures too, are
+written where it is installed.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from esrgan_jax import storage
+from esrgan_jax.training import event_file
 
 __all__ = ["FILENAME", "MetricLog", "read_metrics"]
 
@@ -34,7 +34,7 @@ class MetricLog:
     step: The step that training goes on from: what was logged after it is
       dropped. 0 begins anew.
     tensorboard: Whether to write TensorBoard's files as well; None means if
-      the packages for it are installed.
+      it is installed.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ class MetricLog:
     *,
     tensorboard: bool | None = None,
   ):
-    self._file = self._writer = None
+    self._file = self._events = None
     self._path = epath.Path(folder) / FILENAME
     self._lines: list[str] = []
     if jax.process_index():
@@ -62,11 +62,10 @@ class MetricLog:
     # Objects in a bucket cannot be added to: `flush` writes them anew.
     self._remote = storage.is_remote(folder)
     self._path.parent.mkdir(parents=True, exist_ok=True)
+    self._has_events = (
+      event_file.is_available() if tensorboard is None else tensorboard
+    )
     self.rewind(step)
-    if tensorboard or (tensorboard is None and _has_tensorboard()):
-      from clu import metric_writers
-
-      self._writer = metric_writers.SummaryWriter(os.fspath(folder))
 
   def __enter__(self) -> MetricLog:
     """Returns itself."""
@@ -93,8 +92,19 @@ class MetricLog:
     else:
       self._file.write(line)
       self._file.flush()
-    if self._writer:
-      self._writer.write_scalars(int(step), values)
+    if self._events:
+      self._events.write_scalars(int(step), values)
+
+  def write_picture(self, step: int, name: str, png: bytes) -> None:
+    """Adds a picture, for TensorBoard.
+
+    Args:
+      step: The step that it shows.
+      name: What it shows.
+      png: A PNG file's content.
+    """
+    if self._events:
+      self._events.write_picture(int(step), name, png)
 
   def rewind(self, step: int) -> None:
     """Drops what was logged after a step, and a line cut short by a crash.
@@ -107,6 +117,8 @@ class MetricLog:
     self.flush()
     if self._file:
       self._file.close()
+    if self._events:
+      self._events.close()
     text = self._path.read_text() if self._path.exists() else ""
     kept = [
       line + "\n"
@@ -119,22 +131,29 @@ class MetricLog:
       self._lines = kept
     else:
       self._file = open(self._path, "a")  # noqa: SIM115
+    if self._has_events:
+      entries = map(_parse, kept)
+      self._events = event_file.EventFile(
+        self._path.parent,
+        step=step,
+        scalars=_by_step(entry for entry in entries if entry),
+      )
 
   def flush(self) -> None:
     """Makes sure that all is written; a bucket has nothing before that."""
     if self._lines:
       storage.write_whole(self._path, "".join(self._lines), overwrite=True)
-    if self._writer:
-      self._writer.flush()
+    if self._events:
+      self._events.flush()
 
   def close(self) -> None:
     """Writes what is left, and ends."""
     self.flush()
     if self._file:
       self._file.close()
-    if self._writer:
-      self._writer.close()
-      self._writer = None
+    if self._events:
+      self._events.close()
+      self._events = None
 
 
 def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -167,6 +186,13 @@ def _parse(line: str) -> dict[str, Any] | None:
   return entry if whole else None
 
 
-def _has_tensorboard() -> bool:
-  packages = ("clu", "tensorflow", "tensorboard")
-  return all(importlib.util.find_spec(name) for name in packages)
+def _by_step(
+  entries: Iterable[Mapping[str, Any]],
+) -> dict[int, dict[str, float]]:
+  """Returns lines' numbers by step; not finite where there was none."""
+  found: dict[int, dict[str, float]] = {}
+  for entry in entries:
+    values = {k: v for k, v in entry.items() if k != "step"}
+    numbers = {k: math.nan if v is None else v for k, v in values.items()}
+    found.setdefault(entry["step"], {}).update(numbers)
+  return found

@@ -147,10 +147,15 @@ class Run:
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_whole(path, content, overwrite=True)
 
-  def write_samples(self, name: str, models: Mapping[str, Any]) -> None:
-    """Writes a picture of crops: LR, models by name, HR."""
+  def write_samples(self, name: str, models: Mapping[str, Any]) -> bytes:
+    """Writes a picture of crops: LR, models by name, HR.
+
+    Returns:
+      The PNG file's content; nothing where there are no crops, and in all
+      processes but the first.
+    """
     if jax.process_index() or not self._crops:
-      return
+      return b""
     lr = np.stack([crop.lr for crop in self._crops])
     columns = {
       "LR, bicubic": [
@@ -161,7 +166,9 @@ class Run:
       title = _TITLES.get(model, model)
       columns[title] = self._upscale_crops(params, lr)
     columns["HR"] = [crop.hr for crop in self._crops]
-    self.write(f"samples/{name}.png", samples.png(samples.grid(columns)))
+    picture = samples.png(samples.grid(columns))
+    self.write(f"samples/{name}.png", picture)
+    return picture
 
   @functools.cached_property
   def _crops(self) -> list[sources.Pair]:
