@@ -225,7 +225,7 @@ def _run_phase(run, phase, params, signals):
       )
       given = jax.device_put(params, whole)
       state, start = create(jax.random.key(phase.seed), given), 0
-      trained = (like.params, getattr(like, "d_params", {}))
+      trained = {"g": like.params, "d": getattr(like, "d_params", {})}
       count = parameter_overview.count_parameters(trained)
       run.say(f"{name}: {total} steps, {count:,} parameters")
 
