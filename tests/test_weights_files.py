@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from esrgan_jax.weights import files, names, ncnn_file, safetensors_file
+from esrgan_jax.weights import files, limits, names, safetensors_file
 from tests import weight_builders as build
 
 
@@ -90,7 +90,7 @@ def test_safetensors_limits(tmp_path, monkeypatch):
   safetensors.numpy.save_file({"a": np.zeros(3, np.uint64)}, path)
   with pytest.raises(ValueError, match="a has type U64"):
     files.read_weights(path)
-  monkeypatch.setattr(safetensors_file, "MAX_FILE_BYTES", 9)
+  monkeypatch.setattr(limits, "MAX_FILE_BYTES", 9)
   with pytest.raises(ValueError, match="the limit is 9"):
     files.read_weights(path)
 
@@ -209,8 +209,8 @@ def test_ncnn_without_its_other_half(tmp_path, missing):
     ("Input ", "Input x ", "line 3 is malformed"),
     ("1=3 4=1", "1=1 4=1", "is no 3x3 convolution"),
     ("6=162", "6=161", "161 weights do not make 6 kernels"),
-    ("6=162", "6=1e99", "6=1e.99 is no count"),
-    ("6=162", "6=abc", "6='abc'"),
+    ("6=162", "6=1e99", "6=1e99 is no count"),
+    ("6=162", "6=abc", "6=abc is no number"),
     ("5=1 6=162", "5=0 6=162", "with a bias"),
     ("1=2.0", "1=1.5", "upsamples"),
     ("Interp conv_up2", "Noop n", "36 convolutions and 1 upsamplings"),
@@ -248,7 +248,7 @@ def test_ncnn_bin_damage(tmp_path, change, message):
 
 def test_ncnn_limits(tmp_path, monkeypatch):
   param = build.write_ncnn(tmp_path, build.random_state())
-  monkeypatch.setattr(ncnn_file, "MAX_PARAM_BYTES", 9)
+  monkeypatch.setattr(limits, "MAX_TABLE_BYTES", 9)
   with pytest.raises(ValueError, match=r"model\.param has \d+ bytes"):
     files.read_weights(param)
 

@@ -26,11 +26,18 @@ from esrgan_jax.models.convolution import conv
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
 _STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
-CONV_LAYERS = tuple(
-  f"conv{stage}_{index}"
-  for stage, (count, _) in enumerate(_STAGES, 1)
-  for index in range(1, count + 1)
-)
+
+def _kernel_shapes():
+  """The shape of every convolution's kernel, HWIO."""
+  channels = 3
+  for stage, (count, width) in enumerate(_STAGES, 1):
+    for index in range(1, count + 1):
+      yield f"conv{stage}_{index}", (3, 3, channels, width)
+      channels = width
+
+
+KERNEL_SHAPES = dict(_kernel_shapes())
+CONV_LAYERS = tuple(KERNEL_SHAPES)
 
 
 def _all_layers():
@@ -161,15 +168,11 @@ def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
     zip(CONV_LAYERS, jax.random.split(key, len(CONV_LAYERS)), strict=True)
   )
   params = {"normalization": _torchvision_normalization()}
-  channels = 3
-  for stage, (count, width) in enumerate(_STAGES, 1):
-    for index in range(1, count + 1):
-      name = f"conv{stage}_{index}"
-      params[name] = {
-        "kernel": init(keys[name], (3, 3, channels, width)),
-        "bias": jnp.zeros(width),
-      }
-      channels = width
+  for name, shape in KERNEL_SHAPES.items():
+    params[name] = {
+      "kernel": init(keys[name], shape),
+      "bias": jnp.zeros(shape[-1]),
+    }
   return params
 
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from esrgan_jax import compilation, download, storage
 from esrgan_jax.models import vgg
-from esrgan_jax.weights import torch_file
+from esrgan_jax.text import printable
+from esrgan_jax.weights.vgg import read_vgg19
 
 __all__ = ["PerceptualWeights", "load_vgg19"]
 
@@ -26,7 +25,6 @@ _TORCHVISION = "vgg19-dcbb9e9d.pth"
 _SHA256 = "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44"
 _SIZE = 574_673_361
 _KERAS = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
-_HDF5_MAGIC = b"\x89HDF"
 
 
 class PerceptualWeights(NamedTuple):
@@ -42,7 +40,7 @@ def load_vgg19(
   """Loads VGG19 as `config.perceptual.weights` names it.
 
   Args:
-    weights: A file: torchvision's `.pth`, or Keras's `.h5` (needs h5py).
+    weights: A file: torchvision's `.pth`, or Keras's `.h5`.
       `"auto"`: such a file in the caches of this package, PyTorch or Keras,
       else torchvision's, fetched. `"random"`: untrained ones; their features
       compare structure, but results are not ESRGAN's.
@@ -54,7 +52,8 @@ def load_vgg19(
 
   Raises:
     FileNotFoundError: If there is no such file; says where to get it.
-    ValueError: If `weights` is empty, or the file is not VGG19's.
+    ValueError: If `weights` is empty, or the file is not VGG19's; names the
+      layer.
 
   >>> load_vgg19("random").description
   'random VGG19 features, as asked for: not the published loss'
@@ -76,8 +75,10 @@ def load_vgg19(
   if weights == "auto":
     path = _find(fetch)
   elif not path.is_file():
-    raise FileNotFoundError(f"no file {weights}: {_by_hand()}")
-  return PerceptualWeights(_read(path), f"VGG19 features from {path}")
+    raise FileNotFoundError(f"no file {printable(weights)}: {_by_hand()}")
+  return PerceptualWeights(
+    read_vgg19(path), f"VGG19 features from {printable(path)}"
+  )
 
 
 def _find(fetch):
@@ -112,58 +113,3 @@ def _by_hand():
     ' path as --config.perceptual.weights=FILE; "random" asks for untrained'
     " features"
   )
-
-
-def _read(path) -> dict[str, dict[str, jax.Array]]:
-  with path.open("rb") as file:
-    is_hdf5 = file.read(4) == _HDF5_MAGIC
-  reader: Callable = _read_keras if is_hdf5 else _read_torchvision
-  try:
-    return reader(path)
-  except ValueError as error:
-    raise ValueError(f"{path} is not VGG19: {error}") from error
-
-
-def _read_torchvision(path):
-  return vgg.vgg19_from_torchvision(torch_file.read_torch(path))
-
-
-def _read_keras(path) -> Mapping[str, Any]:
-  """Reads Keras's published layout, and that of Keras 3's `save_weights`."""
-  try:
-    import h5py
-  except ImportError as error:
-    raise RuntimeError(
-      f"{path} is an HDF5 file, and h5py is not installed: pip install h5py, or"
-      f" use torchvision's {_TORCHVISION}"
-    ) from error
-  with h5py.File(path, "r") as file:
-    if "layers" in file:  # Keras 3: unnamed, numbered in order.
-      return vgg.vgg19_from_keras(_numbered_layers(file["layers"]))
-    group = file.get("model_weights", file)
-    return vgg.vgg19_from_keras(
-      {
-        _text(name): [
-          np.asarray(group[_text(name)][_text(weight)])
-          for weight in group[_text(name)].attrs["weight_names"]
-        ]
-        for name in group.attrs.get("layer_names", ())
-      }
-    )
-
-
-def _numbered_layers(layers):
-  """Convolutions `conv2d`, `conv2d_1`, ... under their names in VGG19."""
-  names = [name for name in layers if name.startswith("conv2d")]
-  names.sort(key=lambda name: int(name.removeprefix("conv2d").strip("_") or 0))
-  found = {}
-  for name, layer in zip(names, vgg.CONV_LAYERS, strict=False):
-    variables = layers[name]["vars"]
-    found[f"block{layer[4]}_conv{layer[6]}"] = [
-      np.asarray(variables[key]) for key in ("0", "1")
-    ]
-  return found
-
-
-def _text(name):
-  return name.decode() if isinstance(name, bytes) else str(name)

@@ -14,18 +14,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
-import safetensors.numpy
 
 from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.weights import names
+from esrgan_jax.text import printable
+from esrgan_jax.weights import names, safetensors_file
+from esrgan_jax.weights.limits import DamagedFileError
 from esrgan_jax.weights.ncnn_file import MAGIC, read_ncnn
 from esrgan_jax.weights.safetensors_file import read_safetensors
-from esrgan_jax.weights.torch_file import (
-  DamagedFileError,
-  UnsafeFileError,
-  read_torch,
-)
+from esrgan_jax.weights.torch_file import UnsafeFileError, read_torch
 
 READABLE = ".safetensors, .pth, .pt, .param with .bin (ncnn)"
 WRITABLE = (".safetensors", ".pth")
@@ -81,8 +78,10 @@ def read_weights(
 
   Raises:
     FileNotFoundError: If there is no such file.
-    UnsupportedWeightsError: If the file holds no RRDBNet; says what it holds.
-    ValueError: If it is damaged, unsafe, or no weight file at all.
+    UnsupportedWeightsError: If the file holds no RRDBNet, or several; says what
+      it holds.
+    ValueError: If it is damaged, unsafe, or no weight file at all. All of them
+      are one line that names the file.
 
   >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=1,
   ...               num_grow_ch=2, scale=3, unshuffle=1)
@@ -106,7 +105,9 @@ def read_weights(
       state = read_torch(path)
       own = state.pop("esrgan_jax", None)
       if isinstance(own, dict):
-        metadata = {str(k): str(v) for k, v in own.items()}
+        # Nothing that holds others: its text may be longer than any memory.
+        plain = (str, int, float)
+        metadata = {k: str(v) for k, v in own.items() if isinstance(v, plain)}
     unshuffle = None
     if kind == "ncnn" or metadata.get("architecture") == "RRDBNet":
       scale = scale or _integer(metadata, "scale")
@@ -116,7 +117,7 @@ def read_weights(
     # The same kind of error, with the file's name in front.
     kinds = (names.UnsupportedWeightsError, UnsafeFileError, DamagedFileError)
     error = type(e) if isinstance(e, kinds) else ValueError
-    raise error(f"{path}: {e}") from e
+    raise error(printable(f"{path}: {e}", limit=1000)) from e
   return Weights(found.config, found.params, metadata, found.notes)
 
 
@@ -183,7 +184,7 @@ def write_weights(
   notes |= {"format": "pt", "architecture": "RRDBNet"}
   notes |= {k: str(v) for k, v in found.items()}
   if suffix == ".safetensors":
-    data = safetensors.numpy.save(state, notes)
+    data = safetensors_file.to_bytes(state, notes)
     storage.write_whole(path, data, overwrite=overwrite)
   else:
     write = _torch_writer(state, notes)
@@ -194,14 +195,15 @@ def write_weights(
 
 def _kind(path: pathlib.Path) -> str:
   """Tells by the first bytes how to read a file; explains why it cannot."""
+  shown = printable(path)
   if path.is_dir():
-    raise ValueError(f"{path} is a folder: give a file ({READABLE})")
+    raise ValueError(f"{shown} is a folder: give a file ({READABLE})")
   if not path.is_file():
-    raise FileNotFoundError(f"no file {path}")
+    raise FileNotFoundError(f"no file {shown}")
   with path.open("rb") as file:
     start = file.read(512)
   if not start:
-    raise ValueError(f"{path} is empty (0 bytes): download it again")
+    raise ValueError(f"{shown} is empty (0 bytes): download it again")
   # 0x80 and the protocol begin every pickle since protocol 2.
   if start[:2] == b"PK" or re.match(rb"\x80[\2-\5]", start):
     return "torch"
@@ -212,23 +214,23 @@ def _kind(path: pathlib.Path) -> str:
   text = start.lstrip().lower()
   for magic, message in _MISHAPS:
     if text.startswith(magic):
-      raise ValueError(f"{path} {message}")
+      raise ValueError(f"{shown} {message}")
   if start[257:262] == b"ustar":
     raise ValueError(
-      f"{path} is a tar archive: unpack it (or, if PyTorch 0.1 wrote it, save"
+      f"{shown} is a tar archive: unpack it (or, if PyTorch 0.1 wrote it, save"
       " it again with a current PyTorch)"
     )
   if path.suffix.lower() == ".bin":  # ncnn's has no magic number.
     return "ncnn"
   raise ValueError(
-    f"{path} is no weight file of a known kind (it begins with"
+    f"{shown} is no weight file of a known kind (it begins with"
     f" {start[:8]!r}); supported: {READABLE}"
   )
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int | None:
   text = metadata.get(key, "")
-  return int(text) if text.isascii() and text.isdigit() else None
+  return int(text) if re.fullmatch("[0-9]{1,3}", text) else None
 
 
 def _float16(name: str, value: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.text import printable
 
 StateDict = dict[str, np.ndarray]
 Params = dict[str, Any]
@@ -41,8 +42,15 @@ SUPPORTED = (
 )
 
 
+# Files keep a network, its average, perhaps one more; what looks at every name
+# for every network would take forever with more of them.
+_MAX_NETWORKS = 16
+_MAX_DEPTH = 8  # Of dicts in dicts.
+_MAX_SAMPLE = 4096  # Names are enough to tell what a file is.
+
+
 class UnsupportedWeightsError(ValueError):
-  """The arrays are not, or not completely, those of an RRDBNet."""
+  """The arrays are not, or not completely, those of one RRDBNet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +76,14 @@ _TELLTALE = re.compile(
 )
 
 _BLOCK = re.compile(
-  r"(?:body|RRDB_trunk|model\.1\.sub)\.(\d{1,4})\.(?:rdb|RDB)([1-3])"
+  r"(?:body|RRDB_trunk|model\.1\.sub)\.([0-9]{1,4})\.(?:rdb|RDB)([1-3])"
   r"\.conv([1-5])(?:\.0)?\.(weight|bias)"
 )
 _UP = re.compile(r"(?:conv_up|upconv)([1-9])\.(weight|bias)")
-_OLD_TRUNK = re.compile(r"model\.1\.sub\.(\d{1,4})\.(weight|bias)")
-_OLD_TAIL = re.compile(r"model\.(\d{1,2})\.(weight|bias)")
+_OLD_TRUNK = re.compile(r"model\.1\.sub\.([0-9]{1,4})\.(weight|bias)")
+_OLD_TAIL = re.compile(r"model\.([0-9]{1,2})\.(weight|bias)")
+# A moving average, by a word of its name: `params_ema`, `modelEMA`; no cinema.
+_EMA = re.compile(r"EMA|(?<![a-z])ema(?![a-z])")
 _RENAMED = {
   "trunk_conv": "conv_body",
   "HRconv": "conv_hr",
@@ -154,7 +164,8 @@ def from_state_dict(
   Args:
     state: Name to array (float, kernels OIHW), or dicts of such dicts as
       training programs write them. Where the plain weights and their moving
-      average (a name with `ema`) are both there, the average is taken.
+      average (a name with `ema`) are both there, the average is taken; other
+      choices between networks are left to the caller.
     scale: Upscaling factor, needed for x3 only (see above); given for another
       network, it must agree with what the shapes say.
     unshuffle: Pixel-unshuffle factor; by default read from the first layer:
@@ -165,7 +176,8 @@ def from_state_dict(
 
   Raises:
     UnsupportedWeightsError: If there is no RRDBNet, naming what it looks like,
-      or if arrays are missing, left over, of the wrong shape or not finite.
+      or several, naming them; or if arrays are missing, left over, of the
+      wrong shape or not finite.
     ValueError: If `scale` or `unshuffle` contradicts the arrays.
 
   Source: the three dialects from BasicSR `archs/rrdbnet_arch.py` and
@@ -188,12 +200,13 @@ def from_state_dict(
   for name in shapes(config):
     if not name.startswith("body."):
       layer, kind = name.rsplit(".", 1)
-      leaf, value = _leaf(kind, _float32(name, flat[name]))
-      params.setdefault(layer, {})[leaf] = value
+      leaf, value = _stack(flat, [name], kind)
+      params.setdefault(layer, {})[leaf] = value[0]
+  blocks = range(config["num_block"])
   params["body"] = {
     f"rdb{r}": {
       f"conv{c}": dict(
-        _stack(flat, config["num_block"], f"rdb{r}.conv{c}", kind)
+        _stack(flat, [f"body.{n}.rdb{r}.conv{c}.{kind}" for n in blocks], kind)
         for kind in ("weight", "bias")
       )
       for c in range(1, 6)
@@ -242,12 +255,14 @@ def to_state_dict(params: Mapping[str, Any]) -> StateDict:
       _put(state, layer, params[layer]["kernel"], params[layer]["bias"])
   except (KeyError, TypeError, IndexError) as e:
     raise UnsupportedWeightsError(
-      f"not the parameter tree of an RRDBNet: {type(e).__name__} {e}; give"
+      "not the parameter tree of an RRDBNet:"
+      f" {type(e).__name__} {printable(e)}; give"
       " RRDBNet.init(...)['params'], without the outer 'params'"
     ) from e
   if left := set(params) - {"conv_first", "body", *tail}:
     raise UnsupportedWeightsError(
-      f"not the parameter tree of an RRDBNet: {sorted(left)} are none of it"
+      "not the parameter tree of an RRDBNet:"
+      f" {printable(sorted(map(str, left)))} are none of it"
     )
   return state
 
@@ -266,7 +281,9 @@ def describe(names: list[str]) -> str:
   >>> describe(["layers.0.residual_group.blocks.0.norm1.weight"])
   'SwinIR'
   """
-  stripped = [re.sub(r"^(?:module|generator|netG)\.", "", n) for n in names]
+  stripped = [
+    re.sub(r"^(?:module|generator|netG)\.", "", n) for n in names[:_MAX_SAMPLE]
+  ]
   # The compact net has no other names at all; many nets have a `body.0`.
   if stripped and all(re.match(r"body\.\d+\.[wb]\w+$", n) for n in stripped):
     return COMPACT
@@ -277,61 +294,83 @@ def describe(names: list[str]) -> str:
 
 
 def _mappings(
-  tree: Mapping[str, Any], path: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, StateDict]]:
+  tree: Mapping[str, Any],
+) -> Iterator[tuple[tuple[str, ...], StateDict]]:
   """Yields every dict in `tree` that holds arrays, each object once."""
-  seen = set() if seen is None else seen
   # A hostile file may nest a dict in itself, or one dict a million times.
-  if id(tree) in seen or path.count("/") > 8:
-    return
-  seen.add(id(tree))
-  arrays = {
-    k: v
-    for k, v in tree.items()
-    if isinstance(k, str) and hasattr(v, "shape") and hasattr(v, "dtype")
-  }
-  if arrays:
-    yield path, arrays
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      yield from _mappings(value, f"{path}{key}/", seen)
+  seen: set[int] = set()
+  todo: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), tree)]
+  while todo:
+    path, mapping = todo.pop()
+    if id(mapping) in seen or len(path) > _MAX_DEPTH:
+      continue
+    seen.add(id(mapping))
+    arrays, inner = {}, []
+    for key, value in mapping.items():
+      if isinstance(value, Mapping):
+        inner.append(((*path, str(key)), value))
+      elif (
+        isinstance(key, str)
+        and hasattr(value, "shape")
+        and hasattr(value, "dtype")
+      ):
+        arrays[key] = value
+    todo += reversed(inner)
+    if arrays:
+      yield path, arrays
 
 
 def _select(state: Mapping[str, Any]) -> tuple[StateDict, list[str]]:
   """Picks the RRDBNet's arrays out of whatever surrounds them."""
-  candidates: dict[str, StateDict] = {}
-  outer = [k for k in state if isinstance(k, str)]
+  networks: dict[tuple[tuple[str, ...], str], StateDict] = {}
   names: list[str] = []
   for path, arrays in _mappings(state):
     names += arrays
     for name in arrays:
       if match := _TELLTALE.fullmatch(name):
-        prefix = match["prefix"]
-        candidates[path + prefix] = {
-          k[len(prefix) :]: np.asarray(v)
-          for k, v in arrays.items()
-          if k.startswith(prefix)
-        }
-  if not candidates or any("conv1x1" in n for n in names):
-    few = ", ".join(n[:60] for n in (names or outer)[:4]) or "none"
+        # One network under two dialects' names fails further on.
+        networks[path, match["prefix"]] = arrays
+  if not networks or any("conv1x1" in n for n in names):
+    names = names or [key for key in state if isinstance(key, str)]
+    few = ", ".join(printable(n, limit=60) for n in names[:4]) or "none"
     raise UnsupportedWeightsError(
-      f"this is {describe(names or outer)}, not an RRDBNet (its first names:"
-      f" {few}); supported is {SUPPORTED}"
+      f"this is {describe(names)}, not an RRDBNet (its first names: {few});"
+      f" supported is {SUPPORTED}"
     )
-  best = min(candidates, key=lambda c: "ema" not in c.lower())
+  labels = ["/".join((*path, prefix)).rstrip("/.") for path, prefix in networks]
+  chosen = _choose(labels)
   notes = []
-  if len(candidates) > 1:
-    why = " (the moving average)" if "ema" in best.lower() else ""
-    others = ", ".join(_label(c) for c in candidates if c != best)
+  if others := labels[:chosen] + labels[chosen + 1 :]:
     notes.append(
-      f"the file holds several networks: took {_label(best)}{why},"
-      f" left {others}"
+      f"the file holds several networks: took {_shown(labels[chosen])} (the"
+      f" moving average), left {', '.join(map(_shown, others))}"
     )
-  return candidates[best], notes
+  (_, prefix), arrays = list(networks.items())[chosen]
+  flat = {
+    k[len(prefix) :]: np.asarray(v)
+    for k, v in arrays.items()
+    if k.startswith(prefix)
+  }
+  return flat, notes
 
 
-def _label(candidate: str) -> str:
-  return candidate.rstrip("/.") or "the unwrapped one"
+def _choose(labels: list[str]) -> int:
+  """Returns which network is the only one, or the only moving average."""
+  averages = [i for i, label in enumerate(labels) if _EMA.search(label)]
+  if len(labels) <= _MAX_NETWORKS:
+    for found in (range(len(labels)), averages):
+      if len(found) == 1:
+        return found[0]
+  named = [labels[i] for i in averages] or labels
+  few = ", ".join(map(_shown, named[:4]))
+  raise UnsupportedWeightsError(
+    f"the file holds {len(labels)} networks, and nothing says which one is"
+    f" meant: {few}{', ...' if len(named) > 4 else ''}. Save that one alone"
+  )
+
+
+def _shown(label: str) -> str:
+  return printable(label, limit=60) or "the unwrapped one"
 
 
 def _canonical(flat: StateDict) -> StateDict:
@@ -368,7 +407,8 @@ def _canonical(flat: StateDict) -> StateDict:
       name = f"{old[int(match[1])]}.{match[2]}"
     if name in result:
       raise UnsupportedWeightsError(
-        f"{key} and another name both stand for {name}: the file mixes dialects"
+        f"{printable(key)} and another name both stand for {name}: the file"
+        " mixes dialects"
       )
     result[name] = value
   return result
@@ -392,14 +432,15 @@ def _infer(
     return flat[name].shape[axis]
 
   inputs, num_out_ch = size("conv_first.weight", 1), size("conv_last.weight", 0)
-  blocks = {int(k.split(".")[1]) for k in flat if k.startswith("body.")}
-  num_block = max(blocks) + 1
-  if gaps := sorted(set(range(num_block)) - blocks):
+  blocks = sorted({int(m[1]) for k in flat if (m := _BLOCK.fullmatch(k))})
+  num_block = blocks[-1] + 1
+  if num_gaps := num_block - len(blocks):
+    gap = next(n for n, block in enumerate(blocks) if n != block)
     raise UnsupportedWeightsError(
-      f"of {num_block} blocks {len(gaps)} are missing: body.{gaps[0]}"
-      f"{', ...' if len(gaps) > 1 else ''}"
+      f"of {num_block} blocks {num_gaps} are missing: body.{gap}"
+      f"{', ...' if num_gaps > 1 else ''}"
     )
-  num_up = len({k.split(".")[0] for k in flat if k.startswith("conv_up")})
+  num_up = len({m[1] for k in flat if (m := _UP.fullmatch(k))})
   if unshuffle is None:
     unshuffle = {4: 2, 16: 4}.get(inputs // num_out_ch, 1)
     unshuffle = unshuffle if inputs == num_out_ch * unshuffle**2 else 1
@@ -442,7 +483,7 @@ def _check(flat: StateDict, expected: dict[str, tuple[int, ...]]) -> None:
     if k in flat and flat[k].shape != s
   ]
   problems = [
-    f"{len(found)} {what} ({'; '.join(found[:3])}"
+    f"{len(found)} {what} ({'; '.join(map(printable, found[:3]))}"
     f"{'; ...' if len(found) > 3 else ''})"
     for what, found in (
       ("missing", missing),
@@ -458,37 +499,32 @@ def _check(flat: StateDict, expected: dict[str, tuple[int, ...]]) -> None:
     )
 
 
-def _float32(name: str, value: np.ndarray) -> np.ndarray:
-  """Casts to float32; refuses integers and what is not finite."""
-  # ml_dtypes' bfloat16 has kind V and casts exactly.
-  if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
-    raise UnsupportedWeightsError(
-      f"{name} is {value.dtype}: weights are floats (quantised files are not"
-      " supported)"
-    )
-  with np.errstate(over="ignore", invalid="ignore"):
-    value = value.astype(np.float32)
-  if not np.isfinite(value).all():
-    bad = int(np.size(value) - np.isfinite(value).sum())
-    raise UnsupportedWeightsError(
-      f"{name} has {bad} values that are NaN or infinite: the file is damaged"
-      " or its training diverged"
-    )
-  return value
-
-
-def _leaf(kind: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-  if kind == "bias":
-    return "bias", np.ascontiguousarray(value)
-  axes = (*range(value.ndim - 4), -2, -1, -3, -4)  # OIHW -> HWIO
-  return "kernel", np.ascontiguousarray(value.transpose(axes))
-
-
 def _stack(
-  flat: StateDict, num_block: int, name: str, kind: str
+  flat: StateDict, names: list[str], kind: str
 ) -> tuple[str, np.ndarray]:
-  keys = [f"body.{n}.{name}.{kind}" for n in range(num_block)]
-  return _leaf(kind, np.stack([_float32(k, flat[k]) for k in keys]))
+  """Stacks arrays as float32, kernels HWIO; refuses what is not finite."""
+  leaf = "bias" if kind == "bias" else "kernel"
+  turned = [_turned(flat[name]) for name in names]
+  result = np.empty((len(names), *turned[0].shape), np.float32)
+  for name, value, target in zip(names, turned, result, strict=True):
+    # ml_dtypes' bfloat16 has kind V and casts exactly.
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+      raise UnsupportedWeightsError(
+        f"{name} is {value.dtype}: weights are floats (quantised files are not"
+        " supported)"
+      )
+    with np.errstate(over="ignore", invalid="ignore"):
+      target[...] = value
+    if not (finite := np.isfinite(target)).all():
+      raise UnsupportedWeightsError(
+        f"{name} has {finite.size - finite.sum()} values that are NaN or"
+        " infinite: the file is damaged or its training diverged"
+      )
+  return leaf, result
+
+
+def _turned(value: np.ndarray) -> np.ndarray:
+  return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
 
 
 def _put(state: StateDict, name: str, kernel: Any, bias: Any) -> None:

@@ -15,18 +15,21 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 
 import numpy as np
 
-from esrgan_jax.weights import names
+from esrgan_jax.text import printable
+from esrgan_jax.weights import limits, names
+from esrgan_jax.weights.limits import DamagedFileError, need
 
 MAGIC = "7767517"
-MAX_PARAM_BYTES = 2**22  # That of an RRDBNet with 23 blocks takes 0.1 MB.
-MAX_BIN_BYTES = 2**31
 
 _FLOAT32_TAG = 0
 _FLOAT16_TAG = 0x01306B47
 _INT8_TAG = 0x000D4B38
+
+_DIGITS = re.compile("[0-9]{1,6}")
 
 # Layers without arrays; another type would shift everything behind it.
 _BARE = {
@@ -47,13 +50,18 @@ class _Layer:
     try:
       return default if text is None else float(text)
     except ValueError as e:
-      raise ValueError(f"layer {self.name}: {key}={text[:40]!r}") from e
+      raise DamagedFileError(f"{self._odd(key)} is no number") from e
 
   def count(self, key: int, default: int = 0) -> int:
-    value = self.number(key, default)
-    if not (value == int(value) and 0 <= value < 2**31):
-      raise ValueError(f"layer {self.name}: {key}={value:g} is no count")
+    """Returns option `key`, a whole number."""
+    value = self.number(key, float(default))
+    if not (value.is_integer() and 0 <= value < 2**31):
+      raise DamagedFileError(f"{self._odd(key)} is no count")
     return int(value)
+
+  def _odd(self, key: int) -> str:
+    text = printable(self.options[str(key)], limit=40)
+    return f"layer {printable(self.name)}: {key}={text}"
 
 
 def find_pair(
@@ -79,7 +87,9 @@ def find_pair(
   pair = path.with_suffix(".param"), path.with_suffix(".bin")
   for file in pair:
     if not file.is_file():
-      raise FileNotFoundError(f"no {file}: an ncnn model needs both files")
+      raise FileNotFoundError(
+        f"no {printable(file)}: an ncnn model needs both files"
+      )
   return pair
 
 
@@ -99,7 +109,8 @@ def read_ncnn(
     FileNotFoundError: If one of the two files is missing.
     names.UnsupportedWeightsError: If the layers are not those of an RRDBNet,
       for instance those of a compact model (animevideov3).
-    ValueError: If a file is damaged, or its weights are quantised.
+    limits.DamagedFileError: If a file is damaged.
+    ValueError: If its weights are quantised, or a file too large (`limits`).
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -113,34 +124,21 @@ def read_ncnn(
   this is SRVGGNetCompact
   """
   param, binary = find_pair(path)
-  for file, limit in ((param, MAX_PARAM_BYTES), (binary, MAX_BIN_BYTES)):
-    if (size := file.stat().st_size) > limit:
-      raise ValueError(f"{file.name} has {size} bytes; the limit is {limit}")
-  layers = _parse(param.read_bytes(), param.name)
-  for layer in layers:
-    if layer.kind == "PReLU":
-      raise names.UnsupportedWeightsError(
-        f"this is {names.COMPACT}, not an RRDBNet; supported is"
-        f" {names.SUPPORTED}"
-      )
-    if layer.kind != "Convolution" and layer.kind not in _BARE:
-      raise names.UnsupportedWeightsError(
-        f"{param.name} has a layer of type {layer.kind[:40]}, which no RRDBNet"
-        f" has; supported is {names.SUPPORTED}"
-      )
+  text = limits.read_file(param, limit=limits.MAX_TABLE_BYTES)
+  layers = _parse(text, printable(param.name))
   convs = [layer for layer in layers if layer.kind == "Convolution"]
   arrays = _read_arrays(convs, binary)
   factors = [layer.number(1, 1.0) for layer in layers if layer.kind == "Interp"]
-  labels = _labels(len(convs), len(factors), param.name)
+  labels = _labels(len(convs), len(factors), printable(param.name))
   state: dict[str, np.ndarray] = {}
   for label, (weight, bias) in zip(labels, arrays, strict=True):
     state[f"{label}.weight"], state[f"{label}.bias"] = weight, bias
   inputs, outputs = arrays[0][0].shape[1], arrays[-1][0].shape[0]
   unshuffle = {4: 2, 16: 4}.get(inputs // outputs, 1)
-  total = math.prod(factors)
-  if total != int(total) or int(total) % unshuffle:
+  total = math.prod(factors, start=1.0)
+  if not total.is_integer() or total < 1 or int(total) % unshuffle:
     raise names.UnsupportedWeightsError(
-      f"{param.name} upsamples {total:g} times after an unshuffle of"
+      f"{printable(param.name)} upsamples {total:g} times after an unshuffle of"
       f" {unshuffle}: not an RRDBNet"
     )
   scale = int(total) // unshuffle
@@ -148,49 +146,79 @@ def read_ncnn(
 
 
 def _parse(data: bytes, name: str) -> list[_Layer]:
-  """Splits a `.param` file into layers."""
+  """Splits a `.param` file into layers; keeps those that matter."""
   try:
     lines = data.decode("ascii").splitlines()
   except UnicodeDecodeError as e:
-    raise ValueError(
+    raise DamagedFileError(
       f"{name} is not text: a binary .param.bin cannot be read, give .param"
     ) from e
-  if not lines or lines[0].strip() != MAGIC:
-    raise ValueError(f"{name} does not begin with {MAGIC}: no ncnn .param file")
-  layers = []
+  need(
+    lines and lines[0].strip() == MAGIC,
+    f"{name} does not begin with {MAGIC}: no ncnn .param file",
+  )
+  layers, count = [], 0
   for i, line in enumerate(lines[2:], 3):
     fields = line.split()
     if not fields:
       continue
-    try:
-      kind, layer, inputs, outputs = fields[:4]
-      skipped = 4 + int(inputs) + int(outputs)
-      options = dict(f.split("=", 1) for f in fields[skipped:])
-    except ValueError as e:
-      raise ValueError(f"{name}, line {i} is malformed: {line[:80]!r}") from e
-    layers.append(_Layer(kind, layer, options))
+    layer = _layer(fields)
+    if layer is None:
+      raise DamagedFileError(
+        f"{name}, line {i} is malformed: {printable(line, limit=80)}"
+      )
+    if layer.kind == "PReLU":
+      raise names.UnsupportedWeightsError(
+        f"this is {names.COMPACT}, not an RRDBNet; supported is"
+        f" {names.SUPPORTED}"
+      )
+    if layer.kind in ("Convolution", "Interp"):
+      layers.append(layer)
+    elif layer.kind not in _BARE:
+      raise names.UnsupportedWeightsError(
+        f"{name} has a layer of type {printable(layer.kind, limit=40)}, which"
+        f" no RRDBNet has; supported is {names.SUPPORTED}"
+      )
+    count += 1
+  need(
+    len(layers) <= limits.MAX_ARRAYS,
+    f"{name} has over {limits.MAX_ARRAYS} layers",
+  )
   declared = lines[1].split() if len(lines) > 1 else []
-  if declared[:1] != [str(len(layers))]:
-    raise ValueError(
-      f"{name} is cut off: {len(layers)} layers of {' '.join(declared)[:20]}"
+  if declared[:1] != [str(count)]:
+    raise DamagedFileError(
+      f"{name} is cut off: {count} layers of"
+      f" {printable(' '.join(declared), limit=20)}"
     )
   return layers
+
+
+def _layer(fields: list[str]) -> _Layer | None:
+  """A line's type, name, numbers of inputs and outputs, these, and options."""
+  if len(fields) < 4 or not all(map(_DIGITS.fullmatch, fields[2:4])):
+    return None
+  skipped = 4 + int(fields[2]) + int(fields[3])
+  options = [field.partition("=") for field in fields[skipped:]]
+  if len(fields) < skipped or not all(sign for _, sign, _ in options):
+    return None
+  return _Layer(fields[0], fields[1], {key: text for key, _, text in options})
 
 
 def _read_arrays(
   convs: list[_Layer], file: pathlib.Path
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Reads kernel and bias of every convolution, and no byte is left."""
-  data = file.read_bytes()
+  data = limits.read_file(file)
+  shown = printable(file.name)
   position = 0
 
   def take(count: int, dtype: str, what: str) -> np.ndarray:
     nonlocal position
     size = count * np.dtype(dtype).itemsize
     if position + size > len(data):
-      raise ValueError(
-        f"{file.name} is cut off: {what} needs {size} bytes at {position}, the"
-        f" file has {len(data)}"
+      raise DamagedFileError(
+        f"{shown} is cut off: {printable(what)} needs {size} bytes at"
+        f" {position}, the file has {len(data)}"
       )
     array = np.frombuffer(data, dtype, count, position)
     position += -(-size // 4) * 4  # Every array is padded to four bytes.
@@ -201,28 +229,29 @@ def _read_arrays(
     out, size = conv.count(0), conv.count(6)
     width = conv.count(1)
     area = width * conv.count(11, width)
-    if not out or not area or size % (out * area):
-      raise ValueError(
-        f"{conv.name}: {size} weights do not make {out} kernels of {area}"
+    if not out or not area or not size or size % (out * area):
+      raise DamagedFileError(
+        f"{printable(conv.name)}: {size} weights do not make {out} kernels of"
+        f" {area}"
       )
     if area != 9 or width != 3 or not conv.count(5):
       raise names.UnsupportedWeightsError(
-        f"{conv.name} is no 3x3 convolution with a bias, as all of RRDBNet's"
-        f" are; supported is {names.SUPPORTED}"
+        f"{printable(conv.name)} is no 3x3 convolution with a bias, as all of"
+        f" RRDBNet's are; supported is {names.SUPPORTED}"
       )
     tag = int(take(1, "<u4", conv.name)[0])
     if tag not in (_FLOAT32_TAG, _FLOAT16_TAG):
       kind = "int8" if tag == _INT8_TAG else f"tag 0x{tag:08x}"
       raise ValueError(
-        f"{conv.name} in {file.name} is quantised ({kind}); supported are"
-        " float32 and float16: use the model as it was before quantisation"
+        f"{printable(conv.name)} in {shown} is quantised ({kind}); supported"
+        " are float32 and float16: use the model as it was before quantisation"
       )
     weight = take(size, "<f2" if tag else "<f4", conv.name)
     bias = take(out, "<f4", conv.name)
     arrays.append((weight.reshape(out, -1, 3, 3), bias))
   if position != len(data):
-    raise ValueError(
-      f"{file.name} has {len(data) - position} bytes more than the layers take:"
+    raise DamagedFileError(
+      f"{shown} has {len(data) - position} bytes more than the layers take:"
       " does it belong to this .param?"
     )
   return arrays

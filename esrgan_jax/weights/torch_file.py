@@ -16,21 +16,22 @@ Source: pytorch `torch/serialization.py` (`_save`, `_legacy_save`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
+import math
 import os
 import pathlib
 import pickletools
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-MAX_FILE_BYTES = 2**31  # RRDBNet takes 67 MB; a full training state 0.3 GB.
-MAX_ELEMENTS = 2**29  # In all tensors together: 2 GiB as float32.
-MAX_PICKLE_BYTES = 2**23  # That of an RRDBNet takes 0.1 MB.
-MAX_INSTRUCTIONS = 2_000_000
+from esrgan_jax.text import printable
+from esrgan_jax.weights import limits
+from esrgan_jax.weights.limits import Budget, DamagedFileError, need
+from esrgan_jax.weights.zip_file import StoredZip
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -58,10 +59,6 @@ class UnsafeFileError(ValueError):
   """The file asks for a function or an instruction that is not allowed."""
 
 
-class DamagedFileError(ValueError):
-  """The file is cut off, corrupted or contradicts itself."""
-
-
 def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
   r"""Returns what `torch.save` wrote, without PyTorch and running nothing.
 
@@ -71,14 +68,15 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
   Returns:
     The saved dict: arrays for tensors (bfloat16 widened to float32, other types
     as they are; views, not to be written to), dicts, lists, tuples, strings and
-    numbers for themselves.
+    numbers for themselves; a dict's numbers, as keys, for their digits. They
+    may share parts and hold themselves: walk them with care.
 
   Raises:
     UnsafeFileError: If the file would call anything but PyTorch's constructors
       of tensors; it names what.
     DamagedFileError: If the file is truncated or its parts disagree.
     ValueError: If it is a TorchScript archive, holds no dict, or is larger than
-      any RRDBNet checkpoint (`MAX_FILE_BYTES`, `MAX_ELEMENTS`).
+      any RRDBNet checkpoint (`limits`).
 
   Source: pytorch `torch/serialization.py`, `torch/_utils.py`.
 
@@ -93,21 +91,12 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
   ...     print(str(e)[:18])
   refused: os.system
   """
-  path = pathlib.Path(path)
-  if (size := path.stat().st_size) > MAX_FILE_BYTES:
-    raise ValueError(
-      f"{path.name} has {size} bytes; the limit is {MAX_FILE_BYTES}, thirty"
-      " times a full RRDBNet"
-    )
-  data = path.read_bytes()
-  try:
-    tree = _read_zip(data) if data[:2] == b"PK" else _read_legacy(data)
-  except zipfile.BadZipFile as e:
-    raise DamagedFileError(f"the zip archive is damaged: {e}") from e
+  data = limits.read_file(pathlib.Path(path))
+  tree = _read_zip(data) if data[:2] == b"PK" else _read_legacy(data)
   if not isinstance(tree, dict):
     raise ValueError(
-      f"the file holds a {type(tree).__name__}, not a dict of named tensors:"
-      " save model.state_dict(), not the model"
+      f"the file holds a {type(tree).__name__.lstrip('_').lower()}, not a dict"
+      " of named tensors: save model.state_dict(), not the model"
     )
   return tree
 
@@ -140,10 +129,6 @@ class _Tensor:
   strides: tuple[int, ...]
 
 
-class _Mark:
-  """Where a group of stack items starts."""
-
-
 _ALLOWED = {
   "collections.OrderedDict",
   "torch._utils._rebuild_tensor",
@@ -156,30 +141,26 @@ _ALLOWED = {
 }
 
 
-def _need(condition: object, message: str) -> None:
-  if not condition:
-    raise DamagedFileError(message)
-
-
 def _is_count(value: object) -> bool:
   return type(value) is int and 0 <= value < 2**48
 
 
 def _name(module: object, name: object) -> _Global:
   """Admits a name that the pickle wants to import, or refuses it."""
+  need(isinstance(module, str) and isinstance(name, str), "a name is no text")
   full = f"{module}.{name}".replace("__builtin__.", "builtins.")
   if full not in _ALLOWED:
     raise UnsafeFileError(
-      f"refused: {full[:80]} (the file asks to call it; nothing was run). Only"
-      " tensors and plain containers are read: save the state dict alone, or as"
-      " .safetensors"
+      f"refused: {printable(full, limit=80)} (the file asks to call it; nothing"
+      " was run). Only tensors and plain containers are read: save the state"
+      " dict alone, or as .safetensors"
     )
   return _Global(full)
 
 
 def _storage(pid: object) -> _Storage:
   """Admits a reference to an array: ("storage", type, key, device, size)."""
-  _need(
+  need(
     isinstance(pid, tuple)
     and len(pid) in (5, 6)
     and pid[0] == "storage"
@@ -195,7 +176,7 @@ def _storage(pid: object) -> _Storage:
   offset = 0
   if len(pid) == 6 and pid[5] is not None:  # A view of another storage.
     view = pid[5]
-    _need(
+    need(
       isinstance(view, tuple)
       and len(view) == 3
       and _is_count(view[1])
@@ -207,20 +188,21 @@ def _storage(pid: object) -> _Storage:
   return _Storage(pid[2], dtype, size, base_size, offset)
 
 
-def _call(function: object, args: object) -> Any:
+def _call(function: object, args: object, budget: Budget) -> Any:
   """Carries out REDUCE for the names on the list."""
   if not isinstance(function, _Global):
     raise UnsafeFileError(
       f"refused: a call of a {type(function).__name__}; nothing was run"
     )
-  _need(isinstance(args, tuple), f"{function.name} without arguments")
+  need(isinstance(args, tuple), f"{function.name} without arguments")
   match function.name, args:
     case "collections.OrderedDict", ():
       return {}
-    case "collections.OrderedDict", ([*pairs],):
-      result: dict[Any, Any] = {}
+    case "collections.OrderedDict", (list() | tuple() as pairs,):
+      budget.spend(len(pairs))
+      result: dict[str, Any] = {}
       for pair in pairs:
-        _need(isinstance(pair, (list, tuple)) and len(pair) == 2, "a bad pair")
+        need(isinstance(pair, (list, tuple)) and len(pair) == 2, "a bad pair")
         _set(result, *pair)
       return result
     case (
@@ -230,7 +212,9 @@ def _call(function: object, args: object) -> Any:
       return _tensor(storage, offset, shape, strides)
     case "torch._utils._rebuild_parameter", (_Tensor() as tensor, *_):
       return tensor
-    case "torch.Size", ((*size,),):
+    case "torch.Size", (tuple() | list() as size,) if (
+      len(size) <= limits.MAX_AXES
+    ):
       return tuple(size)
     case "torch.device", (str(kind), *_):
       return kind
@@ -244,33 +228,40 @@ def _tensor(
   storage: _Storage, offset: Any, shape: Any, strides: Any
 ) -> _Tensor:
   """Checks that a tensor lies within its storage and is no larger."""
-  _need(
+  need(
     _is_count(offset)
-    and len(shape) == len(strides) <= 16
+    and len(shape) == len(strides) <= limits.MAX_AXES
     and all(map(_is_count, shape))
     and all(map(_is_count, strides)),
     "a tensor's offset, shape or strides are malformed",
   )
-  count, last = 1, offset
+  count = math.prod(shape)
+  last = offset
   for n, stride in zip(shape, strides, strict=True):
-    count *= n
-    last += max(n - 1, 0) * stride
-  _need(
-    count == 0 or (last < storage.size and count <= storage.size),
-    f"a tensor of shape {shape}, strides {strides} and offset {offset} reaches"
-    f" out of its storage of {storage.size} elements",
-  )
+    last += (n - 1) * stride
+  if count and (last >= storage.size or count > storage.size):
+    raise DamagedFileError(
+      f"a tensor of shape {shape}, strides {strides} and offset {offset}"
+      f" reaches out of its storage of {storage.size} elements"
+    )
   return _Tensor(storage, offset, shape, strides)
 
 
 def _set(target: object, key: object, value: object) -> None:
-  _need(isinstance(target, dict), "an item is set on something not a dict")
+  need(isinstance(target, dict), "an item is set on something not a dict")
   assert isinstance(target, dict)
-  _need(
-    isinstance(key, (str, int, float, bool)),
-    f"a dict key is a {type(key).__name__}, not a name",
-  )
-  _need(key not in target, f"the name {str(key)[:80]!r} stands there twice")
+  # Python hashes numbers to themselves: they can be chosen to collide, which
+  # makes a dict quadratic. Strings' hashes nobody knows beforehand.
+  if isinstance(key, (int, float)):
+    key = str(key)
+  if not isinstance(key, str):
+    raise DamagedFileError(f"a dict key is a {type(key).__name__}, not a name")
+  if len(key) > limits.MAX_NAME:
+    raise DamagedFileError(
+      f"a name has {len(key)} characters; the limit is {limits.MAX_NAME}"
+    )
+  if key in target:
+    raise DamagedFileError(f"the name {printable(key)} stands there twice")
   target[key] = value
 
 
@@ -288,97 +279,140 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
   "EMPTY_DICT": dict,
   "EMPTY_LIST": list,
   "EMPTY_TUPLE": tuple,
-  "MARK": _Mark,
 }
 
 
+class _Stack:
+  """The machine's stack, on which groups begin at marks."""
+
+  def __init__(self) -> None:
+    self._items: list[Any] = []
+    self._marks: list[int] = []
+
+  def push(self, item: Any) -> None:
+    self._items.append(item)
+
+  def mark(self) -> None:
+    self._marks.append(len(self._items))
+
+  def _holds(self, count: int) -> bool:
+    """Whether there are so many items above the last mark."""
+    return len(self._items) - count >= (self._marks[-1] if self._marks else 0)
+
+  def pop(self) -> Any:
+    need(self._holds(1), "the pickle takes from an empty stack")
+    return self._items.pop()
+
+  def top(self, kind: type | None = None) -> Any:
+    need(
+      self._holds(1) and (kind is None or isinstance(self._items[-1], kind)),
+      "the pickle is malformed",
+    )
+    return self._items[-1]
+
+  def drop(self) -> None:
+    """Removes the topmost item or mark."""
+    if self._marks and self._marks[-1] == len(self._items):
+      self._marks.pop()
+    else:
+      self.pop()
+
+  def group(self, count: int | None = None) -> list[Any]:
+    """Takes the topmost items, by default all above the last mark."""
+    if count is None:
+      need(self._marks, "the pickle closes what it never opened")
+      place = self._marks.pop()
+    else:
+      need(self._holds(count), "the pickle takes from an empty stack")
+      place = len(self._items) - count
+    items = self._items[place:]
+    del self._items[place:]
+    return items
+
+  def done(self) -> bool:
+    return not self._items and not self._marks
+
+
 def _evaluate(
-  stream: io.BytesIO, storages: list[_Storage] | None = None
+  stream: io.BytesIO, budget: Budget, storages: list[_Storage] | None = None
 ) -> Any:
   """Carries out one pickle up to its STOP, with inert values only.
 
   Appends the arrays that it refers to to `storages`; without, there are none.
   """
-  stack: list[Any] = []
-  memo: dict[int, Any] = {}
+  stack = _Stack()
+  memo: list[Any] = []
+  unset = object()
 
-  def pop() -> Any:
-    _need(stack, "the pickle takes from an empty stack")
-    return stack.pop()
-
-  def group() -> list[Any]:
-    """Pops everything above the last mark."""
-    items = []
-    while not isinstance(item := pop(), _Mark):
-      items.append(item)
-    return items[::-1]
-
-  def top(kind: type) -> Any:
-    _need(stack and isinstance(stack[-1], kind), "the pickle is malformed")
-    return stack[-1]
+  def set_items(target: dict[str, Any], items: list[Any]) -> None:
+    for key, value in zip(items[::2], items[1::2], strict=True):
+      _set(target, key, value)
 
   try:
     for count, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
-      _need(count < MAX_INSTRUCTIONS, f"over {MAX_INSTRUCTIONS} instructions")
+      budget.spend()
       name = opcode.name
       if name in _VALUES:
-        stack.append(arg)
+        if type(arg) is int and arg.bit_length() > 128:
+          raise DamagedFileError(f"a number has {arg.bit_length()} bits")
+        stack.push(arg)
+      elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE", "PUT"):
+        place = len(memo) if name == "MEMOIZE" else int(arg)
+        # Picklers count up.
+        need(0 <= place <= count, "the pickle stores in a place far away")
+        memo.extend([unset] * (place + 1 - len(memo)))
+        memo[place] = stack.top()
+      elif name in ("BINGET", "LONG_BINGET", "GET"):
+        known = 0 <= int(arg) < len(memo) and memo[int(arg)] is not unset
+        need(known, "the pickle recalls what it never stored")
+        stack.push(memo[int(arg)])
+      elif name == "MARK":
+        stack.mark()
       elif name in _CONSTANTS:
-        stack.append(_CONSTANTS[name]())
+        stack.push(_CONSTANTS[name]())
       elif name in ("PROTO", "FRAME"):
         pass
-      elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-        _need(stack, "the pickle takes from an empty stack")
-        memo[len(memo) if name == "MEMOIZE" else int(arg)] = stack[-1]
-      elif name in ("GET", "BINGET", "LONG_BINGET"):
-        _need(int(arg) in memo, "the pickle recalls what it never stored")
-        stack.append(memo[int(arg)])
       elif name == "TUPLE":
-        stack.append(tuple(group()))
+        stack.push(tuple(stack.group()))
       elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-        items = [pop() for _ in range(int(name[-1]))]
-        stack.append(tuple(items[::-1]))
+        stack.push(tuple(stack.group(int(name[-1]))))
       elif name == "LIST":
-        stack.append(group())
+        stack.push(stack.group())
       elif name == "DICT":
-        items = group()
-        stack.append({})
-        for key, value in zip(items[::2], items[1::2], strict=True):
-          _set(stack[-1], key, value)
+        items = stack.group()
+        stack.push({})
+        set_items(stack.top(), items)
       elif name == "APPEND":
-        item = pop()
-        top(list).append(item)
+        item = stack.pop()
+        stack.top(list).append(item)
       elif name == "APPENDS":
-        items = group()
-        top(list).extend(items)
+        items = stack.group()
+        stack.top(list).extend(items)
       elif name == "SETITEM":
-        value, key = pop(), pop()
-        _set(top(dict), key, value)
+        items = stack.group(2)
+        set_items(stack.top(dict), items)
       elif name == "SETITEMS":
-        items = group()
-        for key, value in zip(items[::2], items[1::2], strict=True):
-          _set(top(dict), key, value)
+        items = stack.group()
+        set_items(stack.top(dict), items)
       elif name == "GLOBAL":
-        stack.append(_name(*str(arg).split(" ", 1)))
+        stack.push(_name(*str(arg).split(" ", 1)))
       elif name == "STACK_GLOBAL":
-        attribute, module = pop(), pop()
-        stack.append(_name(module, attribute))
+        stack.push(_name(*stack.group(2)))
       elif name == "REDUCE":
-        args, function = pop(), pop()
-        stack.append(_call(function, args))
+        stack.push(_call(*stack.group(2), budget))
       elif name == "BINPERSID":
-        _need(storages is not None, "an array where there can be none")
-        stack.append(_storage(pop()))
-        storages.append(stack[-1])
+        need(storages is not None, "an array where there can be none")
+        stack.push(_storage(stack.pop()))
+        storages.append(stack.top())
       elif name == "BUILD":
         # `state_dict()` hangs a `_metadata` attribute on its OrderedDict.
-        pop()
-        top(dict)
+        stack.pop()
+        stack.top(dict)
       elif name == "POP":
-        pop()
+        stack.drop()
       elif name == "STOP":
-        result = pop()
-        _need(not stack, "the pickle leaves values behind")
+        result = stack.pop()
+        need(stack.done(), "the pickle leaves values behind")
         return result
       else:
         raise UnsafeFileError(
@@ -389,7 +423,9 @@ def _evaluate(
     raise
   # pickletools warns of odd escapes in names; a warning may be an error.
   except (ValueError, TypeError, IndexError, OverflowError, Warning) as e:
-    raise DamagedFileError(f"the pickle is cut off or malformed: {e}") from e
+    raise DamagedFileError(
+      f"the pickle is cut off or malformed: {printable(e)}"
+    ) from e
   raise DamagedFileError("the pickle has no end")
 
 
@@ -406,46 +442,48 @@ def _itemsize(dtype: str) -> int:
 
 
 class _Arrays:
-  """Turns the tensors of a tree into arrays, each storage read once."""
+  """Turns the tensors of a tree into views of arrays, each read once."""
 
-  def __init__(self, load: Callable[[_Storage], memoryview], order: str):
+  def __init__(self, load: Callable[[str], memoryview], order: str, size: int):
     self._load = load
     self._order = order
     self._storages: dict[tuple[str, str], np.ndarray] = {}
-    self._elements = 0
+    self._count = 0
+    self._bytes = limits.MAX_SHARING * size
 
   def __call__(self, tensor: _Tensor) -> np.ndarray:
     storage = tensor.storage
     key = (storage.key, storage.dtype)
+    itemsize = _itemsize(storage.dtype)
     if key not in self._storages:
-      raw = self._load(storage)
-      needed = storage.base_size * _itemsize(storage.dtype)
-      _need(
-        len(raw) >= needed,
-        f"array {storage.key} has {len(raw)} bytes, {needed} are declared",
-      )
+      raw = self._load(storage.key)
+      needed = storage.base_size * itemsize
+      if len(raw) < needed:
+        raise DamagedFileError(
+          f"array {storage.key} has {len(raw)} bytes, {needed} are declared"
+        )
       self._storages[key] = _array(raw[:needed], storage, self._order)
     base = self._storages[key]
-    self._elements += (count := int(np.prod(tensor.shape, dtype=np.int64)))
-    if self._elements > MAX_ELEMENTS:
-      raise ValueError(
-        f"the tensors have over {MAX_ELEMENTS} elements, thirty times a full"
-        " RRDBNet: not a file of its weights"
+    self._count += 1
+    self._bytes -= math.prod(tensor.shape) * itemsize
+    if self._count > limits.MAX_ARRAYS or self._bytes < 0:
+      raise DamagedFileError(
+        f"the file has over {limits.MAX_ARRAYS} tensors, or they look at its"
+        f" bytes more than {limits.MAX_SHARING} times over"
       )
-    start = storage.offset + tensor.offset
-    # Another tensor may have declared this storage larger than it is.
-    span = sum(
-      (n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True)
-    )
-    if count == 0:
-      return np.empty(tensor.shape, base.dtype)
-    _need(start + span < len(base), "a tensor reaches out of its storage")
-    return np.lib.stride_tricks.as_strided(
-      base[start:],
-      tensor.shape,
-      [s * base.itemsize for s in tensor.strides],
-      writeable=False,
-    )
+    try:
+      # Checks, for one, that no other tensor declared this storage smaller.
+      view = np.ndarray(
+        tensor.shape,
+        base.dtype,
+        base,
+        (storage.offset + tensor.offset) * base.itemsize,
+        tuple(s * base.itemsize for s in tensor.strides),
+      )
+    except (ValueError, TypeError, OverflowError) as e:
+      raise DamagedFileError("a tensor reaches out of its storage") from e
+    view.flags.writeable = False
+    return view
 
 
 def _resolve(tree: Any, arrays: _Arrays) -> Any:
@@ -472,105 +510,85 @@ def _resolve(tree: Any, arrays: _Arrays) -> Any:
 
 
 def _read_zip(data: bytes) -> Any:
-  with zipfile.ZipFile(io.BytesIO(data)) as archive:
-    infos: Mapping[str, zipfile.ZipInfo] = {
-      i.filename: i for i in archive.infolist()
-    }
-    _need(len(infos) == len(archive.infolist()), "the zip names a file twice")
-    roots = [n[: -len("data.pkl")] for n in infos if n.endswith("/data.pkl")]
-    if any(n.endswith("/constants.pkl") or "/code/" in n for n in infos):
-      raise ValueError(
-        "this is a TorchScript archive, which holds a program; load it in"
-        " PyTorch and save its state_dict()"
-      )
-    if len(roots) != 1:
-      raise ValueError(
-        f"this zip archive is no PyTorch file: it has {len(roots)} data.pkl"
-        f" among {len(infos)} files"
-      )
-    budget = len(data)
-
-    def read(name: str) -> bytes:
-      nonlocal budget
-      _need(name in infos, f"the zip lacks {name}")
-      info = infos[name]
-      _need(
-        info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1,
-        f"{name} is compressed or encrypted; PyTorch stores as it is",
-      )
-      # Members may overlap: together no more than the file holds.
-      budget -= info.file_size
-      _need(budget >= 0, f"{name} declares more bytes than the file has")
-      try:
-        return archive.read(info)
-      except (EOFError, RuntimeError, NotImplementedError, OSError) as e:
-        raise DamagedFileError(f"{name} is cut off: {e}") from e
-
-    root = roots[0]
-    pickled = infos[root + "data.pkl"].file_size
-    _need(
-      pickled <= MAX_PICKLE_BYTES,
-      f"data.pkl has {pickled} bytes; the limit is {MAX_PICKLE_BYTES}",
+  archive = StoredZip(data)
+  names = archive.names
+  roots = [n[: -len("data.pkl")] for n in names if n.endswith("/data.pkl")]
+  if any(n.endswith("/constants.pkl") or "/code/" in n for n in names):
+    raise ValueError(
+      "this is a TorchScript archive, which holds a program; load it in"
+      " PyTorch and save its state_dict()"
     )
-    order = read(root + "byteorder") if root + "byteorder" in infos else b""
-    _need(
-      order in (b"", b"little", b"big"), f"unknown byte order {order[:9]!r}"
+  if len(roots) != 1:
+    raise ValueError(
+      f"this zip archive is no PyTorch file: it has {len(roots)} data.pkl"
+      f" among {len(names)} files"
     )
-    tree = _evaluate(io.BytesIO(read(root + "data.pkl")), [])
-    raw: dict[str, memoryview] = {}
+  root = roots[0]
+  if (size := archive.size(root + "data.pkl")) > limits.MAX_TABLE_BYTES:
+    raise DamagedFileError(
+      f"data.pkl has {size} bytes; the limit is {limits.MAX_TABLE_BYTES}"
+    )
+  order = b"little"
+  if root + "byteorder" in names:
+    order = bytes(archive.read(root + "byteorder")[:9])
+  need(order in (b"little", b"big"), f"unknown byte order {order!r}")
+  pickled = archive.read(root + "data.pkl")
+  tree = _evaluate(io.BytesIO(pickled), Budget(size), [])
 
-    def load(storage: _Storage) -> memoryview:
-      if storage.key not in raw:
-        raw[storage.key] = memoryview(read(f"{root}data/{storage.key}"))
-      return raw[storage.key]
+  @functools.cache
+  def load(key: str) -> memoryview:
+    return archive.read(f"{root}data/{key}")
 
-    return _resolve(tree, _Arrays(load, ">" if order == b"big" else "<"))
+  sign = ">" if order == b"big" else "<"
+  return _resolve(tree, _Arrays(load, sign, len(data)))
 
 
 def _read_legacy(data: bytes) -> Any:
-  stream = io.BytesIO(data)
-  magic = _evaluate(stream)
-  if magic != _LEGACY_MAGIC:
+  # Five pickles, then the arrays.
+  table = data[: limits.MAX_TABLE_BYTES]
+  stream, budget = io.BytesIO(table), Budget(len(table))
+  if _evaluate(stream, budget) != _LEGACY_MAGIC:
     raise ValueError(
       "this is a pickle, but not one that torch.save wrote: give a .pth,"
       " .safetensors or ncnn file"
     )
-  protocol, info = _evaluate(stream), _evaluate(stream)
+  protocol, info = _evaluate(stream, budget), _evaluate(stream, budget)
   if protocol != _LEGACY_PROTOCOL or not isinstance(info, dict):
-    raise ValueError(f"unknown version {str(protocol)[:20]} of the .pth format")
+    number = protocol if isinstance(protocol, int) else "of an odd kind"
+    raise ValueError(f"unknown version {number} of the .pth format")
   if info.get("little_endian") is not True:
     raise ValueError(
       "the .pth file is big-endian: save it again with PyTorch >= 1.6"
     )
   storages: list[_Storage] = []
-  tree, keys = _evaluate(stream, storages), _evaluate(stream)
-  _need(isinstance(keys, list), "the list of arrays is malformed")
+  tree = _evaluate(stream, budget, storages)
+  keys = _evaluate(stream, budget)
+  need(isinstance(keys, list), "the list of arrays is malformed")
   sizes: dict[str, int] = {}
   for storage in storages:
     size = _itemsize(storage.dtype)
-    _need(
-      sizes.setdefault(storage.key, size) == size,
-      f"array {storage.key} has two element types",
-    )
+    if sizes.setdefault(storage.key, size) != size:
+      raise DamagedFileError(f"array {storage.key} has two element types")
   arrays: dict[str, memoryview] = {}
   view, position = memoryview(data), stream.tell()
   for key in keys:
-    _need(isinstance(key, str) and key not in arrays, "an array's name is bad")
+    need(isinstance(key, str) and key not in arrays, "an array's name is bad")
     if key not in sizes:
-      raise ValueError(f"array {key[:64]} belongs to no tensor")
-    _need(position + 8 <= len(data), "the file is cut off")
+      raise ValueError(f"array {printable(key)} belongs to no tensor")
+    need(position + 8 <= len(data), "the file is cut off")
     count = int.from_bytes(data[position : position + 8], "little", signed=True)
     end = position + 8 + count * sizes[key]
-    _need(
-      count >= 0 and end <= len(data),
-      f"the file is cut off: array {key} has {count} elements, but only"
-      f" {len(data) - position - 8} bytes are left",
-    )
+    if count < 0 or end > len(data):
+      raise DamagedFileError(
+        f"the file is cut off: array {key} has {count} elements, but only"
+        f" {len(data) - position - 8} bytes are left"
+      )
     arrays[key] = view[position + 8 : end]
     position = end
 
-  def load(storage: _Storage) -> memoryview:
-    _need(storage.key in arrays, f"array {storage.key} is missing")
-    return arrays[storage.key]
+  def load(key: str) -> memoryview:
+    if key not in arrays:
+      raise DamagedFileError(f"array {key} is missing")
+    return arrays[key]
 
-  return _resolve(tree, _Arrays(load, "<"))
+  return _resolve(tree, _Arrays(load, "<", len(data)))
