@@ -142,7 +142,7 @@ def run(
       data = make(targets, seed, case)
       folder = pathlib.Path(root, str(case))
       folder.mkdir()
-      with _bounded(seconds, megabytes):
+      with bounded(seconds, megabytes):
         outcome, problem = _judge(target, folder, data)
       report.counts[target.name, outcome] += 1
       if problem:
@@ -188,7 +188,7 @@ def _judge(
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float, megabytes: int) -> Iterator[None]:
+def bounded(seconds: float, megabytes: int) -> Iterator[None]:
   """Ends what takes too long or too much, by an error, in this process."""
   soft, hard = resource.getrlimit(resource.RLIMIT_AS)
   limit = soft

@@ -1,6 +1,5 @@
-"""VGG19's weights from files: torchvision's, Keras's two layouts, mishaps."""
+"""Where VGG19's weights are looked for, and what is said of them."""
 
-import h5py
 import jax
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from esrgan_jax.training import perceptual
 from tests import weight_builders as build
 from tests.file_server import serving
 
-_LAYERS = vgg.CONV_LAYERS
-
 
 @pytest.fixture(autouse=True)
 def _no_caches(tmp_path, monkeypatch):
@@ -20,88 +17,20 @@ def _no_caches(tmp_path, monkeypatch):
     monkeypatch.setenv(name, str(tmp_path / name))
 
 
-@pytest.fixture(scope="module", name="kernels")
-def _kernels():
-  """A net of VGG19's layers, 2 channels wide but for the image."""
-  generator = np.random.default_rng(0)
-  shapes = [(3, 3, 3 if name == "conv1_1" else 2, 2) for name in _LAYERS]
-  return {
-    name: (
-      generator.normal(size=shape).astype(np.float32),
-      generator.normal(size=2).astype(np.float32),
-    )
-    for name, shape in zip(_LAYERS, shapes, strict=True)
-  }
-
-
-def _write_torchvision(path, kernels):
-  state = {}
-  for name, (kernel, bias) in kernels.items():
-    place = f"features.{vgg.LAYERS.index(name)}"
-    kernel_oihw = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
-    state[f"{place}.weight"] = kernel_oihw
-    state[f"{place}.bias"] = bias
-  state["classifier.0.weight"] = np.zeros((2, 2), np.float32)
-  path.write_bytes(build.zip_pth(state))
-  return path
-
-
-def _write_keras_2(path, kernels):
-  with h5py.File(path, "w") as file:
-    names = []
-    for name, arrays in kernels.items():
-      layer = f"block{name[4]}_conv{name[6]}"
-      names.append(layer.encode())
-      group = file.create_group(layer)
-      weights = [f"{layer}_W_1:0", f"{layer}_b_1:0"]
-      group.attrs["weight_names"] = [each.encode() for each in weights]
-      for weight, array in zip(weights, arrays, strict=True):
-        group[weight] = array
-    file.attrs["layer_names"] = names
-  return path
-
-
-def _write_keras_3(path, kernels):
-  with h5py.File(path, "w") as file:
-    for index, arrays in enumerate(kernels.values()):
-      name = "conv2d" + (f"_{index}" if index else "")
-      for key, array in zip("01", arrays, strict=True):
-        file[f"layers/{name}/vars/{key}"] = array
-  return path
-
-
-@pytest.mark.parametrize(
-  ("write", "is_bgr"),
-  [
-    (_write_torchvision, False),
-    (_write_keras_2, True),
-    (_write_keras_3, True),
-  ],
-)
-def test_every_layout_gives_the_same_kernels(tmp_path, kernels, write, is_bgr):
-  path = write(tmp_path / "vgg.file", kernels)
-  found = perceptual.load_vgg19(str(path))
-  assert str(path) in found.description
-  for name, (kernel, bias) in kernels.items():
-    if is_bgr and name == "conv1_1":
-      kernel = kernel[:, :, ::-1]
-    np.testing.assert_array_equal(found.params[name]["kernel"], kernel)
-    np.testing.assert_array_equal(found.params[name]["bias"], bias)
-  expected = (
-    np.array([123.68, 116.779, 103.939]) / 255
-    if is_bgr
-    else np.array([0.485, 0.456, 0.406])
-  )
-  mean = found.params["normalization"]["mean"]
-  np.testing.assert_allclose(mean, expected, rtol=1e-6)
-
-
-def test_auto_takes_what_is_in_a_cache(tmp_path, kernels):
+def test_auto_takes_what_is_in_a_cache(tmp_path):
   own = tmp_path / "ESRGAN_JAX_CACHE"
   own.mkdir()
-  _write_torchvision(own / "vgg19-dcbb9e9d.pth", kernels)
+  kernels = {  # The whole network, at half its size.
+    name: (np.zeros(shape, np.float16), np.ones(shape[-1], np.float16))
+    for name, shape in vgg.KERNEL_SHAPES.items()
+  }
+  path = own / "vgg19-dcbb9e9d.pth"
+  path.write_bytes(build.zip_pth(build.torchvision_state(kernels)))
   found = perceptual.load_vgg19("auto", fetch=False)
+  path.unlink()
   assert str(own) in found.description
+  assert found.params["conv5_4"]["kernel"].shape == (3, 3, 512, 512)
+  assert found.params["conv5_4"]["bias"].tolist() == [1] * 512
 
 
 def test_what_is_missing_says_where_to_get_it(tmp_path):
@@ -131,7 +60,7 @@ def test_another_network_is_refused(tmp_path):
   path = tmp_path / "other.pth"
   state = {"conv.weight": np.zeros(1, np.float32)}
   path.write_bytes(build.zip_pth(state))
-  with pytest.raises(ValueError, match=r"is not VGG19: .* lack features\.0"):
+  with pytest.raises(ValueError, match=r"other\.pth is not VGG19: features\.0"):
     perceptual.load_vgg19(str(path))
 
 

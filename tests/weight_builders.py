@@ -5,8 +5,10 @@ import pickle
 import struct
 import zipfile
 
+import h5py
 import numpy as np
 
+from esrgan_jax.models import vgg
 from esrgan_jax.weights import names
 
 CONFIG = {
@@ -172,6 +174,14 @@ def legacy_pth(state, wrap=lambda tree: tree):
   return b"".join(parts)
 
 
+def laughs(depth):
+  """Returns instructions for a list of 2**depth items, in a few bytes."""
+  code = b"](K\x01K\x01e"
+  for i in range(depth):
+    code += b"q" + bytes([i]) + b"0](" + (b"h" + bytes([i])) * 2 + b"e"
+  return code
+
+
 class Evil:
   """Pickles into a call of any function."""
 
@@ -206,3 +216,67 @@ def write_ncnn(folder, state, *, factors=(2, 2), half=True, name="model"):
   param.write_text(f"7767517\n{len(layers)} 9\n" + "\n".join(layers) + "\n")
   param.with_suffix(".bin").write_bytes(blob)
   return param
+
+
+# VGG19's layers, 2 channels wide but for the image.
+SLIM_VGG = {
+  name: (3, 3, 3 if name == "conv1_1" else 2, 2) for name in vgg.CONV_LAYERS
+}
+
+
+def vgg_kernels(shapes=None):
+  """Returns `{"conv1_1": (kernel, bias), ...}`, slim by default."""
+  rng = np.random.default_rng(0)
+  return {
+    name: (
+      rng.standard_normal(shape, np.float32),
+      rng.standard_normal(shape[-1], np.float32),
+    )
+    for name, shape in (shapes or SLIM_VGG).items()
+  }
+
+
+def torchvision_state(kernels):
+  """Returns VGG19's kernels as torchvision's state dict."""
+  state = {}
+  for name, (kernel, bias) in kernels.items():
+    place = f"features.{vgg.LAYERS.index(name)}"
+    kernel_oihw = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+    state[f"{place}.weight"] = kernel_oihw
+    state[f"{place}.bias"] = bias
+  state["classifier.0.weight"] = np.zeros((2, 2), np.float32)
+  return state
+
+
+def write_keras_2(path, kernels, *, inside="", slash=False, encode=str.encode):
+  """Writes VGG19's kernels as Keras 1 and 2 do; a model's are `inside`."""
+  with h5py.File(path, "w") as file:
+    root = file.create_group(inside) if inside else file
+    layers = []
+    for name, arrays in kernels.items():
+      layer = f"block{name[4]}_conv{name[6]}"
+      layers.append(encode(layer))
+      group = root.create_group(layer)
+      weights = [f"{layer}_W_1:0", f"{layer}_b_1:0"]
+      if slash:
+        weights = [f"{layer}/kernel:0", f"{layer}/bias:0"]
+      group.attrs["weight_names"] = [encode(each) for each in weights]
+      for weight, array in zip(weights, arrays, strict=True):
+        group[weight] = array
+    pool = root.create_group("block1_pool")
+    pool.attrs["weight_names"] = []
+    root.attrs["layer_names"] = layers
+  return path
+
+
+def write_keras_3(path, kernels):
+  """Writes VGG19's kernels as Keras 3's `save_weights` does."""
+  with h5py.File(path, "w") as file:
+    file.create_group("vars")
+    for index, arrays in enumerate(kernels.values()):
+      name = "conv2d" + (f"_{index}" if index else "")
+      for key, array in zip("01", arrays, strict=True):
+        file[f"layers/{name}/vars/{key}"] = array
+    for name in ("input_layer", "max_pooling2d", "conv2d_transpose_1"):
+      file.create_group(f"layers/{name}/vars")
+  return path
