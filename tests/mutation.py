@@ -23,11 +23,12 @@ import random
 import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from esrgan_jax.text import printable
 
@@ -81,6 +82,11 @@ class Report:
   counts: collections.Counter[tuple[str, str]]
   violations: list[str]
 
+  def add(self, target: str, outcome: str, problem: str) -> None:
+    """Counts one case; `problem` is empty if all is well."""
+    self.counts[target, outcome] += 1
+    self.violations += [problem] if problem else []
+
   def outcomes(self, target: str) -> dict[str, int]:
     """How often a target's reader ended how."""
     return {o: n for (t, o), n in self.counts.items() if t == target}
@@ -112,14 +118,18 @@ def damage(rng: random.Random, data: bytes, target: Target) -> bytes:
   return data
 
 
+def damage_any(rng: random.Random, data: bytes) -> bytes:
+  """Returns a copy with one edit that knows no format."""
+  return rng.choice(_EDITS)(rng, data)
+
+
 def run(
   targets: Sequence[Target],
   *,
   seed: int,
-  cases: Sequence[int],
+  cases: Iterable[int],
   seconds: float = 2.0,
   megabytes: int = 500,
-  before: Callable[[int], object] = lambda case: None,
 ) -> Report:
   """Reads damaged files, in this process.
 
@@ -129,30 +139,50 @@ def run(
     cases: Which ones.
     seconds: Of processor time that one file may take.
     megabytes: Of address space that one file may take.
-    before: Called with each case's number.
 
   Returns:
     What happened.
   """
   report = Report(collections.Counter(), [])
+  for outcome in _outcomes(targets, seed, cases, seconds, megabytes):
+    report.add(*outcome)
+  return report
+
+
+def _outcomes(
+  targets: Sequence[Target],
+  seed: int,
+  cases: Iterable[int],
+  seconds: float,
+  megabytes: int,
+) -> Iterator[tuple[str, str, str]]:
+  """Yields each case's target, how it ended, and what is wrong with that."""
   with tempfile.TemporaryDirectory() as root:
+
+    def read(target: Target, name: str, data: bytes) -> tuple[str, str]:
+      folder = pathlib.Path(root, name)
+      folder.mkdir()
+      try:
+        return _judge(target, folder, data)
+      finally:
+        shutil.rmtree(folder)
+
+    # Sound files are read; what is loaded for that is not counted later.
+    for target in targets:
+      for data in target.samples:
+        outcome, problem = read(target, "sample", data)
+        if outcome != "read":
+          raise AssertionError(
+            f"a sample of {target.name}: {outcome} {problem}"
+          )
     for case in cases:
-      before(case)
       target = targets[case % len(targets)]
       data = make(targets, seed, case)
-      folder = pathlib.Path(root, str(case))
-      folder.mkdir()
       with bounded(seconds, megabytes):
-        outcome, problem = _judge(target, folder, data)
-      report.counts[target.name, outcome] += 1
+        outcome, problem = read(target, str(case), data)
       if problem:
-        report.violations.append(
-          f"--seed {seed} --only {case}: {target.name}: {problem}"
-        )
-      for file in folder.iterdir():
-        file.unlink()
-      folder.rmdir()
-  return report
+        problem = f"--seed {seed} --only {case}: {target.name}: {problem}"
+      yield target.name, outcome, problem
 
 
 def make(targets: Sequence[Target], seed: int, case: int) -> bytes:
@@ -254,54 +284,38 @@ def main(
 
 
 def _child(targets, args, cases):
-  """Runs cases; says each one's number before it, and its report after."""
-  for case in cases:
-    print(case, flush=True)
-    report = run(
-      targets,
-      seed=args.seed,
-      cases=[case],
-      seconds=args.seconds,
-      megabytes=args.megabytes,
-    )
-    counts = [[*key, n] for key, n in report.counts.items()]
-    print(json.dumps([counts, report.violations]), flush=True)
+  """Runs cases, and says how each of them ended."""
+  for outcome in _outcomes(
+    targets, args.seed, cases, args.seconds, args.megabytes
+  ):
+    print(json.dumps(outcome), flush=True)
   print("done", flush=True)
 
 
 def _parent(module, args, cases):
   """Has children run the cases, a new one after each that dies."""
-  report = Report(collections.Counter(), [])
-  begun, done = 0, False
-  while not done:
+  report, begun = Report(collections.Counter(), []), 0
+  while True:
     command = [sys.executable, "-m", module, f"--child={begun}"]
     command += [f"--{k}={getattr(args, k)}" for k in ("count", "seed")]
     command += [f"--seconds={args.seconds}", f"--megabytes={args.megabytes}"]
     command += [] if args.only is None else [f"--only={args.only}"]
+    first = begun
     with subprocess.Popen(
       command, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as child:
-      case, first = None, begun
       for line in _lines(child, args.silence):
         if line == "done":
-          done = True
-        elif line.startswith("["):
-          counts, violations = json.loads(line)
-          for target, outcome, n in counts:
-            report.counts[target, outcome] += n
-          report.violations += violations
-          case, begun = None, begun + 1
-        else:
-          case = int(line)
+          return report
+        report.add(*json.loads(line))
+        begun += 1
       child.kill()
-    if not done and case is None:
-      raise RuntimeError(f"{module} ended by itself before case {first}")
-    if not done:
-      how = f"the process ended with status {child.returncode}"
-      report.counts["killed", how] += 1
-      report.violations.append(f"--seed {args.seed} --only {case}: {how}")
-      begun += 1
-  return report
+    how = f"the process ended with status {child.returncode}"
+    if begun == first == 0:
+      raise RuntimeError(f"{module}: {how} before any case")
+    problem = f"--seed {args.seed} --only {cases[begun]}: {how}"
+    report.add("killed", how, problem)
+    begun += 1
 
 
 def _lines(child: subprocess.Popen, seconds: float) -> Iterator[str]:

@@ -10,14 +10,20 @@ import pytest
 
 from tests import mutation
 
+_SAMPLE = bytes(range(256)) * 4
+
 
 def _target(read, **options):
-  return mutation.Target("t", [bytes(range(256)) * 4], read, **options)
+  return mutation.Target("t", [_SAMPLE], read, **options)
 
 
 def _run(read, **options):
+  def judged(folder, data):
+    if data != _SAMPLE:
+      read(folder, data)
+
   options = {"seed": 1, "cases": range(2), **options}
-  return mutation.run([_target(read)], **options)
+  return mutation.run([_target(judged)], **options)
 
 
 def test_damage_is_by_seed_and_case_and_never_the_same():
@@ -43,6 +49,11 @@ def test_reading_and_documented_refusals_are_fine():
   assert (report.outcomes("t"), report.violations) == ({"read": 2}, [])
   report = _run(_refuses)
   assert (report.outcomes("t"), report.violations) == ({"ValueError": 2}, [])
+
+
+def test_samples_that_are_not_sound_are_no_samples():
+  with pytest.raises(AssertionError, match="a sample of t: ValueError"):
+    mutation.run([_target(_refuses)], seed=1, cases=[])
 
 
 def _raises(error):
