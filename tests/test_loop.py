@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -189,13 +190,34 @@ def test_failing_before_any_checkpoint(tmp_path):
 
 def test_init_from_skips_phase_one(finished, tmp_path):
   workdir, config, _ = finished
+  # The phase that is evaluated and upscaled with too, unless one is named.
   out = _train({**config, "init_from": str(workdir)}, tmp_path)
-  assert "phase one is skipped" in out
+  assert "phase one is skipped: the generator is run/gan" in out
   assert not (tmp_path / "psnr").exists()
-  a, b = (
-    read_weights(w / "models/psnr.safetensors") for w in (workdir, tmp_path)
-  )
+  a = read_weights(workdir / "models/gan.safetensors")
+  b = read_weights(tmp_path / "models/psnr.safetensors")
   jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+  content = json.loads((tmp_path / "evaluation.json").read_text())
+  names = [each["model"] for each in content["evaluations"]]
+  assert names == ["bicubic", str(workdir), "gan", "interpolated_0.8"]
+
+
+def test_a_failing_evaluation_ends_no_training(finished, tmp_path):
+  _, config, _ = finished
+  photos = tmp_path / "photos"
+  shutil.copytree(config["data"]["sources"], photos)
+  config = {**config, "data": {**config["data"], "eval": str(photos)}}
+  config["phases"] = {**config["phases"], "gan": {"num_train_steps": 0}}
+  config["eval"] = {**config["eval"], "crop_border": 30}
+  with pytest.raises(loop.IncompleteError, match="the final evaluation") as e:
+    _train(config, tmp_path / "run")
+  assert "evaluation at step 6 of phase psnr: 0.png: crop_border" in str(
+    e.value
+  )
+  assert (tmp_path / "run/models/psnr.safetensors").exists()
+  assert (tmp_path / "run/report.html").exists()
+  steps = [p.name for p in (tmp_path / "run/psnr/checkpoints").glob("[0-9]*")]
+  assert "12" in steps
 
 
 def test_init_from_another_shape_says_how_to_get_it(finished, tmp_path):

@@ -53,7 +53,8 @@ DEFAULTS: dict[str, Any] = {
   "ema_decay": 0.999,  # BasicSR; the paper has none.
   "mesh": {"num_devices": 0},  # 0 for all.
   # Weights to start phase two from, instead of phase one: a file, a name from
-  # `python -m esrgan_jax models`, or another training's workdir.
+  # `python -m esrgan_jax models`, another training's workdir (its last phase's
+  # model, as for every command) or one phase of it (WORKDIR/psnr).
   "init_from": "",
   "phases": {
     "psnr": {

@@ -457,27 +457,49 @@ class Evaluator:
 
     Returns:
       Scores of all images, in the source's order.
+
+    Raises:
+      FloatingPointError: If a result is not finite, in any process.
+      Exception: What else went wrong; in the other processes, a RuntimeError.
     """
     columns = (*MEASURES, *self._distances)
     table = np.zeros((len(self.names), len(columns)))
-    first, step = jax.process_index(), jax.process_count()
-    if first < len(self.names):
-      part = evaluate_pairs(
-        upscale,
-        named_pairs(self._source, first=first, step=step),
-        scale=self._source.scale,
-        crop_border=self._crop_border,
-        distances=self._distances,
-      )
-      table[first::step] = [
-        [score.values[name] for name in columns] for score in part.scores
-      ]
+    error = None
+    try:
+      self._measure_part(upscale, columns, table)
+    except Exception as caught:  # Raised below, when no process waits.
+      error = caught
+    diverged = isinstance(error, FloatingPointError)
+    problems = _sum_over_processes(np.array([error is not None, diverged], int))
+    if error is not None:
+      raise error
+    if problems.any():
+      kind = FloatingPointError if problems[1] else RuntimeError
+      raise kind("evaluation failed in another process")
     table = _sum_over_processes(table)
     scores = tuple(
       Score(name, dict(zip(columns, map(float, row), strict=True)))
       for name, row in zip(self.names, table, strict=True)
     )
     return Evaluation(model, self._source.scale, self._crop_border, scores)
+
+  def _measure_part(
+    self, upscale: Upscale, columns: Sequence[str], table: np.ndarray
+  ) -> None:
+    """Fills in the rows of this process's images."""
+    first, step = jax.process_index(), jax.process_count()
+    if first >= len(self.names):
+      return
+    part = evaluate_pairs(
+      upscale,
+      named_pairs(self._source, first=first, step=step),
+      scale=self._source.scale,
+      crop_border=self._crop_border,
+      distances=self._distances,
+    )
+    table[first::step] = [
+      [score.values[name] for name in columns] for score in part.scores
+    ]
 
 
 def _local(leaf: Any) -> Any:

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,23 +40,34 @@ def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
     gan_params: Phase two's; None if it has not been asked for.
 
   Returns:
-    Path of the report.
+    Path of the report. What failed is in `run.failures`.
   """
   config = run.config
   # What follows runs on this process's devices, or on none.
   psnr_params, gan_params = map(run_lib.on_host, (psnr_params, gan_params))
-  models = {"psnr": (psnr_params, 0.0)}
+  models = {run.start_name or "psnr": (psnr_params, 0.0)}
+  mix = None
   if gan_params is not None:
     mix = functools.partial(_mix, psnr_params, gan_params)
     models["gan"] = (gan_params, 1.0)
     mixed = f"interpolated_{config.export_alpha:g}"
     models[mixed] = mix(alpha=config.export_alpha), config.export_alpha
     export(run, mixed, *models[mixed])
-  if run.eval_source is None:
-    return _report(run)
+  if run.eval_source is not None:
+    with run.tolerating("the final evaluation"):
+      _evaluate(run, models, mix)
+  return _report(run)
 
+
+def _evaluate(
+  run: run_lib.Run,
+  models: Mapping[str, tuple[Any, float]],
+  mix: Callable[..., Any] | None,
+) -> None:
+  """Measures all models, and what lies between the two phases'."""
+  config = run.config
   distances = {}
-  if gan_params is not None and config.phases.gan.perceptual_weight:
+  if mix and config.phases.gan.perceptual_weight:
     distances["perceptual"] = run.perceptual()
   measure = run.make_evaluator(distances=distances)
   found = {
@@ -67,7 +78,7 @@ def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
   if jax.process_index() == 0:
     evaluator.write_evaluations(run.workdir / "evaluation.json", evaluations)
   run.write_samples("final", {k: v[0] for k, v in models.items()})
-  if gan_params is not None:
+  if mix:
     for alpha in config.interpolation_alphas:
       if alpha not in found:
         found[alpha] = measure(mix(alpha=alpha), model=f"alpha {alpha:g}")
@@ -77,7 +88,6 @@ def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
     ]
     run.write("interpolation.json", json.dumps({"rows": rows}, indent=1) + "\n")
   _show_table(run, evaluations)
-  return _report(run)
 
 
 @jax.jit
@@ -131,7 +141,8 @@ def _report(run: run_lib.Run) -> epath.Path:
   """Has the first process write the report; the others wait for it."""
   path = run.workdir / "report.html"
   if jax.process_index() == 0:
-    report.write_report(run.workdir)
-    run.say(f"report: {path}")
+    with run.tolerating("the report"):
+      report.write_report(run.workdir)
+      run.say(f"report: {path}")
   run_lib.everywhere(np.zeros(()))
   return path

@@ -158,10 +158,8 @@ class _Signals:
 def _read_init(run):
   """The generator's parameters that `config.init_from` names."""
   name = run.config.init_from
-  found = workdir_lib.find_model(
-    name, phases=workdir_lib.PHASES, scale=run.config.scale
-  ).weights
-  config, params = found.config, found.params
+  found = workdir_lib.find_model(name, scale=run.config.scale)
+  config, params = found.weights.config, found.weights.params
   wanted = {**run.config.generator, "scale": run.config.scale}
   different = {k: config[k] for k in wanted if config.get(k) != wanted[k]}
   if different:
@@ -181,7 +179,7 @@ def _read_init(run):
       f"config.init_from is {name!r}, whose layers are not those of"
       f" RRDBNet(scale={run.config.scale})"
     )
-  run.say(f"phase one is skipped: the generator is {name}")
+  run.say(f"phase one is skipped: the generator is {found.name}")
   return jax.tree.map(lambda x: np.asarray(x, np.float32), dict(params))
 
 

@@ -19,7 +19,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from esrgan_jax import compilation, storage
+from esrgan_jax import compilation, storage, text
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.data import sources
 from esrgan_jax.models.rrdb import RRDBNet
@@ -110,6 +110,11 @@ class Run:
       devices=self.mesh.local_devices,
     )
 
+  @property
+  def start_name(self) -> str:
+    """What phase two starts from where there is no phase one; else nothing."""
+    return text.printable(self.config.init_from)
+
   def perceptual(self) -> Any:
     """The perceptual distance: VGG19's, of the config's layers."""
     return steps.vgg_perceptual(
@@ -162,8 +167,9 @@ class Run:
         evaluator.bicubic(image, scale=self.config.scale) for image in lr
       ]
     }
+    titles = _TITLES | {"psnr": self.start_name or _TITLES["psnr"]}
     for model, params in models.items():
-      title = _TITLES.get(model, model)
+      title = text.printable(titles.get(model, model), limit=24)
       columns[title] = self._upscale_crops(params, lr)
     columns["HR"] = [crop.hr for crop in self._crops]
     picture = samples.png(samples.grid(columns))
