@@ -587,7 +587,7 @@ def test_sixteen_bit_tiff_is_read_by_tifffile(tmp_path, channels):
 def test_big_tiff(tmp_path, monkeypatch):
   tifffile = pytest.importorskip("tifffile")
   # The file that would need it has 4 GB; the limit is lowered instead.
-  monkeypatch.setattr(images.tiff, "CLASSIC_BYTES", 1000)
+  monkeypatch.setattr(images.encoders.tiff, "CLASSIC_BYTES", 1000)
   samples = noise(30, 20, 4, dtype=np.uint16)
   image = split(samples)
   meta = Metadata(icc_profile=SRGB, exif=exif_block(), xmp=XMP)
@@ -767,7 +767,7 @@ def test_bombs_are_refused_by_their_header(tmp_path):
     images.read_image(file)
   hidden = bomb(1, 1)
   file.write_bytes(hidden[:33] + bomb(60_000, 60_000)[8:])
-  with pytest.raises(ImageError, match=r"60000 x 60000 .*max_pixels"):
+  with pytest.raises(ImageError, match="two headers"):
     images.read_image(file)
   file.write_bytes(bomb(0, 5))
   with pytest.raises(ImageError, match="0 x 5"):
@@ -787,18 +787,12 @@ def test_bombs_are_refused_by_their_header(tmp_path):
         images.read_image(file, max_pixels=109)
 
 
-def test_pillows_limit_is_not_changed(tmp_path, monkeypatch):
+def test_pillows_limit_is_neither_changed_nor_asked(tmp_path, monkeypatch):
   monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 10)
-  for suffix in ("png", "jpg", "tif", "bmp"):
+  for suffix in ("png", "jpg", "tif", "bmp", "webp"):
     file = tmp_path / f"a.{suffix}"
     images.write_image(file, Image(noise(10, 10, 3)))
     assert images.read_image(file).pixels.shape == (10, 10, 3)
-  file = tmp_path / "a.webp"
-  images.write_image(file, Image(noise(10, 10, 3)))
-  if int(PilImage.__version__.split(".")[0]) >= 13:
-    # Since then, its plugin looks at the limit itself.
-    with pytest.raises(ImageError, match=r"100 pixels.*Pillow's own limit"):
-      images.read_image(file)
   assert PilImage.MAX_IMAGE_PIXELS == 10
 
 
@@ -946,9 +940,11 @@ def test_tiff_parts_that_are_missing_or_too_large(tmp_path):
         images.read_image(file)
   # A JPEG stream in it that is larger than the page: its decoder would obey.
   options["rowsperstrip"] = 600
-  tifffile.imwrite(file, noise(600, 600, 3), compression="jpeg", **options)
+  tifffile.imwrite(
+    file, np.zeros((600, 600, 3), np.uint8), compression="jpeg", **options
+  )
   patched_tiff(file, (256, 16), (257, 16), (278, 16))
-  with pytest.raises(ImageError, match="600 x 600 pixels are more than"):
+  with pytest.raises(ImageError, match="a part of 600 x 600 pixels"):
     images.read_image(file)
 
 
@@ -1084,12 +1080,14 @@ import sys, numpy, esrgan_jax
 assert "PIL" not in sys.modules
 from esrgan_jax import images
 image = images.Image(numpy.zeros((2, 2, 3), numpy.uint8))
+heavy = {"imagecodecs", "tifffile", "scipy"}
 for suffix in ("png", "jpg", "webp"):
   images.write_image(f"{sys.argv[1]}/a.{suffix}", image)
-  images.read_image(f"{sys.argv[1]}/a.{suffix}")
-print({"imagecodecs", "tifffile", "scipy"} & set(sys.modules))
+print(heavy & set(sys.modules))
+images.read_image(f"{sys.argv[1]}/a.png")
+print(heavy & set(sys.modules))
 """
   done = subprocess.run(
     [sys.executable, "-c", code, tmp_path], capture_output=True, text=True
   )
-  assert (done.stdout, done.stderr) == ("set()\n", "")
+  assert (done.stdout, done.stderr) == ("set()\n{'imagecodecs'}\n", "")

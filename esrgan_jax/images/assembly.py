@@ -1,45 +1,44 @@
-"""From what a decoder gives to an `Image`: checks, colour spaces, turning."""
+"""From what a decoder finds to an `Image`: colour spaces, turning, metadata."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import struct
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image as PilImage
 
 from esrgan_jax.images import metadata as meta
+from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.pixels import Image, ImageError, Metadata
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-  """Refuses a picture by what its header says of its size."""
-  if width <= 0 or height <= 0:
-    raise ImageError(
-      f"damaged: its header says {width} x {height} pixels; save it again from"
-      " its source"
-    )
-  if width * height > max_pixels:
-    raise ImageError(
-      f"{width} x {height} pixels are more than max_pixels={max_pixels}; raise"
-      " max_pixels if you trust the file"
-    )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+  """What a decoder found in a file, nothing of it checked but the pixels.
 
+  Attributes:
+    format: As in `Metadata`.
+    pixels: uint8 or uint16 `[H, W, 1 or 3]`, as they are stored.
+    alpha: None or `[H, W]`.
+    icc_profile: Colour profile, of whatever space.
+    exif: EXIF tags.
+    orientation: As in EXIF; None: what `exif` says.
+    xmp: XMP packet.
+    dpi: Pixels an inch, None where unknown.
+  """
 
-def check_webp(data: bytes, max_pixels: int) -> None:
-  """Checks a WebP's size: its decoder allocates the canvas on opening."""
-  kind = data[12:16]
-  if kind == b"VP8X":
-    width = 1 + int.from_bytes(data[24:27], "little")
-    height = 1 + int.from_bytes(data[27:30], "little")
-  elif kind == b"VP8L":
-    bits = int.from_bytes(data[21:25], "little")
-    width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-  else:
-    width, height = (v & 0x3FFF for v in struct.unpack_from("<HH", data, 26))
-  check_size(width, height, max_pixels)
+  format: str
+  pixels: np.ndarray
+  alpha: np.ndarray | None = None
+  icc_profile: bytes | None = None
+  exif: meta.Exif = dataclasses.field(
+    default_factory=lambda: meta.load_exif(None)
+  )
+  orientation: int | None = None
+  xmp: bytes | None = None
+  dpi: Sequence[float | None] | None = None
 
 
 def refuse_frames(count: int, what: str) -> None:
@@ -51,42 +50,31 @@ def refuse_frames(count: int, what: str) -> None:
     )
 
 
-def from_pillow(
-  picture: PilImage.Image,
-) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
-  """Returns pixels, alpha and profile of a loaded picture of 8 bits."""
-  profile = picture.info.get("icc_profile")
-  mode = picture.mode
-  if mode in ("CMYK", "LAB"):
-    picture, profile = _to_srgb(picture, profile), None
-  elif mode == "1":
-    picture = picture.convert("L")
-  elif mode in ("P", "PA"):
-    picture = picture.convert(
-      "RGBA" if picture.has_transparency_data else "RGB"
-    )
-  elif mode == "YCbCr":
-    picture = picture.convert("RGB")
-  if picture.mode not in ("L", "LA", "RGB", "RGBA"):
-    raise ImageError(
-      f"samples of Pillow's mode {picture.mode} are not read; save it as 8-bit"
-      " or 16-bit grey or RGB"
-    )
-  return *split_alpha(np.asarray(picture)), profile
+def to_rgb(mode: str, samples: np.ndarray, profile: bytes | None) -> np.ndarray:
+  """Converts samples `[H, W, 3 or 4]` of 8 bits to sRGB, by Pillow.
 
+  Args:
+    mode: "CMYK", "YCbCr" or "LAB".
+    samples: Of that colour space.
+    profile: Of CMYK; where it is sound, it says how.
 
-def _to_srgb(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
-  """Converts CMYK or Lab to sRGB, by the profile where it is a sound one."""
+  Returns:
+    uint8 `[H, W, 3]`.
+  """
   from PIL import ImageCms  # Seldom needed.
 
+  size = samples.shape[1::-1]
+  picture = PilImage.frombuffer(
+    mode, size, np.ascontiguousarray(samples), "raw", mode, 0, 1
+  )
   source = None
-  if picture.mode == "LAB":
+  if mode == "LAB":
     source = ImageCms.createProfile("LAB")
-  elif meta.profile_space(profile) == b"CMYK":
+  elif mode == "CMYK" and meta.profile_space(profile) == b"CMYK":
     source = io.BytesIO(profile)
   if source is not None:
     try:
-      return ImageCms.profileToProfile(
+      picture = ImageCms.profileToProfile(
         picture,
         ImageCms.ImageCmsProfile(source),
         ImageCms.createProfile("sRGB"),
@@ -95,9 +83,9 @@ def _to_srgb(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
       )
     except (ImageCms.PyCMSError, OSError):
-      if picture.mode == "LAB":
+      if mode == "LAB":
         raise
-  return picture.convert("RGB")
+  return np.asarray(picture.convert("RGB"))
 
 
 def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -112,32 +100,27 @@ def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
   )
 
 
-def assemble(
-  pixels: np.ndarray,
-  alpha: np.ndarray | None,
-  exif: PilImage.Exif,
-  orientation: int,
-  *,
-  format: str,  # noqa: A002 - the name of the field.
-  icc_profile: Any,
-  xmp: Any,
-  dpi: Any,
-  exif_tags: Collection[int] | None = None,
-) -> Image:
+def assemble(found: Found) -> Image:
   """Turns the picture upright and tidies its metadata."""
-  pixels = _upright(pixels, orientation)
+  orientation = found.orientation or meta.orientation_of(found.exif)
+  pixels = _upright(found.pixels, orientation)
+  alpha = found.alpha
   alpha = None if alpha is None else _upright(alpha, orientation)
   H, W, C = pixels.shape
-  dpi = meta.tidy_dpi(dpi)
+  dpi = meta.tidy_dpi(found.dpi)
   if dpi is not None and orientation >= 5:
     dpi = dpi[::-1]
-  if meta.profile_space(icc_profile) != meta.SPACE_OF_CHANNELS[C]:
-    icc_profile = None
+  profile = found.icc_profile
+  if (
+    meta.profile_space(profile) != meta.SPACE_OF_CHANNELS[C]
+    or len(profile) > MAX_METADATA
+  ):
+    profile = None
   metadata = Metadata(
-    format=format,
-    icc_profile=icc_profile,
-    exif=meta.tidy_exif(exif, W, H, only=exif_tags),
-    xmp=meta.tidy_xmp(xmp),
+    format=found.format,
+    icc_profile=profile,
+    exif=meta.tidy_exif(found.exif, W, H),
+    xmp=meta.tidy_xmp(found.xmp),
     dpi=dpi,
   )
   return Image(pixels, alpha, metadata)

@@ -1,27 +1,32 @@
-"""ICC profiles, EXIF, XMP and resolution: checked, and fit for the pixels.
-
-EXIF is Pillow's business. Between its parser and its writer stands a tree of
-plain values: tag -> value, or -> the tree of a sub-directory.
-"""
+"""ICC profiles, EXIF, XMP and resolution: checked, and fit for the pixels."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import warnings
-from collections.abc import Collection, Mapping
-from typing import Any
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from PIL import Image as PilImage
-from PIL import TiffTags
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from esrgan_jax.images import directories
+from esrgan_jax.images.directories import EXIF, Layout, Tree
+from esrgan_jax.images.limits import MAX_METADATA
 
-EXIF_IFD, GPS_IFD, INTEROP_IFD = 34665, 34853, 40965
 SPACE_OF_CHANNELS = {1: b"GRAY", 3: b"RGB "}
-_ORIENTATION = 274
+_ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
+_UNIT, _RESOLUTION = 296, (282, 283)
+_SEEN_WIDTH, _SEEN_HEIGHT = 40962, 40963
+# Of a TIFF's own directory, what EXIF has there too: words about the picture.
+ASCII_WORDS = {269, 270, 271, 272, 305, 306, 315, 316, 33432}
+WORDS = {18246, 18249, *range(40091, 40096), *ASCII_WORDS}
+# Where another file's pixels, thumbnails and further directories lay.
+_POINTERS = {273, 279, 288, 289, 324, 325, 330, 513, 514}
 
-_Tree = dict[int, Any]
+
+class Exif(NamedTuple):
+  """An EXIF block's tags; values are in the byte order `order`."""
+
+  tree: Tree
+  order: str
 
 
 def profile_space(profile: Any) -> bytes | None:
@@ -34,135 +39,70 @@ def profile_space(profile: Any) -> bytes | None:
   return profile[16:20]
 
 
-def tidy_dpi(dpi: Any) -> tuple[float, float] | None:
+def tidy_dpi(dpi: Sequence[float | None] | None) -> tuple[float, float] | None:
   """Returns a resolution if it is a sound one."""
-  try:
-    x, y = (float(v) for v in dpi)
-  except (TypeError, ValueError, ZeroDivisionError):
+  if dpi is None or None in dpi:
     return None
+  x, y = (float(v) for v in dpi)
   return (x, y) if 1 <= x <= 65_535 and 1 <= y <= 65_535 else None
 
 
 def tidy_xmp(xmp: Any) -> bytes | None:
   """Returns an XMP packet with its orientation reset."""
-  if isinstance(xmp, str):
-    xmp = xmp.encode()
-  if not isinstance(xmp, bytes) or not xmp:
+  if not isinstance(xmp, bytes) or not 0 < len(xmp) <= MAX_METADATA:
     return None
   return re.sub(rb"(tiff:Orientation(?:\s*=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp)
 
 
-def load_exif(block: Any) -> PilImage.Exif:
-  """Parses an EXIF block; gives an empty mapping if that is impossible."""
-  exif = PilImage.Exif()
-  with contextlib.suppress(Exception), _unwarned():
-    exif.load(block)
-    return exif
-  return PilImage.Exif()
+def load_exif(block: bytes | None) -> Exif:
+  """Reads an EXIF block; gives no tags if it is damaged, or not one."""
+  if block is not None and len(block) <= MAX_METADATA:
+    block = block.removeprefix(b"Exif\0\0")
+    try:
+      layout, offset = directories.layout_of(block)
+      tree = directories.read_tree(block, offset, layout, most=len(block))
+      return Exif(tree, layout.order)
+    except (ValueError, struct.error):
+      pass
+  return Exif({}, "<")
 
 
-def load_tiff_exif(
-  data: bytes, offset: int, *, order: str, big: bool
-) -> PilImage.Exif:
-  """Parses a TIFF file's directory in the same manner."""
-  exif = PilImage.Exif()
-  exif.endian, exif.bigtiff = order, big
-  with contextlib.suppress(Exception), _unwarned():
-    exif.load_from_fp(io.BytesIO(data), offset)
-    return exif
-  return PilImage.Exif()
-
-
-def orientation_of(exif: PilImage.Exif) -> int:
+def orientation_of(exif: Exif) -> int:
   """Returns the orientation, 1 to 8; 1 where there is none."""
-  with contextlib.suppress(Exception), _unwarned():
-    value = exif.get(_ORIENTATION)
-    return int(value) if value in range(1, 9) else 1
-  return 1
+  turn = directories.integers(exif.tree.get(_ORIENTATION), exif.order)
+  return turn[0] if turn and turn[0] in range(1, 9) else 1
 
 
-def exif_tree(exif: PilImage.Exif) -> _Tree:
-  """Returns all that can be read and written again, thumbnails apart."""
-  with _unwarned():
-    tree = _sound(exif)
-    for group in (EXIF_IFD, GPS_IFD):
-      tree.pop(group, None)
-      with contextlib.suppress(Exception):
-        below = _sound(exif.get_ifd(group), group)
-        if below.pop(INTEROP_IFD, None) is not None:
-          below[INTEROP_IFD] = _sound(exif.get_ifd(INTEROP_IFD), INTEROP_IFD)
-        if below:
-          tree[group] = below
-  return tree
+def dpi_of(exif: Exif) -> tuple[float, float] | None:
+  """Returns the pixels an inch that EXIF states, if it does."""
+  tree, order = exif
+  unit = directories.integers(tree.get(_UNIT), order)[:1] or (2,)
+  factor = {2: 1, 3: 2.54}.get(unit[0])
+  if factor is None:
+    return None
+  dpi = (directories.rational(tree.get(t), order) for t in _RESOLUTION)
+  return tidy_dpi([None if v is None else factor * v for v in dpi])
 
 
-def tidy_exif(
-  exif: PilImage.Exif,
-  width: int,
-  height: int,
-  *,
-  only: Collection[int] | None = None,
-) -> bytes | None:
+def tidy_exif(exif: Exif, width: int, height: int) -> bytes | None:
   """Returns the block for an upright picture of this size; None if empty."""
-  tree = exif_tree(exif)
-  if only is not None:
-    tree = {tag: value for tag, value in tree.items() if tag in only}
-  below = tree.get(EXIF_IFD, {})
+  tree, order = dict(exif.tree), exif.order
+  below = dict(tree.get(EXIF, {}))
   for where, tag, value in (
-    (tree, _ORIENTATION, 1),
-    (tree, 256, width),
-    (tree, 257, height),
-    (below, 40962, width),
-    (below, 40963, height),
+    (tree, _ORIENTATION, directories.short(1, order)),
+    (tree, _WIDTH, directories.long(width, order)),
+    (tree, _HEIGHT, directories.long(height, order)),
+    (below, _SEEN_WIDTH, directories.long(width, order)),
+    (below, _SEEN_HEIGHT, directories.long(height, order)),
   ):
     if tag in where:
       where[tag] = value
+  if EXIF in tree:
+    tree[EXIF] = below
+  # Empty directories say nothing, and some readers refuse them.
+  tree = {t: v for t, v in tree.items() if t not in _POINTERS and v != {}}
+  if not tree:
+    return None
   # In its own byte order, on which makers' notes may count.
-  if exif.endian == ">":
-    head, order = b"MM\0*\0\0\0\x08", ">"
-  else:
-    head, order = b"II*\0\x08\0\0\0", "<"
-  return head + pack_directory(tree, 8, order=order) if tree else None
-
-
-def pack_directory(
-  tree: _Tree,
-  offset: int,
-  *,
-  order: str = "<",
-  big: bool = False,
-  group: int | None = None,
-) -> bytes:
-  """Returns a tree as a TIFF directory, sub-directories after it."""
-  mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
-  head = b"II+\0\x08\0\0\0" + bytes(8) if big else mark + bytes(4)
-  directory = ImageFileDirectory_v2(head, group=group)
-  with _unwarned():
-    for tag, value in tree.items():
-      directory[tag] = value
-    return directory.tobytes(offset)
-
-
-def _sound(source: Mapping[int, Any], group: int | None = None) -> _Tree:
-  """Returns the tags whose values can be decoded, and encoded again."""
-  tree = {}
-  for tag in source:
-    with contextlib.suppress(Exception):
-      value = source[tag]
-      if isinstance(value, str) and (
-        TiffTags.lookup(tag, group).type == TiffTags.ASCII
-      ):
-        # As it stood in the file: Pillow would turn letters beyond ASCII,
-        # which it decodes by Latin-1, into question marks.
-        value = value.encode("latin-1")
-      pack_directory({tag: value}, 0, group=group)
-      tree[tag] = value
-  return tree
-
-
-@contextlib.contextmanager
-def _unwarned():
-  """Silences Pillow's warnings of damaged metadata: they are left out."""
-  with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    yield
+  head = b"MM\0*\0\0\0\x08" if order == ">" else b"II*\0\x08\0\0\0"
+  return head + directories.pack_tree(tree, 8, Layout(order))

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import pathlib
-import struct
 import threading
-import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
 
-import numpy as np
-from PIL import (
-  BmpImagePlugin,
-  GifImagePlugin,
-  JpegImagePlugin,
-  PngImagePlugin,
-  WebPImagePlugin,
-)
-from PIL import Image as PilImage
-
-from esrgan_jax.images.assembly import (
-  assemble,
-  check_size,
-  check_webp,
-  from_pillow,
-  refuse_frames,
-  split_alpha,
-)
-from esrgan_jax.images.metadata import load_exif, orientation_of
+from esrgan_jax.images.assembly import Found, assemble
+from esrgan_jax.images.decoders.bmp import read_bmp
+from esrgan_jax.images.decoders.gif import read_gif
+from esrgan_jax.images.decoders.jpeg import read_jpeg
+from esrgan_jax.images.decoders.png import read_png
+from esrgan_jax.images.decoders.tiff import read_tiff
+from esrgan_jax.images.decoders.webp import read_webp
 from esrgan_jax.images.pixels import MAX_PIXELS, Image, ImageError
-from esrgan_jax.images.tiff import read_tiff
+from esrgan_jax.text import printable
 
 
 def read_image(
@@ -48,8 +32,9 @@ def read_image(
   Args:
     path: The file.
     max_pixels: Most pixels (height x width) to accept. It is checked against
-      the header, before anything of that size is allocated. Pillow's
-      own limit, 179 million, stands as well for WebP and GIF.
+      the header, before anything of that size is allocated. A sixteenth of it
+      may be claimed by a file of any length; beyond, pixels and scans are held
+      against the bytes that are there, generously.
 
   Returns:
     The picture, upright.
@@ -57,9 +42,11 @@ def read_image(
   Raises:
     ImageError: If there is no such file, or it is empty, cut short, damaged,
       not an image, of several frames or pages, of floating-point or other
-      unusual samples, or larger than `max_pixels`.
+      unusual samples, larger than `max_pixels`, or much larger than its bytes
+      make believable. The message is one printable line.
 
   >>> import tempfile
+  >>> import numpy as np
   >>> from esrgan_jax.images.writing import write_image
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   file = os.path.join(folder, "grey.png")
@@ -69,31 +56,24 @@ def read_image(
   ((2, 3, 1), 'uint16', 'PNG')
   """
   path = pathlib.Path(path)
+  name = printable(path, limit=4096)
   try:
     data = _read_file(path, max_pixels)
-    # Pillow warns of damaged metadata and large pictures: the first does not
-    # matter to the pixels, the second has its own check here.
-    with warnings.catch_warnings(), _hushed("tifffile"), _hushed("imagecodecs"):
-      warnings.simplefilter("ignore")
-      return _decode(data, max_pixels)
+    reader = _reader_of(data)
+    with _hushed("imagecodecs"):
+      return assemble(reader(data, max_pixels))
   except ImageError as error:
-    raise ImageError(f"{path}: {error}") from error.__cause__
-  except PilImage.DecompressionBombError as error:
-    # Some plugins ask a global limit themselves; it is not ours to change.
-    raise ImageError(
-      f"{path}: {str(error).split(',')[0]} (Pillow's own limit); raise"
-      " PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
-    ) from error
+    raise ImageError(f"{name}: {error}") from error.__cause__
   except MemoryError:
     raise ImageError(
-      f"{path}: not enough memory to decode it; use a smaller picture"
+      f"{name}: not enough memory to decode it; use a smaller picture"
     ) from None
   except Exception as error:
     # Decoders fed with damaged files raise nearly anything: OSError,
-    # SyntaxError, struct.error, IndexError, TypeError, zlib.error ...
-    reason = " ".join(str(error).split()) or type(error).__name__
+    # RuntimeError, struct.error, IndexError, TypeError, zlib.error ...
+    reason = printable(" ".join(str(error).split())) or type(error).__name__
     raise ImageError(
-      f"{path}: damaged or cut short ({reason}); save it again from its source"
+      f"{name}: damaged or cut short ({reason}); save it again from its source"
     ) from error
 
 
@@ -135,22 +115,13 @@ def _read_file(path: pathlib.Path, max_pixels: int) -> bytes:
     raise ImageError(f"cannot be read: {reason}") from error
 
 
-def _decode(data: bytes, max_pixels: int) -> Image:
-  """Sends the bytes of a file to the reader of its format."""
-  if data.startswith(b"\x89PNG\r\n\x1a\n"):
-    return _read_png(data, max_pixels)
-  if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-    return read_tiff(data, max_pixels)
+def _reader_of(data: bytes) -> Callable[[bytes, int], Found]:
+  """Tells the format by the first bytes."""
+  for head, reader in _READERS.items():
+    if data.startswith(head):
+      return reader
   if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-    check_webp(data, max_pixels)
-    return _read_pillow(WebPImagePlugin.WebPImageFile, data, max_pixels)
-  if data.startswith(b"\xff\xd8\xff"):
-    # Also the first picture of an MPO, which is the photo itself.
-    return _read_pillow(JpegImagePlugin.JpegImageFile, data, max_pixels)
-  if data.startswith((b"GIF87a", b"GIF89a")):
-    return _read_pillow(GifImagePlugin.GifImageFile, data, max_pixels)
-  if data.startswith(b"BM"):
-    return _read_pillow(BmpImagePlugin.BmpImageFile, data, max_pixels)
+    return read_webp
   if data[4:8] == b"ftyp":
     raise ImageError("a HEIC, AVIF or video file; convert it to PNG or JPEG")
   raise ImageError(
@@ -159,59 +130,14 @@ def _decode(data: bytes, max_pixels: int) -> Image:
   )
 
 
-def _read_pillow(
-  plugin: Callable[[BinaryIO], Any], data: bytes, max_pixels: int
-) -> Image:
-  """Reads what Pillow reads without loss, of a format already told."""
-  # A plugin's class, not `Image.open`: that one has limits of its own, which
-  # are global state.
-  with plugin(io.BytesIO(data)) as picture:
-    check_size(*picture.size, max_pixels)
-    refuse_frames(getattr(picture, "n_frames", 1), "frames")
-    picture.load()
-    return _assemble(*from_pillow(picture), picture)
-
-
-def _read_png(data: bytes, max_pixels: int) -> Image:
-  """Reads a PNG; Pillow decodes all but 16 bits."""
-  kind, *size, depth, colour = struct.unpack_from(">4sIIBB", data, 12)
-  if kind != b"IHDR":
-    raise ValueError("no header")
-  check_size(*size, max_pixels)
-  with PngImagePlugin.PngImageFile(io.BytesIO(data)) as picture:
-    check_size(*picture.size, max_pixels)  # It would obey a second header.
-    refuse_frames(getattr(picture, "n_frames", 1), "frames")
-    # All of it, also where the pixels are not used: metadata may come last.
-    picture.load()
-    key = (
-      None if picture.mode == "P" else picture.info.pop("transparency", None)
-    )
-    if depth == 16:
-      import imagecodecs
-
-      # It makes alpha of a transparent colour by itself.
-      pixels, alpha = split_alpha(imagecodecs.png_decode(data))
-      profile = picture.info.get("icc_profile")
-    else:
-      pixels, alpha, profile = from_pillow(picture)
-      if key is not None and colour in (0, 2):
-        # Pillow compares scaled samples with an unscaled key.
-        mask = 2**depth - 1
-        values = (np.atleast_1d(key) & mask) * 255 // mask
-        alpha = np.where((pixels != values).any(axis=2), 255, 0)
-        alpha = alpha.astype(np.uint8)
-    return _assemble(pixels, alpha, profile, picture)
-
-
-def _assemble(
-  pixels: np.ndarray,
-  alpha: np.ndarray | None,
-  profile: bytes | None,
-  picture: Any,
-) -> Image:
-  """Adds what Pillow found beside the pixels."""
-  fields = {key: picture.info.get(key) for key in ("exif", "xmp", "dpi")}
-  fields["icc_profile"] = profile
-  fields["format"] = "JPEG" if picture.format == "MPO" else picture.format
-  exif = load_exif(fields.pop("exif"))
-  return assemble(pixels, alpha, exif, orientation_of(exif), **fields)
+_READERS = {
+  b"\x89PNG\r\n\x1a\n": read_png,
+  b"\xff\xd8\xff": read_jpeg,
+  b"II*\0": read_tiff,
+  b"MM\0*": read_tiff,
+  b"II+\0": read_tiff,
+  b"MM\0+": read_tiff,
+  b"GIF87a": read_gif,
+  b"GIF89a": read_gif,
+  b"BM": read_bmp,
+}

@@ -12,14 +12,15 @@ from PIL import Image as PilImage
 
 from esrgan_jax import storage
 from esrgan_jax.images import metadata as meta
+from esrgan_jax.images.encoders.png import write_png
+from esrgan_jax.images.encoders.tiff import write_tiff
 from esrgan_jax.images.pixels import (
   OUTPUT_SUFFIXES,
   Image,
   ImageError,
   bands,
 )
-from esrgan_jax.images.png import write_png
-from esrgan_jax.images.tiff import write_tiff
+from esrgan_jax.text import printable
 
 
 def write_image(
@@ -79,7 +80,9 @@ def write_image(
       else:
         _write_pillow(file, image, format_, quality, lossless)
   except ImageError as error:
-    raise ImageError(f"{path}: {error}") from error.__cause__
+    raise ImageError(
+      f"{printable(path, limit=4096)}: {error}"
+    ) from error.__cause__
   except OSError as error:
     raise ImageError(str(error)) from error
 
@@ -109,23 +112,24 @@ def check_fits(
   esrgan_jax.images.pixels.ImageError: large.jpg: 70000 x 100 pixels do not ...
   """
   H, W, C = shape
+  name = printable(path, limit=4096)
   suffix = pathlib.Path(path).suffix
   format_ = OUTPUT_SUFFIXES.get(suffix.lower())
   if format_ is None:
     raise ImageError(
-      f"{path}: suffix {suffix!r} is not one that can be written; choose one of"
-      f" {' '.join(OUTPUT_SUFFIXES)}"
+      f"{name}: suffix '{printable(suffix)}' is not one that can be written;"
+      f" choose one of {' '.join(OUTPUT_SUFFIXES)}"
     )
   if max(H, W) > (limit := _LARGEST_SIDE[format_]):
     raise ImageError(
-      f"{path}: {W} x {H} pixels do not fit {format_}, which ends at {limit} a"
+      f"{name}: {W} x {H} pixels do not fit {format_}, which ends at {limit} a"
       " side; choose .png"
     )
   if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
-    raise ImageError(f"{path}: {W} x {H} pixels exceed BMP's 4 GB; choose .png")
+    raise ImageError(f"{name}: {W} x {H} pixels exceed BMP's 4 GB; choose .png")
   if transparent and format_ in ("JPEG", "BMP"):
     raise ImageError(
-      f"{path}: {format_} cannot hold transparency; choose .png, .webp or .tif"
+      f"{name}: {format_} cannot hold transparency; choose .png, .webp or .tif"
     )
 
 

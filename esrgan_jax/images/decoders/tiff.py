@@ -1,0 +1,406 @@
+"""TIFF: its directories and parts are read here, each part by its codec."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from esrgan_jax.images import directories, limits
+from esrgan_jax.images.assembly import (
+  Found,
+  refuse_frames,
+  split_alpha,
+  to_rgb,
+)
+from esrgan_jax.images.decoders import fax, jpeg, webp
+from esrgan_jax.images.directories import EXIF, GPS, Layout, Place
+from esrgan_jax.images.limits import MAX_METADATA
+from esrgan_jax.images.metadata import WORDS, Exif, dpi_of, orientation_of
+from esrgan_jax.images.pixels import ImageError
+
+_MOST_PAGES = 1000
+# Of a tag of the structure but those with a number a part.
+_MOST_VALUES = 64
+_RAW, _LZW, _JPEG, _WEBP = 1, 5, 7, 50001
+_FAX = {2, 3, 4}
+# Deflate by two numbers, PackBits, LZMA, zstd; and the name of their decoders.
+_CODECS = {_LZW: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}
+_CODECS |= {34925: "lzma", 50000: "zstd"}
+# Most bytes out of one; LZW: 4096 by 12 bits. The others have no such bound.
+_RATIOS = {_RAW: 1, _LZW: 2731, 8: limits.DEFLATE_RATIO, 32773: 64}
+_RATIOS |= {32946: limits.DEFLATE_RATIO}
+_COMPRESSIONS = {_RAW, *_FAX, *_CODECS, _JPEG, _WEBP}
+# Photometric -> channels: white is 0, black is 0, RGB, palette, CMYK, YCbCr,
+# Lab; and those that become RGB.
+_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+_MODES = {5: "CMYK", 6: "YCbCr", 8: "LAB"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Page:
+  """The structure of a page; sizes in pixels."""
+
+  width: int
+  height: int
+  samples: int
+  bits: int
+  compression: int
+  photometric: int
+  extra: tuple[int, ...]
+  planes: int
+  part_width: int
+  part_height: int
+  tiled: bool
+  predictor: int
+  reversed: bool  # Bits of a byte.
+  fax_options: int
+  tables: bytes | None
+  palette: tuple[int, ...]
+  offsets: tuple[int, ...]
+  counts: tuple[int, ...]
+
+  @property
+  def depth(self) -> int:
+    """Samples of a pixel in one part."""
+    return self.samples // self.planes
+
+  @property
+  def grid(self) -> tuple[int, int]:
+    """Parts down and across."""
+    return (
+      -(-self.height // self.part_height),
+      -(-self.width // self.part_width),
+    )
+
+  def row_bytes(self) -> int:
+    """Bytes of a part's row, unpacked."""
+    return (self.part_width * self.depth * self.bits + 7) // 8
+
+  def parts(self) -> Iterator[tuple[int, int, int, int, int, int]]:
+    """Yields plane, top, left, rows, offset and bytes of each part."""
+    down, across = self.grid
+    for number, (at, size) in enumerate(
+      zip(self.offsets, self.counts, strict=True)
+    ):
+      plane, place = divmod(number, down * across)
+      row, column = divmod(place, across)
+      top, rows = row * self.part_height, self.part_height
+      if not self.tiled:
+        rows = min(rows, self.height - top)
+      yield plane, top, column * self.part_width, rows, at, size
+
+
+def read_tiff(data: bytes, max_pixels: int) -> Found:
+  """Reads a TIFF of one page."""
+  layout, offset = directories.layout_of(data)
+  offset, places = _find_page(data, offset, layout)
+  page = _read_page(data, places, layout, max_pixels)
+  _check_page(page, len(data), max_pixels)
+  samples = _decode(page, data, layout.order, max_pixels)
+
+  def bytes_of(tag: int) -> bytes | None:
+    place = places.get(tag)
+    if place is None or place.size > MAX_METADATA:
+      return None
+    return directories.value_of(data, place).raw
+
+  pixels, alpha, profile = _from_samples(page, samples, bytes_of(34675))
+  try:
+    tree = directories.read_tree(
+      data, offset, layout, most=MAX_METADATA, only={*WORDS, EXIF, GPS}
+    )
+  except ValueError:
+    tree = {}
+  turned = {
+    tag: directories.value_of(data, places[tag])
+    for tag in (274, 282, 283, 296)
+    if tag in places and places[tag].size <= 8
+  }
+  here = Exif(turned, layout.order)
+  return Found(
+    format="TIFF",
+    pixels=pixels,
+    alpha=alpha,
+    icc_profile=profile,
+    exif=Exif(tree, layout.order),
+    orientation=orientation_of(here),
+    xmp=bytes_of(700),
+    dpi=dpi_of(here),
+  )
+
+
+def _find_page(
+  data: bytes, offset: int, layout: Layout
+) -> tuple[int, dict[int, Place]]:
+  """Returns the only page's offset and tags; previews and masks are none."""
+  pages, seen = [], set()
+  while offset and offset not in seen and len(pages) < _MOST_PAGES:
+    seen.add(offset)
+    if len(seen) > _MOST_PAGES:
+      raise ValueError("more directories than can be")
+    try:
+      places, following = directories.read_directory(data, offset, layout)
+    except ValueError:
+      if not pages:
+        raise
+      break
+    kind = directories.value_of(data, places.get(254))
+    if not sum(directories.integers(kind, layout.order)[:1]) & 5:
+      pages.append((offset, places))
+    offset = following
+  if not pages:
+    raise ValueError("no picture in it")
+  refuse_frames(len(pages), "pages")
+  return pages[0]
+
+
+def _read_page(
+  data: bytes, places: dict[int, Place], layout: Layout, max_pixels: int
+) -> _Page:
+  """Reads the structure of a page."""
+
+  def numbers(tag: int, most: int = _MOST_VALUES) -> tuple[int, ...]:
+    place = places.get(tag)
+    if place is not None and place.count > most:
+      raise ValueError(f"{place.count} values of tag {tag}")
+    value = directories.value_of(data, place)
+    return directories.integers(value, layout.order)
+
+  def one(tag: int, default: int) -> int:
+    return (numbers(tag) or (default,))[0]
+
+  width, height = one(256, 0), one(257, 0)
+  limits.check_size(width, height, max_pixels)
+  samples, planar = one(277, 1), one(284, 1)
+  bits = set(numbers(258)[: max(samples, 1)] or (1,))
+  kinds = set(numbers(339)[: max(samples, 1)] or (1,))
+  if len(bits) > 1 or kinds - {1} or bits - {1, 2, 4, 8, 16}:
+    what = {(2,): "signed", (3,): "floating-point"}.get((*kinds,), "odd")
+    raise ImageError(
+      f"has {what} samples of {'/'.join(map(str, sorted(bits)))} bits, whose"
+      " white point is not defined; save it as 8-bit or 16-bit integers"
+    )
+  tiled = 322 in places
+  if tiled:
+    size = one(322, 0), one(323, 0)
+  else:
+    size = width, min(one(278, height), height)
+  if min(size) < 1 or size[0] > width + 4096 or size[1] > height + 4096:
+    raise ValueError(f"parts of {size[0]} x {size[1]} pixels")
+  if one(32997, 1) != 1 or one(32998, 1) != 1:
+    raise ValueError("more than one layer")
+  subsampled = one(262, 0) == 6 and (numbers(530) or (1, 1)) != (1, 1)
+  if subsampled and one(259, 1) != _JPEG:
+    raise ImageError(
+      "subsampled colours without JPEG are not read; save it as RGB"
+    )
+  offsets = numbers(324 if tiled else 273, limits.MAX_PIECES)
+  counts = numbers(325 if tiled else 279, limits.MAX_PIECES)
+  tables = directories.value_of(data, places.get(347))
+  page = _Page(
+    width=width,
+    height=height,
+    samples=samples,
+    bits=bits.pop(),
+    compression=one(259, 1),
+    photometric=one(262, 0),
+    extra=numbers(338),
+    planes=samples if planar == 2 else 1,
+    part_width=size[0],
+    part_height=size[1],
+    tiled=tiled,
+    predictor=one(317, 1),
+    reversed=one(266, 1) == 2,
+    fax_options=one(292, 0),
+    tables=tables.raw
+    if tables is not None and len(tables.raw) < 2**16
+    else None,
+    palette=numbers(320, 3 * 2**8),
+    offsets=offsets,
+    counts=counts,
+  )
+  if not counts and page.compression == _RAW:
+    # Some old programs leave them out.
+    parts = dataclasses.replace(page, counts=offsets).parts()
+    counts = tuple(rows * page.row_bytes() for *_, rows, _, _ in parts)
+    page = dataclasses.replace(page, counts=counts)
+  return page
+
+
+def _check_page(page: _Page, size: int, max_pixels: int) -> None:
+  """Refuses what cannot be decoded faithfully, or within bounds."""
+  photometric, compression, bits = page.photometric, page.compression, page.bits
+  if (
+    photometric not in _CHANNELS
+    or compression not in _COMPRESSIONS
+    or (bits == 16 and photometric not in (0, 1, 2))
+    or (bits < 8 and photometric not in (0, 1, 3))
+    or (bits != 8 and compression in (_JPEG, _WEBP))
+    or ((bits, page.samples) != (1, 1) and compression in _FAX)
+  ):
+    raise ImageError(
+      f"{bits}-bit samples of photometric {photometric}, compression"
+      f" {compression} are not read; save it as 8-bit or 16-bit RGB with LZW or"
+      " no compression"
+    )
+  if not _CHANNELS[photometric] <= page.samples <= 32:
+    raise ValueError(f"{page.samples} samples a pixel")
+  if page.predictor not in (1, 2) or (page.predictor == 2 and bits < 8):
+    raise ValueError(f"predictor {page.predictor} for {bits} bits")
+  limits.check_size(
+    page.width, page.height * max(1, page.samples // 4), max_pixels
+  )
+  # What is missing would be left out.
+  expected = page.planes * math.prod(page.grid)
+  if not len(page.offsets) == len(page.counts) == expected:
+    raise ValueError(
+      f"{min(len(page.offsets), len(page.counts))} of {expected} parts"
+    )
+  unpacked = page.row_bytes() * page.part_height
+  ratio = _RATIOS.get(compression)
+  for *_, rows, at, count in page.parts():
+    if at <= 0 or count <= 0 or at + count > size:
+      raise ValueError("pixel data beyond the end")
+    if count > 2 * unpacked + 2**16:
+      raise ValueError(f"a part of {count} bytes")
+    if ratio is not None:
+      needed = -(-rows * page.row_bytes() // ratio)
+      limits.check_bits(page.part_width, rows, 8 * needed, count)
+  found = sum(page.counts)
+  if found > 2 * (size + expected * unpacked):
+    raise ValueError("parts that overlap")
+  if ratio is None and compression not in (_JPEG, *_FAX):
+    limits.check_claim(
+      page.width, page.height, found, max_pixels, ratio=limits.DENSE_RATIO
+    )
+
+
+def _decode(
+  page: _Page, data: bytes, order: str, max_pixels: int
+) -> np.ndarray:
+  """Decodes all parts; returns `[H, W, samples]`."""
+  view = memoryview(data)
+  kind = np.uint16 if page.bits == 16 else np.uint8
+  planes = np.zeros((page.planes, page.height, page.width, page.depth), kind)
+  decode = _decoder(page, order, max_pixels)
+  for plane, top, left, rows, at, count in page.parts():
+    pixels = decode(view[at : at + count], rows)
+    target = planes[plane, top : top + rows, left : left + page.part_width]
+    height, width, depth = target.shape
+    # Some programs cut JPEG where the page ends, and others don't.
+    if not (
+      height <= pixels.shape[0]
+      and width <= pixels.shape[1]
+      and depth == pixels.shape[2]
+    ):
+      raise ValueError(f"a part of {list(pixels.shape)}")
+    target[...] = pixels[:height, :width]
+  return planes[0] if page.planes == 1 else np.concatenate(planes, axis=2)
+
+
+def _decoder(
+  page: _Page, order: str, max_pixels: int
+) -> Callable[[memoryview, int], np.ndarray]:
+  """Returns a function of a part and its rows, which gives `[h, w, depth]`."""
+  import imagecodecs
+
+  width, depth, bits = page.part_width, page.depth, page.bits
+  kind = np.dtype(np.uint16 if bits == 16 else np.uint8)
+  codec = _CODECS.get(page.compression)
+  unpack = getattr(imagecodecs, f"{codec}_decode") if codec else None
+  spaces = _jpeg_spaces(page)
+
+  def from_jpeg(part: memoryview, rows: int) -> np.ndarray:
+    stream, frame, notes = jpeg.inspect(part, max_pixels)
+    if frame.width > width or frame.height > page.part_height:
+      raise ValueError(f"a part of {frame.width} x {frame.height} pixels")
+    own, out = spaces
+    samples = jpeg.decode(
+      stream,
+      frame,
+      tables=page.tables,
+      colorspace=None if notes.is_jfif else own,
+      outcolorspace=out,
+    )
+    return samples if samples.ndim == 3 else samples[..., None]
+
+  def from_webp(part: memoryview, rows: int) -> np.ndarray:
+    return webp.decode(
+      part, width * page.part_height, max_pixels, alpha=depth == 4
+    )
+
+  def from_fax(part: memoryview, rows: int) -> np.ndarray:
+    pixels = fax.decode(
+      straight(part), rows, width, page.compression, page.fax_options
+    )
+    return pixels[..., None]
+
+  def from_bytes(part: memoryview, rows: int) -> np.ndarray:
+    part, size = straight(part), rows * page.row_bytes()
+    raw = part[:size] if unpack is None else unpack(part, out=size)
+    if len(raw) < size:
+      raise ValueError(f"a part of {len(raw)} bytes, not {size}")
+    if bits < 8:
+      array = imagecodecs.packints_decode(raw, "B", bits, runlen=width * depth)
+    else:
+      array = np.frombuffer(raw, kind.newbyteorder(order)).astype(
+        kind, copy=page.predictor == 2
+      )
+    array = array.reshape(rows, width, depth)
+    if page.predictor == 2:
+      imagecodecs.delta_decode(array, axis=1, out=array)
+    return array
+
+  def straight(part: memoryview) -> memoryview:
+    return imagecodecs.bitorder_decode(bytes(part)) if page.reversed else part
+
+  if page.compression in _FAX:
+    return from_fax
+  return {_JPEG: from_jpeg, _WEBP: from_webp}.get(page.compression, from_bytes)
+
+
+def _jpeg_spaces(page: _Page) -> tuple[str | None, str | None]:
+  """Returns colour spaces: of a stream that says none, and of its samples."""
+  if page.planes > 1:
+    return None, "GRAYSCALE"
+  if page.extra:
+    return None, None
+  # Without JFIF, RGB is stored as such; so some microscopes do.
+  own = "RGB" if page.photometric == 2 else None
+  return own, {2: "RGB", 5: "CMYK", 6: "RGB"}.get(page.photometric)
+
+
+def _from_samples(
+  page: _Page, samples: np.ndarray, profile: bytes | None
+) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
+  """Returns pixels, alpha and profile of samples `[H, W, samples]`."""
+  photometric, channels = page.photometric, _CHANNELS[page.photometric]
+  alpha = None
+  # A channel that is stated to mean nothing is not transparency.
+  extra = (page.extra or (2,))[0]
+  if page.samples > channels and extra in (1, 2):
+    alpha = np.ascontiguousarray(samples[..., channels])
+  pixels = samples[..., :channels]
+  if photometric == 3:
+    if len(page.palette) != 3 << page.bits:
+      raise ValueError(f"a palette of {len(page.palette)} values")
+    palette = np.array(page.palette, np.uint16).reshape(3, -1).T >> 8
+    palette = palette.astype(np.uint8)
+    return np.take(palette, pixels[..., 0], axis=0), alpha, profile
+  # JPEG's own decoder makes RGB of YCbCr.
+  if photometric in _MODES and (photometric, page.compression) != (6, _JPEG):
+    return to_rgb(_MODES[photometric], pixels, profile), alpha, None
+  if page.bits < 8:
+    pixels = pixels * np.uint8(255 // (2**page.bits - 1))
+  pixels, _ = split_alpha(pixels)
+  if photometric == 0:
+    pixels = np.invert(pixels)
+  if alpha is not None and extra == 1:
+    # Premultiplied. Rounded to nearest; float64 is exact enough for 16 bits.
+    ratio = pixels / np.maximum(alpha, 1)[..., None]
+    top = np.iinfo(pixels.dtype).max
+    pixels = np.rint(np.minimum(ratio, 1) * top).astype(pixels.dtype)
+  return pixels, alpha, profile

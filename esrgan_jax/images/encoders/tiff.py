@@ -1,0 +1,82 @@
+"""TIFF, which tifffile writes, all but EXIF."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from esrgan_jax.images import metadata as meta
+from esrgan_jax.images.directories import EXIF, GPS, Layout, pack_tree
+from esrgan_jax.images.pixels import Image, samples_of
+
+# Uncompressed bytes from which on a file is a BigTIFF. Classic ones end at
+# 4 GiB, and what does not compress may grow a little.
+CLASSIC_BYTES = 2**32 - 2**26
+
+_TILE = 256
+
+
+def write_tiff(file: BinaryIO, image: Image) -> None:
+  """Writes a TIFF of deflated tiles; `file` must be readable, too."""
+  import tifffile
+
+  H, W, C = image.pixels.shape
+  samples = C + (image.alpha is not None)
+  info = image.metadata
+  big = H * W * samples * image.pixels.itemsize > CLASSIC_BYTES
+  exif = meta.load_exif(info.exif)
+  # For makers' notes, whose order is not ours to change.
+  order = exif.order
+
+  def tiles() -> Iterator[np.ndarray]:
+    for top, left in itertools.product(range(0, H, _TILE), range(0, W, _TILE)):
+      yield samples_of(
+        image, slice(top, top + _TILE), slice(left, left + _TILE)
+      ).astype(image.pixels.dtype.newbyteorder(order))
+
+  tags: list[tuple] = []
+  for tag, value in exif.tree.items():
+    if tag in meta.WORDS:
+      # Of text, the kind that tag has here, whatever it was.
+      kind = 2 if tag in meta.ASCII_WORDS else value.kind
+      tags.append((tag, kind, len(value.raw), value.raw, True))
+    elif tag in (EXIF, GPS):
+      # tifffile refuses pointers to directories that it has not made. So this
+      # keeps the place of one, and is filled in below.
+      tags.append((tag - 1, 16 if big else 4, 1, 0, True))
+  if info.xmp is not None:
+    tags.append((700, 1, len(info.xmp), info.xmp, True))
+  with tifffile.TiffWriter(file, bigtiff=big, byteorder=order) as tiff:
+    tiff.write(
+      tiles(),
+      shape=(H, W, samples) if samples > 1 else (H, W),
+      dtype=image.pixels.dtype,
+      tile=(_TILE, _TILE),
+      photometric="minisblack" if C == 1 else "rgb",
+      planarconfig="contig" if samples > 1 else None,
+      extrasamples=["unassalpha"] if samples > C else None,
+      compression="zlib",
+      compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
+      predictor=True,
+      iccprofile=info.icc_profile,
+      resolution=info.dpi,
+      resolutionunit=None if info.dpi is None else "inch",
+      software=False,
+      metadata=None,
+      extratags=tags,
+    )
+  file.seek(0)
+  with tifffile.TiffFile(file) as tiff:
+    places = tiff.pages[0].tags
+    for group in {EXIF, GPS} & exif.tree.keys():
+      at = file.seek(0, 2)
+      at += file.write(bytes(at % 2))
+      file.write(pack_tree(exif.tree[group], at, Layout(order, big)))
+      file.seek(places[group - 1].offset)
+      file.write(struct.pack(order + "H", group))
+      file.seek(places[group - 1].valueoffset)
+      file.write(struct.pack(order + ("Q" if big else "I"), at))
