@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
+
+from esrgan_jax import text
 
 # Each is a module of `esrgan_jax.commands`, imported only when it is used.
 _COMMANDS = {
@@ -18,8 +24,15 @@ _COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+  """Shows arguments as text: a pattern may have put any file's name there."""
+
+  def error(self, message: str) -> NoReturn:
+    super().error(text.printable(message, limit=4000))
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog="python -m esrgan_jax",
     description="ESRGAN in JAX: upscale, evaluate, convert.",
     epilog="Training is `python -m esrgan_jax.main --config=configs/gan.py`.",
@@ -38,6 +51,26 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
   return parser
 
 
+@contextlib.contextmanager
+def _tidy_ends() -> Iterator[None]:
+  """Ends as by an error where a signal would end at once, and leave debris."""
+
+  def end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)  # As a shell says it.
+
+  before = {}
+  if threading.current_thread() is threading.main_thread():
+    for name in ("SIGTERM", "SIGHUP"):
+      number = getattr(signal, name, None)
+      if number and signal.getsignal(number) is signal.SIG_DFL:
+        before[number] = signal.signal(number, end)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command.
 
@@ -46,13 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     The exit status: 0 if all went well, 1 if something failed, 2 for unusable
-    arguments (raised as `SystemExit` by argparse), 130 if interrupted.
+    arguments (raised as `SystemExit` by argparse), 130 if interrupted; 128 and
+    its number (raised likewise) for another signal.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
+  text.escape_unencodable(sys.stdout, sys.stderr)
   chosen = next((word for word in argv if not word.startswith("-")), None)
   args = _parser(chosen).parse_args(argv)
   try:
-    return args.run(args)
+    with _tidy_ends():
+      return args.run(args)
   except KeyboardInterrupt:
     print("\ninterrupted", file=sys.stderr)  # noqa: T201
     return 130
@@ -60,13 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The reader, `head` say, has seen enough.
     sys.stderr.close()
     return 1
-  except (ValueError, OSError, MemoryError, RuntimeError) as error:
-    # What users can cause is raised as one of these, with a message for them.
-    if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
-      raise
+  except Exception as error:
     if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
     return 1
 
 

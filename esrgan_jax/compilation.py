@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from typing import Any
 
 import jax
@@ -95,10 +96,14 @@ def compute_dtype(name: str = "auto", platform: str | None = None) -> Any:
 def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
   """Keeps compiled programs in `folder`, so that the next run starts at once.
 
-  `$JAX_COMPILATION_CACHE_DIR`, where set, is left in charge.
+  `$JAX_COMPILATION_CACHE_DIR`, where set, is left in charge. What cannot be
+  kept or read, on a full disk say, is compiled without a word.
 
   Args:
     folder: Where to keep them; made when first needed.
   """
+  warnings.filterwarnings(
+    "ignore", "Error (reading|writing) persistent compilation cache entry"
+  )
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))

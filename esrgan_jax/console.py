@@ -1,19 +1,74 @@
-"""What the commands print, and how they show progress."""
+"""What programs print, and how they show progress.
+
+Names of files and of what is in them are shown as they are: nothing in them is
+markup, moves the cursor or breaks a line.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import rich.console
 import rich.progress
+import rich.text
+
+from esrgan_jax.text import escape_unencodable, printable, printable_lines
+
+__all__ = [
+  "Console",
+  "TextColumn",
+  "fetch_progress",
+  "line",
+  "lines",
+  "make_console",
+]
 
 
-def make_console(*, stderr: bool = False) -> rich.console.Console:
-  """Returns a console that neither wraps nor interprets what it is given."""
-  return rich.console.Console(
-    stderr=stderr, soft_wrap=True, markup=False, highlight=False, emoji=False
-  )
+class Console(rich.console.Console):
+  r"""A console that neither wraps nor interprets what it is given.
+
+  >>> Console().print("a[/b]\x1b[31m\n", 1)
+  a[/b]\x1b[31m\n 1
+  """
+
+  def __init__(self, **options: Any):
+    options = {"soft_wrap": True} | options
+    super().__init__(markup=False, highlight=False, emoji=False, **options)
+
+  def print(self, *objects: Any, **options: Any) -> None:
+    """Prints objects on one line; what rich renders, as it does."""
+    shown = (
+      each if hasattr(each, "__rich_console__") else line(each)
+      for each in objects
+    )
+    super().print(*shown, **options)
+
+
+def line(value: object) -> rich.text.Text:
+  """Returns what any console shows as one line, with nothing interpreted."""
+  return rich.text.Text(printable(value, limit=4000))
+
+
+def lines(message: object) -> rich.text.Text:
+  """Returns what any console shows of our own message, with its line breaks."""
+  return rich.text.Text(printable_lines(message))
+
+
+class TextColumn(rich.progress.TextColumn):
+  """A column of a progress bar: a text in which nothing is interpreted."""
+
+  def render(self, task: rich.progress.Task) -> rich.text.Text:
+    """Returns what to show of a task."""
+    return line(self.text_format.format(task=task))
+
+
+def make_console(*, stderr: bool = False) -> Console:
+  """Returns a console on stdout or stderr, which encodes whatever it gets."""
+  escape_unencodable(sys.stdout, sys.stderr)
+  return Console(stderr=stderr)
 
 
 @contextlib.contextmanager
@@ -22,7 +77,7 @@ def fetch_progress(
 ) -> Iterator[Callable[[int, int | None], None]]:
   """Yields a callback that draws a download's bar once it is first called."""
   bar = rich.progress.Progress(
-    rich.progress.TextColumn("fetching {task.description}"),
+    TextColumn("fetching {task.description}"),
     rich.progress.BarColumn(),
     rich.progress.DownloadColumn(),
     rich.progress.TransferSpeedColumn(),

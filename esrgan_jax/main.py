@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import jax
 
-from esrgan_jax import compilation, distributed, storage
+from esrgan_jax import compilation, distributed, storage, text
 
 _OVERRIDE = "--config."
 # TensorFlow, which writes events and prepares DIV2K, greets on every start.
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   overrides, rest = _split(argv)
   args = parser.parse_args(rest)
-  logging.basicConfig(
-    format="%(levelname)s: %(message)s", level=logging.WARNING, force=True
-  )
+  handler = logging.StreamHandler()
+  handler.setFormatter(text.LogFormatter("%(levelname)s: %(message)s"))
+  logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
   # Orbax tells of each file of its own that it does not need.
   logging.getLogger("absl").setLevel(logging.ERROR)
   for name, value in _QUIET.items():
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
     return _end(1)
 
 
@@ -82,7 +82,7 @@ def _run(args, overrides):
   if not workdir:
     workdir = pathlib.Path("runs", pathlib.Path(args.config).stem)
     if jax.process_index() == 0:
-      print(f"workdir: {workdir}", flush=True)  # noqa: T201
+      print(f"workdir: {text.printable(workdir)}", flush=True)  # noqa: T201
   config_lib.override(config, overrides)
   config = config_lib.complete(config)
   from esrgan_jax.training import loop
@@ -91,7 +91,7 @@ def _run(args, overrides):
   try:
     loop.train(config, workdir)
   except loop.StoppedError as stopped:
-    print(stopped, file=sys.stderr)  # noqa: T201
+    print(text.printable_lines(stopped), file=sys.stderr)  # noqa: T201
     return 128 + stopped.signal
   return 0
 

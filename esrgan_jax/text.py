@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import unicodedata
+from typing import TextIO
 
-__all__ = ["printable"]
+__all__ = [
+  "LogFormatter",
+  "escape_unencodable",
+  "explain",
+  "printable",
+  "printable_lines",
+]
+
+_LINE = 4000  # Characters of a line that may hold several names.
 
 # Not printable by Python's rule, and part of ordinary words and emoji.
 _JOINERS = "\u200c\u200d"
@@ -35,6 +46,83 @@ def printable(text: object, *, limit: int = 200) -> str:
     half = max(limit - 1, 2) // 2
     text = f"{text[:half]}…{text[-half:]}"
   return "".join(map(_escaped, text))
+
+
+def printable_lines(text: object) -> str:
+  r"""Makes our own message safe to show, keeping its line breaks.
+
+  What it cites must have been made `printable` before, for the breaks in that.
+
+  Args:
+    text: The message; anything but a string by its `str`.
+
+  Returns:
+    The text, every line of it printable.
+
+  >>> printable_lines("two files:\n  a\n  b\x1b[31m")
+  'two files:\n  a\n  b\\x1b[31m'
+  """
+  lines = str(text).split("\n")
+  return "\n".join(printable(line, limit=_LINE) for line in lines)
+
+
+def explain(error: BaseException) -> str:
+  """Returns what a program says of an error before it ends.
+
+  Args:
+    error: One with a message for users: a `ValueError`, an `OSError`, a plain
+      `RuntimeError`; of another kind, the kind is told too.
+
+  Returns:
+    The message, printable; one line unless it has several of its own.
+
+  >>> explain(ValueError("no such model")), explain(MemoryError())
+  ('no such model', 'not enough memory')
+  >>> explain(FileNotFoundError(2, "No such file or directory", "a.png"))
+  'No such file or directory: a.png'
+  >>> explain(KeyError("scale"))
+  "KeyError: 'scale' (ESRGAN_JAX_TRACEBACK=1 shows where)"
+  """
+  message = str(error)
+  if isinstance(error, OSError) and error.strerror:
+    message = error.strerror
+    if error.filename is not None:
+      message += f": {error.filename}"
+  elif isinstance(error, MemoryError):
+    message = f"not enough memory{': ' * bool(message)}{message}"
+  elif not isinstance(error, ValueError | OSError) and (
+    type(error) is not RuntimeError
+  ):
+    message = " ".join(message.split())
+    message = f"{type(error).__name__}: {message}"
+    message += " (ESRGAN_JAX_TRACEBACK=1 shows where)"
+  return printable_lines(message or type(error).__name__)
+
+
+def escape_unencodable(*streams: TextIO) -> None:
+  r"""Has streams escape what their encoding lacks, where they would fail.
+
+  >>> stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+  >>> escape_unencodable(stream)
+  >>> stream.write("写"), stream.flush(), stream.buffer.getvalue()
+  (1, None, b'\\u5199')
+  """
+  for stream in streams:
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+
+
+class LogFormatter(logging.Formatter):
+  r"""Formats log records as `logging.Formatter` does, printable.
+
+  >>> record = logging.makeLogRecord({"msg": "%s is damaged", "args": "\x1b"})
+  >>> LogFormatter().format(record)
+  '\\x1b is damaged'
+  """
+
+  def format(self, record: logging.LogRecord) -> str:
+    """Returns the record as text."""
+    return printable_lines(super().format(record))
 
 
 def _escaped(character: str) -> str:

@@ -50,8 +50,8 @@ def test_nothing_is_lost(tmp_path, capsys):
   __main__.main(["convert", name, str(path)])
   before = path.read_bytes()
   for arguments, message in (
-    ([str(path), str(path)], "is the input itself"),
-    ([str(path), str(path), "--overwrite"], "is the input itself"),
+    ([str(path), str(path)], "would replace an input"),
+    ([str(path), str(path), "--overwrite"], "would replace an input"),
     ([name, str(path)], "exists"),
     ([name, str(tmp_path / "a.h5")], "suffix"),
     ([str(tmp_path / "none.pth"), str(tmp_path / "b.safetensors")], "none"),

@@ -1,5 +1,7 @@
 """`python -m esrgan_jax evaluate`."""
 
+import shutil
+
 import jax
 import numpy as np
 import PIL.Image
@@ -8,8 +10,9 @@ import pytest
 from esrgan_jax.__main__ import main
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
-from esrgan_jax.training import evaluator
+from esrgan_jax.training import evaluator, report
 from esrgan_jax.weights import files
+from tests.hostile_names import NAMES, harmless
 from tests.networks import random_params
 
 NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 2}
@@ -60,7 +63,10 @@ def test_bicubic_prints_protocol_images_and_means(folders, capsys):
     expected = [values[key] for key in evaluator.MEASURES]
     np.testing.assert_allclose(shown, expected, atol=0.0051)
   # The LR files are those that are made without them.
-  assert main([*command, "--lr", str(folders / "lr"), "--json", str(out)]) == 0
+  command += ["--lr", str(folders / "lr"), "--json", str(out)]
+  assert main(command) == 1
+  assert "exists already" in capsys.readouterr().err
+  assert main([*command, "--overwrite"]) == 0
   (again,) = evaluator.read_evaluations(out)
   assert again == found
 
@@ -110,3 +116,45 @@ def test_a_workdir_without_a_model_says_so(folders, capsys):
   command = ["evaluate", "--hr", str(folders / "hr")]
   assert main([*command, "--model", str(folders / "run")]) == 1
   assert "has no model of phase gan or psnr" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["hr/0.png", "lr/1x4.png", "model", "hr", "."])
+def test_numbers_replace_nothing_but_numbers(folders, capsys, name):
+  model = write_model(folders / "model.safetensors")
+  path = model if name == "model" else str(folders / name)
+  before = {p: p.read_bytes() for p in folders.rglob("*") if p.is_file()}
+  command = ["evaluate", "--hr", str(folders / "hr"), "-m", model]
+  for more in [], ["--overwrite"]:
+    assert main([*command, "--json", path, *more]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""  # Before the work.
+  assert before == {p: p.read_bytes() for p in before}
+
+
+def test_names_are_text(folders, capsys, monkeypatch):
+  """At a terminal; and they come back from the JSON file and the report."""
+  monkeypatch.setenv("FORCE_COLOR", "1")
+  run = folders / "run"
+  for each in (run, folders / "names"):
+    each.mkdir()
+  for name in NAMES:
+    shutil.copy(folders / "hr" / "0.png", folders / "names" / name)
+  model = write_model(folders / "a[" / "b]\x1b.safetensors")
+  out = run / "evaluation.json"
+  command = ["evaluate", "--hr", str(folders / "names"), "--json", str(out)]
+  assert main([*command, "-m", model]) == 0
+  text = capsys.readouterr().out
+  assert harmless(text)
+  assert text.startswith("b]\\x1b.safetensors on ")
+  (found,) = evaluator.read_evaluations(out)
+  assert [image["name"] for image in found["images"]] == sorted(NAMES)
+  page = report.write_report(run).read_text()
+  assert "<img src=x" not in page
+  assert "\x1b" not in page
+  for name in (
+    "caf\\xe9.png",
+    "写真.png",
+    "g&lt;img src=x onerror=alert(1)&gt;",
+  ):
+    assert name in page

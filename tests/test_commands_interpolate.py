@@ -87,7 +87,7 @@ def test_nothing_is_overwritten_unasked(run, tmp_path, capsys):
   model = run / "models" / "gan.safetensors"
   before = model.read_bytes()
   assert main([*command[:-1], str(model), "--overwrite"]) == 1
-  assert "is an input itself" in capsys.readouterr().err
+  assert "would replace an input" in capsys.readouterr().err
   assert model.read_bytes() == before
 
 

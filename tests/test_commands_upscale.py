@@ -13,6 +13,7 @@ from PIL import Image as PilImage
 from esrgan_jax import __main__, images, upscaler
 from esrgan_jax.commands import upscale
 from esrgan_jax.weights import files
+from tests.hostile_names import NAMES, harmless
 from tests.test_upscaler import make_model
 
 
@@ -327,6 +328,73 @@ def test_nothing_is_overwritten_unasked(run):
   status, _, _ = run("a.png", "--overwrite")
   assert status == 0
   assert size_of("a_x4.png") == (56, 44)
+
+
+@pytest.mark.parametrize(
+  ("output", "message"),
+  [
+    ("link.png", "is a link to nowhere.png, where there is nothing"),
+    ("pipe.png", "is not a file but a pipe"),
+    ("link", "link is not a folder"),
+    ("a.png/b.png", "cannot be written: Not a directory"),
+    ("/dev/null", "/dev/null is not a folder"),
+    ("x" * 252 + ".png", "File name too long"),
+    ("weights", "would replace an input"),
+  ],
+)
+def test_outputs_are_looked_at_before_the_work(run, weights, output, message):
+  save("a.png")
+  os.symlink("nowhere.png", "link.png")
+  os.symlink("nowhere", "link")
+  os.mkfifo("pipe.png")
+  model = weights
+  if output == "weights":
+    output = model = "model.png"
+    pathlib.Path(output).write_bytes(weights.read_bytes())
+  before = sorted(os.listdir())
+  status, out, err = run("a.png", "-o", output, "--overwrite", model=model)
+  assert status == 1
+  assert message in err
+  assert err.count("\n") == 1
+  assert out == ""
+  assert sorted(set(os.listdir()) - {"cache"}) == before
+
+
+def test_a_replaced_result_keeps_its_permissions(run):
+  save("a.png")
+  pathlib.Path("b.png").touch(0o600)
+  assert run("a.png", "-o", "b.png", "--overwrite")[0] == 0
+  assert os.stat("b.png").st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_is_a_line_an_image(run, full_disk):
+  save("a.png", size=(60, 60))
+  save("b.png", size=(6, 6))
+  with full_disk():
+    status, out, err = run("a.png", "b.png", "-o", "out")
+  assert status == 1
+  assert err == "error: out/a.png cannot be written: File too large\n"
+  assert "out/b.png  24 x 24" in out
+  assert os.listdir("out") == ["b.png"]
+
+
+def test_names_are_text(run, monkeypatch):
+  """At a terminal: none ends the batch, or is more than a text."""
+  monkeypatch.setenv("FORCE_COLOR", "1")
+  os.mkdir("in")
+  for name in NAMES:
+    save("in/" + name)
+  pathlib.Path("in/[z]\x1b.png").write_bytes(b"no image")
+  status, out, err = run("in", "-o", "out")
+  assert status == 1
+  assert "error: in/[z]\\x1b.png" in err
+  assert harmless(out)
+  assert f"{len(NAMES)} images" in out
+  assert sorted(os.listdir("out")) == sorted(NAMES)
+  # The bar's own codes aside, there is nothing of the names'.
+  assert not {"\x07", "\x9b", "\u202e"} & set(err)
+  assert "\x1b]" not in err
+  assert "tile" in err
 
 
 def test_an_input_is_never_replaced(run):

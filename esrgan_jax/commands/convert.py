@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
 
-from esrgan_jax import console
+from esrgan_jax import console, storage
 from esrgan_jax.weights import files, zoo
 
 
@@ -39,16 +40,13 @@ def run(args: argparse.Namespace) -> int:
   """Converts; returns the exit status."""
   out = console.make_console()
   source, metadata = args.source, {}
+  _check_target(args.target, args.overwrite, source)
   if any(source == row.model.name for row in zoo.models()):
     model = zoo.get(source)
     with console.fetch_progress(model.name, quiet=False) as progress:
       source = os.fspath(zoo.find(model.name, progress=progress))
     metadata = {"source": model.source, "licence": model.licence}
-  both = os.path.exists(source) and os.path.exists(args.target)
-  if both and os.path.samefile(source, args.target):
-    raise ValueError(
-      f"{args.target} is the input itself; choose another name for the output"
-    )
+    _check_target(args.target, args.overwrite, source)
   weights = files.read_weights(source, scale=args.scale)
   for note in weights.notes:
     out.print(f"note: {note}")
@@ -63,3 +61,9 @@ def run(args: argparse.Namespace) -> int:
   config = " ".join(f"{k}={v}" for k, v in weights.config.items())
   out.print(f"{path}: RRDBNet {config}, {args.dtype}")
   return 0
+
+
+def _check_target(target: str, overwrite: bool, source: str) -> None:
+  both = [source, pathlib.Path(source).with_suffix(".bin")]  # As ncnn has it.
+  inputs = storage.file_ids(both)
+  files.check_target(target, overwrite=overwrite, inputs=inputs)

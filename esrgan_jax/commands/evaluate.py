@@ -10,13 +10,16 @@ together by name; DIV2K's 0801x4.png belongs to 0801.png.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 
+import rich.cells
 import rich.progress
 
 from esrgan_jax import compilation, console, storage, upscaler
 from esrgan_jax.data import sources
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.text import printable
 from esrgan_jax.training import evaluator, workdir
 from esrgan_jax.weights import zoo
 
@@ -74,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--json", metavar="FILE", help="also write the numbers to FILE"
   )
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="replace FILE, if it holds such numbers",
+  )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
   ):
     if value is not None and value < least:
       raise ValueError(f"{name} is {value}; it must be at least {least}")
+  if args.json:
+    _check_json(args.json, args.overwrite)
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   if args.model == _BICUBIC:
     name, scale = _BICUBIC, args.scale or 4
@@ -130,16 +140,30 @@ def run(args: argparse.Namespace) -> int:
     out.print(line)
   out.print(f"{len(result.scores)} images in {seconds:.1f} s")
   if args.json:
-    evaluator.write_evaluations(args.json, [result])
+    evaluator.write_evaluations(args.json, [result], overwrite=args.overwrite)
     out.print(args.json)
   return 0
+
+
+def _check_json(path: str, overwrite: bool) -> None:
+  """Raises if the numbers cannot be written, or would replace anything else."""
+  storage.check_output(path, overwrite=overwrite)
+  found = storage.absolute(path)
+  if found.exists():
+    with found.open("rb") as file:
+      start = file.read(100)
+    if not re.match(rb'\s*\{\s*"evaluations"', start):
+      raise FileExistsError(
+        f"{path} holds no such numbers, and is not replaced; choose another"
+        " name"
+      )
 
 
 def _progress() -> rich.progress.Progress:
   """Returns a bar on stderr, or none where that is no terminal."""
   err = console.make_console(stderr=True)
   return rich.progress.Progress(
-    rich.progress.TextColumn("{task.description}"),
+    console.TextColumn("{task.description}"),
     rich.progress.BarColumn(),
     rich.progress.MofNCompleteColumn(),
     rich.progress.TimeRemainingColumn(),
@@ -152,12 +176,13 @@ def _progress() -> rich.progress.Progress:
 def _table(result: evaluator.Evaluation) -> list[str]:
   """Returns a heading, a line an image, and the means."""
   rows = [*result.scores, evaluator.Score("mean", result.means)]
-  width = max(len(row.name) for row in rows)
+  names = [printable(row.name) for row in rows]
+  width = max(map(rich.cells.cell_len, names))
   lines = [" ".join([" " * width, *(f"{h:>9}" for h in _HEADINGS.values())])]
-  for row in rows:
+  for name, row in zip(names, rows, strict=True):
     numbers = (
       f"{row.values[key]:9.{2 if key.startswith('psnr') else 4}f}"
       for key in _HEADINGS
     )
-    lines.append(" ".join([row.name.ljust(width), *numbers]))
+    lines.append(" ".join([rich.cells.set_cell_size(name, width), *numbers]))
   return lines

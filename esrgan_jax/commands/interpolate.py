@@ -15,13 +15,14 @@ import argparse
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
 
-from esrgan_jax import console
+from esrgan_jax import console, storage
 from esrgan_jax.interpolate import interpolate_params
+from esrgan_jax.text import printable
 from esrgan_jax.training import workdir
 from esrgan_jax.weights import files
 
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
   """Interpolates; returns the exit status."""
   out = console.make_console()
   targets = _targets(args.output, args.alpha)
+  _check_targets(targets.values(), args.overwrite)
   models = []
   for text, phases in ((args.a, ("psnr",)), (args.b, ("gan",))):
     with console.fetch_progress(text, quiet=False) as progress:
@@ -77,13 +79,7 @@ def run(args: argparse.Namespace) -> int:
     models.append(model)
   a, b = models
   _check_alike(a, b)
-  for path in targets.values():
-    if path.exists() and any(os.path.samefile(path, m.path) for m in models):
-      raise ValueError(
-        f"{path} is an input itself; choose another name for the output"
-      )
-    if path.exists() and not args.overwrite:
-      raise FileExistsError(f"{path} exists; give --overwrite to replace it")
+  _check_targets(targets.values(), args.overwrite, [m.path for m in models])
   for path in targets.values():
     path.parent.mkdir(parents=True, exist_ok=True)
   for alpha, path in targets.items():
@@ -132,6 +128,16 @@ def _targets(output: str, alphas: Sequence[float]) -> dict[float, pathlib.Path]:
   }
 
 
+def _check_targets(
+  paths: Iterable[pathlib.Path],
+  overwrite: bool,
+  inputs: Iterable[os.PathLike[str]] = (),
+) -> None:
+  ids = storage.file_ids(inputs)
+  for path in paths:
+    files.check_target(path, overwrite=overwrite, inputs=ids, make_folder=True)
+
+
 def _check_alike(a: workdir.FoundModel, b: workdir.FoundModel) -> None:
   """Raises if two networks differ, in the words of their configuration."""
   ours, theirs = a.weights.config, b.weights.config
@@ -157,5 +163,8 @@ def _metadata(
     for key, value in a.weights.metadata.items()
     if b.weights.metadata.get(key) == value
   }
-  names = {"interpolated_a": a.name, "interpolated_b": b.name}
+  names = {
+    "interpolated_a": printable(a.name),
+    "interpolated_b": printable(b.name),
+  }
   return shared | names | {"alpha": repr(alpha)}

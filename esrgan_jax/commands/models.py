@@ -54,5 +54,6 @@ def run(args: argparse.Namespace) -> int:
       ):
         if value:
           out.print(f"  {label:7} {value}")
-  out.print(f"\nfetched models are kept in {storage.cache_dir()}")
+  out.print()
+  out.print(f"fetched models are kept in {storage.cache_dir()}")
   return 0

@@ -18,7 +18,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ import rich.progress
 from PIL import Image as PilImage
 
 from esrgan_jax import compilation, console, images, storage, upscaler
+from esrgan_jax.text import explain, printable
 from esrgan_jax.weights import zoo
 
 # A result above this size lives in a file until it is written.
@@ -130,6 +131,13 @@ def run(args: argparse.Namespace) -> int:
   sources = _collect(args.inputs, fail)
   if not sources:
     return 1
+  folder, file = _output(args.output, len(sources))
+  if file:
+    storage.check_output(
+      file,
+      overwrite=args.overwrite or args.skip_existing,
+      inputs=storage.file_ids(sources),
+    )
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   with console.fetch_progress(args.model, quiet=args.quiet) as progress:
     model = upscaler.load(args.model, dtype=args.precision, progress=progress)
@@ -137,7 +145,17 @@ def run(args: argparse.Namespace) -> int:
     say(f"note: {note}")
   scale = args.scale or model.scale
 
-  jobs = _plan(sources, args, scale, fail, say)
+  targets = {}
+  for source in sources:
+    suffix = f".{args.format}" if args.format else source.suffix
+    if suffix.lower() not in images.OUTPUT_SUFFIXES:
+      suffix = ".png"
+    if folder:
+      targets[source] = folder / f"{source.stem}{suffix}"
+    else:
+      beside = source.with_name(f"{source.stem}_x{scale:g}{suffix}")
+      targets[source] = file or beside
+  jobs = _plan(targets, args, fail, say)
   if not jobs:
     return int(failures > 0)
   started = time.perf_counter()
@@ -147,10 +165,11 @@ def run(args: argparse.Namespace) -> int:
       began = time.perf_counter()
       try:
         size = _upscale_file(job, model, scale, args, bar, say)
-      except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        fail(
-          error if str(job.source) in str(error) else f"{job.source}: {error}"
-        )
+      except Exception as error:  # The other images are not to blame.
+        if os.environ.get("ESRGAN_JAX_TRACEBACK"):
+          raise
+        reason, name = explain(error), printable(job.source)
+        fail(reason if name in reason else f"{name}: {reason}")
       else:
         done += 1
         pixels += size[0] * size[1]
@@ -222,63 +241,59 @@ def _collect(
   return existing
 
 
+def _output(
+  output: str | None, count: int
+) -> tuple[pathlib.Path | None, pathlib.Path | None]:
+  """Returns the folder or the file that results go to; neither: beside."""
+  if not output:
+    return None, None
+  path, suffixes = pathlib.Path(output), images.OUTPUT_SUFFIXES
+  if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
+    if os.path.lexists(path) and not path.is_dir():
+      raise ValueError(f"{path} is not a folder; choose another name")
+    return path, None
+  if path.suffix.lower() not in suffixes:
+    if count > 1:
+      return path, None
+    raise ValueError(
+      f"{path}: cannot write {path.suffix} files; choose one of"
+      f" {', '.join(suffixes)}"
+    )
+  if count > 1:
+    raise ValueError(
+      f"{path}: {count} images cannot go to one file; give a folder"
+    )
+  return None, path
+
+
 def _plan(
-  sources: Sequence[pathlib.Path],
+  targets: Mapping[pathlib.Path, pathlib.Path],
   args: argparse.Namespace,
-  scale: float,
   fail: Callable[[object], None],
   say: Callable[[str], None],
 ) -> list[_Job]:
-  """Decides where each result goes, and refuses what would lose something."""
-  out = pathlib.Path(args.output) if args.output else None
-  suffixes = images.OUTPUT_SUFFIXES
-  as_file = (
-    out is not None
-    and len(sources) == 1
-    and not out.is_dir()
-    and not args.output.endswith(("/", os.sep))
-    and out.suffix != ""
-  )
-  if as_file and out.suffix.lower() not in suffixes:
-    raise ValueError(
-      f"{out}: cannot write {out.suffix} files; choose one of"
-      f" {', '.join(suffixes)}"
-    )
-  if out is not None and not as_file:
-    if out.is_file() or out.suffix.lower() in suffixes:
-      raise ValueError(
-        f"{out}: {len(sources)} images cannot go to one file; give a folder"
-      )
-    out.mkdir(parents=True, exist_ok=True)
-  if as_file and not out.parent.is_dir():
-    raise ValueError(f"{out}: no folder {out.parent}; create it first")
-
-  jobs, targets = [], {}
-  inputs = {path.resolve() for path in sources}
-  for source in sources:
-    suffix = f".{args.format}" if args.format else source.suffix
-    if suffix.lower() not in suffixes:
-      suffix = ".png"
-    if as_file:
-      target = out
-    elif out is not None:
-      target = out / f"{source.stem}{suffix}"
-    else:
-      target = source.with_name(f"{source.stem}_x{scale:g}{suffix}")
-    if target in targets:
+  """Returns what to do, and refuses what would lose something."""
+  jobs: dict[pathlib.Path, _Job] = {}
+  inputs = storage.file_ids([*targets, args.model])
+  for source, target in targets.items():
+    if target in jobs:
       fail(
-        f"{source}: its result {target} is that of {targets[target]} as well"
+        f"{source}: its result {target} is that of {jobs[target].source} as"
+        " well"
       )
-    elif target.resolve() in inputs:
-      fail(f"{source}: its result {target} would replace an input")
-    elif target.exists() and args.skip_existing:
-      say(f"{target}  exists, skipped")
-    elif target.exists() and not args.overwrite:
-      fail(f"{source}: {target} exists; give --overwrite to replace it")
+      continue
+    try:
+      if args.skip_existing and target.is_file():
+        say(f"{target}  exists, skipped")
+        continue
+      storage.check_output(
+        target, overwrite=args.overwrite, inputs=inputs, make_folder=True
+      )
+    except OSError as error:
+      fail(f"{source}: {explain(error)}")
     else:
-      targets[target] = source
-      jobs.append(_Job(source, target, _pixels(source)))
-  return jobs
+      jobs[target] = _Job(source, target, _pixels(source))
+  return list(jobs.values())
 
 
 def _pixels(path: pathlib.Path) -> int:
@@ -311,6 +326,7 @@ def _upscale_file(
     (_scaled(height, scale), _scaled(width, scale), channels),
     transparent=alpha is not None and not _is_opaque(alpha),
   )
+  job.target.parent.mkdir(parents=True, exist_ok=True)
   passes = 1 if constant_alpha else 2
   folder = job.target.parent
 
@@ -395,7 +411,7 @@ class _Progress:
     disable: bool,
   ):
     self._bar = rich.progress.Progress(
-      rich.progress.TextColumn("{task.description}"),
+      console.TextColumn("{task.description}"),
       rich.progress.BarColumn(),
       rich.progress.TaskProgressColumn(),
       rich.progress.TimeRemainingColumn(),

@@ -128,13 +128,20 @@ def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def write_evaluations(
-  path: str | os.PathLike[str], evaluations: Sequence[Evaluation]
+  path: str | os.PathLike[str],
+  evaluations: Sequence[Evaluation],
+  *,
+  overwrite: bool = True,
 ) -> None:
   """Writes evaluations to a JSON file, in whole or not at all.
 
   Args:
-    path: The file; replaced if it exists. `gs://` works as well.
+    path: The file. `gs://` works as well.
     evaluations: Several models on the same images, mostly.
+    overwrite: Whether to replace a file of that name.
+
+  Raises:
+    OSError: As `storage.write_whole`.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +154,7 @@ def write_evaluations(
   path = epath.Path(path)
   content = {"evaluations": [each.to_json() for each in evaluations]}
   text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-  storage.write_whole(path, text, overwrite=True)
+  storage.write_whole(path, text, overwrite=overwrite)
 
 
 def read_evaluations(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import rich.table
 from etils import epath
 
+from esrgan_jax import console
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.training import evaluator, report
 from esrgan_jax.training import run as run_lib
@@ -132,7 +133,7 @@ def _show_table(run: run_lib.Run, evaluations: Sequence[Any]) -> None:
     table.add_column(_COLUMNS[key][0], justify="right")
   for each in evaluations:
     cells = [f"{each.means[key]:{_COLUMNS[key][1]}}" for key in keys]
-    table.add_row(each.model, *cells)
+    table.add_row(console.line(each.model), *cells)
   run.console.print(table)
   run.say(evaluations[0].protocol)
 

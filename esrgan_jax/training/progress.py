@@ -41,11 +41,11 @@ class Progress:
     self._bar: rich.progress.Progress | None = None
     if console and console.is_terminal:
       self._bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
+        console_lib.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn("{task.fields[figures]}"),
-        rich.progress.TextColumn("left {task.fields[left]}"),
+        console_lib.TextColumn("{task.fields[figures]}"),
+        console_lib.TextColumn("left {task.fields[left]}"),
         console=console,
         transient=True,
       )
@@ -88,7 +88,7 @@ class Progress:
   def say(self, message: str) -> None:
     """Prints a line above the bar."""
     if self._console:
-      self._console.print(message)
+      self._console.print(console_lib.lines(message))
 
   def _left(self, step):
     if self._began is None or step == self._first:
@@ -107,5 +107,3 @@ _SHOWN = (
   ("images_per_second", "images/s", ".1f"),
   ("data_wait_share", "data wait", ".0%"),
 )
-
-make_console = console_lib.make_console

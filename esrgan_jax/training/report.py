@@ -20,6 +20,7 @@ import PIL.Image
 from etils import epath
 
 from esrgan_jax import storage
+from esrgan_jax.text import printable
 from esrgan_jax.training import chart, evaluator, metric_log
 
 __all__ = ["write_report"]
@@ -175,7 +176,7 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
   body = "\n".join(filter(None, sections))
   if not body:
     body = "<p>Nothing has been logged yet.</p>"
-  title = html.escape(storage.absolute(workdir).name)
+  title = _text(storage.absolute(workdir).name)
   page = (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -186,6 +187,11 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
   path = workdir / "report.html"
   storage.write_whole(path, page, overwrite=True)
   return path
+
+
+def _text(value: object, *, limit: int = 200) -> str:
+  """Returns a text for the page, which may be a name that a stranger chose."""
+  return html.escape(printable(value, limit=limit))
 
 
 def _read_json(path: epath.Path) -> Any:
@@ -233,9 +239,9 @@ def _facts(config: Any, evaluations: Sequence[Any], logs: Any) -> str:
     gain = ""
     if base is not None and each.get("model") != _BASELINE:
       gain = f" ({value - base:+.2f})"
-    name = html.escape(str(each.get("model")))
+    name = _text(each.get("model"))
     facts.append(f"<div><b>{value:.2f} dB</b><span>{name}{gain}</span></div>")
-  line = f'<p class="soft">{html.escape(" · ".join(words))}</p>'
+  line = f'<p class="soft">{_text(" · ".join(words))}</p>'
   return line + (f'<div class="facts">{"".join(facts)}</div>' if facts else "")
 
 
@@ -256,7 +262,7 @@ def _results(evaluations: Sequence[Mapping[str, Any]]) -> str:
   note = f"{count} image{'' if count == 1 else 's'}; {first.get('protocol')}."
   return (
     "<h2>Results</h2>"
-    f'<p class="soft">{html.escape(note)}</p>{_table("model", rows)}'
+    f'<p class="soft">{_text(note, limit=1000)}</p>{_table("model", rows)}'
   )
 
 
@@ -266,7 +272,7 @@ def _images(evaluations: Sequence[Mapping[str, Any]]) -> str:
   for each in evaluations:
     rows = [(image.get("name"), image) for image in each.get("images") or ()]
     if rows:
-      name = html.escape(str(each.get("model")))
+      name = _text(each.get("model"))
       table = _table("image", rows, best=False)
       parts.append(f"<details><summary>{name}</summary>{table}</details>")
   return "<h2>Image by image</h2>" + "".join(parts) if parts else ""
@@ -286,7 +292,7 @@ def _table(
     values = [v[key] for _, v in rows if v.get(key) is not None]
     top[key] = min(values) if key == "perceptual" else max(values)
   for name, values in rows:
-    cells = [f"<td>{html.escape(str(name))}</td>"]
+    cells = [f"<td>{_text(name)}</td>"]
     for key in keys:
       value = values.get(key)
       mark = best and len(rows) > 1 and value == top[key]
@@ -309,7 +315,7 @@ def _pictures(folder: epath.Path) -> str:
   for path in paths[:_MOST_PICTURES]:
     source = _embed(path)
     if source:
-      name = html.escape(path.stem.replace("_", " "))
+      name = _text(path.stem.replace("_", " "))
       figures.append(
         f'<figure class="picture"><figcaption>{name}</figcaption>'
         f'<img src="{source}" alt="{name}"></figure>'
@@ -372,11 +378,11 @@ def _curves(title: str, log: Sequence[Mapping[str, Any]]) -> str:
 def _figure(title: str, svg: str, labels: Iterable[str]) -> str:
   labels = list(labels)
   keys = "".join(
-    f'<span class="key k{i}">{html.escape(label)}</span>'
+    f'<span class="key k{i}">{_text(label)}</span>'
     for i, label in enumerate(labels)
     if len(labels) > 1
   )
-  caption = f"<figcaption>{html.escape(title)}{keys}</figcaption>"
+  caption = f"<figcaption>{_text(title)}{keys}</figcaption>"
   return f"<figure>{caption}{svg}</figure>"
 
 

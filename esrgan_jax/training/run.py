@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from esrgan_jax import compilation, storage, text
+from esrgan_jax import console as console_lib
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.data import sources
 from esrgan_jax.models.rrdb import RRDBNet
@@ -33,7 +34,6 @@ from esrgan_jax.training import (
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
-from esrgan_jax.training import progress as progress_lib
 
 __all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
 
@@ -142,7 +142,7 @@ class Run:
   def say(self, message: str) -> None:
     """Prints a line; only in the first process."""
     if self.console:
-      self.console.print(message)
+      self.console.print(console_lib.lines(message))
 
   def write(self, name: str, content: str | bytes) -> None:
     """Writes a file of the workdir; only in the first process."""
@@ -257,7 +257,7 @@ def make_run(
     )
   except ValueError as error:
     raise config_lib.ConfigError(f"config.batch_size: {error}") from error
-  console = console or progress_lib.make_console()
+  console = console or console_lib.make_console()
   return Run(
     config=config,
     plain=config_lib.plain(config),

@@ -7,10 +7,11 @@ or a Git LFS pointer is an everyday mishap).
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -160,13 +161,9 @@ def write_weights(
   ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
   """
   path = pathlib.Path(path)
-  if (suffix := path.suffix.lower()) not in WRITABLE:
-    raise ValueError(
-      f"cannot write {path}: the suffix must be {' or '.join(WRITABLE)}"
-    )
+  check_target(path, overwrite=overwrite)
   if dtype not in ("float32", "float16"):
     raise ValueError(f"dtype {dtype!r} must be 'float32' or 'float16'")
-  storage.check_output(path, overwrite=overwrite)
   state = names.to_state_dict(params)
   scale, unshuffle = config["scale"], config.get("unshuffle")
   if unshuffle is None:
@@ -183,7 +180,7 @@ def write_weights(
   notes = {str(k): str(v) for k, v in (metadata or {}).items()}
   notes |= {"format": "pt", "architecture": "RRDBNet"}
   notes |= {k: str(v) for k, v in found.items()}
-  if suffix == ".safetensors":
+  if path.suffix.lower() == ".safetensors":
     data = safetensors_file.to_bytes(state, notes)
     storage.write_whole(path, data, overwrite=overwrite)
   else:
@@ -191,6 +188,46 @@ def write_weights(
     with storage.written_aside(path, overwrite=overwrite) as file:
       write(file)
   return path
+
+
+def check_target(
+  path: str | os.PathLike[str],
+  *,
+  overwrite: bool,
+  inputs: Container[tuple[int, int]] = (),
+  make_folder: bool = False,
+) -> None:
+  """Raises if a weight file cannot be written, before there is one.
+
+  Args:
+    path: The file.
+    overwrite: Whether it may replace one.
+    inputs: What must not be replaced even so, by `storage.file_ids`.
+    make_folder: Whether its folder will be made where there is none.
+
+  Raises:
+    ValueError: If the suffix is not one of `WRITABLE`.
+    RuntimeError: If `.pth` is asked for and PyTorch is not installed.
+    OSError: As `storage.check_output`.
+
+  >>> check_target("model.onnx", overwrite=False)
+  Traceback (most recent call last):
+  ...
+  ValueError: cannot write model.onnx: the suffix must be .safetensors or .pth
+  """
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in WRITABLE:
+    raise ValueError(
+      f"cannot write {path}: the suffix must be {' or '.join(WRITABLE)}"
+    )
+  storage.check_output(
+    path, overwrite=overwrite, inputs=inputs, make_folder=make_folder
+  )
+  if suffix == ".pth" and importlib.util.find_spec("torch") is None:
+    raise RuntimeError(
+      "writing .pth takes PyTorch, which is not installed: write .safetensors,"
+      " which chaiNNer, ComfyUI and spandrel load as well"
+    )
 
 
 def _kind(path: pathlib.Path) -> str:
@@ -245,13 +282,8 @@ def _float16(name: str, value: np.ndarray) -> np.ndarray:
 def _torch_writer(
   state: Mapping[str, np.ndarray], notes: Mapping[str, str]
 ) -> Callable[[BinaryIO], object]:
-  try:
-    import torch
-  except ImportError as e:
-    raise RuntimeError(
-      "writing .pth takes PyTorch, which is not installed: write .safetensors,"
-      " which chaiNNer, ComfyUI and spandrel load as well"
-    ) from e
+  import torch
+
   tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
   # "params" is where BasicSR looks; others step over "esrgan_jax".
   content = {"params": tensors, "esrgan_jax": dict(notes)}
