@@ -75,6 +75,40 @@ def test_bfloat16_is_widened(tmp_path):
   assert metadata == {}
 
 
+def test_equal_models_are_equal_files(tmp_path):
+  _, params = _params()
+  notes = {"source": "x", "licence": "MIT", "alpha": 0.5}
+  one, other = (
+    files.write_weights(
+      tmp_path / f"{name}.safetensors", params, build.CONFIG, metadata=metadata
+    ).read_bytes()
+    for name, metadata in (
+      ("one", notes),
+      ("other", dict(reversed(notes.items()))),
+    )
+  )
+  assert one == other
+  assert (8 + int.from_bytes(one[:8], "little")) % 8 == 0
+
+
+@pytest.mark.parametrize("metadata", [{}, {"source": 'caf\xe9 "a"\n'}])
+def test_file_is_that_of_the_formats_own_writer(metadata):
+  state = build.random_state({"num_block": 1})
+  state["conv_hr.bias"] = state["conv_hr.bias"].astype(np.float16)
+  state |= {"a": np.zeros((), np.int64), "b": np.zeros((0, 3), bool)}
+  state |= {"turned": np.arange(6, dtype=np.float32).reshape(2, 3)}
+  ours = safetensors_file.to_bytes(state, metadata)
+  # It wants arrays in C order; of two keys, its order would be random.
+  assert ours == safetensors.numpy.save(state, metadata or None)
+
+
+def test_metadata_from_names_of_files_are_text():
+  data = safetensors_file.to_bytes({}, {"source": os.fsdecode(b"caf\xe9")})
+  assert safetensors_file.parse(data)[1] == {"source": "caf?"}
+  with pytest.raises(ValueError, match="has type complex64"):
+    safetensors_file.to_bytes({"a": np.zeros(1, "c8")}, {})
+
+
 def test_damaged_safetensors(tmp_path):
   state, _ = _params()
   data = safetensors.numpy.save(state)
@@ -150,6 +184,8 @@ def test_written_pth_is_read_by_torch_and_by_us(tmp_path, scale):
   loaded = torch.load(path, weights_only=True)["params"]
   for key, value in state.items():
     np.testing.assert_array_equal(loaded[key].numpy(), value)
+  again = files.write_weights(tmp_path / "b.pth", params, config)
+  assert again.read_bytes() == path.read_bytes()
   weights = files.read_weights(path)
   assert weights.config == config
   assert weights.metadata["architecture"] == "RRDBNet"
@@ -304,34 +340,6 @@ def test_foreign_metadata_is_not_believed(tmp_path):
   path = tmp_path / "a.safetensors"
   safetensors.numpy.save_file(state, path, {"scale": "9", "unshuffle": "7"})
   assert files.read_weights(path).config == build.CONFIG
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_random_damage_is_a_clear_error_or_harmless(tmp_path, seed):
-  state = build.random_state({"num_block": 1, "num_feat": 2, "num_grow_ch": 1})
-  param = build.write_ncnn(tmp_path, state)
-  originals = {
-    "a.pth": build.zip_pth(state),
-    "b.pth": build.legacy_pth(state),
-    "c.safetensors": safetensors.numpy.save(state),
-    "model.param": param.read_bytes(),
-    "model.bin": param.with_suffix(".bin").read_bytes(),
-  }
-  rng = np.random.default_rng(seed)
-  messages = []
-  for name, data in originals.items():
-    for _ in range(40):
-      damaged = bytearray(data)
-      for i in rng.integers(min(len(data), 12000), size=3):
-        damaged[i] = rng.integers(256)
-      (tmp_path / name).write_bytes(damaged)
-      try:
-        files.read_weights(tmp_path / name)
-      except ValueError as e:
-        messages.append(str(e))
-    (tmp_path / name).write_bytes(data)
-  assert len(messages) > 50
-  assert all(str(tmp_path) in message for message in messages)
 
 
 # --- writing ----------------------------------------------------------------

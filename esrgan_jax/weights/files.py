@@ -286,5 +286,5 @@ def _torch_writer(
 
   tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
   # "params" is where BasicSR looks; others step over "esrgan_jax".
-  content = {"params": tensors, "esrgan_jax": dict(notes)}
+  content = {"params": tensors, "esrgan_jax": dict(sorted(notes.items()))}
   return lambda file: torch.save(content, file)

@@ -19,8 +19,8 @@ __all__ = ["Budget", "DamagedFileError", "need", "read_file"]
 MAX_FILE_BYTES = 2**31
 # Of all names, shapes and places together; an RRDBNet's take 0.1 MB.
 MAX_TABLE_BYTES = 2**22
-# Values in the table; an RRDBNet's has 25,000.
-MAX_STEPS = 2**20
+# To read the table; an RRDBNet's takes 40,000.
+MAX_STEPS = 2**19
 # An RRDBNet has 702; its training state four times as many.
 MAX_ARRAYS = 2**16
 # Characters.

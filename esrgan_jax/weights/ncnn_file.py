@@ -136,7 +136,8 @@ def read_ncnn(
   inputs, outputs = arrays[0][0].shape[1], arrays[-1][0].shape[0]
   unshuffle = {4: 2, 16: 4}.get(inputs // outputs, 1)
   total = math.prod(factors, start=1.0)
-  if not total.is_integer() or total < 1 or int(total) % unshuffle:
+  # As the network itself does: by 2 each time, or by 3 once.
+  if not all(f in (2, 3) for f in factors) or total % unshuffle:
     raise names.UnsupportedWeightsError(
       f"{printable(param.name)} upsamples {total:g} times after an unshuffle of"
       f" {unshuffle}: not an RRDBNet"

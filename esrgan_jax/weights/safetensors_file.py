@@ -63,14 +63,22 @@ def read_safetensors(
   ...   read_safetensors(path)
   ({'a': array([1., 1.])}, {'scale': '4'})
   """
-  data = limits.read_file(pathlib.Path(path))
+  return parse(limits.read_file(pathlib.Path(path)))
+
+
+def parse(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Does what `read_safetensors` does, with a file's bytes.
+
+  >>> parse(to_bytes({}, {"scale": "4"}))
+  ({}, {'scale': '4'})
+  """
   size = int.from_bytes(data[:8], "little")
   need(8 + size <= len(data), "the .safetensors file is damaged: it is cut off")
   if size > limits.MAX_TABLE_BYTES:
     raise DamagedFileError(
       f"the header has {size} bytes; the limit is {limits.MAX_TABLE_BYTES}"
     )
-  header = _parse(data[8 : 8 + size])
+  header = _header(data[8 : 8 + size])
   metadata = header.pop(_METADATA, None) or {}
   need(
     isinstance(metadata, dict)
@@ -142,7 +150,7 @@ def to_bytes(
   return b"".join([len(head).to_bytes(8, "little"), head, *parts])
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
+def _header(raw: bytes) -> dict[str, Any]:
   """Reads the header's JSON; numbers are whole, and no name stands twice."""
 
   def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
