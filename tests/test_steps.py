@@ -379,8 +379,8 @@ def run_psnr(num_devices, batch, **options):
   return jitted(initial_states()[0], mesh_lib.global_batch(mesh, batch))
 
 
-def run_gan(num_devices, batch, **options):
-  mesh = mesh_lib.make_mesh(num_devices)
+@functools.cache
+def gan_step(mesh, **options):
   step = functools.partial(
     steps.gan_step,
     **networks(),
@@ -389,8 +389,13 @@ def run_gan(num_devices, batch, **options):
     adversarial_weight=0.5,
     **options,
   )
-  jitted = mesh_lib.jit_step(step, mesh, perceptual=PERCEPTUAL)
-  return jitted(initial_states()[1], mesh_lib.global_batch(mesh, batch))
+  return mesh_lib.jit_step(step, mesh, perceptual=PERCEPTUAL)
+
+
+def run_gan(num_devices, batch, **options):
+  mesh = mesh_lib.make_mesh(num_devices)
+  step = gan_step(mesh, **options)
+  return step(initial_states()[1], mesh_lib.global_batch(mesh, batch))
 
 
 def gradients(state, before):
@@ -409,7 +414,9 @@ def uneven_batch():
   return jax.tree.map(lambda x: x * ramp, batch)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+  "accumulate", [1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_eight_devices_do_what_one_does(accumulate):
   batch = uneven_batch()
   for run, before in zip((run_psnr, run_gan), initial_states(), strict=True):
@@ -441,21 +448,24 @@ def test_accumulation_is_exact_for_psnr_and_per_microbatch_for_gan():
     np.testing.assert_allclose(part_metrics[name], value, rtol=1e-5)
 
   parts, part_metrics = run_gan(1, batch, accumulate=2)
-  stats = initial_states()[1].d_batch_stats
-  total = jax.tree.map(np.zeros_like, gradients(parts, initial_states()[1]))
+  before = initial_states()[1]
+  stats = before.d_batch_stats
+  total = jax.tree.map(np.zeros_like, gradients(parts, before))
+  run = jax.jit(
+    functools.partial(
+      steps.gan_gradients,
+      **networks(),
+      perceptual=PERCEPTUAL,
+      adversarial_weight=0.5,
+    )
+  )
   for i in range(2):
     half = jax.tree.map(lambda x, i=i: x[i::2], batch)
-    before = initial_states()[1]
-    grads, d_grads, stats, _ = jax.jit(
-      functools.partial(
-        steps.gan_gradients,
-        **networks(),
-        perceptual=PERCEPTUAL,
-        adversarial_weight=0.5,
-      )
-    )(before.params, before.d_params, stats, half)
+    grads, d_grads, stats, _ = jax.device_get(
+      run(before.params, before.d_params, stats, half)
+    )
     total = jax.tree.map(lambda a, b: a + b / 2, total, [grads, d_grads])
-  assert_trees_close(gradients(parts, initial_states()[1]), total, rtol=1e-4)
+  assert_trees_close(gradients(parts, before), total, rtol=1e-4)
   assert_trees_close(parts.d_batch_stats, stats, rtol=1e-5)
 
 
@@ -597,7 +607,7 @@ def test_ema_and_learning_rate_by_hand(adam_gan):
 
 
 def test_metrics_are_the_losses_and_norms():
-  batch, before = make_batch(), initial_states()[1]
+  batch, before = uneven_batch(), initial_states()[1]
   state, metrics = run_gan(1, batch)
   shared = {"loss", "grad_norm", "learning_rate"}
   g_names = shared | {"pixel", "perceptual", "adversarial"}
@@ -637,16 +647,18 @@ def test_wgan_gp_needs_a_key():
   batch = make_batch()
   before = initial_states()[1]
   with pytest.raises(ValueError, match="needs penalty_key, got None"):
-    steps.gan_gradients(
+    jax.eval_shape(
+      functools.partial(
+        steps.gan_gradients, **networks(), adversarial="wgan-gp"
+      ),
       before.params,
       before.d_params,
       before.d_batch_stats,
       batch,
-      **networks(),
-      adversarial="wgan-gp",
     )
 
 
+@pytest.mark.slow
 def test_wgan_gp_draws_anew_each_step_and_again_on_resume():
   adam = make_optimizer(1e-3)
   critic = VGGStyleDiscriminator(2, input_size=SIZE, norm="layer")
