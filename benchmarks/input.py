@@ -89,7 +89,7 @@ def measure_device(program, raw, batch_size, step, seconds):
   return crops / (time.perf_counter() - begin), crops / busy, step
 
 
-def compile_preprocess(pipeline):
+def compile_preprocess(data):
   """The pipeline's part of the step as a program of its own."""
   import jax
 
@@ -97,7 +97,7 @@ def compile_preprocess(pipeline):
 
   @functools.partial(jax.jit, compiler_options=compilation.compiler_options())
   def program(step, raw):
-    return pipeline.preprocess(jax.random.fold_in(jax.random.key(0), step), raw)
+    return data.preprocess(jax.random.fold_in(jax.random.key(0), step), raw)
 
   return program
 
@@ -106,7 +106,7 @@ def compare(name, spec, args, wanted):
   """Measures all caches on a source, in turns, and prints a table."""
   import jax
 
-  from esrgan_jax.data.pipeline import make_pipeline
+  from esrgan_jax.data.pipeline import open_data
   from esrgan_jax.training import mesh as mesh_lib
 
   mesh = mesh_lib.make_mesh(1)
@@ -118,16 +118,14 @@ def compare(name, spec, args, wanted):
       config["num_threads"] = args.threads
       begin = time.perf_counter()
       try:
-        pipeline = stack.enter_context(
-          make_pipeline(
-            config,
-            scale=train.SCALE,
-            batch_size=args.batch,
-            patch_size=args.patch,
-            seed=0,
-            mesh=mesh,
-          )
+        data = open_data(
+          config,
+          scale=train.SCALE,
+          batch_size=args.batch,
+          patch_size=args.patch,
+          mesh=mesh,
         )
+        pipeline = stack.enter_context(data.pipeline(seed=0))
         raw = jax.block_until_ready(pipeline.batch(0))
       except Exception as error:
         failures[cache] = f"{type(error).__name__}: {error}".split("\n")[0]
@@ -138,7 +136,7 @@ def compare(name, spec, args, wanted):
       if cache in ("ram", "device"):
         what = "flips" if cache == "ram" else "crops and flips"
         measures[f"{what}, {INSIDE}"] = functools.partial(
-          measure_device, compile_preprocess(pipeline), raw, args.batch
+          measure_device, compile_preprocess(data), raw, args.batch
         )
     rates = {key: [] for key in measures}
     steps = dict.fromkeys(measures, 1)
@@ -146,7 +144,7 @@ def compare(name, spec, args, wanted):
       for key, measure in measures.items():
         *rate, steps[key] = measure(steps[key], args.seconds)
         rates[key].append(rate)
-    report = pipeline.report
+    report = data.report
 
   print(f"\n{name}: {report}; batch {args.batch}, {args.patch} x {args.patch}")
   head = ["", "crops/s", "crops/s and core", "relative to ram", "opened in s"]

@@ -20,6 +20,7 @@ JAX to find the cluster in every way that it knows, such as Kubernetes.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import pathlib
@@ -27,8 +28,16 @@ import sys
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-__all__ = ["find_cluster", "maybe_initialize"]
+__all__ = [
+  "everywhere",
+  "find_cluster",
+  "gather",
+  "maybe_initialize",
+  "wait_for_all",
+]
 
 _EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _SLURM = (
@@ -38,6 +47,9 @@ _SLURM = (
   "SLURM_PROCID",
   "SLURM_LOCALID",
 )
+
+_BARRIER_SECONDS = 3600
+_barriers = itertools.count()
 
 
 def find_cluster(
@@ -151,6 +163,60 @@ def maybe_initialize(*, heartbeat_seconds: int = 30) -> bool:
     ) from error
   _end_at_once_on_error()
   return True
+
+
+def wait_for_all() -> None:
+  """Waits until every process of the run has come here.
+
+  Goes over JAX's coordination service. A collective would do for devices, but
+  on CPUs, Gloo's give up after 30 seconds: too short where one process
+  compiles, decodes or evaluates longer than another.
+
+  >>> wait_for_all()
+  """
+  if jax.process_count() > 1:
+    # JAX has this barrier, but does not offer it; Orbax does.
+    from orbax.checkpoint import multihost
+
+    barrier = multihost.get_barrier_sync_fn()
+    key = f"esrgan_jax_{next(_barriers)}"
+    barrier(key=key, timeout_ms=_BARRIER_SECONDS * 1000)
+
+
+def everywhere(value: np.ndarray) -> np.ndarray:
+  """Stacks a value of every process; all must call it.
+
+  Args:
+    value: Of one shape and type in all processes; 64 bits become 32.
+
+  Returns:
+    The values, in the processes' order.
+
+  >>> everywhere(np.array(True)).tolist()
+  [True]
+  """
+  if jax.process_count() == 1:
+    return np.asarray(value)[None]
+  wait_for_all()
+  return np.asarray(multihost_utils.process_allgather(value))
+
+
+def gather(text: str) -> list[str]:
+  """Returns the texts of all processes, in their order; all must call it.
+
+  >>> gather("one alone")
+  ['one alone']
+  """
+  if jax.process_count() == 1:
+    return [text]
+  data = np.frombuffer(text.encode(), np.uint8)
+  sizes = everywhere(np.int32(data.size))
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[: data.size] = data
+  rows = everywhere(padded)
+  return [
+    bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)
+  ]
 
 
 def _number(name: str, environ: Mapping[str, str]) -> int:

@@ -115,57 +115,63 @@ def _resident(devices):
   return images, sizes
 
 
-def test_sample_draws_aligned_crops_from_everywhere():
+def _everywhere(sizes, size):
+  """Every place that crops of these images can have: index and corners."""
+  places = np.array(
+    [
+      (number, y, x)
+      for number, (h, w) in enumerate(sizes)
+      for y in range(h - size + 1)
+      for x in range(w - size + 1)
+    ],
+    np.int32,
+  )
+  return places[:, 0], places[:, 1:]
+
+
+def test_cut_gives_aligned_crops_of_everywhere():
   images, sizes = _resident(1)
-  draw = {"batch_size": 600, "patch_size": 8, "scale": 2}
-  out = augment.sample(jax.random.key(0), images, **draw)
+  index, corners = _everywhere(sizes, 4)
+  out = augment.cut(images, index, corners, patch_size=8, scale=2)
   lr, hr = np.asarray(out["lr"]), np.asarray(out["hr"])
-  assert lr.shape == (600, 4, 4, 3)
+  assert lr.shape == (len(index), 4, 4, 3)
   np.testing.assert_array_equal(hr, lr.repeat(2, 1).repeat(2, 2))
   # Rows count downwards and columns to the right: undone, the transposition.
-  np.testing.assert_array_equal(
-    lr[..., 0] - lr[:, :1, :1, 0], np.tile(np.arange(4)[:, None], (600, 1, 4))
-  )
-  corners = {tuple(int(v) for v in c) for c in lr[:, 0, 0]}
-  assert corners == {
-    (y, x, n)
-    for n, (h, w) in enumerate(sizes)
-    for y in range(h - 3)
-    for x in range(w - 3)
-  }
-  shares = np.bincount(lr[:, 0, 0, 2]) / 600
-  np.testing.assert_allclose(shares, 1 / 3, atol=0.08)  # Four sigma.
+  rows, columns = np.mgrid[:4, :4]
+  expected = np.zeros_like(lr)
+  expected[..., 0] = corners[:, 0].reshape(-1, 1, 1) + rows
+  expected[..., 1] = corners[:, 1].reshape(-1, 1, 1) + columns
+  expected[..., 2] = index.reshape(-1, 1, 1)
+  np.testing.assert_array_equal(lr, expected)
 
 
 @pytest.mark.parametrize("devices", [2, 8])
-def test_sample_is_the_same_on_any_number_of_devices(devices):
-  draw = {"batch_size": 16, "patch_size": 6, "scale": 2}
-  expected = augment.sample(jax.random.key(5), _resident(1)[0], **draw)
+def test_cut_is_the_same_on_any_number_of_devices(devices):
+  images, sizes = _resident(devices)
+  where = [part[:16] for part in _everywhere(sizes, 3)]
+  options = {"patch_size": 6, "scale": 2}
+  expected = augment.cut(_resident(1)[0], *where, **options)
   mesh = Mesh(
     np.array(jax.devices()[:devices]), ("data",), axis_types=(AxisType.Auto,)
   )
-  images, _ = _resident(devices)
   images = augment.Resident(
     *jax.device_put((images.lr, images.hr), NamedSharding(mesh, P("data"))),
     jax.device_put(images.table, NamedSharding(mesh, P())),
   )
-  step = jax.jit(lambda key, i: augment.sample(key, i, mesh=mesh, **draw))
-  got = step(jax.random.key(5), images)
+  step = jax.jit(lambda i, *where: augment.cut(i, *where, mesh=mesh, **options))
+  got = step(images, *where)
   jax.tree.map(np.testing.assert_array_equal, got, expected)
   assert got["hr"].sharding.spec[0] == "data"
 
 
-def test_sample_refuses_what_does_not_divide():
+def test_cut_refuses_what_does_not_divide():
   images, _ = _resident(1)
+  where = np.zeros(6, np.int32), np.zeros((6, 2), np.int32)
   with pytest.raises(ValueError, match="patch_size 7"):
-    augment.sample(
-      jax.random.key(0), images, batch_size=2, patch_size=7, scale=2
-    )
+    augment.cut(images, *where, patch_size=7, scale=2)
   mesh = Mesh(np.array(jax.devices()), ("data",))
   with pytest.raises(ValueError, match="8 devices"):
-    augment.sample(
-      jax.random.key(0), images, batch_size=6, patch_size=4, scale=2, mesh=mesh
-    )
+    augment.cut(images, *where, patch_size=4, scale=2, mesh=mesh)
 
 
 def test_augmentation_belongs_to_the_core():

@@ -125,10 +125,11 @@ def test_it_feeds_the_pipeline(where, archives, data_dir, tmp_path):
     "augment": False,
     "num_threads": 3,
   }
-  sizes = {"scale": 4, "batch_size": 5, "patch_size": 32, "seed": 0}
-  with pipeline.make_pipeline(config, **sizes) as it:
-    batch = it.preprocess(jax.random.key(0), it.batch(0))
-    assert it.report.images == 5
+  sizes = {"scale": 4, "batch_size": 5, "patch_size": 32}
+  data = pipeline.open_data(config, **sizes)
+  with data.pipeline(0) as it:
+    batch = data.preprocess(jax.random.key(0), it.batch(0))
+  assert data.report.images == 5
   # Away from a crop's border, its LR is the HR's, shrunk: a kernel of 4.
   for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
     lr, hr = (np.rint(np.asarray(i) * 255).astype(np.uint8) for i in (lr, hr))
@@ -145,9 +146,9 @@ from esrgan_jax.data import pipeline
 for cache in pipeline.CACHES:
   config = {"sources": ("div2k/bicubic_x4",), "data_dir": sys.argv[1],
             "cache": cache, "cache_dir": sys.argv[2]}
-  with pipeline.make_pipeline(config, scale=4, batch_size=2, patch_size=32,
-                              seed=0) as it:
-    it.preprocess(jax.random.key(0), it.batch(0))
+  data = pipeline.open_data(config, scale=4, batch_size=2, patch_size=32)
+  with data.pipeline(0) as it:
+    data.preprocess(jax.random.key(0), it.batch(0))
 print([m for m in sys.modules if m.partition(".")[0] == "tensorflow"])
 """
   done = subprocess.run(
@@ -170,10 +171,10 @@ def test_damaged_records_are_named(data_dir, tmp_path):
   content[inside] ^= 255
   records.write_bytes(content)
   source = Div2k("train", scale=4, data_dir=copy)
-  _, report = cache.in_ram(source, range(5), size=1, threads=1)
-  assert report.images == 4
-  assert report.problems[0].name == "div2k/bicubic_x4:train #0"
-  assert "cannot be read: Corrupted" in report.problems[0].reason
+  found = cache.in_ram(source, range(5), threads=1)
+  assert len(found.pairs) == 4
+  assert list(found.problems) == [0]
+  assert "cannot be read: Corrupted" in found.problems[0]
   with pytest.raises(IndexError):
     source[5]
 
@@ -238,6 +239,7 @@ def test_the_command_prints_where_it_is(data_dir, capsys):
   assert capsys.readouterr().out.strip().endswith("div2k/bicubic_x4/2.0.0")
 
 
+@pytest.mark.slow
 def test_training_prepares_it_and_trains_both_phases(
   archives, tmp_path, capsys, monkeypatch
 ):

@@ -2,6 +2,7 @@ import gc
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from PIL import Image as PilImage
 
+from esrgan_jax.data import draws, sources
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.data.sources import DataError
 
-_SIZES = {"scale": 4, "batch_size": 8, "patch_size": 32, "seed": 7}
-_HOST = ("ram", "memmap", "stream")
+_SIZES = {"scale": 4, "batch_size": 8, "patch_size": 32}
 
 
 @pytest.fixture
@@ -40,11 +41,9 @@ def pairs(tmp_path):
   return f"{tmp_path / 'hr'}::{tmp_path / 'lr'}"
 
 
-def _make(pairs, tmp_path, *, mesh=None, sizes=None, **config):
+def _open(pairs, tmp_path, *, mesh=None, sizes=None, **config):
   config = {"sources": (pairs,), "cache_dir": str(tmp_path / "c")} | config
-  return pipeline_lib.make_pipeline(
-    config, mesh=mesh, **(_SIZES | (sizes or {}))
-  )
+  return pipeline_lib.open_data(config, mesh=mesh, **(_SIZES | (sizes or {})))
 
 
 def _mesh(count):
@@ -53,22 +52,26 @@ def _mesh(count):
   )
 
 
-def _step(pipeline):
+def _step(data):
   return jax.jit(
-    lambda seed, step, raw: pipeline.preprocess(
+    lambda seed, step, raw: data.preprocess(
       jax.random.fold_in(jax.random.key(seed), step), raw
     )
   )
 
 
-def _batches(pipeline, steps):
+def _batches(data, steps, seed=7):
   """Preprocessed batches as they would be trained on, in 8-bit levels."""
-  step_fn = _step(pipeline)
-  out = []
-  for step in steps:
-    batch = step_fn(0, step, pipeline.batch(step))
-    out.append({k: np.rint(np.asarray(v) * 255) for k, v in batch.items()})
+  step_fn, out = _step(data), []
+  with data.pipeline(seed) as pipeline:
+    for step in steps:
+      batch = step_fn(0, step, pipeline.batch(step))
+      out.append({k: np.rint(np.asarray(v) * 255) for k, v in batch.items()})
   return out
+
+
+def _assert_equal(got, expected):
+  jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def _check_aligned(batch):
@@ -91,19 +94,15 @@ def _check_aligned(batch):
 
 @pytest.mark.parametrize("cache", pipeline_lib.CACHES)
 def test_pairs_stay_aligned_and_all_is_seen(cache, pairs, tmp_path):
-  with _make(pairs, tmp_path, cache=cache, sizes={"batch_size": 48}) as it:
-    assert it.report.images == 6
-    assert it.report.problems == ()
-    batches = _batches(it, range(4))
+  data = _open(pairs, tmp_path, cache=cache, sizes={"batch_size": 48})
+  assert data.report.images == 6
+  assert data.report.problems == ()
+  batches = _batches(data, range(4))
   for batch in batches:
     _check_aligned(batch)
   lr = np.concatenate([batch["lr"] for batch in batches])
   images = lr[:, 0, 0, 2] // 16
-  counts = np.bincount(images.astype(int), minlength=6)
-  if cache == "device":  # With replacement: 192 draws of 1/6, four sigma.
-    np.testing.assert_allclose(counts, 32, atol=21)
-  else:
-    assert (counts == 32).all()
+  assert (np.bincount(images.astype(int), minlength=6) == 32).all()
   # Image 0 is 20 x 30 and patches are 8: rows up to 19, columns up to 29.
   first = lr[images == 0]
   assert first[..., 0].max() >= 18
@@ -119,46 +118,52 @@ def test_pairs_stay_aligned_and_all_is_seen(cache, pairs, tmp_path):
   assert len(orientations) == 8
 
 
-@pytest.mark.parametrize("cache", _HOST)
-def test_batches_depend_on_seed_and_step_alone(cache, pairs, tmp_path):
-  options = {"cache": cache, "augment": False}
-  with _make(pairs, tmp_path, num_threads=1, prefetch=1, **options) as it:
-    first = _batches(it, range(5))
-    again = _batches(it, [3, 0, 4])
-  with _make(pairs, tmp_path, num_threads=5, prefetch=4, **options) as it:
-    resumed = _batches(it, range(2, 5))
-  with _make(pairs, tmp_path, sizes={"seed": 8}, **options) as it:
-    (other,) = _batches(it, [0])
-  for got, expected in zip(
-    again + resumed, [first[i] for i in (3, 0, 4, 2, 3, 4)], strict=True
-  ):
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
-  assert (other["lr"] != first[0]["lr"]).any()
-  assert (first[1]["lr"] != first[0]["lr"]).any()
-
-
-def test_ram_and_memmap_give_the_same_batches(pairs, tmp_path):
-  with (
-    _make(pairs, tmp_path, cache="ram") as ram,
-    _make(pairs, tmp_path, cache="memmap") as memmap,
-  ):
-    for got, expected in zip(
-      _batches(memmap, range(3)), _batches(ram, range(3)), strict=True
-    ):
-      jax.tree.map(np.testing.assert_array_equal, got, expected)
+def test_batches_are_those_of_the_draws(pairs, tmp_path):
+  """Whichever the cache, the devices, the threads, and where it begins."""
+  expected = []
+  source = sources.open_source(pairs, scale=4)
+  for step in range(5):
+    drawn = draws.draw(7, step, batch_size=8, count=6)
+    crops = [
+      source.crop(image, place, 8)
+      for image, place in zip(drawn.images, drawn.places, strict=True)
+    ]
+    lr, hr = map(np.stack, zip(*crops, strict=True))
+    expected.append({"hr": hr, "lr": lr})
+  for cache in pipeline_lib.CACHES:
+    options = {"cache": cache, "augment": False}
+    data = _open(pairs, tmp_path, num_threads=1, prefetch=1, **options)
+    _assert_equal(_batches(data, range(5)), expected)
+    _assert_equal(_batches(data, [3, 0]), [expected[i] for i in (3, 0)])
+    other = _batches(data, [0], seed=8)[0]
+    assert (other["lr"] != expected[0]["lr"]).any()
+    mesh = _mesh(8)
+    data = _open(
+      pairs, tmp_path, mesh=mesh, num_threads=5, prefetch=4, **options
+    )
+    _assert_equal(_batches(data, range(2, 5)), expected[2:])
 
 
 @pytest.mark.parametrize("cache", pipeline_lib.CACHES)
-def test_eight_devices_get_the_batch_of_one(cache, pairs, tmp_path):
+def test_eight_devices_turn_the_batch_as_one_does(cache, pairs, tmp_path):
   batches = []
   for mesh in (None, _mesh(1), _mesh(8)):
-    with _make(pairs, tmp_path, cache=cache, mesh=mesh) as it:
-      batches.append(_batches(it, [2])[0])
-      batch = _step(it)(0, 0, it.batch(0))
+    data = _open(pairs, tmp_path, cache=cache, mesh=mesh)
+    batches += _batches(data, [2])
+    with data.pipeline(0) as pipeline:
+      raw = pipeline.batch(0)
+    abstract = data.abstract_batch
+    assert jax.tree.structure(raw) == jax.tree.structure(abstract)
+    for array, shape in zip(
+      *map(jax.tree.leaves, (raw, abstract)), strict=True
+    ):
+      assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
+      assert mesh is None or array.sharding == shape.sharding
+  batch = _step(data)(0, 0, raw)
   assert len(batch["hr"].sharding.device_set) == 8
   assert batch["hr"].addressable_shards[0].data.shape == (1, 32, 32, 3)
   for got in batches[1:]:
-    jax.tree.map(np.testing.assert_array_equal, got, batches[0])
+    _assert_equal(got, batches[0])
 
 
 def test_a_second_mesh_axis_gets_copies(pairs, tmp_path):
@@ -167,43 +172,78 @@ def test_a_second_mesh_axis_gets_copies(pairs, tmp_path):
     ("data", "model"),
     axis_types=(AxisType.Auto,) * 2,
   )
+  plain = _batches(_open(pairs, tmp_path), [1])
   for cache in ("ram", "device"):
-    with (
-      _make(pairs, tmp_path, cache=cache, mesh=mesh) as it,
-      _make(pairs, tmp_path, cache=cache) as plain,
-    ):
-      jax.tree.map(
-        np.testing.assert_array_equal,
-        _batches(it, [1])[0],
-        _batches(plain, [1])[0],
-      )
+    data = _open(pairs, tmp_path, cache=cache, mesh=mesh)
+    _assert_equal(_batches(data, [1]), plain)
 
 
-def test_without_augmentation_images_are_upright(pairs, tmp_path):
-  for cache in pipeline_lib.CACHES:
-    with _make(pairs, tmp_path, cache=cache, augment=False) as it:
-      for batch in _batches(it, range(2)):
-        steps = batch["lr"] - batch["lr"][:, :1, :1]
-        np.testing.assert_array_equal(
-          steps[..., 0], np.tile(np.arange(8)[:, None], (8, 1, 8))
-        )
+def test_phases_share_what_is_decoded(pairs, tmp_path):
+  data = _open(pairs, tmp_path)
+  shutil.rmtree(pairs.split("::")[0])
+  first, second = (_batches(data, [0], seed=seed)[0] for seed in (0, 1))
+  assert (first["lr"] != second["lr"]).any()
 
 
 def test_problems_are_skipped_or_stop(pairs, tmp_path):
   hr = pathlib.Path(pairs.split("::")[0])
   (hr / "4.png").write_bytes(b"garbage")
   (hr / "9.png").write_bytes((hr / "1.png").read_bytes())
+  batches = []
   for cache in pipeline_lib.CACHES:
     options = {"cache": cache, "sizes": {"patch_size": 36}}
-    with _make(pairs, tmp_path, **options) as it:
-      assert it.report.images == 4
-      names = [problem.name for problem in it.report.problems]
-      assert sorted(names) == ["2.png", "4.png", "9.png"]
-      it.batch(0)
-    with pytest.raises(DataError, match=r"(?s)9\.png.*4\.png.*2\.png"):
-      _make(pairs, tmp_path, on_problem="stop", **options)
+    data = _open(pairs, tmp_path, **options)
+    assert data.report.images == 4
+    names = [problem.name for problem in data.report.problems]
+    assert names == ["9.png", "2.png", "4.png"]
+    batches += _batches(data, [1])
+    with pytest.raises(DataError, match=r"(?s)9\.png.*2\.png.*4\.png"):
+      _open(pairs, tmp_path, on_problem="stop", **options)
     with pytest.raises(DataError, match="no image can be used"):
-      _make(pairs, tmp_path, cache=cache, sizes={"patch_size": 400})
+      _open(pairs, tmp_path, cache=cache, sizes={"patch_size": 400})
+  for got in batches[1:]:
+    _assert_equal(got, batches[0])
+
+
+@pytest.mark.parametrize("damage", ["vanished", "shrunk"])
+def test_a_stream_goes_on_without_what_vanishes(
+  damage, pairs, tmp_path, caplog
+):
+  options = {"cache": "stream", "augment": False, "num_threads": 2}
+  data = _open(pairs, tmp_path, **options)
+  whole = _batches(data, range(3))
+  hr, lr = map(pathlib.Path, pairs.split("::"))
+  if damage == "vanished":
+    (hr / "3.png").unlink()
+  else:
+    for folder, side in ((hr, 16), (lr, 4)):
+      PilImage.new("RGB", (side, side)).save(folder / "3.png")
+  source = sources.open_source(pairs, scale=4)
+  less = _batches(data, range(3))
+  for step, (got, before) in enumerate(zip(less, whole, strict=True)):
+    drawn = draws.draw(7, step, batch_size=8, count=6)
+    for row, (image, place) in enumerate(zip(*drawn, strict=True)):
+      expected = {k: v[row] for k, v in before.items()}
+      if image == 3:  # The next one takes its place.
+        crop = source.crop(source.names.index("4.png"), place, 8)
+        expected = crop._asdict()
+      _assert_equal({k: v[row] for k, v in got.items()}, expected)
+  assert [r.message.partition(":")[0] for r in caplog.records] == ["3.png"]
+  with data.pipeline(7) as pipeline:
+    shutil.rmtree(lr)
+    with pytest.raises(DataError, match="6 images in a row cannot be read"):
+      pipeline.batch(0)
+
+
+def test_a_stream_stops_where_it_should(pairs, tmp_path):
+  options = {"cache": "stream", "on_problem": "stop"}
+  data = _open(pairs, tmp_path, **options)
+  pathlib.Path(pairs.split("::")[0], "3.png").unlink()
+  with (
+    data.pipeline(7) as pipeline,
+    pytest.raises(DataError, match=r"^3\.png: no such file.*on_problem"),
+  ):
+    list(map(pipeline.batch, range(2)))
 
 
 def test_several_sources_are_drawn_by_image(pairs, tmp_path):
@@ -212,10 +252,34 @@ def test_several_sources_are_drawn_by_image(pairs, tmp_path):
   for name in "ab":
     PilImage.new("RGB", (40, 40), "white").save(folder / f"{name}.png")
   sizes = {"batch_size": 16}
-  with _make(pairs, tmp_path, sources=[pairs, str(folder)], sizes=sizes) as it:
-    (batch,) = _batches(it, [0])
-  assert it.report.images == 8
+  data = _open(pairs, tmp_path, sources=f"{pairs},{folder}", sizes=sizes)
+  assert data.report.images == 8
+  (batch,) = _batches(data, [0])
   assert (batch["hr"] == 255).all(axis=(1, 2, 3)).sum() == 4
+
+
+def test_validation_images_are_looked_at_first(pairs, tmp_path):
+  hr = pathlib.Path(pairs.split("::")[0])
+  (hr / "1.png").write_bytes(b"garbage")
+  options = {"scale": 4, "smallest": 40}
+  config = {"eval": f"sample_photos:held_out,{hr}"}
+  calls = []
+  source, report = pipeline_lib.open_evaluation(
+    config, progress=lambda *call: calls.append(call), **options
+  )
+  assert len(calls) == 9
+  assert source.names[2:] == ["rocket.jpg", "0.png", "3.png", "4.png"]
+  assert [problem.name for problem in report.problems] == [
+    "1.png",
+    "2.png",
+    "5.png",
+  ]
+  assert "smaller than the 40x40 that evaluation needs" in str(report)
+  with pytest.raises(DataError, match=r"(?s)1\.png.*5\.png.*on_problem"):
+    pipeline_lib.open_evaluation(config | {"on_problem": "stop"}, **options)
+  with pytest.raises(DataError, match="no image can be used"):
+    pipeline_lib.open_evaluation(config, scale=4, smallest=4000)
+  assert pipeline_lib.open_evaluation({"eval": ""}, **options)[0] is None
 
 
 def test_images_too_large_for_a_device_are_refused(
@@ -223,7 +287,7 @@ def test_images_too_large_for_a_device_are_refused(
 ):
   monkeypatch.setattr(pipeline_lib, "_memory_limit", lambda mesh: 1000)
   with pytest.raises(DataError, match=r'data\.cache="ram"'):
-    _make(pairs, tmp_path, cache="device")
+    _open(pairs, tmp_path, cache="device")
 
 
 def test_waiting_is_measured_and_ends_with_prefetching():
@@ -236,7 +300,7 @@ def test_waiting_is_measured_and_ends_with_prefetching():
       gate.set()
     return step
 
-  with pipeline_lib.Pipeline(produce, None) as it:
+  with pipeline_lib.Pipeline(produce) as it:
     assert it.batch(0) == 0
     assert it.wait_seconds >= 0.05
     # Step 1 is made without being asked for.
@@ -252,7 +316,7 @@ def test_errors_of_the_thread_surface_at_their_step():
       raise DataError("the disk is gone")
     return step
 
-  with pipeline_lib.Pipeline(produce, None, prefetch=4) as it:
+  with pipeline_lib.Pipeline(produce, prefetch=4) as it:
     assert [it.batch(0), it.batch(1)] == [0, 1]
     with pytest.raises(DataError, match="disk is gone"):
       it.batch(2)
@@ -267,7 +331,7 @@ def test_threads_end_with_their_pipeline():
     return sum(t.name == "esrgan-data" for t in threading.enumerate())
 
   before = count()
-  it = pipeline_lib.Pipeline(lambda step: step, None)
+  it = pipeline_lib.Pipeline(lambda step: step)
   it.batch(0)
   it.batch(10)  # Elsewhere: the first thread has given way to another.
   assert count() == before + 1
@@ -283,7 +347,6 @@ def test_threads_end_with_their_pipeline():
     ({"cache": "disk"}, {}, "ram memmap device stream"),
     ({"on_problem": "panic"}, {}, "skip stop"),
     ({}, {"patch_size": 30}, "choose 28"),
-    ({}, {"seed": -1}, "seed is -1"),
     ({}, {"batch_size": 0}, "batch_size 0"),
     ({"sources": ()}, {}, "at least one"),
     ({"sources": "div2k/bicubic_x3", "prepare": False}, {}, "scale 3, not 4"),
@@ -293,22 +356,24 @@ def test_bad_options_are_errors(config, sizes, message, tmp_path):
   if "div2k" in str(config):
     pytest.importorskip("tensorflow_datasets")
   with pytest.raises(ValueError, match=message):
-    _make("sample_photos", tmp_path, sizes=sizes, **config)
+    _open("sample_photos", tmp_path, sizes=sizes, **config)
 
 
 def test_meshes_that_do_not_fit_are_errors(pairs, tmp_path):
   with pytest.raises(ValueError, match="no 'data'"):
-    _make(pairs, tmp_path, mesh=Mesh(np.array(jax.devices()), ("batch",)))
+    _open(pairs, tmp_path, mesh=Mesh(np.array(jax.devices()), ("batch",)))
   with pytest.raises(ValueError, match="8 devices"):
-    _make(pairs, tmp_path, mesh=_mesh(8), sizes={"batch_size": 12})
+    _open(pairs, tmp_path, mesh=_mesh(8), sizes={"batch_size": 12})
 
 
-def test_a_config_dict_is_a_config(pairs, tmp_path):
+def test_a_config_dict_is_a_config(pairs):
   ml_collections = pytest.importorskip("ml_collections")
   config = ml_collections.ConfigDict(pipeline_lib.DEFAULTS)
   config.sources = (pairs,)
-  with pipeline_lib.make_pipeline(config, **_SIZES) as it:
-    assert it.report.images == 6
+  data = pipeline_lib.open_data(config, **_SIZES)
+  assert data.report.images == 6
+  with pytest.raises(ValueError, match="seed is -1"):
+    data.pipeline(-1)
   source = pipeline_lib.make_source(config, scale=4, evaluation=True)
   assert len(source) == 3
   config.eval = ""
@@ -322,61 +387,73 @@ from jax.sharding import AxisType, Mesh
 port, rank, folders, cache_dir = sys.argv[1:]
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
-if port != "0":
-  jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank),
-                             initialization_timeout=60)
-else:
-  jax.config.update("jax_num_cpu_devices", 4)
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(rank),
+                           initialization_timeout=60)
 from esrgan_jax.data import pipeline
 mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
 out = {}
-for cache in ("ram", "memmap", "device"):
+for cache in pipeline.CACHES:
   config = dict(sources=(folders,), cache=cache, cache_dir=cache_dir)
-  with pipeline.make_pipeline(config, scale=4, batch_size=12, patch_size=32,
-                              seed=7, mesh=mesh) as it:
-    step = jax.jit(lambda raw: it.preprocess(jax.random.key(0), raw))
-    rows = {}
-    for shard in step(it.batch(3))["lr"].addressable_shards:
+  data = pipeline.open_data(config, scale=4, batch_size=12, patch_size=32,
+                            mesh=mesh)
+  step = jax.jit(lambda raw: data.preprocess(jax.random.key(0), raw))
+  rows = {}
+  with data.pipeline(7) as batches:
+    for shard in step(batches.batch(3))["lr"].addressable_shards:
       rows[shard.index[0].start] = np.rint(
         np.asarray(shard.data) * 255).astype(int).tolist()
-    out[cache] = [it.report.images, rows]
+  out[cache] = [str(data.report), rows]
 print(json.dumps(out), flush=True)
-if port != "0":
-  jax.distributed.shutdown()
+jax.distributed.shutdown()
 """
 
 
-def test_two_processes_read_their_parts_and_fill_their_rows(pairs, tmp_path):
+@pytest.mark.slow
+def test_two_processes_fill_their_rows_of_one_batch(pairs, tmp_path):
+  """Also where one of them cannot read what the other can."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
+  hr, lr = map(pathlib.Path, pairs.split("::"))
+  copy = tmp_path / "copy"
+  shutil.copytree(hr, copy)
+  (hr / "3.png").write_bytes(b"garbage")
+  (copy / "1.png").unlink()
 
-  def start(port, rank):
-    command = [sys.executable, "-c", _WORKER, str(port), str(rank), pairs]
+  def start(rank, spec):
     return subprocess.Popen(
-      [*command, str(tmp_path / "c")],
+      [
+        sys.executable,
+        "-c",
+        _WORKER,
+        str(port),
+        str(rank),
+        spec,
+        tmp_path / "c",
+      ],
       cwd=pathlib.Path(__file__).parent.parent,
       env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
       stdout=subprocess.PIPE,
       text=True,
     )
 
-  started = [start(port, 0), start(port, 1), start(0, 0)]
+  started = [start(0, pairs), start(1, f"{copy}::{lr}")]
   try:
     texts = [process.communicate(timeout=240)[0] for process in started]
   finally:
     for process in started:
       process.kill()
-  first, second, alone = (json.loads(t.splitlines()[-1]) for t in texts)
-  for cache in ("ram", "memmap", "device"):
-    parts = [r[cache] for r in (first, second)]
-    assert [part[0] for part in parts] == [3, 3]
-    rows = parts[0][1] | parts[1][1]
-    assert sorted(map(int, rows)) == [0, 3, 6, 9]
-    if cache == "device":  # Drawn from all images: the same as in one process.
-      assert rows == alone[cache][1]
-      continue
-    for part, (_, mine) in enumerate(parts):
-      lr = np.concatenate([np.array(v) for v in mine.values()])
-      drawn = np.bincount(lr[:, 0, 0, 2] // 16, minlength=6)
-      assert (drawn == [2 * (i % 2 == part) for i in range(6)]).all()
+  found = [json.loads(text.splitlines()[-1]) for text in texts]
+  (copy / "3.png").unlink()
+  alone = f"{copy}::{lr}"
+  for cache in pipeline_lib.CACHES:
+    data = _open(alone, tmp_path, cache=cache, sizes={"batch_size": 12})
+    with data.pipeline(7) as pipeline:
+      batch = data.preprocess(jax.random.key(0), pipeline.batch(3))
+    expected = np.rint(np.asarray(batch["lr"]) * 255).reshape(4, 3, 8, 8, 3)
+    (report, rows), (other_report, other_rows) = (f[cache] for f in found)
+    assert report == other_report
+    assert report.count("1.png") == report.count("3.png") == 1
+    rows |= other_rows
+    got = [rows[key] for key in sorted(rows, key=int)]
+    np.testing.assert_array_equal(got, expected)

@@ -185,10 +185,92 @@ def test_specs_open_every_kind(tmp_path):
     both[10]
 
 
+def test_commas_divide_but_for_folders_that_exist(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for folder in ("a", "b", "a,b", "c,d/hr", "c,d/lr"):
+    _save(tmp_path / folder / "1.png", _noise(0, 16, 16))
+  _save(tmp_path / "c,d/lr/1.png", _noise(0, 4, 4))
+  for spec, names in (
+    ("a, b", None),
+    ("a,b", ["1.png"]),
+    (("a", "b"), ["a/1.png", "b/1.png"]),
+    (["./a,./b"], ["./a/1.png", "./b/1.png"]),
+    ("~/a,b", ["1.png"]),
+    ("c,d/hr::c,d/lr", ["1.png"]),
+    ("~/c,d/hr::~/c,d/lr", ["1.png"]),
+    ({"hr": "~/c,d/hr", "lr": "~/c,d/lr"}, ["1.png"]),
+    ("a,", ["1.png"]),
+  ):
+    source = sources.open_source(spec, scale=4)
+    if names is None:
+      assert isinstance(source, sources.SourceList)
+    else:
+      assert source.names == names
+  with pytest.raises(sources.DataError) as caught:
+    sources.open_source("a,old", scale=4)
+  assert str(caught.value).startswith("old: no such folder")
+  assert "'a,old': commas divide" in str(caught.value)
+
+
+def test_a_subset_is_the_source_of_its_images(tmp_path):
+  for n in range(4):
+    _save(tmp_path / f"{n}.png", _noise(n, 16 + 4 * n, 16))
+  whole = sources.ImageFolder(tmp_path, scale=4)
+  some = sources.Subset(whole, [3, 1])
+  assert some.names == ["3.png", "1.png"]
+  assert some.lr_size(0) == (7, 4)
+  for index, place in ((0, 3), (1, 1)):
+    np.testing.assert_array_equal(some[index].hr, whole[place].hr)
+    got, expected = (
+      s.crop(i, (0.5, 0.5), 2) for s, i in ((some, index), (whole, place))
+    )
+    np.testing.assert_array_equal(got.hr, expected.hr)
+  assert some.fingerprint() != whole.fingerprint()
+  (tmp_path / "1.png").unlink()
+  skipped = []
+  read = [index for index, _ in sources.readable(some, skipped.append)]
+  assert (read, [p.name for p in skipped]) == ([0], ["1.png"])
+  with pytest.raises(sources.DataError, match=r"^1\.png: no such file"):
+    list(sources.readable(some, None))
+
+
+def test_names_of_strangers_are_printable(tmp_path):
+  _save(tmp_path / "hr" / "a\x1b[31m.png", _noise(0, 16, 16))
+  (tmp_path / "hr" / "b\x1b[31m.png").write_bytes(b"bad")
+  source = sources.ImageFolder(tmp_path / "hr", scale=4)
+  with pytest.raises(sources.DataError) as caught:
+    source[1]
+  assert str(caught.value).startswith(r"b\x1b[31m.png: ")
+  assert str(tmp_path) not in str(caught.value)
+  problem = sources.Problem.of(source.names[1], caught.value)
+  assert str(problem) == str(caught.value)
+  _save(tmp_path / "lr" / "c\x1b[31m.png", _noise(0, 4, 4))
+  with pytest.raises(
+    sources.DataError, match=r"are a\\x1b\[31m.png and c\\x1b"
+  ):
+    sources.PairFolder(tmp_path / "hr", tmp_path / "lr", scale=4)
+
+
+def test_a_file_that_vanishes_still_has_a_fingerprint(tmp_path):
+  for name in "ab":
+    _save(tmp_path / f"{name}.png", _noise(0, 16, 16))
+  source = sources.ImageFolder(tmp_path, scale=4)
+  before = source.fingerprint()
+  (tmp_path / "a.png").unlink()
+  assert source.fingerprint() != before
+
+
 @pytest.mark.parametrize(
   ("spec", "message"),
   [
     ("", "empty"),
+    (",", "at least one"),
+    (7, "a source is 7;"),
+    (["sample_photos", None], "a source is None;"),
+    ("a::", "is ''; give its path"),
+    ({"hr": "gs://a", "lr": "b"}, "gs://a: .* mount the bucket"),
+    ("gs://a/b", "gs://a/b: .* mount the bucket"),
     ([], "at least one"),
     ({"hr": "a"}, "keys hr and lr"),
     ("sample_photos:nope", "nope"),

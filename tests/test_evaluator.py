@@ -186,6 +186,33 @@ def test_evaluator_refuses_another_scale(source):
     evaluator.Evaluator(net, source)
 
 
+class _Failing(Arrays):
+  """Some of its images can be read no more."""
+
+  gone = ()
+
+  def __getitem__(self, index):
+    if index in self.gone:
+      raise sources.DataError(f"{self.names[index]}: no such file")
+    return super().__getitem__(index)
+
+
+def test_images_that_cannot_be_read_any_more_are_left_out(net):
+  source = _Failing([(40, 48), (64, 36), (48, 52)])
+  skipped = []
+  run = evaluator.Evaluator(net, source, skip=skipped.append)
+  whole = run.bicubic()
+  source.gone = (1,)
+  found = run.bicubic()
+  assert found.scores == (whole.scores[0], whole.scores[2])
+  assert [str(problem) for problem in skipped] == ["1.png: no such file"]
+  source.gone = (0, 1, 2)
+  with pytest.raises(sources.DataError, match="no image left"):
+    run.bicubic()
+  with pytest.raises(sources.DataError, match=r"0\.png: no such file"):
+    evaluator.Evaluator(net, source).bicubic()
+
+
 def test_evaluations_survive_their_file(tmp_path):
   scores = (evaluator.Score("a", {"psnr_y": math.inf, "ssim_y": 1.0}),)
   path = tmp_path / "evaluation.json"

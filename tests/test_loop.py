@@ -208,10 +208,19 @@ def test_a_failing_evaluation_ends_no_training(finished, tmp_path):
   shutil.copytree(config["data"]["sources"], photos)
   config = {**config, "data": {**config["data"], "eval": str(photos)}}
   config["phases"] = {**config["phases"], "gan": {"num_train_steps": 0}}
-  config["eval"] = {**config["eval"], "crop_border": 30}
+
+  class Vanishing(io.StringIO):
+    """The images are gone once training has begun."""
+
+    def write(self, text):
+      if "trains on" in text:
+        shutil.rmtree(photos)
+      return super().write(text)
+
+  console = rich.console.Console(file=Vanishing(), width=200)
   with pytest.raises(loop.IncompleteError, match="the final evaluation") as e:
-    _train(config, tmp_path / "run")
-  assert "evaluation at step 6 of phase psnr: 0.png: crop_border" in str(
+    loop.train(config, tmp_path / "run", console=console)
+  assert "evaluation at step 6 of phase psnr: there is no image left" in str(
     e.value
   )
   assert (tmp_path / "run/models/psnr.safetensors").exists()

@@ -130,7 +130,7 @@ class Resident(struct.PyTreeNode):
 
 
 def pack(images: Sequence[np.ndarray], *, rows: int, width: int) -> np.ndarray:
-  """Packs one device's images for `sample`: stacked, padded to one width.
+  """Packs one device's images for `cut`: stacked, padded to one width.
 
   Portrait images should come transposed. On the host, in NumPy.
 
@@ -164,26 +164,25 @@ def pack(images: Sequence[np.ndarray], *, rows: int, width: int) -> np.ndarray:
   return packed.reshape(rows, width * 3)
 
 
-def sample(
-  key: Array,
+def cut(
   images: Resident,
+  index: Array,
+  corners: Array,
   *,
-  batch_size: int,
   patch_size: int,
   scale: int,
   mesh: Mesh | None = None,
 ) -> dict[str, Array]:
-  """Draws a batch of random LR-aligned crops from images in device memory.
+  """Cuts a batch of LR-aligned crops out of images in device memory.
 
-  Images are drawn uniformly and with replacement, places uniformly. The batch
-  depends on `key` alone, not on the number of devices: each device cuts the
-  patches that it holds, and one reduce-scatter of patches over the data axis
-  brings them to the places that train on them.
+  Each device cuts the patches that it holds, and one reduce-scatter of patches
+  over the data axis brings them to the places that train on them.
 
   Args:
-    key: PRNG key; give each step its own.
     images: The packed images.
-    batch_size: Patches in the global batch.
+    index: Number of each row's image, int32 `[B]`.
+    corners: Where the crops begin, int32 `[B, 2]`: LR row and column, of the
+      upright image.
     patch_size: HR pixels a side; a multiple of `scale`, and no image smaller.
     scale: HR pixels per LR pixel.
     mesh: Mesh over whose `"data"` axis the images are sharded; None for one
@@ -194,45 +193,40 @@ def sample(
     over the batch.
 
   Raises:
-    ValueError: If `patch_size` is not a multiple of `scale`, or `batch_size`
-      not one of the data axis.
+    ValueError: If `patch_size` is not a multiple of `scale`, or the batch not
+      one of the data axis.
 
   >>> images = Resident(
   ...   lr=jnp.zeros((4, 6 * 3), jnp.uint8),
   ...   hr=jnp.zeros((8, 12 * 3), jnp.uint8),
   ...   table=jnp.array([[0, 0, 4, 6, 0]]),
   ... )
-  >>> draw = dict(batch_size=3, patch_size=4, scale=2)
-  >>> sample(jax.random.key(0), images, **draw)["hr"].shape
-  (3, 4, 4, 3)
+  >>> where = jnp.array([0]), jnp.array([[2, 4]])
+  >>> cut(images, *where, patch_size=4, scale=2)["hr"].shape
+  (1, 4, 4, 3)
   """
   if patch_size % scale:
     raise ValueError(
       f"patch_size {patch_size} is not a multiple of scale {scale}."
     )
   devices = 1 if mesh is None else mesh.shape["data"]
-  if batch_size % devices:
+  if len(index) % devices:
     raise ValueError(
-      f"batch_size {batch_size} is not a multiple of the {devices} devices of"
+      f"batch_size {len(index)} is not a multiple of the {devices} devices of"
       " the data axis."
     )
   size = patch_size // scale
-  which, where = jax.random.split(key)
-  index = jax.random.randint(which, (batch_size,), 0, len(images.table))
   rows = images.table[index]
-  places = jax.random.uniform(where, (batch_size, 2))
-  room = rows[:, 2:4] - size + 1
-  # uniform() < 1, but the product may round up to `room` itself.
-  corners = jnp.minimum((places * room).astype(jnp.int32), room - 1)
 
-  def cut(packed, row, corner, k):
+  def cut_one(packed, row, corner, k):
+    corner = jnp.where(row[4], corner[::-1], corner)
     start = (k * (row[1] + corner[0]), k * 3 * corner[1])
     patch = jax.lax.dynamic_slice(packed, start, (k * size, k * size * 3))
     patch = patch.reshape(k * size, k * size, 3)
     return jnp.where(row[4], jnp.swapaxes(patch, 0, 1), patch)
 
   def cut_all(lr, hr, rows, corners):
-    over_batch = jax.vmap(cut, in_axes=(None, 0, 0, None))
+    over_batch = jax.vmap(cut_one, in_axes=(None, 0, 0, None))
     return {
       "lr": over_batch(lr, rows, corners, 1),
       "hr": over_batch(hr, rows, corners, scale),

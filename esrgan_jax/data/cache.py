@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,43 +25,31 @@ from esrgan_jax import storage
 from esrgan_jax.data.sources import DataError, Pair, Problem, Source
 
 __all__ = [
-  "Report",
+  "Found",
   "decode",
   "in_ram",
+  "look_at",
   "mapped",
   "survey",
 ]
 
-_VERSION = 1  # Of the files that `mapped` and `survey` write.
+_VERSION = 2  # Of the files that `mapped` and `survey` write.
 Progress = Callable[[int, int], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """What the first pass over a source has found.
+@dataclasses.dataclass
+class Found:
+  """What a first pass over images of a source has found, by their numbers.
 
   Attributes:
-    images: How many pairs are used.
-    pixels: HR pixels of these, in all.
-    problems: The images that are left out, and why.
-
-  >>> print(Report(2, 5_000_000, (Problem("a.png", "cut short"),)))
-  2 images, 5.0 megapixels; 1 left out:
-    a.png: cut short
+    sizes: `(h, w)` of LR of those that can be read.
+    problems: Why the others cannot.
+    pairs: The decoded images; none where only sizes were looked at.
   """
 
-  images: int
-  pixels: int
-  problems: tuple[Problem, ...] = ()
-
-  def __str__(self) -> str:
-    text = f"{self.images} images, {self.pixels / 1e6:.1f} megapixels"
-    if not self.problems:
-      return text
-    shown = [f"  {p.name}: {p.reason}" for p in self.problems[:20]]
-    if len(self.problems) > 20:
-      shown.append(f"  and {len(self.problems) - 20} more")
-    return "\n".join([f"{text}; {len(self.problems)} left out:", *shown])
+  sizes: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict)
+  problems: dict[int, str] = dataclasses.field(default_factory=dict)
+  pairs: dict[int, Pair] = dataclasses.field(default_factory=dict)
 
 
 def decode(
@@ -68,7 +58,8 @@ def decode(
   *,
   threads: int,
   progress: Progress | None = None,
-) -> Iterator[tuple[int, Pair | Problem]]:
+  read: Callable[[int], Any] | None = None,
+) -> Iterator[tuple[int, Any]]:
   """Reads pairs in threads, in order, a few ahead and no more.
 
   Args:
@@ -76,6 +67,7 @@ def decode(
     indices: Which, in this order.
     threads: How many threads; the result does not depend on it.
     progress: Called after each with how many are done, and how many there are.
+    read: What to do with an index; None for `source[index]`.
 
   Yields:
     `(index, pair)`, or `(index, problem)` where it cannot be read.
@@ -85,13 +77,13 @@ def decode(
   >>> [(i, pair.lr.shape) for i, pair in decode(photos, [0, 2], threads=2)]
   [(0, (75, 112, 3)), (2, (106, 160, 3))]
   """
+  read = read or source.__getitem__
 
-  def read(index):
+  def attempt(index):
     try:
-      return source[index]
+      return read(index)
     except DataError as error:
-      name = source.names[index]
-      return Problem(name, str(error).removeprefix(f"{name}: "))
+      return Problem.of(source.names[index], error)
 
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     pending: collections.deque = collections.deque()
@@ -99,7 +91,7 @@ def decode(
     try:
       for index in [*indices, *[None] * threads]:
         if index is not None:
-          pending.append((index, pool.submit(read, index)))
+          pending.append((index, pool.submit(attempt, index)))
         if pending and (index is None or len(pending) > threads):
           first, future = pending.popleft()
           yield first, future.result()
@@ -114,65 +106,94 @@ def in_ram(
   source: Source,
   indices: Sequence[int],
   *,
-  size: int,
   threads: int,
   progress: Progress | None = None,
-) -> tuple[dict[int, Pair], Report]:
+) -> Found:
   """Decodes images into memory.
 
   Args:
     source: Where from.
     indices: Which of its images.
-    size: LR pixels a side that an image must have at least.
     threads: How many threads.
     progress: See `decode`.
 
   Returns:
-    The usable pairs by their index, and the report.
+    The pairs, and what is wrong with those that cannot be read.
 
   >>> from esrgan_jax.data.sources import SamplePhotos
-  >>> photos = SamplePhotos("held_out", scale=4)
-  >>> pairs, report = in_ram(photos, [0, 2], size=100, threads=2)
-  >>> list(pairs), report.problems[0].name
-  ([2], 'chelsea.png')
+  >>> found = in_ram(SamplePhotos("held_out", scale=4), [0, 2], threads=2)
+  >>> found.sizes, found.pairs[0].hr.shape
+  ({0: (75, 112), 2: (106, 160)}, (300, 448, 3))
   """
-  pairs, problems = {}, []
+  found = Found()
   for index, read in decode(
     source, indices, threads=threads, progress=progress
   ):
     if isinstance(read, Problem):
-      problems.append(read)
+      found.problems[index] = read.reason
     else:
-      pairs[index] = read
-  return _usable(source, pairs, problems, size)
+      found.pairs[index], found.sizes[index] = read, read.lr.shape[:2]
+  return found
+
+
+def look_at(
+  source: Source,
+  indices: Sequence[int],
+  *,
+  threads: int,
+  progress: Progress | None = None,
+) -> Found:
+  """Reads every image once and keeps none, only its size.
+
+  Args:
+    source: Where from.
+    indices: Which of its images.
+    threads: How many threads.
+    progress: See `decode`.
+
+  Returns:
+    Sizes, and what is wrong with those that cannot be read.
+
+  >>> from esrgan_jax.data.sources import SamplePhotos
+  >>> look_at(SamplePhotos("held_out", scale=4), [0, 2], threads=2).sizes
+  {0: (75, 112), 2: (106, 160)}
+  """
+  found = Found()
+  for index, read in decode(
+    source, indices, threads=threads, progress=progress, read=source.lr_size
+  ):
+    if isinstance(read, Problem):
+      found.problems[index] = read.reason
+    else:
+      found.sizes[index] = read
+  return found
 
 
 def mapped(
   source: Source,
   indices: Sequence[int],
   *,
-  size: int,
   threads: int,
   cache_dir: str | os.PathLike | None = None,
   progress: Progress | None = None,
-) -> tuple[dict[int, Pair], Report]:
+) -> Found:
   """Decodes images into a file, once, and maps that into memory.
 
   The file's name is a hash of the source's files and the indices, so that a
-  changed source is decoded anew. It is written aside and renamed when it is
-  whole: several processes may do so at once, and one that is killed leaves
-  nothing that could be taken for a cache.
+  changed source is decoded anew, as is one of which images can be read by now
+  that could not be. It is written aside and renamed when it is whole: one that
+  is killed leaves nothing that could be taken for a cache. Of several processes
+  that share the folder one decodes, and the others wait for it.
 
   Args:
     source: Where from.
     indices: Which of its images.
-    size: LR pixels a side that an image must have at least.
     threads: How many threads.
     cache_dir: Folder for caches; None for `storage.cache_dir()`.
     progress: See `decode`; not called where the file exists.
 
   Returns:
-    The usable pairs by their index, read-only, and the report.
+    The pairs, read-only, and what is wrong with those that cannot be read.
 
   Raises:
     DataError: If the cache cannot be written.
@@ -181,96 +202,78 @@ def mapped(
   >>> from esrgan_jax.data.sources import SamplePhotos
   >>> photos = SamplePhotos("held_out", scale=4)
   >>> with tempfile.TemporaryDirectory() as folder:
-  ...   options = dict(size=8, threads=2, cache_dir=folder)
-  ...   pairs, report = mapped(photos, [0], **options)
-  ...   pairs[0].hr.shape
+  ...   found = mapped(photos, [0], threads=2, cache_dir=folder)
+  ...   found.pairs[0].hr.shape
   (300, 448, 3)
   """
   path = _place(cache_dir, "images", source, indices)
-  loaded = _open_mapped(path)
-  if loaded is None:
-    with _written_aside(path) as aside:
-      _write_mapped(aside, source, indices, threads, progress)
-    loaded = _open_mapped(path)
-    if loaded is None:
-      raise DataError(f"{path}: damaged as soon as written; check the disk")
-  return _usable(source, *loaded, size)
+  with _alone(path, lambda: progress and progress(0, len(indices))):
+    found = _open_mapped(path)
+    if found is None or _is_outdated(found, source, threads):
+      shutil.rmtree(path, ignore_errors=True)
+      with _written_aside(path) as aside:
+        _write_mapped(aside, source, indices, threads, progress)
+      found = _open_mapped(path)
+  if found is None:
+    raise DataError(f"{path}: damaged as soon as written; check the disk")
+  return found
 
 
 def survey(
   source: Source,
   indices: Sequence[int],
   *,
-  size: int,
   threads: int,
   cache_dir: str | os.PathLike | None = None,
   progress: Progress | None = None,
-) -> tuple[list[int], Report]:
-  """Reads every image once and keeps none, only what is wrong with which.
+) -> Found:
+  """As `look_at`, and keeps the result, under a hash as that of `mapped`.
 
-  The result is kept in `cache_dir`, under a hash as that of `mapped`.
+  Where it cannot be kept, it is found anew each time.
 
   Args:
     source: Where from.
     indices: Which of its images.
-    size: LR pixels a side that an image must have at least.
     threads: How many threads.
     cache_dir: Folder for caches; None for `storage.cache_dir()`.
     progress: See `decode`; not called where the result is known.
 
   Returns:
-    The indices of usable images, and the report.
-
-  Raises:
-    DataError: If the result cannot be written.
+    Sizes, and what is wrong with those that cannot be read.
 
   >>> import tempfile
   >>> from esrgan_jax.data.sources import SamplePhotos
   >>> photos = SamplePhotos("held_out", scale=4)
   >>> with tempfile.TemporaryDirectory() as folder:
-  ...   options = dict(size=100, threads=2, cache_dir=folder)
-  ...   indices, report = survey(photos, [0, 1, 2], **options)
-  >>> indices, report.images
-  ([1, 2], 2)
+  ...   survey(photos, [2], threads=2, cache_dir=folder).sizes
+  {2: (106, 160)}
   """
   path = _place(cache_dir, "survey", source, indices)
   index = _read_index(path)
-  if index is None:
-    index = {"version": _VERSION, "images": [], "problems": []}
-    for i, read in decode(source, indices, threads=threads, progress=progress):
-      if isinstance(read, Problem):
-        index["problems"].append(read)
-      else:
-        index["images"].append([i, *read.lr.shape[:2], *read.hr.shape[:2]])
-    with _written_aside(path) as aside:
-      (aside / "index.json").write_text(json.dumps(index))
-  shapes = {
-    i: Pair(_Shaped((h, w, 3)), _Shaped((H, W, 3)))
-    for i, h, w, H, W in index["images"]
+  if index is not None:
+    found = Found({i: (h, w) for i, h, w in index["images"]}, _problems(index))
+    if not _is_outdated(found, source, threads):
+      return found
+  found = look_at(source, indices, threads=threads, progress=progress)
+  index = {
+    "version": _VERSION,
+    "images": [[i, *size] for i, size in found.sizes.items()],
+    "problems": list(found.problems.items()),
   }
-  problems = [Problem(*p) for p in index["problems"]]
-  usable, report = _usable(source, shapes, problems, size)
-  return list(usable), report
+  shutil.rmtree(path, ignore_errors=True)
+  with contextlib.suppress(DataError), _written_aside(path) as aside:
+    (aside / "index.json").write_text(json.dumps(index))
+  return found
 
 
-class _Shaped(collections.namedtuple("_Shaped", ["shape"])):
-  """Stands for an image of which only the shape is known."""
+def _is_outdated(found, source, threads):
+  """Returns whether an image can be read that could not be before.
 
-
-def _usable(source, pairs, problems, size):
-  """Leaves out what is too small; returns pairs and report."""
-  usable, problems = {}, list(problems)
-  for index, pair in pairs.items():
-    h, w, _ = pair.lr.shape
-    if min(h, w) < size:
-      k = source.scale
-      reason = f"HR is {k * h}x{k * w}, smaller than a patch of {k * size}"
-      problems.append(Problem(source.names[index], reason))
-    else:
-      usable[index] = pair
-  shapes = [pair.hr.shape for pair in usable.values()]
-  pixels = sum(H * W for H, W, _ in shapes)
-  return usable, Report(len(usable), pixels, tuple(problems))
+  A server that did not answer, or a permission that was missing, leaves no
+  trace in the file's size and time.
+  """
+  again = look_at(source, list(found.problems), threads=threads)
+  return bool(again.sizes)
 
 
 def _place(cache_dir, kind, source, indices):
@@ -284,6 +287,36 @@ def _place(cache_dir, kind, source, indices):
   text = f"{_VERSION} {kind} {source.fingerprint()} {list(indices)}"
   digest = hashlib.sha256(text.encode()).hexdigest()
   return folder / f"{kind}-{digest[:32]}"
+
+
+@contextlib.contextmanager
+def _alone(path, waiting):
+  """Has the processes that share a folder pass one after the other.
+
+  Where there are no locks, all go on at once: what they write is the same.
+  """
+  lock, name = None, path.with_name(f"{path.name}.lock")
+  try:
+    import fcntl  # Windows has none.
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    lock = os.open(name, flags, 0o600)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      waiting()
+      fcntl.flock(lock, fcntl.LOCK_EX)
+  except (OSError, ImportError):
+    pass  # Writing will tell what is wrong with the folder.
+  try:
+    yield
+  finally:
+    if lock is not None:
+      # Who waits for it finds all done, so that it may be alone no longer.
+      with contextlib.suppress(OSError):
+        os.unlink(name)
+      os.close(lock)
 
 
 @contextlib.contextmanager
@@ -313,7 +346,12 @@ def _read_index(path):
     index = json.loads((path / "index.json").read_text())
   except (OSError, ValueError):
     return None
-  return index if index.get("version") == _VERSION else None
+  known = isinstance(index, dict) and index.get("version") == _VERSION
+  return index if known else None
+
+
+def _problems(index):
+  return dict(index["problems"])
 
 
 def _write_mapped(aside, source, indices, threads, progress):
@@ -321,7 +359,7 @@ def _write_mapped(aside, source, indices, threads, progress):
   with open(aside / "images.bin", "wb") as file:
     for i, read in decode(source, indices, threads=threads, progress=progress):
       if isinstance(read, Problem):
-        index["problems"].append(read)
+        index["problems"].append([i, read.reason])
         continue
       shapes = [image.shape[:2] for image in read]
       index["images"].append([i, file.tell(), *shapes[0], *shapes[1]])
@@ -334,22 +372,22 @@ def _write_mapped(aside, source, indices, threads, progress):
 
 
 def _open_mapped(path):
-  """Returns the pairs by index and the problems; None if not intact."""
+  """Maps a cache; None if it is not intact."""
   index = _read_index(path)
   try:
     if index is None or os.path.getsize(path / "images.bin") != index["bytes"]:
       return None
   except OSError:
     return None
-  problems = [Problem(*p) for p in index["problems"]]
+  found = Found(problems=_problems(index))
   if not index["bytes"]:  # An empty file cannot be mapped.
-    return {}, problems
+    return found
   data = np.memmap(path / "images.bin", np.uint8, mode="r")
-  pairs = {}
   for i, start, h, w, H, W in index["images"]:
     middle, end = start + h * w * 3, start + h * w * 3 + H * W * 3
-    pairs[i] = Pair(
+    found.sizes[i] = (h, w)
+    found.pairs[i] = Pair(
       np.asarray(data[start:middle]).reshape(h, w, 3),
       np.asarray(data[middle:end]).reshape(H, W, 3),
     )
-  return pairs, problems
+  return found

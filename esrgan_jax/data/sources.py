@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import abc
 import bisect
+import collections
 import hashlib
 import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from esrgan_jax import images
+from esrgan_jax import images, text
 from esrgan_jax.data import prepare as prepare_lib
 from esrgan_jax.resize import imresize_uint8
 
@@ -35,7 +36,11 @@ __all__ = [
   "SamplePhotos",
   "Source",
   "SourceList",
+  "Subset",
+  "corner",
   "open_source",
+  "readable",
+  "split_spec",
 ]
 
 # Inside scikit-image's wheel: no other of its photos, they would be fetched.
@@ -63,10 +68,22 @@ class Pair(NamedTuple):
 
 
 class Problem(NamedTuple):
-  """Name of an image, and the reason why it is left out."""
+  """Name of an image, and the reason why it is left out.
+
+  >>> print(Problem("a.png", "cut short"))
+  a.png: cut short
+  """
 
   name: str
   reason: str
+
+  def __str__(self) -> str:
+    return f"{text.printable(self.name)}: {self.reason}"
+
+  @classmethod
+  def of(cls, name: str, error: DataError) -> Problem:
+    """Makes one of an error that begins with the image's name, or does not."""
+    return cls(name, str(error).removeprefix(f"{text.printable(name)}: "))
 
 
 class Source(abc.ABC):
@@ -74,12 +91,14 @@ class Source(abc.ABC):
 
   Attributes:
     scale: HR pixels per LR pixel.
+    title: What it is, for reports.
     names: One name an image, for reports; unique within a source.
     problems: What was wrong with the listing itself, such as an HR image
       without its LR image; these images are not among `names`.
   """
 
   scale: int
+  title: str = ""
   names: Sequence[str]
   problems: Sequence[Problem] = ()
 
@@ -93,6 +112,11 @@ class Source(abc.ABC):
   @abc.abstractmethod
   def fingerprint(self) -> str:
     """Returns a text that changes when names, files or the making of LR do."""
+
+  def lr_size(self, index: int) -> tuple[int, int]:
+    """Reads a pair for its LR size, `(h, w)`. Raises as reading it does."""
+    h, w, _ = self[index].lr.shape
+    return h, w
 
   def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
     """Reads an LR-aligned crop without keeping the rest.
@@ -140,18 +164,20 @@ def corner(
   room = (shape[0] - size + 1, shape[1] - size + 1)
   if min(room) < 1:
     raise DataError(
-      f"{name}: LR is {shape[0]}x{shape[1]}, smaller than a patch of"
-      f" {size}x{size}"
+      f"{text.printable(name)}: LR is {shape[0]}x{shape[1]}, smaller than a"
+      f" patch of {size}x{size}"
     )
   return int(place[0] * room[0]), int(place[1] * room[1])
 
 
-def _read_rgb(path: pathlib.Path) -> np.ndarray:
+def _read_rgb(path: pathlib.Path, name: str) -> np.ndarray:
   """Reads uint8 RGB: grey repeated, 16 bits rounded, alpha dropped."""
   try:
     image = images.read_image(path)
   except images.ImageError as error:
-    raise DataError(str(error)) from error
+    # A name within its source says more than the whole path.
+    reason = str(error).removeprefix(f"{text.printable(path, limit=4096)}: ")
+    raise DataError(f"{text.printable(name)}: {reason}") from error
   pixels = image.pixels
   if image.alpha is not None:
     pixels = images.bleed_colour(pixels, image.alpha)
@@ -171,7 +197,7 @@ def _matched(lr: np.ndarray, hr: np.ndarray, scale: int, name: str) -> Pair:
   rounded_up = tuple(-(-n // scale) for n in hr.shape[:2])
   if lr.shape[:2] not in (whole, rounded_up) or min(whole) < 1:
     raise DataError(
-      f"{name}: LR is {lr.shape[0]}x{lr.shape[1]} and HR"
+      f"{text.printable(name)}: LR is {lr.shape[0]}x{lr.shape[1]} and HR"
       f" {hr.shape[0]}x{hr.shape[1]}, not {scale} times as large"
     )
   return Pair(lr[:down, :across], hr[: scale * down, : scale * across])
@@ -202,8 +228,12 @@ def _fingerprint_files(kind: str, files: Sequence[pathlib.Path]) -> str:
   """Hashes names, sizes and times of files."""
   digest = hashlib.sha256(kind.encode())
   for file in files:
-    stat = file.stat()
-    digest.update(f"\n{file}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    digest.update(b"\n" + os.fsencode(file))
+    try:
+      stat = file.stat()
+    except OSError:
+      continue  # Gone by now: reading it will tell.
+    digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
   return digest.hexdigest()
 
 
@@ -236,6 +266,7 @@ class ImageFolder(Source):
     self, folder: str | os.PathLike, *, scale: int, border: str = "mirror"
   ):
     self.scale = scale
+    self.title = os.fspath(folder)
     self._border = border
     self._folder = pathlib.Path(folder)
     self._files = _list_images(self._folder)
@@ -244,6 +275,11 @@ class ImageFolder(Source):
   def __getitem__(self, index: int) -> Pair:
     hr = self._read_hr(index)
     return Pair(self._make_lr(hr), hr)
+
+  def lr_size(self, index: int) -> tuple[int, int]:
+    """As `Source.lr_size`; makes no LR."""
+    H, W, _ = self._read_hr(index).shape
+    return H // self.scale, W // self.scale
 
   def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
     """As `Source.crop`; shrinks no more of HR than the crop's LR depends on."""
@@ -273,12 +309,13 @@ class ImageFolder(Source):
     return _fingerprint_files(kind, [self._folder / f for f in self._files])
 
   def _read_hr(self, index):
-    hr = _read_rgb(self._folder / self._files[index])
+    name = self.names[index]
+    hr = _read_rgb(self._folder / self._files[index], name)
     H, W = (n - n % self.scale for n in hr.shape[:2])
     if min(H, W) < self.scale:
       raise DataError(
-        f"{self.names[index]}: {hr.shape[0]}x{hr.shape[1]} is smaller than one"
-        f" LR pixel at scale {self.scale}"
+        f"{text.printable(name)}: {hr.shape[0]}x{hr.shape[1]} is smaller than"
+        f" one LR pixel at scale {self.scale}"
       )
     return hr[:H, :W]
 
@@ -317,6 +354,7 @@ class SamplePhotos(ImageFolder):
         " pip install scikit-image, or give a folder of images"
       )
     self.scale = scale
+    self.title = f"sample_photos:{split}"
     self._border = border
     self._folder = pathlib.Path(spec.submodule_search_locations[0]) / "data"
     self._files = [pathlib.Path(name) for name in splits[split]]
@@ -365,6 +403,7 @@ class PairFolder(Source):
     scale: int,
   ):
     self.scale = scale
+    self.title = os.fspath(hr_folder)
     self._folders = pathlib.Path(hr_folder), pathlib.Path(lr_folder)
     hr_files, lr_files = (_list_images(f) for f in self._folders)
     hr_of, lr_of = _by_stem(hr_files), _by_stem(lr_files)
@@ -375,12 +414,11 @@ class PairFolder(Source):
       claimed.update(names)
       lr = [file for name in names for file in lr_of[name]]
       if not lr:
-        reason = f"no LR image {stem}.* or {stem}x{scale}.* in {lr_folder}"
+        shown = text.printable(stem)
+        reason = f"no LR image {shown}.* or {shown}x{scale}.* in {lr_folder}"
       elif len(hr) > 1 or len(lr) > 1:
-        reason = (
-          f"ambiguous: HR {' '.join(map(str, hr))}, LR"
-          f" {' '.join(map(str, lr))}; leave one of each"
-        )
+        found = (" ".join(map(text.printable, files)) for files in (hr, lr))
+        reason = "ambiguous: HR {}, LR {}; leave one of each".format(*found)
       else:
         self._pairs.append((lr[0], hr[0]))
         continue
@@ -393,8 +431,9 @@ class PairFolder(Source):
     if not self._pairs:
       raise DataError(
         f"no image of {hr_folder} has its LR image in {lr_folder}: the first"
-        f" names are {hr_files[0]} and {lr_files[0]}; name LR as HR, or with"
-        f" x{scale} after it"
+        f" names are {text.printable(hr_files[0])} and"
+        f" {text.printable(lr_files[0])}; name LR as HR, or with x{scale} after"
+        " it"
       )
     self.problems = problems
     self.names = [hr.as_posix() for _, hr in self._pairs]
@@ -402,8 +441,9 @@ class PairFolder(Source):
   def __getitem__(self, index: int) -> Pair:
     lr, hr = self._pairs[index]
     hr_folder, lr_folder = self._folders
-    pair = _read_rgb(lr_folder / lr), _read_rgb(hr_folder / hr)
-    return _matched(*pair, self.scale, self.names[index])
+    name = self.names[index]
+    read = _read_rgb(lr_folder / lr, name), _read_rgb(hr_folder / hr, name)
+    return _matched(*read, self.scale, name)
 
   def fingerprint(self) -> str:
     """As `Source.fingerprint`: of names, sizes and times of files."""
@@ -479,8 +519,8 @@ class Div2k(Source):
       raise DataError(f"div2k/{config}: {error}") from error
     self.scale = scale
     self._path = builder.data_path  # An epath: it may be in a bucket.
-    self._title = f"div2k/{config}:{split}"
-    self.names = [f"{self._title} #{i}" for i in range(len(self._data))]
+    self.title = f"div2k/{config}:{split}"
+    self.names = [f"{self.title} #{i}" for i in range(len(self._data))]
 
   def __getitem__(self, index: int) -> Pair:
     name = self.names[index]
@@ -488,14 +528,15 @@ class Div2k(Source):
       example = self._data[index]
     except Exception as error:
       # array_record, protobuf and Pillow, each with errors of its own.
-      reason = " ".join(str(error).split()) or type(error).__name__
+      reason = text.printable(" ".join(str(error).split()))
+      reason = reason or type(error).__name__
       raise DataError(f"{name}: cannot be read: {reason}") from error
     lr, hr = np.asarray(example["lr"]), np.asarray(example["hr"])
     return _matched(lr, hr, self.scale, name)
 
   def fingerprint(self) -> str:
     """As `Source.fingerprint`: of the data set's files."""
-    digest = hashlib.sha256(self._title.encode())
+    digest = hashlib.sha256(self.title.encode())
     for file in sorted(self._path.iterdir()):
       stat = file.stat()
       digest.update(f"\n{file}\0{stat.length}\0{stat.mtime}".encode())
@@ -504,6 +545,8 @@ class Div2k(Source):
 
 class SourceList(Source):
   """Several sources, one after the other.
+
+  A name that several of them have is given its source's title.
 
   Args:
     sources: At least one, all of one scale.
@@ -523,7 +566,13 @@ class SourceList(Source):
     if len(scales) > 1:
       raise DataError(f"sources of different scales {scales}; use one")
     self.scale = scales[0]
-    self.names = [name for source in sources for name in source.names]
+    self.title = ", ".join(source.title for source in sources)
+    counts = collections.Counter(n for source in sources for n in source.names)
+    self.names = [
+      name if counts[name] == 1 else f"{source.title}/{name}"
+      for source in sources
+      for name in source.names
+    ]
     self.problems = [p for source in sources for p in source.problems]
     self._sources = list(sources)
     self._ends = np.cumsum([len(source) for source in sources]).tolist()
@@ -531,6 +580,11 @@ class SourceList(Source):
   def __getitem__(self, index: int) -> Pair:
     source, index = self._find(index)
     return source[index]
+
+  def lr_size(self, index: int) -> tuple[int, int]:
+    """As `Source.lr_size`."""
+    source, index = self._find(index)
+    return source.lr_size(index)
 
   def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
     """As `Source.crop`."""
@@ -550,8 +604,106 @@ class SourceList(Source):
     return self._sources[which], index - start
 
 
+class Subset(Source):
+  """Some of a source's images.
+
+  Args:
+    source: The source.
+    indices: Which of its images, in this order.
+
+  >>> photos = Subset(SamplePhotos("held_out", scale=4), [2, 0])
+  >>> photos.names, photos[1].lr.shape
+  (['rocket.jpg', 'chelsea.png'], (75, 112, 3))
+  """
+
+  def __init__(self, source: Source, indices: Sequence[int]):
+    self.scale, self.title = source.scale, source.title
+    self.names = [source.names[i] for i in indices]
+    self.problems = source.problems
+    self._source, self._indices = source, list(indices)
+
+  def __getitem__(self, index: int) -> Pair:
+    return self._source[self._indices[index]]
+
+  def lr_size(self, index: int) -> tuple[int, int]:
+    """As `Source.lr_size`."""
+    return self._source.lr_size(self._indices[index])
+
+  def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
+    """As `Source.crop`."""
+    return self._source.crop(self._indices[index], place, size)
+
+  def fingerprint(self) -> str:
+    """As `Source.fingerprint`: of the whole source, and which these are."""
+    content = f"{self._source.fingerprint()} {self._indices}"
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def readable(
+  source: Source,
+  skip: Callable[[Problem], None] | None,
+  indices: Iterable[int] | None = None,
+) -> Iterator[tuple[int, Pair]]:
+  """Reads pairs, and passes over what cannot be read.
+
+  Args:
+    source: The source.
+    skip: Told of each that cannot be read; None raises the error instead.
+    indices: Which; None for all.
+
+  Yields:
+    Indices and pairs.
+
+  Raises:
+    DataError: If a pair cannot be read, and `skip` is None.
+
+  >>> photos = SamplePhotos("held_out", scale=4)
+  >>> [index for index, _ in readable(photos, print, [2, 0])]
+  [2, 0]
+  """
+  for index in range(len(source)) if indices is None else indices:
+    try:
+      pair = source[index]
+    except DataError as error:
+      if skip is None:
+        raise
+      skip(Problem.of(source.names[index], error))
+    else:
+      yield index, pair
+
+
+def split_spec(spec: Any) -> list[Any]:
+  """Returns the sources that a config's value names, each by itself.
+
+  Args:
+    spec: As of `open_source`. A text with commas names several, unless there
+      is a folder, or a pair of folders, of just that name.
+
+  Returns:
+    The specs, none of them a list.
+
+  Raises:
+    DataError: If it is of no type that names sources.
+
+  >>> split_spec("sample_photos, sample_photos:held_out")
+  ['sample_photos', 'sample_photos:held_out']
+  """
+  if isinstance(spec, str):
+    folders = map(os.path.expanduser, spec.split("::"))
+    if "," not in spec or all(map(os.path.isdir, folders)):
+      return [spec]
+    return [part.strip() for part in spec.split(",") if part.strip()]
+  if isinstance(spec, os.PathLike) or hasattr(spec, "keys"):
+    return [spec]
+  if isinstance(spec, Sequence):
+    return [part for one in spec for part in split_spec(one)]
+  raise DataError(
+    f"a source is {spec!r}; name a folder or a data set, or several in a list"
+  )
+
+
 def open_source(
-  spec: str | Mapping[str, str] | Sequence,
+  spec: str | os.PathLike | Mapping[str, str] | Sequence,
   *,
   scale: int,
   data_dir: str | os.PathLike | None = None,
@@ -563,8 +715,10 @@ def open_source(
     spec: `"sample_photos"` or `"sample_photos:held_out"`;
       `"div2k/bicubic_x4"` or `"div2k/bicubic_x4:validation"`, any of TFDS's
       configurations and splits; a folder of HR images; a pair of folders,
-      `{"hr": HR, "lr": LR}` or `"HR::LR"`; or several of these, in a list.
-      A folder that is named like one of the others: put `./` before it.
+      `{"hr": HR, "lr": LR}` or `"HR::LR"`; or several of these, in a list or
+      with commas between them. A folder that is named like one of the others:
+      put `./` before it. A folder with a comma in its name is taken for one if
+      it exists.
     scale: HR pixels per LR pixel.
     data_dir: TFDS's folder, for DIV2K.
     border: How LR is made from folders of HR, see `imresize_uint8`.
@@ -575,34 +729,53 @@ def open_source(
   Raises:
     DataError: If it cannot be opened; the message says why.
 
-  >>> spec = ["sample_photos", "sample_photos:held_out"]
-  >>> open_source(spec, scale=4).names[-1]
+  >>> open_source("sample_photos,sample_photos:held_out", scale=4).names[-1]
   'rocket.jpg'
   """
-  options = {"scale": scale, "data_dir": data_dir, "border": border}
+  parts = split_spec(spec)
+  if spec == "":
+    raise DataError("a source is an empty text; name a folder or a data set")
+  found = []
+  for part in parts:
+    try:
+      found.append(_open(part, scale, data_dir, border))
+    except DataError as error:
+      if not isinstance(spec, str) or spec == part:
+        raise
+      raise DataError(
+        f"{error} (a part of {spec!r}: commas divide, as there is no such"
+        " folder)"
+      ) from error
+  return found[0] if len(found) == 1 else SourceList(found)
+
+
+def _open(spec, scale, data_dir, border):
+  """Opens a single source."""
   if isinstance(spec, os.PathLike):
     return ImageFolder(spec, scale=scale, border=border)
   if isinstance(spec, str):
-    if not spec:
-      raise DataError("a source is an empty text; name a folder or a data set")
     if match := re.fullmatch(r"sample_photos(?::(.*))?", spec):
       return SamplePhotos(match[1] or "train", scale=scale, border=border)
     if match := re.fullmatch(r"div2k/([^:/]*)(?::(.*))?", spec):
       split = match[2] or "train"
       return Div2k(split, scale=scale, config=match[1], data_dir=data_dir)
-    if "://" in spec:
-      raise DataError(
-        f"{spec}: images are read from local folders; copy them from there"
-        " first, or mount the bucket"
-      )
-    if "::" in spec:
-      return PairFolder(*spec.split("::", 1), scale=scale)
-    folder = os.path.expanduser(spec)
-    return ImageFolder(folder, scale=scale, border=border)
-  if hasattr(spec, "keys"):  # A dict, or a ConfigDict, which is no Mapping.
-    if set(spec.keys()) != {"hr", "lr"}:
-      raise DataError(
-        f"a pair of folders has the keys hr and lr, got {sorted(spec.keys())}"
-      )
-    return PairFolder(spec["hr"], spec["lr"], scale=scale)
-  return SourceList([open_source(one, **options) for one in spec])
+    if "::" not in spec:
+      return ImageFolder(_folder(spec), scale=scale, border=border)
+    spec = dict(zip(("hr", "lr"), spec.split("::", 1), strict=True))
+  if set(spec.keys()) != {"hr", "lr"}:
+    raise DataError(
+      f"a pair of folders has the keys hr and lr, got {sorted(spec.keys())}"
+    )
+  return PairFolder(_folder(spec["hr"]), _folder(spec["lr"]), scale=scale)
+
+
+def _folder(name):
+  """Returns a folder's path; whether there is such a folder, others tell."""
+  if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+    raise DataError(f"a folder of images is {name!r}; give its path")
+  if "://" in os.fspath(name):
+    raise DataError(
+      f"{name}: images are read from local folders; copy them from there"
+      " first, or mount the bucket"
+    )
+  return os.path.expanduser(name)

@@ -9,7 +9,6 @@ itself would restore a flipped bit without a word.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import pathlib
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from esrgan_jax import storage
+from esrgan_jax.distributed import wait_for_all
 
 __all__ = [
   "CheckpointError",
@@ -38,24 +38,7 @@ PHASES = ("gan", "psnr")  # As `load_params` prefers them.
 
 _ITEMS = ("state", "ema", "info")
 _BEST = "psnr_y"
-_BARRIER_SECONDS = 3600
-_barriers = itertools.count()
 _log = logging.getLogger(__name__)
-
-
-def wait_for_all() -> None:
-  """Waits until every process of the run has come here.
-
-  Goes over JAX's coordination service. A collective would do for devices, but
-  on CPUs, Gloo's give up after 30 seconds: too short where one process
-  compiles or evaluates longer than another.
-
-  >>> wait_for_all()
-  """
-  if jax.process_count() > 1:
-    barrier = ocp.multihost.get_barrier_sync_fn()
-    key = f"esrgan_jax_{next(_barriers)}"
-    barrier(key=key, timeout_ms=_BARRIER_SECONDS * 1000)
 
 
 class CheckpointError(ValueError):

@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from esrgan_jax import metrics, storage
-from esrgan_jax.data.sources import Source
+from esrgan_jax import distributed, metrics, storage
+from esrgan_jax.data.sources import DataError, Problem, Source, readable
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
+from esrgan_jax.text import printable
 from esrgan_jax.upscaler import Upscaler
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
   "measure",
   "named_pairs",
   "read_evaluations",
+  "smallest_side",
   "write_evaluations",
 ]
 
@@ -193,6 +194,21 @@ def bicubic(lr: np.ndarray, *, scale: int) -> np.ndarray:
   (8, 12, 3)
   """
   return imresize_uint8(lr, scale=scale)
+
+
+def smallest_side(crop_border: int) -> int:
+  """Returns how many pixels a side an HR image needs to be measured.
+
+  Args:
+    crop_border: HR pixels removed from each side before measuring.
+
+  Returns:
+    What SSIM's window needs besides, and VGG19's four poolings.
+
+  >>> smallest_side(0), smallest_side(4)
+  (16, 19)
+  """
+  return max(_OVERLAP + 1 + 2 * crop_border, 16)
 
 
 def measure(
@@ -354,21 +370,31 @@ def evaluate_pairs(
   crop_border = scale if crop_border is None else crop_border
   compiled = {name: jax.jit(each) for name, each in (distances or {}).items()}
   scores = []
-  for name, lr, hr in pairs:
-    try:
-      sr = np.asarray(run(lr))
-      values = measure(sr, hr, crop_border=crop_border)
-    except (ValueError, FloatingPointError) as error:
-      raise type(error)(f"{name}: {error}") from error
-    if compiled:
-      patches = [_centre(image) for image in (sr, hr)]
-      values |= {k: float(each(*patches)) for k, each in compiled.items()}
-    scores.append(Score(name, values))
+  for pair in pairs:
+    scores.append(_score(run, NamedPair(*pair), crop_border, compiled))
     if notify:
       notify(scores[-1])
   if not scores:
     raise ValueError("there is no image to evaluate on")
   return Evaluation(model, scale, crop_border, tuple(scores))
+
+
+def _score(
+  upscale: Upscale,
+  pair: NamedPair,
+  crop_border: int,
+  distances: Mapping[str, Distance],
+) -> Score:
+  """Upscales an image, and measures the result."""
+  try:
+    sr = np.asarray(upscale(pair.lr))
+    values = measure(sr, pair.hr, crop_border=crop_border)
+  except (ValueError, FloatingPointError) as error:
+    raise type(error)(f"{printable(pair.name)}: {error}") from error
+  if distances:
+    patches = [_centre(image) for image in (sr, pair.hr)]
+    values |= {k: float(each(*patches)) for k, each in distances.items()}
+  return Score(pair.name, values)
 
 
 def _centre(image: np.ndarray) -> np.ndarray:
@@ -393,6 +419,8 @@ class Evaluator:
       memory.
     crop_border: HR pixels removed from each side; None means the scale.
     distances: See `evaluate_pairs`.
+    skip: Told of each image that cannot be read, each time; it has no score
+      then. None raises the error instead.
     tile: See `Upscaler.upscale`.
     devices: Devices of this process to run on; None means all of its own.
 
@@ -414,6 +442,7 @@ class Evaluator:
     *,
     crop_border: int | None = None,
     distances: Mapping[str, Distance] | None = None,
+    skip: Callable[[Problem], None] | None = None,
     tile: int | str = "auto",
     devices: Sequence[jax.Device] | None = None,
   ):
@@ -429,6 +458,7 @@ class Evaluator:
     self._distances = {
       name: jax.jit(each) for name, each in (distances or {}).items()
     }
+    self._skip = skip
     self._tile = tile
     self._model = Upscaler(net, {}, devices=devices)
 
@@ -463,50 +493,41 @@ class Evaluator:
       model: What it is, for tables.
 
     Returns:
-      Scores of all images, in the source's order.
+      Scores of all images that can be read, in the source's order; the same in
+      all processes.
 
     Raises:
+      DataError: If an image cannot be read and none is to be skipped, or none
+        can be read.
       FloatingPointError: If a result is not finite, in any process.
       Exception: What else went wrong; in the other processes, a RuntimeError.
     """
-    columns = (*MEASURES, *self._distances)
-    table = np.zeros((len(self.names), len(columns)))
-    error = None
+    share = range(jax.process_index(), len(self.names), jax.process_count())
+    mine, failed = {}, None
     try:
-      self._measure_part(upscale, columns, table)
-    except Exception as caught:  # Raised below, when no process waits.
-      error = caught
-    diverged = isinstance(error, FloatingPointError)
-    problems = _sum_over_processes(np.array([error is not None, diverged], int))
-    if error is not None:
-      raise error
-    if problems.any():
-      kind = FloatingPointError if problems[1] else RuntimeError
-      raise kind("evaluation failed in another process")
-    table = _sum_over_processes(table)
-    scores = tuple(
-      Score(name, dict(zip(columns, map(float, row), strict=True)))
-      for name, row in zip(self.names, table, strict=True)
-    )
+      for index, pair in readable(self._source, self._skip, share):
+        named = NamedPair(self.names[index], *pair)
+        score = _score(upscale, named, self._crop_border, self._distances)
+        mine[index] = score.values
+    except Exception as error:  # Raised below, when no process waits.
+      failed = error
+    view = {
+      "scores": list(mine.items()),
+      "failed": failed and (str(failed) or type(failed).__name__),
+      "diverged": isinstance(failed, FloatingPointError),
+    }
+    views = list(map(json.loads, distributed.gather(json.dumps(view))))
+    if failed:
+      raise failed
+    for process, view in enumerate(views):
+      if view["failed"]:
+        kind = FloatingPointError if view["diverged"] else RuntimeError
+        raise kind(f"process {process}: {view['failed']}")
+    values = dict(itertools.chain.from_iterable(v["scores"] for v in views))
+    if not values:
+      raise DataError("there is no image left to evaluate on")
+    scores = tuple(Score(self.names[i], values[i]) for i in sorted(values))
     return Evaluation(model, self._source.scale, self._crop_border, scores)
-
-  def _measure_part(
-    self, upscale: Upscale, columns: Sequence[str], table: np.ndarray
-  ) -> None:
-    """Fills in the rows of this process's images."""
-    first, step = jax.process_index(), jax.process_count()
-    if first >= len(self.names):
-      return
-    part = evaluate_pairs(
-      upscale,
-      named_pairs(self._source, first=first, step=step),
-      scale=self._source.scale,
-      crop_border=self._crop_border,
-      distances=self._distances,
-    )
-    table[first::step] = [
-      [score.values[name] for name in columns] for score in part.scores
-    ]
 
 
 def _local(leaf: Any) -> Any:
@@ -514,21 +535,3 @@ def _local(leaf: Any) -> Any:
   if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
     return leaf.addressable_data(0)
   return leaf
-
-
-def _sum_over_processes(table: np.ndarray) -> np.ndarray:
-  """Returns the sum of all processes' tables, on all of them."""
-  if jax.process_count() == 1:
-    return table
-  mesh = Mesh(np.array(jax.devices()), ("all",), axis_types=(AxisType.Auto,))
-  rows = np.zeros((jax.local_device_count(), *table.shape), np.float32)
-  rows[0] = table
-  total = jax.jit(
-    lambda x: x.sum(axis=0),
-    out_shardings=NamedSharding(mesh, PartitionSpec()),
-  )(
-    jax.make_array_from_process_local_data(
-      NamedSharding(mesh, PartitionSpec("all")), rows
-    )
-  )
-  return np.asarray(total.addressable_data(0), np.float64)

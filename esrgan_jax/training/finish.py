@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 import json
 import os
 import tempfile
@@ -10,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import rich.table
 from etils import epath
 
-from esrgan_jax import console
+from esrgan_jax import console, distributed
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.training import evaluator, report
 from esrgan_jax.training import run as run_lib
@@ -44,6 +45,7 @@ def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
     Path of the report. What failed is in `run.failures`.
   """
   config = run.config
+  run.drop_data()
   # What follows runs on this process's devices, or on none.
   psnr_params, gan_params = map(run_lib.on_host, (psnr_params, gan_params))
   models = {run.start_name or "psnr": (psnr_params, 0.0)}
@@ -55,8 +57,7 @@ def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
     models[mixed] = mix(alpha=config.export_alpha), config.export_alpha
     export(run, mixed, *models[mixed])
   if run.eval_source is not None:
-    with run.tolerating("the final evaluation"):
-      _evaluate(run, models, mix)
+    _evaluate(run, models, mix)
   return _report(run)
 
 
@@ -65,27 +66,62 @@ def _evaluate(
   models: Mapping[str, tuple[Any, float]],
   mix: Callable[..., Any] | None,
 ) -> None:
-  """Measures all models, and what lies between the two phases'."""
+  """Measures the models, and those in between, and shows what they do.
+
+  All processes measure, and fail together; what the first one does alone fails
+  by itself.
+  """
   config = run.config
-  distances = {}
-  if mix and config.phases.gan.perceptual_weight:
-    distances["perceptual"] = run.perceptual()
-  measure = run.make_evaluator(distances=distances)
-  found = {
-    alpha: measure(params, model=name)
-    for name, (params, alpha) in models.items()
-  }
-  evaluations = [measure.bicubic(), *found.values()]
+  with run.tolerating("the final evaluation"):
+    distances = {}
+    if mix and config.phases.gan.perceptual_weight:
+      distances["perceptual"] = run.perceptual()
+    measure = run.make_evaluator(distances=distances)
+    found = [measure.bicubic()]
+    alphas = []
+    for name, (params, alpha) in models.items():
+      found.append(measure(params, model=name))
+      alphas.append(alpha)
+    for alpha in config.interpolation_alphas if mix else ():
+      if alpha not in alphas:
+        found.append(measure(mix(alpha=alpha), model=f"alpha {alpha:g}"))
+        alphas.append(alpha)
+    found = _comparable(found)
+    by_alpha = dict(zip(alphas, found[1:], strict=True))
+    with run.tolerating("writing the final evaluation"):
+      _write(run, found[: 1 + len(models)], by_alpha if mix else {})
+  with run.tolerating("the final sample pictures"):
+    run.write_samples("final", {k: v[0] for k, v in models.items()})
+
+
+def _comparable(
+  evaluations: Sequence[evaluator.Evaluation],
+) -> list[evaluator.Evaluation]:
+  """Keeps scores of images that were measured each time: some may vanish."""
+  names = [{score.name for score in each.scores} for each in evaluations]
+  common = set.intersection(*names)
+  if not common:
+    raise ValueError("no image could be read for all models")
+  return [
+    dataclasses.replace(
+      each, scores=tuple(s for s in each.scores if s.name in common)
+    )
+    for each in evaluations
+  ]
+
+
+def _write(
+  run: run_lib.Run,
+  evaluations: Sequence[evaluator.Evaluation],
+  by_alpha: Mapping[float, evaluator.Evaluation],
+) -> None:
+  """Writes `evaluation.json` and `interpolation.json`, and prints the means."""
   if jax.process_index() == 0:
     evaluator.write_evaluations(run.workdir / "evaluation.json", evaluations)
-  run.write_samples("final", {k: v[0] for k, v in models.items()})
-  if mix:
-    for alpha in config.interpolation_alphas:
-      if alpha not in found:
-        found[alpha] = measure(mix(alpha=alpha), model=f"alpha {alpha:g}")
+  if by_alpha:
     rows = [
-      {"alpha": alpha, **found[alpha].to_json()["means"]}
-      for alpha in sorted(found)
+      {"alpha": alpha, **by_alpha[alpha].to_json()["means"]}
+      for alpha in sorted(by_alpha)
     ]
     run.write("interpolation.json", json.dumps({"rows": rows}, indent=1) + "\n")
   _show_table(run, evaluations)
@@ -139,11 +175,15 @@ def _show_table(run: run_lib.Run, evaluations: Sequence[Any]) -> None:
 
 
 def _report(run: run_lib.Run) -> epath.Path:
-  """Has the first process write the report; the others wait for it."""
+  """Has the first process write the report; the others wait for it.
+
+  Failures of any process become those of all: they end with one status.
+  """
   path = run.workdir / "report.html"
   if jax.process_index() == 0:
     with run.tolerating("the report"):
       report.write_report(run.workdir)
       run.say(f"report: {path}")
-  run_lib.everywhere(np.zeros(()))
+  everyones = map(json.loads, distributed.gather(json.dumps(run.failures)))
+  run.failures[:] = dict.fromkeys(itertools.chain.from_iterable(everyones))
   return path

@@ -203,16 +203,7 @@ def _run_phase(run, phase, params, signals):
     if restored and restored.step >= total:
       run.say(f"{name}: finished before, at step {restored.step}")
       return restored.state.ema_params
-    pipeline = stack.enter_context(
-      pipeline_lib.make_pipeline(
-        config.data,
-        scale=config.scale,
-        batch_size=config.batch_size,
-        patch_size=config.patch_size,
-        seed=phase.seed,
-        mesh=run.mesh,
-      )
-    )
+    pipeline = stack.enter_context(run.data.pipeline(phase.seed))
     if restored:
       state, start = restored.state, restored.step
       run.say(f"{name}: going on from step {start} of {total}")
@@ -227,7 +218,7 @@ def _run_phase(run, phase, params, signals):
       count = parameter_overview.count_parameters(trained)
       run.say(f"{name}: {total} steps, {count:,} parameters")
 
-    run.say(f"{name}: trains on {pipeline.report}")
+    run.say(f"{name}: trains on {run.data.report.summary}")
     log = stack.enter_context(metric_log.MetricLog(folder, start))
     progress = stack.enter_context(
       progress_lib.Progress(name, total, start, run.console)
@@ -237,7 +228,7 @@ def _run_phase(run, phase, params, signals):
       name=name,
       total=total,
       pipeline=pipeline,
-      step=_compile_step(run, phase, pipeline, state, start),
+      step=_compile_step(run, phase, state),
       checkpoints=checkpoints,
       log=log,
       progress=progress,
@@ -248,14 +239,14 @@ def _run_phase(run, phase, params, signals):
     return loop.train(state, start)
 
 
-def _compile_step(run, phase, pipeline, state, start):
+def _compile_step(run, phase, state):
   """The step on raw batches, its random numbers those of seed and step."""
 
   def run_step(state, raw, **arrays):
     key = jax.random.fold_in(jax.random.key(phase.seed), state.step)
-    return phase.step(state, pipeline.preprocess(key, raw), **arrays)
+    return phase.step(state, run.data.preprocess(key, raw), **arrays)
 
-  raw = pipeline.batch(start)
+  raw = run.data.abstract_batch
   jitted = mesh_lib.jit_step(
     run_step,
     run.mesh,

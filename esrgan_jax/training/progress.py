@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import rich.console
 import rich.progress
@@ -97,6 +98,55 @@ class Progress:
     seconds *= self._total - step
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
+@contextlib.contextmanager
+def counting(
+  title: str, console: rich.console.Console | None
+) -> Iterator[Callable[[int, int], None] | None]:
+  """Yields what shows how many of how many are done, from its first call on.
+
+  On a terminal, a bar that goes away; elsewhere a line every ten seconds.
+
+  Args:
+    title: What is done.
+    console: Where to; None for nowhere.
+
+  Yields:
+    A function of the number done and the number in all; None for nowhere.
+
+  >>> with counting("decoding", None) as progress:
+  ...   progress is None
+  True
+  """
+  if not console:
+    yield None
+    return
+  with contextlib.ExitStack() as stack:
+    bar, task, said = None, None, time.perf_counter()
+
+    def show(done, total):
+      nonlocal bar, task, said
+      if not console.is_terminal:
+        if time.perf_counter() - said >= 10:
+          console.print(f"{title}: {done} of {total}")
+          said = time.perf_counter()
+        return
+      if bar is None:
+        bar = stack.enter_context(
+          rich.progress.Progress(
+            console_lib.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+            transient=True,
+          )
+        )
+        task = bar.add_task(title, total=total)
+      bar.update(task, completed=done)
+
+    yield show
 
 
 _SHOWN = (

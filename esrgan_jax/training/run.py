@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import rich.console
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from esrgan_jax import compilation, storage, text
 from esrgan_jax import console as console_lib
+from esrgan_jax.data import agreement, sources
 from esrgan_jax.data import pipeline as pipeline_lib
-from esrgan_jax.data import sources
+from esrgan_jax.distributed import everywhere
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import (
   checkpoint,
@@ -34,6 +34,7 @@ from esrgan_jax.training import (
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
+from esrgan_jax.training import progress as progress_lib
 
 __all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
 
@@ -84,10 +85,36 @@ class Run:
 
   @functools.cached_property
   def eval_source(self) -> sources.Source | None:
-    """Validation images."""
-    return pipeline_lib.make_source(
-      self.config.data, scale=self.config.scale, evaluation=True
-    )
+    """Validation images that can be used; every process must ask for them."""
+    border = self.config.eval.crop_border
+    with progress_lib.counting("validation images", self.console) as progress:
+      source, report = pipeline_lib.open_evaluation(
+        self.config.data,
+        scale=self.config.scale,
+        smallest=evaluator.smallest_side(border),
+        progress=progress,
+      )
+    self._tell("validation images", report)
+    return source
+
+  @functools.cached_property
+  def data(self) -> pipeline_lib.Data:
+    """Training images, decoded once; every process must ask for them."""
+    with progress_lib.counting("training images", self.console) as progress:
+      data = pipeline_lib.open_data(
+        self.config.data,
+        scale=self.config.scale,
+        batch_size=self.config.batch_size,
+        patch_size=self.config.patch_size,
+        mesh=self.mesh,
+        progress=progress,
+      )
+    self._tell("training images", data.report)
+    return data
+
+  def drop_data(self) -> None:
+    """Gives back the memory, perhaps of devices, of the training images."""
+    self.__dict__.pop("data", None)
 
   @functools.cached_property
   def evaluator(self) -> evaluator.Evaluator:
@@ -104,9 +131,10 @@ class Run:
     source = self.eval_source
     return evaluator.Evaluator(
       self.generator,
-      _First(source, limit) if limit else source,
+      sources.Subset(source, range(len(source))[:limit]) if limit else source,
       crop_border=self.config.eval.crop_border,
       distances=distances,
+      skip=None if self.config.data.on_problem == "stop" else self._skip,
       devices=self.mesh.local_devices,
     )
 
@@ -176,12 +204,30 @@ class Run:
     self.write(f"samples/{name}.png", picture)
     return picture
 
+  def _tell(self, what: str, report: agreement.Report) -> None:
+    """Names images that are left out, each once."""
+    new = tuple(p for p in report.problems if p not in self._told)
+    self._told.update(new)
+    if new:
+      self.say(f"{what}: {dataclasses.replace(report, problems=new)}")
+
+  def _skip(self, problem: sources.Problem) -> None:
+    """Names a validation image that cannot be read any more, once."""
+    if problem.name not in self._told:
+      self._told.add(problem.name)
+      _log.warning("%s: evaluation goes on without it", problem)
+
+  @functools.cached_property
+  def _told(self) -> set[Any]:
+    """Problems that have been told of."""
+    return set()
+
   @functools.cached_property
   def _crops(self) -> list[sources.Pair]:
     """Crops for sample pictures."""
     settings, scale = self.config.eval, self.config.scale
-    pairs = (self.eval_source[i] for i in range(len(self.eval_source)))
-    size = settings.sample_size // scale * scale
+    pairs = (pair for _, pair in sources.readable(self.eval_source, self._skip))
+    size = max(settings.sample_size // scale, 1) * scale
     crops = samples.choose_crops(
       pairs, size=size, scale=scale, count=settings.num_samples
     )
@@ -307,33 +353,6 @@ def _claim(run):
   return ""
 
 
-def everywhere(value: np.ndarray) -> np.ndarray:
-  """Stacks a value of every process; all must call it.
-
-  >>> everywhere(np.array(True)).tolist()
-  [True]
-  """
-  if jax.process_count() == 1:
-    return value[None]
-  checkpoint.wait_for_all()
-  return np.asarray(multihost_utils.process_allgather(value))
-
-
 def on_host(params: Any) -> Any:
   """Replicated parameters as NumPy arrays, on one process or several."""
   return jax.tree.map(np.asarray, params)
-
-
-class _First(sources.Source):
-  """The first images of a source."""
-
-  def __init__(self, source: sources.Source, count: int):
-    self.scale, self.names = source.scale, source.names[:count]
-    self._source = source
-
-  def __getitem__(self, index: int) -> sources.Pair:
-    return self._source[index]
-
-  def fingerprint(self) -> str:
-    """As `Source.fingerprint`."""
-    return f"{len(self)} of {self._source.fingerprint()}"
