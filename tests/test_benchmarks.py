@@ -62,8 +62,8 @@ def test_train_compares_with_pytorch():
 @pytest.mark.parametrize(
   ("side", "task", "dtype"),
   [
-    (train.OURS, "psnr", "float32"),
-    (train.OURS, "gan", "float32"),
+    pytest.param(train.OURS, "psnr", "float32", marks=pytest.mark.slow),
+    pytest.param(train.OURS, "gan", "float32", marks=pytest.mark.slow),
     (train.OURS, "tile", "bfloat16"),
     pytest.param("eager", "psnr", "bfloat16", marks=pytest.mark.torch),
     pytest.param("eager", "gan", "bfloat16", marks=pytest.mark.torch),

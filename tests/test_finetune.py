@@ -60,6 +60,7 @@ def _finetune(place, workdir, *flags, monkeypatch):
   return main.main([f"--{key}={value}" for key, value in command.items()])
 
 
+@pytest.mark.slow
 def test_photos_of_ones_own(place, tmp_path, capsys, monkeypatch):
   # A mistake first, which is then corrected.
   flag = "config.data.sources=/nowhere"

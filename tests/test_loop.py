@@ -188,6 +188,7 @@ def test_failing_before_any_checkpoint(tmp_path):
     _train(_exploding(tmp_path, 0), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_init_from_skips_phase_one(finished, tmp_path):
   workdir, config, _ = finished
   # The phase that is evaluated and upscaled with too, unless one is named.

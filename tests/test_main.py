@@ -64,6 +64,7 @@ def _progress(workdir):
   return sum(len(logged(workdir, phase)) for phase in ("psnr", "gan"))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(place, undisturbed):
   workdir = place / "killed"
   chance = random.Random(0)
@@ -85,6 +86,7 @@ def test_killed_at_random_moments_it_ends_the_same(place, undisturbed):
     assert steps == [line["step"] for line in logged(undisturbed[0], phase)]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(place, undisturbed):
   workdir = place / "stopped"
   with _start(place, workdir) as process:

@@ -54,6 +54,7 @@ def _run(place, workdir, *flags, processes=2):
   return process.returncode, out
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_one_goes_on(place):
   workdir = place / "two"
   first = "--config.phases.gan.num_train_steps=4"
@@ -80,6 +81,7 @@ def test_two_processes_train_and_one_goes_on(place):
     assert abs(array - b[key]).max() < 1e-3, key
 
 
+@pytest.mark.slow
 def test_a_process_dies_and_all_end_then_the_run_goes_on(place):
   workdir = place / "dies"
   with _start(place, workdir) as process:
@@ -104,6 +106,7 @@ def test_a_process_dies_and_all_end_then_the_run_goes_on(place):
   assert pathlib.Path(workdir, "models/gan.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_sigterm_stops_all_at_one_step(place):
   workdir = place / "stopped"
   flag = "--config.phases.psnr.num_train_steps=100000"
