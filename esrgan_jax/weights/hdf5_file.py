@@ -81,7 +81,7 @@ class Dataset:
     else:
       start, length = _unpack("<2Q", layout, 2)
       need(start != _UNDEFINED, "its values were never written")
-      raw = self._file.bytes(start, length)
+      raw = self._file.view(start, length)
     if length != size or len(raw) != size:
       raise DamagedFileError(f"{size} bytes are declared, and {length} there")
     return np.frombuffer(raw, self.dtype).reshape(self.shape)
@@ -112,7 +112,7 @@ class Group:
     for name in path.split("/"):
       if not isinstance(found, Group) or name not in found._links:
         return None
-      found = found._file.object(found._links[name])
+      found = found._file.open(found._links[name])
     return found
 
   def strings(self, name: str) -> list[str] | None:
@@ -140,10 +140,12 @@ def read_hdf5(data: bytes) -> Group:
     limits.DamagedFileError: If it is damaged, or in another version of the
       format.
 
-  >>> read_hdf5(MAGIC + bytes(99))
-  Traceback (most recent call last):
-  ...
-  esrgan_jax.weights.limits.DamagedFileError: the HDF5 file is cut off or ...
+  >>> import io, h5py
+  >>> with h5py.File(buffer := io.BytesIO(), "w") as file:
+  ...   file["layer/bias"] = np.ones(2, np.float32)
+  >>> root = read_hdf5(buffer.getvalue())
+  >>> root.names, root.get("layer/bias").read()
+  (['layer'], array([1., 1.], dtype=float32))
   """
   need(data.startswith(MAGIC), "this is no HDF5 file")
   (version,) = _unpack("<B", data, 8)
@@ -158,7 +160,7 @@ def read_hdf5(data: bytes) -> Group:
     (offsets, lengths, base) == (8, 8, 0) and end <= len(data),
     "the HDF5 file is cut off or damaged",
   )
-  group = _File(data).object(root)
+  group = _File(data).open(root)
   need(isinstance(group, Group), "the HDF5 file has no groups")
   assert isinstance(group, Group)
   return group
@@ -172,7 +174,7 @@ class _File:
     self._budget = limits.Budget(len(data))
     self._heaps: dict[int, dict[int, memoryview]] = {}
 
-  def bytes(self, start: int, length: int) -> memoryview:
+  def view(self, start: int, length: int) -> memoryview:
     need(
       start + length <= len(self._data), "the HDF5 file is cut off or damaged"
     )
@@ -182,7 +184,7 @@ class _File:
     self._budget.spend(_STEP)
     return _unpack(form, self._data, place)
 
-  def object(self, place: int) -> Group | Dataset:
+  def open(self, place: int) -> Group | Dataset:
     """Reads an object's header."""
     need(place != _UNDEFINED, "it is a link to somewhere else")
     version, _, count, _, size = self.unpack("<2BH2L", place)
@@ -193,7 +195,7 @@ class _File:
       end = start + length
       while start + 8 <= end and count:
         kind, size, flags = self.unpack("<2HB", start)
-        raw = self.bytes(start + 8, size)
+        raw = self.view(start + 8, size)
         self._budget.spend(size)
         start, count = start + 8 + size, count - 1
         need(start <= end, "an object's header is damaged")
@@ -202,14 +204,15 @@ class _File:
         else:
           # Its content may be elsewhere in the file, shared with others.
           messages.setdefault(kind, []).append(raw[:0] if flags & 2 else raw)
-    kind = Group if _SYMBOL_TABLE in messages else Dataset
-    return kind(self, messages)
+    if _SYMBOL_TABLE in messages:
+      return Group(self, messages)
+    return Dataset(self, messages)
 
   def links(self, tree: int, heap: int) -> dict[str, int]:
     """Returns where a group's members are, by name."""
     magic, size, _, start = self.unpack("<4s4x3Q", heap)
     need(magic == b"HEAP", "a group of the HDF5 file is damaged")
-    names = self.bytes(start, size)
+    names = self.view(start, size)
     found: dict[str, int] = {}
     nodes = [tree]
     while nodes:
@@ -222,8 +225,7 @@ class _File:
         continue
       need(magic == b"SNOD", "a group of the HDF5 file is damaged")
       for i in range(count):
-        entry = self.unpack("<2QL", place + 8 + 40 * i)
-        offset, target, cache = entry
+        offset, target, cache = self.unpack("<2QL", place + 8 + 40 * i)
         name = _text(_until_zero(names[offset : offset + limits.MAX_NAME]))
         need(name not in found, "a group names a member twice")
         found[name] = _UNDEFINED if cache == _SOFT_LINK else target
@@ -269,7 +271,7 @@ class _File:
       index, length = self.unpack("<H6xQ", place)
       if index == 0:  # What is left is free.
         break
-      found[index] = self.bytes(place + 16, length)
+      found[index] = self.view(place + 16, length)
       place += 16 + -(-length // 8) * 8
     return found
 
