@@ -348,7 +348,7 @@ def test_metadata_are_not_believed(tmp_path, metadata):
 
 
 def test_an_average_among_networks_is_taken_and_said(tmp_path):
-  for average in ("g_ema.", "ema.", "EMA_model.", "netEMA."):
+  for average in ("g_ema.", "ema.", "EMA_model.", "netEMA.", "paramsEma."):
     data = _network(prefixes=("a.", average, "b."))
     (note,) = files.read_weights(_save(tmp_path, data)).notes
     assert f"took {average[:-1]} (the moving average), left a, b" in note

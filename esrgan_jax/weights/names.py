@@ -83,7 +83,7 @@ _UP = re.compile(r"(?:conv_up|upconv)([1-9])\.(weight|bias)")
 _OLD_TRUNK = re.compile(r"model\.1\.sub\.([0-9]{1,4})\.(weight|bias)")
 _OLD_TAIL = re.compile(r"model\.([0-9]{1,2})\.(weight|bias)")
 # A moving average, by a word of its name: `params_ema`, `modelEMA`; no cinema.
-_EMA = re.compile(r"EMA|(?<![a-z])ema(?![a-z])")
+_EMA = re.compile(r"EMA|Ema(?![a-z])|(?<![A-Za-z])ema(?![a-z])")
 _RENAMED = {
   "trunk_conv": "conv_body",
   "HRconv": "conv_hr",
