@@ -1,5 +1,7 @@
 """`python -m esrgan_jax convert` and `models`."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,30 @@ def test_nothing_is_lost(tmp_path, capsys):
     assert message in capsys.readouterr().err
     assert path.read_bytes() == before
   assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+  ("target", "message"),
+  [
+    ("null", "is not a file but a device"),
+    ("dangling", "where there is nothing"),
+    ("none/a", "no folder"),
+    ("pipe", "is not a file but a pipe"),
+  ],
+)
+def test_targets_are_looked_at_before_the_work(
+  tmp_path, capsys, target, message
+):
+  (tmp_path / "null.safetensors").symlink_to("/dev/null")
+  (tmp_path / "dangling.safetensors").symlink_to("nowhere")
+  os.mkfifo(tmp_path / "pipe.safetensors")
+  target = str(tmp_path / f"{target}.safetensors")
+  # Had it been read, that would be the error.
+  (tmp_path / "a.pth").write_bytes(b"no weights")
+  command = ["convert", str(tmp_path / "a.pth"), target, "--overwrite"]
+  assert __main__.main(command) == 1
+  assert message in capsys.readouterr().err
+  assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_without_a_command_there_is_help(capsys):

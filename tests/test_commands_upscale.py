@@ -330,6 +330,27 @@ def test_nothing_is_overwritten_unasked(run):
   assert size_of("a_x4.png") == (56, 44)
 
 
+def test_an_input_that_cannot_be_looked_at_does_not_end_the_batch(run):
+  save("a.png")
+  status, out, err = run("x" * 300, "a.png", "a.png/b.png", "gone.png")
+  assert status == 1
+  assert "1 image" in out
+  assert [line.split(":")[1] for line in err.splitlines()] == [
+    " File name too long",
+    " a.png/b.png",
+    " gone.png",
+  ]
+
+
+def test_a_limit_of_pixels(run):
+  save("a.png", size=(14, 11))
+  save("b.png", size=(14, 10))
+  status, out, err = run("a.png", "b.png", "--max-pixels", 140)
+  assert status == 1
+  assert "a.png: 14 x 11 pixels are more than max_pixels=140" in err
+  assert "b_x4.png" in out
+
+
 @pytest.mark.parametrize(
   ("output", "message"),
   [

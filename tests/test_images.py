@@ -709,6 +709,20 @@ def test_an_interrupt_leaves_no_debris(tmp_path, suffix):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp", "bmp"])
+def test_a_full_disk_is_a_line_and_leaves_nothing(tmp_path, full_disk, suffix):
+  path, image = tmp_path / f"a.{suffix}", Image(noise(100, 300, 3))
+  for there in False, True:
+    if there:
+      path.write_text("precious")
+    with (
+      full_disk(),
+      pytest.raises(ImageError, match=f"a.{suffix} cannot be written: [^\n]*$"),
+    ):
+      images.write_image(path, image, overwrite=True)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["precious"] * there
+
+
 def test_writing_says_what_is_wrong(tmp_path):
   image = Image(noise(4, 4, 3))
   with pytest.raises(ImageError, match=r"suffix '\.gif'.*choose one of \.png"):

@@ -318,6 +318,7 @@ print("\\n".join(sorted(Bucket.objects)))
 """
 
 
+@pytest.mark.slow
 def test_parts_of_a_workdir_in_a_bucket(tmp_path):
   pytest.importorskip("fsspec")
   done = _run(["-c", _PARTS], tmp_path)

@@ -18,6 +18,7 @@ import os
 import pathlib
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -31,6 +32,7 @@ from esrgan_jax.weights import zoo
 
 # A result above this size lives in a file until it is written.
 _MEMMAP_BYTES = 2**28
+_FORMATS = tuple(set(images.OUTPUT_SUFFIXES.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +112,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   existing.add_argument(
     "--skip-existing", action="store_true", help="leave out what is done"
+  )
+  parser.add_argument(
+    "--max-pixels",
+    type=_natural,
+    default=images.MAX_PIXELS,
+    metavar="N",
+    help="refuse larger images, and those that claim far more than their bytes"
+    " make believable (default: %(default)s)",
   )
   parser.add_argument(
     "-q", "--quiet", action="store_true", help="print errors only"
@@ -217,28 +227,32 @@ def _collect(
   """Returns the files that the inputs stand for, each once, in order."""
   found: dict[pathlib.Path, None] = {}
   for text in inputs:
-    path = pathlib.Path(text)
-    if path.is_dir():
-      inside = sorted(p for p in path.iterdir() if images.is_image_suffix(p))
-      if not inside:
-        fail(f"{text}: no image in this folder")
-    elif path.exists() or not glob.has_magic(text):
-      inside = [path]
+    try:
+      inside = _meant(text)
+    except (OSError, ValueError) as error:
+      fail(explain(error))
     else:
-      inside = [
-        pathlib.Path(p) for p in sorted(glob.glob(text, recursive=True))
-      ]
-      inside = [p for p in inside if p.is_file()]
-      if not inside:
-        fail(f"{text}: nothing matches")
-    found.update(dict.fromkeys(inside))
-  existing = []
-  for path in found:
-    if path.is_file():
-      existing.append(path)
-    else:
-      fail(f"{path}: no such file")
-  return existing
+      found.update(dict.fromkeys(inside))
+  return list(found)
+
+
+def _meant(text: str) -> list[pathlib.Path]:
+  """Returns the files that one input stands for, at least one."""
+  path = pathlib.Path(text)
+  if path.is_dir():
+    inside = sorted(p for p in path.iterdir() if images.is_image_suffix(p))
+    found = [p for p in inside if p.is_file()]
+    if not found:
+      raise ValueError(f"{text}: no image in this folder")
+    return found
+  if path.is_file():
+    return [path]
+  if not path.exists() and glob.has_magic(text):
+    paths = map(pathlib.Path, sorted(glob.glob(text, recursive=True)))
+    if found := [p for p in paths if p.is_file()]:
+      return found
+    raise ValueError(f"{text}: nothing matches")
+  raise ValueError(f"{text}: no such file")
 
 
 def _output(
@@ -299,9 +313,12 @@ def _plan(
 def _pixels(path: pathlib.Path) -> int:
   """Returns an image's size by its header alone, for estimates."""
   try:
-    with PilImage.open(path) as image:
+    with (
+      warnings.catch_warnings(action="ignore"),
+      PilImage.open(path, formats=_FORMATS) as image,
+    ):
       return image.width * image.height
-  except Exception:  # Whatever is wrong, reading it will explain.
+  except Exception:  # Whatever is wrong or odd, reading it will tell.
     return 0
 
 
@@ -314,7 +331,7 @@ def _upscale_file(
   say: Callable[[str], None],
 ) -> tuple[int, int]:
   """Upscales one file; returns the result's width and height."""
-  picture = images.read_image(job.source)
+  picture = images.read_image(job.source, max_pixels=args.max_pixels)
   pixels, alpha = picture.pixels, picture.alpha
   constant_alpha = alpha is None or bool((alpha == alpha.flat[0]).all())
   if not constant_alpha:

