@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   argv = sys.argv[1:] if argv is None else list(argv)
   text.escape_unencodable(sys.stdout, sys.stderr)
+  text.log_warnings()
   chosen = next((word for word in argv if not word.startswith("-")), None)
   args = _parser(chosen).parse_args(argv)
   try:

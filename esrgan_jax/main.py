@@ -51,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   overrides, rest = _split(argv)
   args = parser.parse_args(rest)
-  handler = logging.StreamHandler()
-  handler.setFormatter(text.LogFormatter("%(levelname)s: %(message)s"))
-  logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-  # Orbax tells of each file of its own that it does not need.
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  text.log_warnings(force=True)
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
   try:

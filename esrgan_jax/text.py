@@ -11,6 +11,7 @@ __all__ = [
   "LogFormatter",
   "escape_unencodable",
   "explain",
+  "log_warnings",
   "printable",
   "printable_lines",
 ]
@@ -123,6 +124,19 @@ class LogFormatter(logging.Formatter):
   def format(self, record: logging.LogRecord) -> str:
     """Returns the record as text."""
     return printable_lines(super().format(record))
+
+
+def log_warnings(*, force: bool = False) -> None:
+  """Has programs log warnings to stderr, printable.
+
+  Args:
+    force: Whether to do so even where the process logs already.
+  """
+  handler = logging.StreamHandler()
+  handler.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
+  logging.basicConfig(handlers=[handler], level=logging.WARNING, force=force)
+  # Orbax tells of each file of its own that it does not need.
+  logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _escaped(character: str) -> str:
