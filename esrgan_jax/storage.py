@@ -35,6 +35,7 @@ __all__ = [
   "file_ids",
   "folder_written_aside",
   "is_remote",
+  "kvstore",
   "move_folder",
   "reaching",
   "require_packages",
@@ -412,6 +413,25 @@ def absolute(path: str | os.PathLike[str]) -> epath.Path:
       " or gs://BUCKET/FOLDER"
     ) from error
   return found if is_remote(found) else found.expanduser().absolute()
+
+
+def kvstore(path: str | os.PathLike[str]) -> dict[str, str]:
+  """Returns what TensorStore calls a folder.
+
+  Args:
+    path: An absolute path, or one of a bucket.
+
+  >>> kvstore("/tmp/run")
+  {'driver': 'file', 'path': '/tmp/run/'}
+  >>> kvstore("gs://bucket/run")
+  {'driver': 'gcs', 'bucket': 'bucket', 'path': 'run/'}
+  """
+  scheme, separator, rest = os.fspath(path).partition("://")
+  if not separator:
+    return {"driver": "file", "path": f"{scheme}/"}
+  bucket, _, folder = rest.partition("/")
+  driver = {"gs": "gcs"}.get(scheme, scheme)
+  return {"driver": driver, "bucket": bucket, "path": f"{folder}/"}
 
 
 @contextlib.contextmanager

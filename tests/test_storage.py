@@ -268,7 +268,8 @@ config = {"generator": sizes, "data": {"sources": "sample_photos", "eval": ""},
           "mesh": {"num_devices": 1}}
 run = run_lib.make_run(config, "gs://bucket/a/run", console=console)
 for _ in range(2):  # The second time, there is something.
-  run_lib.claim_workdir(run)
+  with run_lib.claim_workdir(run):
+    run.write_config()
 
 # Metrics: nothing is lost that was flushed, resuming drops what comes after.
 with metric_log.MetricLog(run.workdir / "psnr", tensorboard=False) as log:

@@ -79,6 +79,10 @@ def run(args: argparse.Namespace) -> int:
     models.append(model)
   a, b = models
   _check_alike(a, b)
+  if found := workdir.relation(a.weights.metadata, b.weights.metadata):
+    out.print(
+      f"note: {b.name} {found}, {a.name}: what lies between may be neither"
+    )
   _check_targets(targets.values(), args.overwrite, [m.path for m in models])
   for path in targets.values():
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,48 +1,57 @@
 """Checkpoints of a training phase: exact, verified, and kept sparingly.
 
-The only file that knows Orbax. A step's checkpoint has three items: `ema`, the
-averaged generator, apart so that evaluation and export read it alone; `state`,
-all the rest; `info`, JSON: config, metrics and a SHA-256 of either item. Orbax
-itself would restore a flipped bit without a word.
+The only file that knows Orbax, which writes them; `stored` reads them. A step's
+checkpoint has three items: `ema`, the averaged generator, apart so that
+evaluation and export read it alone; `state`, all the rest; `info`, JSON: the
+config, metrics, what the phase was begun from, and SHA-256s. Where they are,
+`checkpoint_folders` says.
+
+Moved is only what is proven damaged, and only where another step is whole.
+Removed are only steps beyond `keep`, in the folder that is being written: what
+was saved before something began anew stays.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import dataclasses
+import itertools
+import json
 import logging
-import pathlib
-from collections.abc import Mapping
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
-from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from esrgan_jax import storage
-from esrgan_jax.distributed import wait_for_all
+from esrgan_jax.distributed import everywhere, wait_for_all
+from esrgan_jax.training import checkpoint_folders as folders
+from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import fitting, stored
+from esrgan_jax.training.stored import CheckpointError
 
 __all__ = [
   "CheckpointError",
   "Checkpoints",
   "Restored",
-  "load_params",
-  "saved_steps",
-  "wait_for_all",
+  "SaveError",
 ]
 
-FOLDER = "checkpoints"  # Inside a phase's folder.
-PHASES = ("gan", "psnr")  # As `load_params` prefers them.
-
-_ITEMS = ("state", "ema", "info")
+_METRICS = "metrics.json"
 _BEST = "psnr_y"
 _log = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
-  """A checkpoint that is absent or damaged; the message says which."""
+class SaveError(OSError):
+  """A checkpoint could not be written; those before it are whole."""
 
 
 class Restored(NamedTuple):
@@ -53,24 +62,32 @@ class Restored(NamedTuple):
     step: Its step.
     config: The config that it was saved with.
     metrics: Metrics of evaluation at this step; empty where there was none.
+    note: What began anew, and where; empty if all was carried over.
   """
 
   state: Any
   step: int
   config: dict[str, Any]
   metrics: dict[str, float]
+  note: str = ""
 
 
 class Checkpoints:
-  """The checkpoints of one phase, in a folder of their own.
+  """The checkpoints of one phase.
 
   Kept are the newest `keep` and the one of the best PSNR. A checkpoint appears
   under its name only when it is complete, so that one may be killed at any
   time. Every process of a run calls every method, in the same order.
 
   Args:
-    folder: Where; made if need be. May be in a bucket.
+    folder: The phase's; made if need be. May be in a bucket.
+    config: The run's, plain values that JSON can hold.
     keep: How many of the newest to keep, >= 1.
+    origin: What the phase begins from, likewise, if it begins now: one that
+      goes on keeps its own, or goes on without. See `lineage`.
+
+  Attributes:
+    origin: What the phase was begun from; None where that is not known.
 
   Raises:
     ValueError: If `keep` is not positive.
@@ -83,128 +100,185 @@ class Checkpoints:
   >>> opt_state = make_optimizer(1e-4).transform.init(params)
   >>> state = PsnrState(zero, params, opt_state, params, zero, zero)
   >>> with tempfile.TemporaryDirectory() as folder:
-  ...   with Checkpoints(folder) as checkpoints:
-  ...     saved = checkpoints.save(7, state, config={"seed": 0})
+  ...   with Checkpoints(folder, config={"seed": 0}) as checkpoints:
+  ...     saved = checkpoints.save(7, state)
   ...     restored = checkpoints.restore(state)
   >>> saved, restored.step, restored.state.params["bias"].tolist()
   (True, 7, [1.0, 1.0])
   """
 
-  def __init__(self, folder: str | epath.Path, *, keep: int = 3):
+  def __init__(
+    self,
+    folder: str | os.PathLike[str],
+    *,
+    config: Mapping[str, Any],
+    keep: int = 3,
+    origin: Mapping[str, Any] | None = None,
+  ):
     if keep < 1:
       raise ValueError(f"keep is {keep}; at least one checkpoint must stay.")
-    self._folder = storage.absolute(folder)
-    policies = checkpoint_managers
-    with storage.reaching(self._folder):
-      self._manager = ocp.CheckpointManager(
-        self._folder,
-        item_names=_ITEMS,
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policies.AnyPreservationPolicy(
-            [
-              policies.LatestN(keep),
-              policies.BestN(
-                get_metric_fn=lambda metrics: metrics[_BEST],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-              ),
-            ]
-          ),
-          cleanup_tmp_directories=True,
-          enable_async_checkpointing=True,
-        ),
-      )
+    self._phase = storage.absolute(folder)
+    self._config, self.origin = dict(config), origin and dict(origin)
+    self._keep = _NewestAndBest(keep, {})
+    self._manager = None
+    self._saving = 0
+    with storage.reaching(self._phase):
+      self._folder = folders.current(self._phase)
 
   def __enter__(self) -> Checkpoints:
     return self
 
-  def __exit__(self, *_) -> None:
-    self.close()
+  def __exit__(self, kind, error, traceback) -> None:
+    if error is None:
+      self.close()
+      return
+    with contextlib.suppress(SaveError):  # It would hide what went wrong.
+      self.close()
 
   def steps(self) -> list[int]:
     """Returns the steps that have a checkpoint, ascending."""
-    return sorted(self._manager.all_steps())
+    if self._manager:
+      return sorted(self._manager.all_steps())
+    return folders.list_steps(self._folder)
 
   def save(
-    self,
-    step: int,
-    state: Any,
-    *,
-    config: Mapping[str, Any],
-    metrics: Mapping[str, float] | None = None,
+    self, step: int, state: Any, *, metrics: Mapping[str, float] | None = None
   ) -> bool:
     """Saves a state; returns once the devices' memory has been copied.
 
     Args:
       step: The state's step; above that of any checkpoint.
       state: A `PsnrState` or `GanState`, replicated; it may be donated after.
-      config: Plain values that JSON can hold.
-      metrics: Means of an evaluation at this step, `"psnr_y"` among them.
+      metrics: Means of an evaluation at this step, `"psnr_y"` among them; if it
+        comes later, see `rate`.
 
     Returns:
       False where this step or a later one has a checkpoint already.
 
     Raises:
-      Exception: What went wrong with the checkpoint before, if anything.
+      SaveError: If this checkpoint or the one before cannot be written.
     """
     if self.steps() and step <= self.steps()[-1]:
       return False
     items = _split(state)
     info = {
-      "config": dict(config),
+      "config": self._config,
       "metrics": dict(metrics or {}),
-      "sha256": {name: _digest(tree) for name, tree in items.items()},
+      "origin": self.origin,
+      "sha256": {
+        name: stored.digest(stored.flatten(tree))
+        for name, tree in items.items()
+      },
       "versions": {"jax": jax.__version__},
     }
-    return self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(items["state"]),
-        ema=ocp.args.StandardSave(items["ema"]),
-        info=ocp.args.JsonSave(info),
-      ),
-      metrics=dict(metrics) if metrics else None,
-      force=True,
-    )
+    info["sha256"]["info"] = stored.digest_of_info(info)
+    self.wait()
+    self._saving = step
+    with self._writing():
+      saved = self._open().save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(items["state"]),
+          ema=ocp.args.StandardSave(items["ema"]),
+          info=ocp.args.JsonSave(info),
+        ),
+        force=True,
+      )
+    self._keep.note(step, info["metrics"])
+    return saved
 
-  def restore(self, like: Any) -> Restored | None:
+  def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds the metrics of an evaluation to a checkpoint.
+
+    Args:
+      step: The checkpoint's.
+      metrics: Means, `"psnr_y"` among them.
+
+    Raises:
+      SaveError: If the checkpoint could not be written.
+    """
+    self.wait()
+    self._keep.note(step, metrics)
+    path = self._folder / str(step) / _METRICS
+    if jax.process_index() == 0 and path.parent.is_dir():
+      with self._writing():
+        storage.write_whole(path, json.dumps(dict(metrics)), overwrite=True)
+
+  def check(self, like: Any, *, changes: bool = False) -> None:
+    """Raises if training could not go on with such a state; reads no arrays.
+
+    Args:
+      like: As of `restore`.
+      changes: Whether something may begin anew.
+
+    Raises:
+      CheckpointError: As `restore`, but for what is damaged.
+    """
+    steps = self.steps()
+    if not steps:
+      self._refuse_to_begin_again()
+      return
+    folder, problem = self._folder / str(steps[-1]), ""
+
+    def refusal(info, found):
+      fit = self._fit(info, found, like)
+      return fitting.refusal(fit, str(folder), may_begin_anew=changes)
+
+    try:
+      if refusal(stored.read_info(folder), stored.read_shapes(folder)):
+        # If so, not because what describes them is damaged.
+        problem = refusal(*stored.read(folder))
+    except stored.DamagedError:
+      pass  # There may be one before.
+    except CheckpointError as error:
+      problem = str(error)
+    _raise_everywhere(problem)
+
+  def restore(
+    self, like: Any, *, begin: Callable[[], Any] | None = None
+  ) -> Restored | None:
     """Restores the newest checkpoint that is whole.
 
-    Damaged ones are reported and moved to `damaged_checkpoints`, next to the
-    folder; training goes on from the one before.
+    Damaged ones after it are reported and moved aside. Where it has another
+    discriminator or optimizer than the state, these begin anew if they may, and
+    what is saved from then on goes to a new folder, which counts once it has a
+    step: save the restored one.
 
     Args:
       like: A state of the same shapes, arrays or `jax.ShapeDtypeStruct` with a
         sharding; the number of devices may be another than when it was saved.
+      begin: Makes a state from which to take what begins anew; without it,
+        nothing may.
 
     Returns:
-      What was restored; None if there is no checkpoint.
+      What was restored; None if nothing has been saved yet.
 
     Raises:
-      CheckpointError: If there are checkpoints, and all are damaged.
+      CheckpointError: If no checkpoint is whole, or it cannot be read now, or
+        is of another shape. Nothing has been moved then.
     """
     self.wait()
-    found = self.steps()
-    for step in reversed(found):
-      try:
-        restored, problem = self._restore(step, like), ""
-      except Exception as error:  # Orbax and TensorStore raise many kinds.
-        restored, problem = None, _one_line(error)
-      if _agree(not problem):
-        return restored
-      _log.warning(
-        "checkpoint %d of %s is damaged (%s); trying the one before",
-        step,
-        self._folder,
-        problem or "for another process",
-      )
-      self._move_aside(step)
-    if found:
-      raise CheckpointError(
-        f"all {len(found)} checkpoints of {self._folder} are damaged; they are"
-        f" in {self._aside}. Start again with another workdir"
-      )
-    return None
+    damaged = {}
+    for step in reversed(self.steps()):
+      found = self._read(step, damaged)
+      if found:
+        break
+    else:
+      self._refuse_to_begin_again(damaged)
+      return None
+    folder = self._folder / str(step)
+    fit = self._fit(found.info, found.arrays, like)
+    if problem := fitting.refusal(
+      fit, str(folder), may_begin_anew=begin is not None
+    ):
+      raise CheckpointError(problem)
+    for each, reason in damaged.items():
+      self._move_aside(each, reason)
+    metrics = found.info["metrics"] | _read_metrics(folder)
+    state = _place(fit.sources, found.arrays, like, begin)
+    self.origin = found.info.get("origin")
+    note = self._begin_folder(fit) if fit.differences else ""
+    return Restored(state, step, found.info["config"], metrics, note)
 
   def reached_preemption(self, step: int) -> bool:
     """Whether to save now and stop, because the machine will be taken away.
@@ -214,121 +288,197 @@ class Checkpoints:
     Args:
       step: The step just done; call it after every one.
     """
-    return self._manager.reached_preemption(step)
+    return self._open().reached_preemption(step)
 
   def wait(self) -> None:
-    """Waits until everything is written."""
-    self._manager.wait_until_finished()
+    """Waits until everything is written.
+
+    Raises:
+      SaveError: If it could not be.
+    """
+    if self._manager:
+      with self._writing():
+        self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, and ends the threads."""
-    self._manager.close()
+    """Waits, and ends the threads.
 
-  @property
-  def _aside(self):
-    return self._folder.parent / "damaged_checkpoints"
+    Raises:
+      SaveError: If something could not be written.
+    """
+    if self._manager:
+      with self._writing():
+        self._manager.close()
+      self._manager = None
 
-  def _restore(self, step, like):
-    info = self._manager.restore(
-      step, args=ocp.args.Composite(info=ocp.args.JsonRestore())
-    ).info
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      _split(like),
-    )
-    items = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract["state"]),
-        ema=ocp.args.StandardRestore(abstract["ema"]),
-      ),
-    )
-    for name in ("state", "ema"):
-      _verify(name, items[name], info)
-    state = like.replace(**items["state"], ema_params=items["ema"])
-    return Restored(state, step, info["config"], info["metrics"])
-
-  def _move_aside(self, step):
-    if jax.process_index() == 0:
-      self._aside.mkdir(parents=True, exist_ok=True)
-      target = self._aside / str(step)
-      number = 1
-      while target.exists():
-        target, number = self._aside / f"{step}.{number}", number + 1
-      storage.move_folder(self._folder / str(step), target)
-    _agree(True)
-    self._manager.reload()
-
-
-def saved_steps(folder: epath.Path) -> list[int]:
-  """Returns the steps of complete checkpoints, ascending.
-
-  Args:
-    folder: Where they are; need not exist.
-
-  >>> saved_steps(epath.Path("/nowhere"))
-  []
-  """
-  if not folder.is_dir():
-    return []
-  found = ocp.path.step.standard_name_format().find_all(folder)
-  return sorted(each.step for each in found if (each.path / "ema").is_dir())
-
-
-def load_params(
-  path: str | pathlib.Path | epath.Path,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Reads the averaged generator from a workdir or its checkpoints.
-
-  Args:
-    path: A workdir (then phase two's, if it has begun), a phase's folder, its
-      `checkpoints`, or one step in there. Otherwise the newest step.
-
-  Returns:
-    Fields for `RRDBNet(**config)`, and the parameters, NumPy arrays.
-
-  Raises:
-    CheckpointError: If there is no checkpoint, or it is damaged.
-
-  >>> load_params("/nowhere")
-  Traceback (most recent call last):
-  ...
-  esrgan_jax.training.checkpoint.CheckpointError: no checkpoint in /nowhere: ...
-  """
-  root = storage.absolute(path)
-  folders = [root / phase / FOLDER for phase in PHASES]
-  folders += [root / FOLDER, root]
-  if root.name.isdigit():
-    folders.append(root.parent)
-  for folder in folders:
-    steps = saved_steps(folder)
-    if folder == root.parent:
-      steps = [int(root.name)] if int(root.name) in steps else []
-    if steps:
-      return _load_params(folder / str(steps[-1]))
-  raise CheckpointError(
-    f"no checkpoint in {path}: give the workdir of a training run, or a folder"
-    f" named {FOLDER}"
-  )
-
-
-def _load_params(folder):
-  try:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-      info = reader.restore(folder / "info")
-    with ocp.PyTreeCheckpointer() as reader:
-      tree = reader.metadata(folder / "ema").item_metadata.tree
-      restore = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+  def _open(self):
+    """Orbax's manager of the folder that is written to."""
+    if self._manager:
+      return self._manager
+    for step in folders.list_steps(self._folder):
+      with contextlib.suppress(CheckpointError):
+        folder = self._folder / str(step)
+        info = stored.read_info(folder)
+        self._keep.note(step, info["metrics"] | _read_metrics(folder))
+    _hush_orbax()
+    with storage.reaching(self._folder), self._writing():
+      self._manager = ocp.CheckpointManager(
+        self._folder,
+        item_names=(*stored.ITEMS, "info"),
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=self._keep,
+          cleanup_tmp_directories=True,
+          enable_async_checkpointing=True,
+        ),
       )
-      params = reader.restore(folder / "ema", restore_args=restore)
-    _verify("ema", params, info)
-  except CheckpointError:
-    raise
-  except Exception as error:  # Orbax and TensorStore raise many kinds.
-    raise CheckpointError(f"{folder} is damaged: {_one_line(error)}") from error
-  config = info["config"]
-  return {**config["generator"], "scale": config["scale"]}, params
+    return self._manager
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """Says in one line what went wrong with writing, and cleans up."""
+    try:
+      yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds.
+      self._manager = None  # It would raise the same again.
+      self._remove_partial()
+      steps = folders.list_steps(self._folder)
+      then = f"goes on from step {steps[-1]}" if steps else "begins again"
+      raise SaveError(
+        f"checkpoint {self._saving} cannot be written to {self._folder}:"
+        f" {stored.reason(error)}. What was saved before is whole; once this is"
+        f" mended (free space, permissions), the same command {then}"
+      ) from error
+
+  def _remove_partial(self):
+    """Gives back the space of what was not completed."""
+    if jax.process_index() or storage.is_remote(self._folder):
+      return
+    for _ in range(20):  # Other writes may still be under way.
+      partial = list(self._folder.glob("*.orbax-checkpoint-tmp"))
+      if not partial:
+        return
+      for path in partial:
+        shutil.rmtree(path, ignore_errors=True)
+      time.sleep(0.05)
+
+  def _read(self, step, damaged):
+    """Reads a step; None, and why, if it is damaged for any process."""
+    folder = self._folder / str(step)
+    found, code, error = None, 0, None
+    try:
+      found = stored.read(folder)
+    except stored.DamagedError as problem:
+      code, error = 1, problem
+    except CheckpointError as problem:
+      code, error = 2, problem
+    worst = _worst(code)
+    if worst == 2:
+      raise error or CheckpointError(
+        f"{folder} cannot be read by another process"
+      )
+    if worst == 1:
+      damaged[step] = str(error or f"{folder} is damaged for another process")
+      return None
+    return found
+
+  def _fit(self, info, found, like):
+    changed = config_lib.difference(info["config"], self._config)
+    return fitting.fit(found, like, changes=changed)
+
+  def _refuse_to_begin_again(self, damaged=None):
+    """Raises if there is anything that training could have gone on from."""
+    aside, problem = self._phase / folders.DAMAGED, ""
+    if damaged:
+      listed = ", ".join(map(str, damaged))
+      problem = (
+        f"no checkpoint of {self._folder} is whole (steps {listed}):"
+        f" {next(iter(damaged.values()))}. Nothing was moved: move the folder"
+        " away to begin anew, or choose another workdir"
+      )
+    elif steps := folders.list_steps(aside):
+      listed = ", ".join(map(str, reversed(steps)))
+      problem = (
+        f"{self._phase} has no checkpoint, but {aside.name} has (steps"
+        f" {listed}). Move these to {self._folder} to go on from them: an"
+        f" earlier version moved whole ones too; or move {aside.name} away to"
+        " begin anew"
+      )
+    _raise_everywhere(problem)
+
+  def _move_aside(self, step, reason):
+    _log.warning("%s; going on from the step before", reason)
+    aside = self._phase / folders.DAMAGED
+    if jax.process_index() == 0:
+      aside.mkdir(parents=True, exist_ok=True)
+      names = (f"{step}.{n}" if n else str(step) for n in itertools.count())
+      target = next(
+        aside / name for name in names if not (aside / name).exists()
+      )
+      storage.move_folder(self._folder / str(step), target)
+    wait_for_all()
+    if self._manager:
+      self._manager.reload()
+
+  def _begin_folder(self, fit):
+    """Turns to a new folder; tells what begins anew, and where things are."""
+    before = self._folder
+    self.close()
+    following = folders.number(before) + 1
+    self._folder = self._phase / f"{folders.FOLDER}_{following}"
+    self._keep.scores.clear()
+    return (
+      f"{fitting.begun_anew(fit)}; checkpoints go to {self._folder.name} from"
+      f" here on, those before stay in {before.name}"
+    )
+
+
+@dataclasses.dataclass
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+  """The newest ones, and the best one: also after a restart."""
+
+  newest: int
+  scores: dict[int, float]
+
+  def note(self, step, metrics):
+    """Takes note of a step's evaluation, if there was one."""
+    score = metrics.get(_BEST)
+    if score is not None and math.isfinite(score):
+      self.scores[step] = score
+
+  def should_preserve(self, checkpoints, *, context):
+    """As Orbax asks: whether to keep each."""
+    steps = sorted(each.step for each in checkpoints)
+    kept = set(steps[-self.newest :])
+    rated = [step for step in steps if step in self.scores]
+    if rated:
+      kept.add(max(rated, key=self.scores.__getitem__))
+    return [each.step in kept for each in checkpoints]
+
+
+def _read_metrics(folder):
+  """What `rate` has written for a checkpoint."""
+  try:
+    return json.loads((folder / _METRICS).read_text())
+  except (OSError, ValueError):
+    return {}
+
+
+def _place(sources, arrays, like, begin):
+  """A state on the devices: what was found, and what begins anew."""
+  complete = len(sources) == len(jax.tree.leaves(like))
+  fresh = like if complete else begin()
+
+  def put(keys, leaf, other):
+    path = stored.path_of(keys)
+    if path not in sources:
+      return other
+    item, at = sources[path]
+    array = arrays[item][at]
+    return jax.make_array_from_callback(
+      array.shape, leaf.sharding, array.__getitem__
+    )
+
+  return jax.tree_util.tree_map_with_path(put, like, fresh)
 
 
 def _split(state):
@@ -337,34 +487,43 @@ def _split(state):
   return {"ema": fields.pop("ema_params"), "state": fields}
 
 
-def _digest(tree):
-  """SHA-256 of all leaves and their paths."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    leaf = np.ascontiguousarray(leaf)
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    digest.update(f"{name} {leaf.dtype} {leaf.shape}\0".encode())
-    digest.update(leaf.reshape(-1).view(np.uint8).data)
-  return digest.hexdigest()
+def _worst(code):
+  """The highest of all processes' numbers."""
+  return int(everywhere(np.array(code)).max())
 
 
-def _verify(name, tree, info):
-  expected, found = info["sha256"][name], _digest(tree)
-  if found != expected:
-    raise CheckpointError(
-      f"item {name!r} is not what was saved: SHA-256 {found[:12]} instead of"
-      f" {expected[:12]}"
-    )
+def _raise_everywhere(problem):
+  """Raises in all processes if there is a problem in any."""
+  if _worst(int(bool(problem))):
+    raise CheckpointError(problem or "a checkpoint is refused: see process 0")
 
 
-def _agree(good):
-  """Whether all processes say so."""
-  if jax.process_count() == 1:
-    return good
-  wait_for_all()
-  return bool(multihost_utils.process_allgather(np.array(good)).all())
+def _hush_orbax():
+  """Has Orbax not print pages about errors that it raises as well.
+
+  Its threads log them, with tracebacks; so does asyncio, for each of the writes
+  that Orbax no longer waits for. Those that end even later tell an event loop
+  that is closed, which is a traceback each.
+  """
+  if os.environ.get("ESRGAN_JAX_TRACEBACK"):
+    return
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(_is_news)
+  if not isinstance(sys.unraisablehook, _Unraisable):
+    sys.unraisablehook = _Unraisable(sys.unraisablehook)
 
 
-def _one_line(error):
-  """The beginning of an error's message."""
-  return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def _is_news(record):
+  told = "orbax" in record.pathname or "orbax" in record.getMessage()
+  return not (record.exc_info and told)
+
+
+class _Unraisable:
+  def __init__(self, otherwise):
+    self._otherwise = otherwise
+
+  def __call__(self, unraisable):
+    error = unraisable.exc_value
+    late = isinstance(error, RuntimeError) and "loop is closed" in str(error)
+    if not late:
+      self._otherwise(unraisable)

@@ -17,7 +17,7 @@ from etils import epath
 
 from esrgan_jax import console, distributed
 from esrgan_jax.interpolate import interpolate_params
-from esrgan_jax.training import evaluator, report
+from esrgan_jax.training import evaluator, lineage, report
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files
 
@@ -133,7 +133,14 @@ def _mix(psnr_params: Any, gan_params: Any, alpha: jax.Array) -> Any:
   return interpolate_params(psnr_params, gan_params, alpha=alpha)
 
 
-def export(run: run_lib.Run, name: str, params: Any, alpha: float) -> None:
+def export(
+  run: run_lib.Run,
+  name: str,
+  params: Any,
+  alpha: float,
+  *,
+  origin: Mapping[str, Any] | None = None,
+) -> None:
   """Writes a model for this package, chaiNNer, ComfyUI and spandrel.
 
   Args:
@@ -141,18 +148,21 @@ def export(run: run_lib.Run, name: str, params: Any, alpha: float) -> None:
     name: The file's name, without suffix.
     params: The generator's parameters.
     alpha: How far it is from phase one's model to phase two's, for the record.
+    origin: What it was begun from, as of `lineage.origin`, if anything.
   """
   if jax.process_index():
     return
+  params = run_lib.on_host(params)
   with tempfile.TemporaryDirectory() as folder:
     path = files.write_weights(
       os.path.join(folder, "model.safetensors"),
-      run_lib.on_host(params),
+      params,
       {**run.config.generator, "scale": run.config.scale},
       metadata={
         "alpha": f"{alpha:g}",
         "phase": name,
         "trained_by": "esrgan_jax",
+        **lineage.metadata(params, origin),
       },
     )
     run.write(f"models/{name}.safetensors", path.read_bytes())

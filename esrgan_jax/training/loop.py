@@ -12,6 +12,8 @@
 | `interpolation.json`         | the same over alpha, with perceptual        |
 |                              | distance                                    |
 | `report.html`                | all of this, to look at                     |
+| `earlier/1/`, ...            | a workdir each: what was trained again      |
+| `.lock`                      | who trains here                             |
 
 Every process of a run calls `train`; the first one writes.
 """
@@ -38,7 +40,8 @@ from etils import epath
 
 from esrgan_jax import compilation
 from esrgan_jax.data import pipeline as pipeline_lib
-from esrgan_jax.training import checkpoint, finish, metric_log
+from esrgan_jax.distributed import wait_for_all
+from esrgan_jax.training import checkpoint, finish, lineage, metric_log
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import phases as phases_lib
@@ -92,31 +95,53 @@ def train(
     ValueError: If config, data or weights cannot be used, or the workdir is
       another config's.
     FileNotFoundError: If weights that are asked for are not there.
+    LockError: If another run has the workdir.
+    CheckpointError: If what is there cannot be gone on from.
+    SaveError: If a checkpoint cannot be written.
     TrainingError: If updates keep failing.
     IncompleteError: If both models are there, but an evaluation, a sample
       picture or the report failed.
     StoppedError: If SIGTERM or SIGINT came; a checkpoint was written.
   """
   run = run_lib.make_run(config, workdir, console=console)
-  run_lib.claim_workdir(run)
-  # What cannot work is found now, not after hours: cheap things first.
-  params = _read_init(run) if run.config.init_from else None
-  phases = phases_lib.make_phases(run)
-  _ = run.eval_source
-  with _Signals() as signals:
-    run.say(
-      f"{jax.device_count()} {jax.default_backend()} device(s) in"
-      f" {jax.process_count()} process(es), compute"
-      f" {np.dtype(run.generator.dtype).name}, workdir {run.workdir}"
-    )
-    models = {}
-    if params is not None:
-      models["psnr"] = params
-      finish.export(run, "psnr", params, _ALPHAS["psnr"])
+  with run_lib.claim_workdir(run):
+    # What cannot work is found now, not after hours: cheap things first.
+    params = _read_init(run) if run.config.init_from else None
+    phases = phases_lib.make_phases(run)
+    _ = run.eval_source
     for phase in phases:
-      params = _run_phase(run, phase, params, signals)
-      models[phase.name] = params
-      finish.export(run, phase.name, params, _ALPHAS[phase.name])
+      with _open_checkpoints(run, phase) as checkpoints:
+        checkpoints.check(
+          phase.abstract_state(params), changes=run.config.allow_changes
+        )
+    lineage.foresee(run)
+    run.write_config()
+    with _Signals() as signals:
+      return _train(run, phases, params, signals)
+
+
+def _train(run, phases, params, signals):
+  """All phases, and what comes after; `params` are those to start from."""
+  run.say(
+    f"{jax.device_count()} {jax.default_backend()} device(s) in"
+    f" {jax.process_count()} process(es), compute"
+    f" {np.dtype(run.generator.dtype).name}, workdir {run.workdir}"
+  )
+  models, origin = {}, None
+  if params is not None:
+    models["psnr"] = params
+    origin = lineage.origin(run, params)
+    lineage.settle(run, origin)
+    finish.export(run, "psnr", params, _ALPHAS["psnr"])
+  for phase in phases:
+    params, begun_from = _run_phase(run, phase, params, signals, origin)
+    models[phase.name] = params
+    if phase.name == "psnr":
+      origin = lineage.origin(run, run_lib.on_host(params))
+      lineage.settle(run, origin)
+    finish.export(
+      run, phase.name, params, _ALPHAS[phase.name], origin=begun_from
+    )
   report = finish.finish(run, models["psnr"], models.get("gan"))
   if run.failures:
     listed = "".join(f"\n  {line}" for line in run.failures)
@@ -183,37 +208,54 @@ def _read_init(run):
   return jax.tree.map(lambda x: np.asarray(x, np.float32), dict(params))
 
 
-def _run_phase(run, phase, params, signals):
+def _open_checkpoints(run, phase, origin=None):
+  return checkpoint.Checkpoints(
+    run.workdir / phase.name,
+    config=run.plain,
+    keep=run.config.keep,
+    origin=origin,
+  )
+
+
+def _run_phase(run, phase, params, signals, origin):
   """Trains from the newest checkpoint on to the last step of a phase.
 
-  Returns the averaged generator; `params` are those of the phase before.
+  Returns the averaged generator, and what the phase was begun from; `params`
+  are those of the phase before, of which `origin` tells.
   """
   config, name, total = run.config, phase.name, phase.total
   whole = mesh_lib.replicated(run.mesh)
   folder = run.workdir / name
   with contextlib.ExitStack() as stack:
-    checkpoints = stack.enter_context(
-      checkpoint.Checkpoints(folder / checkpoint.FOLDER, keep=config.keep)
-    )
+    checkpoints = stack.enter_context(_open_checkpoints(run, phase, origin))
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
       phase.abstract_state(params),
     )
-    restored = checkpoints.restore(like)
-    if restored and restored.step >= total:
-      run.say(f"{name}: finished before, at step {restored.step}")
-      return restored.state.ema_params
-    pipeline = stack.enter_context(run.data.pipeline(phase.seed))
-    if restored:
-      state, start = restored.state, restored.step
-      run.say(f"{name}: going on from step {start} of {total}")
-    else:
+
+    def begin():
       options = compilation.compiler_options(run.platform, once=True)
       create = jax.jit(
         phase.create, out_shardings=whole, compiler_options=options
       )
       given = jax.device_put(params, whole)
-      state, start = create(jax.random.key(phase.seed), given), 0
+      return create(jax.random.key(phase.seed), given)
+
+    restored = checkpoints.restore(
+      like, begin=begin if config.allow_changes else None
+    )
+    if restored and restored.step >= total:
+      run.say(f"{name}: finished before, at step {restored.step}")
+      return restored.state.ema_params, checkpoints.origin
+    pipeline = stack.enter_context(run.data.pipeline(phase.seed))
+    if restored:
+      state, start = restored.state, restored.step
+      run.say(f"{name}: going on from step {start} of {total}")
+      if restored.note:
+        run.say(f"{name}: {restored.note}")
+        checkpoints.save(start, state, metrics=restored.metrics)
+    else:
+      state, start = begin(), 0
       trained = {"g": like.params, "d": getattr(like, "d_params", {})}
       count = parameter_overview.count_parameters(trained)
       run.say(f"{name}: {total} steps, {count:,} parameters")
@@ -236,7 +278,8 @@ def _run_phase(run, phase, params, signals):
       before={} if params is None else {"psnr": run_lib.on_host(params)},
       like=like,
     )
-    return loop.train(state, start)
+    rated = bool(restored and restored.metrics)
+    return loop.train(state, start, rated=rated), checkpoints.origin
 
 
 def _compile_step(run, phase, state):
@@ -255,7 +298,7 @@ def _compile_step(run, phase, state):
     **phase.arrays,
   )
   compiled = jitted.compile(state, raw)
-  checkpoint.wait_for_all()
+  wait_for_all()
   return compiled
 
 
@@ -276,12 +319,16 @@ class _Loop:
   like: Any
   rescued: bool = False
 
-  def train(self, state, start):
+  def train(self, state, start, *, rated):
     config = self.run.config
     self._reset_clock(start)
     self._warm = self._skipping = False
     done, running = start, None
+    # Where a run ended between saving and evaluating.
+    if start and not rated and self._evaluates(start):
+      self._evaluate(start, state, saved=True)
     while done < self.total:
+      self.run.lock.check()
       raw = self.pipeline.batch(done)
       self._waited += self.pipeline.wait_seconds
       with jax.transfer_guard("disallow"):
@@ -300,9 +347,7 @@ class _Loop:
 
       last = done == self.total
       stop = self._must_stop(done)
-      evaluate = self.run.eval_source is not None and (
-        last or done % config.eval_every_steps == 0
-      )
+      evaluate = self._evaluates(done) and not stop
       save = last or stop or done % config.checkpoint_every_steps == 0
       if not (evaluate or save):
         continue
@@ -312,17 +357,15 @@ class _Loop:
         state, done = rescue
         continue
       began = time.perf_counter()
-      means = None
-      if evaluate and not stop:
-        with self.run.tolerating(
-          f"evaluation at step {done} of phase {self.name}"
-        ):
-          means = self._evaluate(done, state)
       # What keeps failing should not replace what worked.
-      if last or stop or (save and not self._skipping):
+      save = last or stop or (save and not self._skipping)
+      # Before evaluating, which may fail or take long.
+      if save:
         self.log.flush()
-        self.checkpoints.save(done, state, config=self.run.plain, metrics=means)
-      checkpoint.wait_for_all()
+        self.checkpoints.save(done, state)
+      if evaluate:
+        self._evaluate(done, state, saved=save)
+      wait_for_all()
       self._paused += time.perf_counter() - began
       if stop:
         self.checkpoints.wait()
@@ -388,7 +431,21 @@ class _Loop:
       return "SIGTERM" if reached else ""
     return self.signals.received
 
-  def _evaluate(self, done, state):
+  def _evaluates(self, done):
+    """Whether the model of a step is evaluated."""
+    every = self.run.config.eval_every_steps
+    due = done == self.total or done % every == 0
+    return self.run.eval_source is not None and due
+
+  def _evaluate(self, done, state, *, saved):
+    """Measures the model; a failure is told, and ends nothing."""
+    means = None
+    with self.run.tolerating(f"evaluation at step {done} of phase {self.name}"):
+      means = self._measure(done, state)
+    if saved and means:
+      self.checkpoints.rate(done, means)
+
+  def _measure(self, done, state):
     params = run_lib.on_host(state.ema_params)
     means = self.run.evaluator(params).means
     self.log.write(done, {f"eval/{k}": v for k, v in means.items()})

@@ -21,7 +21,7 @@ from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.text import printable
-from esrgan_jax.training import chart, evaluator, metric_log
+from esrgan_jax.training import chart, evaluator, lineage, metric_log
 
 __all__ = ["write_report"]
 
@@ -166,6 +166,7 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
   evaluations = _read_evaluations(workdir / "evaluation.json")
   logs = {phase: _read_log(workdir / phase) for phase in _PHASES}
   sections = [
+    _descent(workdir),
     _results(evaluations),
     _pictures(workdir / "samples"),
     *(_curves(title, logs[phase]) for phase, title in _PHASES.items()),
@@ -213,6 +214,14 @@ def _read_log(folder: epath.Path) -> list[dict[str, Any]]:
   return metric_log.read_metrics(folder) or metric_log.read_metrics(
     folder / "metrics"
   )
+
+
+def _descent(workdir: epath.Path) -> str:
+  """Returns a warning where the two models do not belong together."""
+  found = lineage.relation_in(workdir)
+  if not found:
+    return ""
+  return f"<p>The GAN model {html.escape(found)}, the PSNR model.</p>"
 
 
 def _facts(config: Any, evaluations: Sequence[Any], logs: Any) -> str:

@@ -25,13 +25,14 @@ from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import everywhere
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import (
-  checkpoint,
+  checkpoint_folders,
   evaluator,
   samples,
   steps,
   workdir,
 )
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import progress as progress_lib
@@ -53,6 +54,7 @@ class Run:
     workdir: Where results go.
     mesh: The devices.
     console: Where to tell of the progress; None in all processes but one.
+    lock: Keeps other runs out of the workdir.
     failures: What went wrong besides the training, a line each.
   """
 
@@ -61,6 +63,7 @@ class Run:
   workdir: epath.Path
   mesh: Mesh
   console: rich.console.Console | None
+  lock: lock_lib.WorkdirLock
   failures: list[str] = dataclasses.field(default_factory=list)
 
   @functools.cached_property
@@ -171,6 +174,10 @@ class Run:
     """Prints a line; only in the first process."""
     if self.console:
       self.console.print(console_lib.lines(message))
+
+  def write_config(self) -> None:
+    """Writes the config, once nothing speaks against it any more."""
+    self.write("config.json", json.dumps(self.plain, indent=2) + "\n")
 
   def write(self, name: str, content: str | bytes) -> None:
     """Writes a file of the workdir; only in the first process."""
@@ -310,47 +317,92 @@ def make_run(
     workdir=storage.absolute(path),
     mesh=mesh,
     console=None if jax.process_index() else console,
+    lock=lock_lib.WorkdirLock(path),
   )
 
 
-def claim_workdir(run: Run) -> None:
-  """Writes the config; refuses one that differs from that of what is there.
+@contextlib.contextmanager
+def claim_workdir(run: Run) -> Iterator[None]:
+  """Locks the workdir; refuses a config that differs from what is there.
+
+  Writes nothing but the lock: see `Run.write_config`.
 
   Raises:
+    LockError: If another run has it.
     ConfigError: If it differs in what changes the result.
     OSError: If the workdir cannot be written.
   """
-  problem = ""
-  if jax.process_index() == 0:
-    with storage.reaching(run.workdir):
-      storage.require_packages(run.workdir)
-      problem = _claim(run)
-  # All processes end together, or none does.
-  failed = everywhere(np.array(bool(problem)))
-  if problem:
-    raise config_lib.ConfigError(problem)
-  if failed.any():
-    raise config_lib.ConfigError(f"{run.workdir} was begun with another config")
-
-
-def _claim(run):
-  """Writes the config, or returns why not."""
-  path = run.workdir / "config.json"
-  folders = [run.workdir / p / checkpoint.FOLDER for p in workdir.PHASES]
-  # Where nothing has been saved, a mistake may just have been corrected.
-  if path.exists() and any(map(checkpoint.saved_steps, folders)):
-    changes = config_lib.difference(json.loads(path.read_text()), run.plain)
-    listed = "".join(f"\n  {line}" for line in changes)
-    if changes and not run.config.allow_changes:
-      return (
-        f"{run.workdir} was begun with another config:{listed}\nTo go on with"
-        " the new one, add --config.allow_changes=true; or choose another"
-        " workdir"
+  with contextlib.ExitStack() as stack:
+    problem = None
+    if jax.process_index() == 0:
+      try:
+        with storage.reaching(run.workdir):
+          storage.require_packages(run.workdir)
+          run.workdir.exists()  # What cannot be reached is not locked.
+        stack.enter_context(run.lock)
+        with storage.reaching(run.workdir):
+          _compare_configs(run)
+      except (lock_lib.LockError, ValueError, OSError) as error:
+        problem = error
+    # All processes end together, or none does.
+    failed = everywhere(np.array(problem is not None))
+    if problem:
+      raise problem
+    if failed.any():
+      raise config_lib.ConfigError(
+        f"{run.workdir} cannot be had: see what process 0 says"
       )
-    if changes:
-      run.say(f"going on with another config than before:{listed}")
-  run.write("config.json", json.dumps(run.plain, indent=2) + "\n")
-  return ""
+    yield
+
+
+def _compare_configs(run):
+  """Raises if the config has changed in what matters, and may not."""
+  path = run.workdir / "config.json"
+  folders = [run.workdir / name for name in workdir.PHASES]
+  # Where nothing has been saved, a mistake may just have been corrected.
+  if not path.exists() or not any(map(checkpoint_folders.newest, folders)):
+    return
+  try:
+    before = json.loads(path.read_text())
+  except ValueError as error:
+    raise config_lib.ConfigError(
+      f"{path} is damaged ({error}); move it away to go on with the config"
+      " that is given now"
+    ) from error
+  changes = config_lib.difference(before, run.plain)
+  if not changes:
+    return
+  listed = "".join(f"\n  {line}" for line in changes)
+  shape = [
+    line for line in changes if line.startswith(("generator.", "scale:"))
+  ]
+  if shape:
+    raise config_lib.ConfigError(
+      f"{run.workdir} was begun with another config:{listed}\nA generator of"
+      " another shape cannot go on from what is there: set"
+      f" {shape[0].partition(':')[0]} back, or choose another workdir"
+    )
+  if not run.config.allow_changes:
+    raise config_lib.ConfigError(
+      f"{run.workdir} was begun with another config:{listed}\nTo go on with"
+      " the new one, add --config.allow_changes=true; or choose another"
+      f" workdir{_consequence(run)}"
+    )
+  run.say(f"going on with another config than before:{listed}")
+
+
+def _consequence(run):
+  """What going on with another config means for phase two, if anything."""
+  first, second = (
+    checkpoint_folders.newest(run.workdir / name) for name in workdir.PHASES
+  )
+  total = run.config.phases.psnr.num_train_steps
+  if run.config.init_from or not (first and second) or int(first.name) >= total:
+    return ""
+  return (
+    f". Phase two, now at step {second.name}, is then trained again after phase"
+    " one; what there is of it is kept"
+  )
 
 
 def on_host(params: Any) -> Any:

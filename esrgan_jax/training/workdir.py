@@ -10,16 +10,14 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from esrgan_jax import storage
+from esrgan_jax.text import printable
 from esrgan_jax.weights import files, zoo
 
-__all__ = ["PHASES", "FoundModel", "find_model", "is_workdir"]
+__all__ = ["PHASES", "FoundModel", "find_model", "is_workdir", "relation"]
 
 PHASES = ("psnr", "gan")
 
@@ -94,6 +92,31 @@ def find_model(
   return _find(path, phases, scale)
 
 
+def relation(psnr: Mapping[str, str], gan: Mapping[str, str]) -> str:
+  """Returns what does not fit between two models' descents, if anything.
+
+  Args:
+    psnr: Metadata of what should be the start, as `lineage` writes it.
+    gan: Of what should have been begun from it.
+
+  Returns:
+    A clause; empty if they fit, or if nothing is known of either.
+
+  >>> ours = {"generator_sha256": "ab"}
+  >>> relation(ours, {"begun_from_sha256": "ab"}), relation(ours, {})
+  ('', '')
+  >>> relation(ours, {"begun_from_sha256": "cd"})
+  'was begun from another model (cd), not from this one (ab)'
+  """
+  start, begun_from = psnr.get("generator_sha256"), gan.get("begun_from_sha256")
+  if not start or not begun_from or start == begun_from:
+    return ""
+  return (
+    f"was begun from another model ({printable(begun_from[:12])}), not from"
+    f" this one ({printable(start[:12])})"
+  )
+
+
 def _as_path(path: str | os.PathLike[str]) -> Any:
   if "://" not in os.fspath(path):
     return pathlib.Path(path)
@@ -136,7 +159,7 @@ def _find_in_folder(
       return FoundModel(f"{path.name}/{phase}", finished, weights)
     checkpoints = path / phase / "checkpoints"
     if checkpoints.is_dir() and any(checkpoints.iterdir()):
-      return _read_checkpoint(checkpoints, f"{path.name}/{phase}")
+      return _read_checkpoint(path / phase, f"{path.name}/{phase}")
   raise FileNotFoundError(
     f"{path} has no model of phase {' or '.join(phases)}, and no checkpoint of"
     " it: has that phase been trained there?"
@@ -144,9 +167,11 @@ def _find_in_folder(
 
 
 def _read_checkpoint(path: Any, name: str) -> FoundModel:
-  # Orbax takes seconds to import, and upscaling installs do without it.
-  from esrgan_jax.training import checkpoint
+  # Upscaling installs do without TensorStore.
+  from esrgan_jax.training import checkpoint_folders
 
-  config, params = checkpoint.load_params(path)
-  params = jax.tree.map(np.asarray, params)
-  return FoundModel(name, path, files.Weights(config, params, {}))
+  config, params, info = checkpoint_folders.load_model(path)
+  metadata = {"generator_sha256": info["sha256"]["ema"]}
+  if origin := info.get("origin"):
+    metadata["begun_from_sha256"] = origin["sha256"]
+  return FoundModel(name, path, files.Weights(config, params, metadata))

@@ -1,0 +1,315 @@
+"""What a step's checkpoint holds, read and verified; without Orbax.
+
+`checkpoint` has Orbax write them. Its reader raises one and the same error for
+a flipped bit, for arrays of another shape and for a file system that does not
+answer, and leaves half of its reads behind. Here each has its own: what is
+damaged has been read from end to end, twice, and is not what was saved.
+
+A checkpoint is a folder named by its step: `info/metadata`, JSON, with a
+SHA-256 of itself and of either item; `ema/`, the averaged generator; `state/`,
+all the rest. An item has its tree in `_METADATA`, and a Zarr array a leaf in an
+OCDBT database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from esrgan_jax import storage
+from esrgan_jax.text import printable
+
+__all__ = [
+  "ITEMS",
+  "CheckpointError",
+  "DamagedError",
+  "Stored",
+  "digest",
+  "digest_of_info",
+  "flatten",
+  "nest",
+  "path_of",
+  "read",
+  "read_info",
+  "read_shapes",
+  "reason",
+]
+
+ITEMS = ("state", "ema")
+
+# A key of a dict or the name of a field, or an index, a level.
+Path = tuple[str | int, ...]
+
+_INDEX = 1  # Orbax's `key_type` of a list's or tuple's.
+
+# Seconds to wait for a file system that does not answer.
+_PAUSES = (0.5, 2.0)
+_BLOCK = 1 << 24
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that is absent, or cannot be used; the message says why."""
+
+
+class DamagedError(CheckpointError):
+  """A checkpoint that can be read, and is not what was saved."""
+
+
+class Stored(NamedTuple):
+  """What `read` returns.
+
+  Attributes:
+    info: Config, metrics and digests.
+    arrays: NumPy arrays by item and path.
+  """
+
+  info: dict[str, Any]
+  arrays: dict[str, dict[Path, np.ndarray]]
+
+
+def read_info(folder: epath.Path) -> dict[str, Any]:
+  """Reads the config, metrics and digests of a checkpoint.
+
+  Args:
+    folder: The checkpoint's.
+
+  Returns:
+    As it was saved.
+
+  Raises:
+    CheckpointError: If it is damaged, or cannot be read.
+  """
+  return _attempt(folder, lambda: _read_info(folder))
+
+
+def read_shapes(folder: epath.Path) -> dict[str, dict[Path, Any]]:
+  """Reads what arrays a checkpoint holds, and none of them.
+
+  Args:
+    folder: The checkpoint's.
+
+  Returns:
+    By item and path, with `shape` and `dtype`.
+
+  Raises:
+    CheckpointError: If it is damaged, or cannot be read.
+  """
+
+  def attempt():
+    return {name: _open(folder / name) for name in ITEMS}
+
+  return _attempt(folder, attempt)
+
+
+def read(folder: epath.Path, *, items: Sequence[str] = ITEMS) -> Stored:
+  """Reads a checkpoint, and compares it with its digests.
+
+  Args:
+    folder: The checkpoint's.
+    items: Which ones to read.
+
+  Returns:
+    What is in it, exactly as it was saved.
+
+  Raises:
+    DamagedError: If it is not what was saved.
+    CheckpointError: If it cannot be read: a file system that does not answer,
+      or does not permit it, says nothing about what it holds.
+  """
+
+  def attempt():
+    info = _read_info(folder)
+    arrays = {}
+    for name in items:
+      reads = {key: array.read() for key, array in _open(folder / name).items()}
+      arrays[name] = {key: future.result() for key, future in reads.items()}
+      _compare(f"item {name!r}", digest(arrays[name]), info["sha256"][name])
+    return Stored(info, arrays)
+
+  return _attempt(folder, attempt)
+
+
+def flatten(tree: Any) -> dict[Path, Any]:
+  """Returns the leaves of a tree by path, in the order of their paths.
+
+  >>> flatten({"b": [1, 2], "a": 0})
+  {('a',): 0, ('b', 0): 1, ('b', 1): 2}
+  """
+  leaves = {
+    path_of(keys): leaf
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  return {path: leaves[path] for path in sorted(leaves)}
+
+
+def path_of(keys: Sequence[Any]) -> Path:
+  """Returns a path of JAX's as names and indices.
+
+  >>> path_of((jax.tree_util.GetAttrKey("mu"), jax.tree_util.SequenceKey(1)))
+  ('mu', 1)
+  """
+  names = ("key", "name", "idx")
+  return tuple(
+    next(getattr(key, name) for name in names if hasattr(key, name))
+    for key in keys
+  )
+
+
+def nest(arrays: Mapping[Path, Any]) -> dict[str, Any]:
+  """Returns leaves by path as dicts in dicts.
+
+  >>> nest({("a", "b"): 1, ("a", "c"): 2})
+  {'a': {'b': 1, 'c': 2}}
+  """
+  tree: dict[str, Any] = {}
+  for (*parents, last), leaf in arrays.items():
+    level = tree
+    for parent in parents:
+      level = level.setdefault(parent, {})
+    level[last] = leaf
+  return tree
+
+
+def digest(arrays: Mapping[Path, Any]) -> str:
+  """Returns the SHA-256 of arrays: of their paths, types, shapes and bytes.
+
+  Args:
+    arrays: Arrays of one tree by path, as of `flatten`; of JAX, they must be on
+      this process's devices in whole.
+
+  >>> digest(flatten({"bias": np.zeros(3, np.float32)}))[:12]
+  '5677989ec1ae'
+  """
+  found = hashlib.sha256()
+  for path in sorted(arrays):
+    array = np.ascontiguousarray(arrays[path])
+    name = "/".join(map(str, path))
+    found.update(f"{name} {array.dtype} {array.shape}\0".encode())
+    found.update(array.reshape(-1).view(np.uint8).data)
+  return found.hexdigest()
+
+
+def digest_of_info(info: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of all that an info says but for this.
+
+  >>> digest_of_info({"sha256": {"ema": "12"}})[:12]
+  '42b430ea8251'
+  """
+  others = {k: v for k, v in info["sha256"].items() if k != "info"}
+  text = json.dumps({**info, "sha256": others}, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def reason(error: BaseException) -> str:
+  """Returns what an error of a file system, TensorStore or Orbax comes to.
+
+  Args:
+    error: The error.
+
+  Returns:
+    One line: what the operating system said, if it did.
+
+  >>> reason(ValueError("INTERNAL: /a/b: no [os_error_code='28']"))
+  'No space left on device'
+  """
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = " ".join(str(error).split())
+  if found := re.search(r"os_error_code='(\d+)'", text):
+    return os.strerror(int(found[1]))
+  text = re.split(r" \[(?:tensorstore_spec|source locations)=", text)[0]
+  return printable(text or type(error).__name__)
+
+
+def _read_info(folder):
+  info = json.loads((folder / "info" / "metadata").read_text())
+  if "info" in info["sha256"]:  # Earlier versions wrote none.
+    _compare("info", digest_of_info(info), info["sha256"]["info"])
+  return info
+
+
+def _open(folder):
+  """Opens the arrays of an item, and reads none."""
+  import tensorstore
+
+  described = json.loads((folder / "_METADATA").read_text())
+  context = tensorstore.Context()  # A new one: nothing is taken from a cache.
+  opened = {}
+  for leaf in described["tree_metadata"].values():
+    if leaf["value_metadata"]["skip_deserialize"]:
+      continue  # An empty node.
+    path = tuple(
+      int(each["key"]) if each["key_type"] == _INDEX else each["key"]
+      for each in leaf["key_metadata"]
+    )
+    name = ".".join(map(str, path))
+    spec = {
+      "driver": "zarr3" if described.get("use_zarr3") else "zarr",
+      "kvstore": {
+        "driver": "ocdbt",
+        "base": storage.kvstore(folder),
+        "path": f"{name}/",
+      },
+    }
+    opened[path] = tensorstore.open(spec, read=True, context=context)
+  return {path: future.result() for path, future in opened.items()}
+
+
+def _compare(what, found, expected):
+  if found != expected:
+    raise DamagedError(
+      f"{what} is not what was saved: SHA-256 {found[:12]} instead of"
+      f" {str(expected)[:12]}"
+    )
+
+
+def _attempt(folder, call):
+  """Tells what is damaged from what cannot be read now."""
+  pauses, failures = list(_PAUSES), 0
+  while True:
+    try:
+      return call()
+    except (MemoryError, ImportError):
+      raise
+    except Exception as error:  # Of TensorStore, JSON, file systems.
+      problem = error
+    if not (obstacle := _obstacle(folder)):
+      failures += 1
+      if failures == 2:
+        raise DamagedError(
+          f"{folder} is damaged: {reason(problem)}"
+        ) from problem
+    elif pauses:
+      time.sleep(pauses.pop(0))
+    else:
+      raise CheckpointError(
+        f"{folder} cannot be read: {obstacle}. Nothing was moved or removed:"
+        " the same command goes on once it can be read"
+      ) from problem
+
+
+def _obstacle(folder):
+  """Why not every file of a folder can be read from end to end, or nothing."""
+  try:
+    for path in folder.iterdir():
+      if path.is_dir():
+        if found := _obstacle(path):
+          return found
+        continue
+      with path.open("rb") as file:
+        while file.read(_BLOCK):
+          pass
+  except MemoryError:
+    raise
+  except Exception as error:  # Buckets have errors of their own.
+    return reason(error)
+  return ""
