@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import jax
@@ -176,19 +177,64 @@ def _exploding(folder, first_bad_step):
 def test_failing_updates_go_back_once_and_then_stop(tmp_path):
   with pytest.raises(loop.TrainingError, match=r"not\s+finite") as caught:
     _train(_exploding(tmp_path, 4), tmp_path / "run")
-  assert "again after going back to a checkpoint" in str(caught.value)
-  assert "lower the learning rate" in str(caught.value)
+  # One of the first steps is all that there is to go back to.
+  assert "no good checkpoint to go back to" in str(caught.value)
+  assert "lower config.phases.psnr.learning_rate" in str(caught.value)
   # What is kept is from before it went wrong.
   saved = (tmp_path / "run/psnr/checkpoints").glob("[0-9]*")
   assert [p.name for p in saved] == ["3"]
 
 
 def test_failing_before_any_checkpoint(tmp_path):
-  with pytest.raises(loop.TrainingError, match="no checkpoint to go back to"):
+  with pytest.raises(
+    loop.TrainingError, match="no good checkpoint to go back to"
+  ):
     _train(_exploding(tmp_path, 0), tmp_path / "run")
 
 
 @pytest.mark.slow
+def test_what_is_absurd_has_diverged_too(tmp_path):
+  config = tiny_config(tmp_path, checkpoint_every_steps=1, eval_every_steps=1)
+  config["data"]["eval"] = config["data"]["sources"]
+  config["phases"]["gan"] = {"num_train_steps": 0}
+  constant = config["phases"]["psnr"]
+  # Finite, and far too much: results get worse for a while before.
+  config["phases"]["psnr"] = constant | {
+    "schedule": {"name": "milestones", "milestones": (6,), "factor": 300.0}
+  }
+  with pytest.raises(loop.TrainingError, match="has diverged") as caught:
+    _train(config, tmp_path / "run")
+  text = str(caught.value)
+  assert re.search(r"again after going back to step \d and step \d;", text)
+  assert "lower config.phases.psnr.learning_rate (0.001)" in text
+  assert "float32" not in text  # It is.
+  kept = sorted(
+    int(p.name) for p in (tmp_path / "run/psnr/checkpoints").iterdir()
+  )
+  assert kept[-1] <= 7  # Soon after the rate has changed.
+  aside = list((tmp_path / "run/psnr/diverged_checkpoints").iterdir())
+  assert aside
+  config["phases"]["psnr"] = constant
+  out = _train({**config, "allow_changes": True}, tmp_path / "run")
+  assert f"going on from step {kept[-1]} of 12" in out
+  assert logged(tmp_path / "run", "psnr")[-1]["step"] == 12
+
+
+@pytest.mark.parametrize(
+  ("scores", "done", "step"),
+  [
+    ({}, 5, None),
+    ({3: None, 6: None}, 9, 6),  # Nothing is known against any.
+    ({3: None, 6: None}, 6, 3),
+    ({3: 28.0, 6: 27.0, 9: 7.6}, 12, 6),
+    ({3: 28.0, 6: None}, 9, 3),
+    ({3: 7.6, 6: 28.0}, 6, 3),
+  ],
+)
+def test_the_checkpoint_to_go_back_to(scores, done, step):
+  assert loop._last_good(scores, done) == step
+
+
 def test_init_from_skips_phase_one(finished, tmp_path):
   workdir, config, _ = finished
   # The phase that is evaluated and upscaled with too, unless one is named.

@@ -273,12 +273,30 @@ class Checkpoints:
     ):
       raise CheckpointError(problem)
     for each, reason in damaged.items():
-      self._move_aside(each, reason)
+      _log.warning("%s; going on from the step before", reason)
+      self._move_aside(each, folders.DAMAGED)
     metrics = found.info["metrics"] | _read_metrics(folder)
     state = _place(fit.sources, found.arrays, like, begin)
     self.origin = found.info.get("origin")
     note = self._begin_folder(fit) if fit.differences else ""
     return Restored(state, step, found.info["config"], metrics, note)
+
+  def scores(self) -> dict[int, float | None]:
+    """Returns the PSNR of each step, decibels; None where there is none."""
+    self._open()
+    return {step: self._keep.scores.get(step) for step in self.steps()}
+
+  def leave(self, step: int) -> None:
+    """Moves steps after one to `diverged_checkpoints`: none may follow on them.
+
+    Args:
+      step: The last one that stays.
+    """
+    self.wait()
+    for each in self.steps():
+      if each > step:
+        self._keep.scores.pop(each, None)
+        self._move_aside(each, folders.DIVERGED)
 
   def reached_preemption(self, step: int) -> bool:
     """Whether to save now and stop, because the machine will be taken away.
@@ -405,9 +423,8 @@ class Checkpoints:
       )
     _raise_everywhere(problem)
 
-  def _move_aside(self, step, reason):
-    _log.warning("%s; going on from the step before", reason)
-    aside = self._phase / folders.DAMAGED
+  def _move_aside(self, step, name):
+    aside = self._phase / name
     if jax.process_index() == 0:
       aside.mkdir(parents=True, exist_ok=True)
       names = (f"{step}.{n}" if n else str(step) for n in itertools.count())

@@ -36,6 +36,7 @@ __all__ = [
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+DIVERGED = "diverged_checkpoints"
 
 _PHASES = ("gan", "psnr")  # As `load_model` prefers them.
 

@@ -55,6 +55,16 @@ __all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
 _ALPHAS = {"psnr": 0.0, "gan": 1.0}
 
 
+# What tells that training has gone off, and not into a bad patch. Images are
+# from 0 to 1, so that black ones are off by less than 1.
+_ABSURD_PIXEL_LOSS = 10.0
+# Decibels under the phase's best: healthy GAN training loses two or three.
+_ABSURD_FALL, _GOOD_FALL = 10.0, 3.0
+# It is the average that is measured, which stays good for a while: the last
+# checkpoint of those that look good may not be.
+_MAX_RESCUES = 2
+
+
 class TrainingError(RuntimeError):
   """Training that cannot go on; the message says why and what to try."""
 
@@ -302,6 +312,16 @@ def _compile_step(run, phase, state):
   return compiled
 
 
+def _last_good(scores, done):
+  """The newest step before one whose PSNR is not far below the best's."""
+  scores = {step: score for step, score in scores.items() if step < done}
+  rated = {step: x for step, x in scores.items() if x is not None}
+  if not rated:  # Nothing is known against any.
+    return max(scores, default=None)
+  best = max(rated.values())
+  return max(step for step, x in rated.items() if x > best - _GOOD_FALL)
+
+
 @dataclasses.dataclass
 class _Loop:
   """One phase's loop. Metrics are fetched when the next step is under way."""
@@ -317,7 +337,7 @@ class _Loop:
   signals: _Signals
   before: dict[str, Any]
   like: Any
-  rescued: bool = False
+  went_back_to: list[int] = dataclasses.field(default_factory=list)
 
   def train(self, state, start, *, rated):
     config = self.run.config
@@ -326,7 +346,9 @@ class _Loop:
     done, running = start, None
     # Where a run ended between saving and evaluating.
     if start and not rated and self._evaluates(start):
-      self._evaluate(start, state, saved=True)
+      problem = self._evaluate(start, state, saved=True)
+      if problem:
+        state, done = self._rescue(start, problem)
     while done < self.total:
       self.run.lock.check()
       raw = self.pipeline.batch(done)
@@ -363,9 +385,13 @@ class _Loop:
       if save:
         self.log.flush()
         self.checkpoints.save(done, state)
+      problem = ""
       if evaluate:
-        self._evaluate(done, state, saved=save)
+        problem = self._evaluate(done, state, saved=save)
       wait_for_all()
+      if problem:
+        state, done = self._rescue(done, problem)
+        continue
       self._paused += time.perf_counter() - began
       if stop:
         self.checkpoints.wait()
@@ -394,31 +420,53 @@ class _Loop:
       self._add_speed(done, figures)
       self.log.write(done, figures)
       self.progress.show(done, figures)
-    if figures["skipped_in_a_row"] < config.max_skipped_in_a_row:
-      return None
-    return self._rescue(done, figures)
+    row, pixel = int(figures["skipped_in_a_row"]), figures["g/pixel"]
+    if row >= config.max_skipped_in_a_row:
+      return self._rescue(
+        done,
+        f"the last {row} updates up to step {done} were not finite and have"
+        " been skipped",
+      )
+    if not row and pixel > _ABSURD_PIXEL_LOSS:
+      return self._rescue(
+        done,
+        f"the pixel loss of step {done} is {pixel:.3g}, of images from 0 to 1",
+      )
+    return None
 
-  def _rescue(self, done, figures):
-    """Goes back to the last good checkpoint, once."""
-    row = int(figures["skipped_in_a_row"])
-    failing = (
-      f"phase {self.name}: the last {row} updates up to step {done} were not"
-      " finite and have been skipped"
-    )
-    advice = (
-      "lower the learning rate, set config.clip_norm, or choose"
-      " config.dtype='float32'"
-    )
-    if self.rescued:
+  def _rescue(self, done, problem):
+    """Goes back to the last good checkpoint, then to the one before, then ends.
+
+    Returns:
+      State and step.
+    """
+    config, settings = self.run.config, self.run.config.phases[self.name]
+    failing = f"phase {self.name} has diverged: {problem}"
+    rates = [f"config.phases.{self.name}.learning_rate"]
+    if "d_learning_rate" in settings:
+      rates.append("d_learning_rate")
+    values = [f"{settings[key.rpartition('.')[2]]:g}" for key in rates]
+    advice = [f"lower {' and '.join(rates)} ({', '.join(values)})"]
+    if not config.clip_norm:
+      advice.append("set config.clip_norm")
+    if np.dtype(self.run.dtype) != np.float32:
+      advice.append("choose config.dtype='float32'")
+    advice = ", or ".join(advice)
+    tried = [f"step {step}" for step in self.went_back_to]
+    if len(tried) == _MAX_RESCUES:
       raise TrainingError(
-        f"{failing}, again after going back to a checkpoint; {advice}"
+        f"{failing}, again after going back to {' and '.join(tried)}; {advice}"
       )
+    good = _last_good(
+      self.checkpoints.scores(), min([done, *self.went_back_to])
+    )
+    if good is None:
+      raise TrainingError(
+        f"{failing}, and there is no good checkpoint to go back to; {advice}"
+      )
+    self.checkpoints.leave(good)
     restored = self.checkpoints.restore(self.like)
-    if restored is None:
-      raise TrainingError(
-        f"{failing}, and there is no checkpoint to go back to; {advice}"
-      )
-    self.rescued = True
+    self.went_back_to.append(good)
     self.progress.say(f"{failing}; going back to step {restored.step}")
     self.log.rewind(restored.step)
     self._reset_clock(restored.step)
@@ -438,16 +486,30 @@ class _Loop:
     return self.run.eval_source is not None and due
 
   def _evaluate(self, done, state, *, saved):
-    """Measures the model; a failure is told, and ends nothing."""
-    means = None
-    with self.run.tolerating(f"evaluation at step {done} of phase {self.name}"):
-      means = self._measure(done, state)
-    if saved and means:
-      self.checkpoints.rate(done, means)
+    """Measures the model; returns what tells that training has diverged.
 
-  def _measure(self, done, state):
-    params = run_lib.on_host(state.ema_params)
-    means = self.run.evaluator(params).means
+    A failure of another kind is told, and ends nothing.
+    """
+    what = f"evaluation at step {done} of phase {self.name}"
+    params, means = run_lib.on_host(state.ema_params), None
+    with self.run.tolerating(what):
+      try:
+        means = self.run.evaluator(params).means
+      except FloatingPointError as error:
+        return f"at step {done}, {error}"
+    if means is None:
+      return ""
+    with self.run.tolerating(f"what is shown of {what}"):
+      self._show(done, params, means)
+    score = means["psnr_y"]
+    before = [x for x in self.checkpoints.scores().values() if x is not None]
+    if before and score < max(before) - _ABSURD_FALL:
+      return f"PSNR has fallen from {max(before):.2f} to {score:.2f} dB"
+    if saved:
+      self.checkpoints.rate(done, means)
+    return ""
+
+  def _show(self, done, params, means):
     self.log.write(done, {f"eval/{k}": v for k, v in means.items()})
     self.progress.say(
       f"{self.name} {done}/{self.total}  PSNR {means['psnr_y']:.2f} dB  SSIM"
@@ -457,7 +519,6 @@ class _Loop:
     picture = self.run.write_samples(f"{self.name}_{done:07d}", models)
     if picture:
       self.log.write_picture(done, "samples", picture)
-    return means
 
   def _reset_clock(self, done):
     self._since, self._counted = time.perf_counter(), done
