@@ -174,7 +174,8 @@ def _opened(part: pathlib.Path) -> BinaryIO:
     try:
       descriptor = os.open(part, flags, 0o666)
     except OSError as error:
-      if error.errno not in (errno.ELOOP, errno.ENXIO):  # A link, a socket.
+      # A link, a socket, a socket as BSD says it.
+      if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EOPNOTSUPP):
         raise
     else:
       if _is_ours(os.fstat(descriptor)):

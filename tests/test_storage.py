@@ -344,8 +344,6 @@ from tests.bucket_stand_in import Bucket
 from esrgan_jax import main
 from esrgan_jax.training import metric_log, workdir
 
-# TensorFlow would write TensorBoard's files into the real cloud.
-sys.modules["clu"] = None
 flags = [sys.argv[1], "--workdir=gs://bucket/run",
          "--config.phases.gan.num_train_steps=0"]
 assert main.main(flags) == 0

@@ -342,8 +342,9 @@ def _intact(path):
 
 def _read_index(path):
   """Returns what a cache says of itself, None if there is none of use."""
+  file = path / "index.json"
   try:
-    index = json.loads((path / "index.json").read_text())
+    index = json.loads(file.read_text()) if file.is_file() else {}
   except (OSError, ValueError):
     return None
   known = isinstance(index, dict) and index.get("version") == _VERSION
