@@ -25,63 +25,15 @@ from esrgan_jax.training import (
   checkpoint,
   checkpoint_folders,
   fitting,
-  mesh,
   stored,
 )
 from esrgan_jax.training.optimizer import make_optimizer
 from esrgan_jax.training.state import GanState, PsnrState
+from tests.plain_states import WHOLE, arrays, gan, psnr, zero
 from tests.training_runs import ROOT
 
 _GENERATOR = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}
 _CONFIG = {"generator": _GENERATOR, "scale": 4, "patch_size": 24, "seed": 3}
-_WHOLE = mesh.replicated(mesh.make_mesh(1))
-
-
-def _arrays(number, size=4):
-  return {
-    "conv": {
-      "bias": np.full(3, number, np.float32),
-      "kernel": np.arange(2 * size, dtype=np.float32).reshape(2, size) + number,
-    }
-  }
-
-
-def _zero():
-  return np.zeros((), np.int32)
-
-
-def _moments(params, clip_norm=None):
-  """Adam's state, its moments not zero."""
-  adam = make_optimizer(1e-3, clip_norm=clip_norm)
-  return jax.tree.map(
-    lambda x: np.asarray(x) + np.ones((), x.dtype), adam.transform.init(params)
-  )
-
-
-def _psnr(number=0, size=4, clip_norm=None, devices=1):
-  """A state of phase one without any network: nothing is compiled."""
-  params = _arrays(number, size)
-  state = PsnrState(
-    step=np.int32(number),
-    params=params,
-    opt_state=_moments(params, clip_norm),
-    ema_params=_arrays(number + 1, size),
-    skipped=_zero(),
-    skipped_in_a_row=_zero(),
-  )
-  return jax.device_put(state, mesh.replicated(mesh.make_mesh(devices)))
-
-
-def _gan(number=0, d_size=4, batch_norm=True, clip_norm=None):
-  psnr = _psnr(number, clip_norm=clip_norm)
-  d_params = _arrays(number + 2, d_size)
-  state = GanState(
-    **{name: getattr(psnr, name) for name in psnr.__dataclass_fields__},
-    d_params=d_params,
-    d_batch_stats={"mean": np.ones(3, np.float32)} if batch_norm else {},
-    d_opt_state=_moments(d_params, clip_norm),
-  )
-  return jax.device_put(state, _WHOLE)
 
 
 def _open(folder, keep=3, **changes):
@@ -107,7 +59,7 @@ def _saved(tmp_path_factory):
   folder = tmp_path_factory.mktemp("saved") / "gan"
   with _open(folder) as checkpoints:
     for step in (1, 2):
-      checkpoints.save(step, _gan(step))
+      checkpoints.save(step, gan(step))
   return folder
 
 
@@ -117,10 +69,10 @@ def _phase(saved, tmp_path):
 
 
 def test_round_trip_is_exact_after_the_state_was_donated(tmp_path):
-  expected = jax.tree.map(np.array, _gan(5))
+  expected = jax.tree.map(np.array, gan(5))
   step = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
   with _open(tmp_path) as checkpoints:
-    running = jax.device_put(expected, _WHOLE)
+    running = jax.device_put(expected, WHOLE)
     assert checkpoints.save(5, running)
     for _ in range(3):
       running = step(running)
@@ -136,19 +88,19 @@ def test_round_trip_is_exact_after_the_state_was_donated(tmp_path):
 
 
 def test_another_number_of_devices(tmp_path):
-  state = _psnr(7, devices=4)
+  state = psnr(7, devices=4)
   with _open(tmp_path) as checkpoints:
     checkpoints.save(7, state)
-    restored = checkpoints.restore(_psnr()).state
-  assert restored.step.sharding == _WHOLE
+    restored = checkpoints.restore(psnr()).state
+  assert restored.step.sharding == WHOLE
   _assert_equal(restored, state)
 
 
 def test_keeps_the_newest_and_the_best_also_after_a_restart(tmp_path):
-  state = _psnr()
+  state = psnr()
   with _open(tmp_path, keep=2) as checkpoints:
-    for step, psnr in ((1, 30.0), (2, 32.0), (3, 31.0), (4, None), (5, 29.0)):
-      metrics = None if psnr is None else {"psnr_y": psnr}
+    for step, score in ((1, 30.0), (2, 32.0), (3, 31.0), (4, None), (5, 29.0)):
+      metrics = None if score is None else {"psnr_y": score}
       checkpoints.save(step, state, metrics=metrics)
     checkpoints.wait()
     assert checkpoints.steps() == [2, 4, 5]
@@ -163,12 +115,12 @@ def test_keeps_the_newest_and_the_best_also_after_a_restart(tmp_path):
 
 def test_rated_later(tmp_path):
   with _open(tmp_path, keep=1) as checkpoints:
-    for step, psnr in ((1, 30.0), (2, 32.0), (3, 31.0)):
-      checkpoints.save(step, _psnr())
-      checkpoints.rate(step, {"psnr_y": psnr})
+    for step, score in ((1, 30.0), (2, 32.0), (3, 31.0)):
+      checkpoints.save(step, psnr())
+      checkpoints.rate(step, {"psnr_y": score})
   with _open(tmp_path, keep=1) as checkpoints:
-    assert checkpoints.restore(_psnr()).metrics == {"psnr_y": 31.0}
-    checkpoints.save(4, _psnr())
+    assert checkpoints.restore(psnr()).metrics == {"psnr_y": 31.0}
+    checkpoints.save(4, psnr())
     checkpoints.wait()
     assert checkpoints.steps() == [2, 4]
     checkpoints.rate(3, {"psnr_y": 33.0})  # It is gone.
@@ -185,39 +137,39 @@ def test_checkpoints_of_the_first_version_go_on(tmp_path):
   with tarfile.open(ROOT / "tests/goldens/first_checkpoints.tar.xz") as file:
     file.extractall(tmp_path, filter="data")
 
-  def arrays(n):
+  def ramp(n):
     kernel = jnp.arange(n, n + 6, dtype=jnp.float32).reshape(2, 3)
     return {"body": {"kernel": kernel}, "bias": jnp.full(3, n, jnp.float32)}
 
-  def moments(params, clip_norm=None):
+  def half(params, clip_norm=None):
     state = make_optimizer(1e-4, clip_norm=clip_norm).transform.init(params)
     return jax.tree.map(
       lambda x: x + jnp.asarray(0.5 if x.ndim else 2, x.dtype), state
     )
 
-  shared = {"skipped": _zero(), "skipped_in_a_row": _zero()}
-  psnr = PsnrState(
+  shared = {"skipped": zero(), "skipped_in_a_row": zero()}
+  first = PsnrState(
     step=np.int32(2),
-    params=arrays(1),
-    opt_state=moments(arrays(1)),
-    ema_params=arrays(10),
+    params=ramp(1),
+    opt_state=half(ramp(1)),
+    ema_params=ramp(10),
     **shared,
   )
-  gan = GanState(
+  second = GanState(
     step=np.int32(1),
-    params=arrays(2),
-    opt_state=moments(arrays(2), 1.0),
-    ema_params=arrays(20),
-    d_params=arrays(3),
+    params=ramp(2),
+    opt_state=half(ramp(2), 1.0),
+    ema_params=ramp(20),
+    d_params=ramp(3),
     d_batch_stats={},
-    d_opt_state=moments(arrays(3), 1.0),
+    d_opt_state=half(ramp(3), 1.0),
     **shared,
   )
   for name, state, metrics in (
-    ("psnr", psnr, {"psnr_y": 30.5}),
-    ("gan", gan, {}),
+    ("psnr", first, {"psnr_y": 30.5}),
+    ("gan", second, {}),
   ):
-    state = jax.device_put(state, _WHOLE)
+    state = jax.device_put(state, WHOLE)
     with _open(tmp_path / name) as checkpoints:
       checkpoints.check(state)
       restored = checkpoints.restore(state)
@@ -227,7 +179,7 @@ def test_checkpoints_of_the_first_version_go_on(tmp_path):
   assert checkpoint_folders.list_steps(tmp_path / "gan/checkpoints") == [1, 9]
   config, params, _ = checkpoint_folders.load_model(tmp_path / "psnr")
   assert config == {**_GENERATOR, "scale": 4}
-  _assert_equal(params, arrays(10))
+  _assert_equal(params, ramp(10))
 
 
 _DAMAGE = {
@@ -248,7 +200,7 @@ def test_damage_to_any_file_is_found_or_does_not_matter(
   phase, kind, caplog, monkeypatch
 ):
   monkeypatch.setattr(stored, "_PAUSES", ())
-  like, found = _gan(), 0
+  like, found = gan(), 0
   step = phase / "checkpoints/2"
   files = [path for path in step.rglob("*") if path.is_file()]
   assert len(files) > 20
@@ -262,7 +214,7 @@ def test_damage_to_any_file_is_found_or_does_not_matter(
     caplog.clear()
     with _open(phase) as checkpoints:
       restored = checkpoints.restore(like)
-    _assert_equal(restored.state, _gan(restored.step))
+    _assert_equal(restored.state, gan(restored.step))
     assert restored.config == _CONFIG
     if restored.step == 2:
       assert _contents(step) == before
@@ -293,14 +245,14 @@ def test_damage_to_any_file_is_found_or_does_not_matter(
 def test_a_missing_item_is_damage(phase, item):
   shutil.rmtree(phase / "checkpoints/2" / item)
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 1
+    assert checkpoints.restore(gan()).step == 1
     # The way is free to save it again.
-    assert checkpoints.save(2, _gan(2))
+    assert checkpoints.save(2, gan(2))
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 2
+    assert checkpoints.restore(gan()).step == 2
   shutil.rmtree(phase / "checkpoints/2" / item)
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 1
+    assert checkpoints.restore(gan()).step == 1
   moved = (phase / "damaged_checkpoints").iterdir()
   assert sorted(path.name for path in moved) == ["2", "2.1"]
 
@@ -322,7 +274,7 @@ def test_what_cannot_be_read_is_not_damaged(phase, monkeypatch):
       checkpoint.CheckpointError,
       match=r"checkpoints/2 cannot be read: Too many levels.*Nothing was moved",
     ):
-      checkpoints.restore(_gan())
+      checkpoints.restore(gan())
     with pytest.raises(checkpoint.CheckpointError, match="cannot be read"):
       checkpoint_folders.load_model(phase)
   assert len(pauses) == 2 * len(stored._PAUSES)
@@ -335,7 +287,7 @@ def test_what_cannot_be_read_is_not_damaged(phase, monkeypatch):
   # An error that passes costs a pause.
   monkeypatch.setattr(stored.time, "sleep", mend)
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 2
+    assert checkpoints.restore(gan()).step == 2
 
 
 def test_no_beginning_beside_what_was_moved_aside(phase):
@@ -349,22 +301,22 @@ def test_no_beginning_beside_what_was_moved_aside(phase):
         match=r"no checkpoint, but damaged_checkpoints has \(steps 2, 1\)\.",
       ),
     ):
-      getattr(checkpoints, attempt)(_gan())
+      getattr(checkpoints, attempt)(gan())
   (phase / "damaged_checkpoints").rename(phase / "checkpoints")
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 2
+    assert checkpoints.restore(gan()).step == 2
 
 
 def test_nothing_saved_yet_is_none(tmp_path):
   with _open(tmp_path / "gan") as checkpoints:
-    checkpoints.check(_gan())
-    assert checkpoints.restore(_gan()) is None
+    checkpoints.check(gan())
+    assert checkpoints.restore(gan()) is None
   assert not (tmp_path / "gan").exists()
 
 
 def _wide():
-  state = _gan()
-  return state.replace(params=_psnr(size=8).params)
+  state = gan()
+  return state.replace(params=psnr(size=8).params)
 
 
 @pytest.mark.parametrize(
@@ -377,24 +329,24 @@ def _wide():
       r" \(generator\.num_feat: 4 -> 8\)\. Training cannot go on from another",
     ),
     (
-      lambda: _gan(d_size=8),
+      lambda: gan(d_size=8),
       {"patch_size": 32},
       r"another discriminator: d_params/conv/kernel is 2x4 there, 2x8 here"
       r" \(patch_size: 24 -> 32\)\. .*allow_changes=true to begin the discr",
     ),
     (
-      lambda: _gan(batch_norm=False),
+      lambda: gan(batch_norm=False),
       {},
       r"another discriminator: d_batch_stats/mean is 3 there, absent here",
     ),
     (
-      lambda: _gan().replace(opt_state={"momentum": _arrays(0)}),
+      lambda: gan().replace(opt_state={"momentum": arrays(0)}),
       {},
       r"another generator's optimizer: opt_state/count is a scalar of int32"
       r" there, absent here, and \d more",
     ),
     (
-      lambda: _gan().replace(step=np.zeros((), np.float32)),
+      lambda: gan().replace(step=np.zeros((), np.float32)),
       {},
       "another state: step is a scalar of int32 there, a scalar here",
     ),
@@ -424,7 +376,7 @@ def test_another_generator_is_refused_whatever_is_allowed(phase):
 
 def test_another_discriminator_begins_anew_in_a_new_folder(phase):
   before = _contents(phase / "checkpoints")
-  fresh = _gan(70, d_size=8)
+  fresh = gan(70, d_size=8)
   with _open(phase, keep=1, patch_size=32) as checkpoints:
     checkpoints.check(fresh, changes=True)
     restored = checkpoints.restore(fresh, begin=lambda: fresh)
@@ -438,7 +390,7 @@ def test_another_discriminator_begins_anew_in_a_new_folder(phase):
       name: getattr(fresh, name)
       for name in ("d_params", "d_batch_stats", "d_opt_state")
     }
-    _assert_equal(restored.state, _gan(2).replace(**anew))
+    _assert_equal(restored.state, gan(2).replace(**anew))
     assert checkpoints.save(2, restored.state)
     for step in (3, 4):
       checkpoints.save(step, restored.state.replace(step=np.int32(step)))
@@ -450,41 +402,41 @@ def test_another_discriminator_begins_anew_in_a_new_folder(phase):
   # From now on it is the phase's, and once more.
   with _open(phase, patch_size=32) as checkpoints:
     assert checkpoints.restore(fresh).step == 4
-    restored = checkpoints.restore(_gan(), begin=_gan)
+    restored = checkpoints.restore(gan(), begin=gan)
     assert "checkpoints_3 from here on, those before" in restored.note
     checkpoints.save(4, restored.state)
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 4
+    assert checkpoints.restore(gan()).step == 4
 
 
 def test_killed_before_the_new_folder_has_a_step_the_old_one_counts(phase):
   (phase / "checkpoints_2" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
   with _open(phase) as checkpoints:
-    assert checkpoints.restore(_gan()).step == 2
-    restored = checkpoints.restore(_gan(d_size=8), begin=lambda: _gan(d_size=8))
+    assert checkpoints.restore(gan()).step == 2
+    restored = checkpoints.restore(gan(d_size=8), begin=lambda: gan(d_size=8))
     checkpoints.save(2, restored.state)
   assert [p.name for p in (phase / "checkpoints_2").iterdir()] == ["2"]
 
 
 def test_clipping_moves_moments_and_loses_none(phase):
-  like = _gan(clip_norm=1.0)
+  like = gan(clip_norm=1.0)
   with _open(phase, clip_norm=1.0) as checkpoints:
     checkpoints.check(like)
     restored = checkpoints.restore(like)
     assert restored.note == ""
-    _assert_equal(restored.state, _gan(2, clip_norm=1.0))
+    _assert_equal(restored.state, gan(2, clip_norm=1.0))
     checkpoints.save(3, restored.state)
-    _assert_equal(checkpoints.restore(_gan()).state, _gan(2))
+    _assert_equal(checkpoints.restore(gan()).state, gan(2))
   assert checkpoint_folders.list_steps(phase / "checkpoints") == [1, 2, 3]
 
 
 def test_another_optimizer_begins_anew(phase):
-  fresh = _gan(70)
-  fresh = fresh.replace(opt_state=jax.device_put({"m": _arrays(7)}, _WHOLE))
+  fresh = gan(70)
+  fresh = fresh.replace(opt_state=jax.device_put({"m": arrays(7)}, WHOLE))
   with _open(phase) as checkpoints:
     restored = checkpoints.restore(fresh, begin=lambda: fresh)
   assert restored.note.startswith("the generator's optimizer begins anew")
-  expected = _gan(2).replace(opt_state=fresh.opt_state)
+  expected = gan(2).replace(opt_state=fresh.opt_state)
   _assert_equal(restored.state, expected)
 
 
@@ -494,27 +446,27 @@ def test_of_damaged_descriptions_none_is_a_change(phase):
   text = path.read_text()
   path.write_text(text.replace('"key": "d_params"', '"key": "d_paramt"'))
   with _open(phase) as checkpoints:
-    checkpoints.check(_gan())
-    assert checkpoints.restore(_gan(), begin=_gan).step == 1
+    checkpoints.check(gan())
+    assert checkpoints.restore(gan(), begin=gan).step == 1
   assert not (phase / "checkpoints_2").exists()
 
 
 def test_zarr3_can_be_read_as_well(tmp_path):
   folder = epath.Path(tmp_path) / "1"
-  arrays = _arrays(3)
-  info = {"sha256": {"ema": stored.digest(stored.flatten(arrays))}}
+  saved = arrays(3)
+  info = {"sha256": {"ema": stored.digest(stored.flatten(saved))}}
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as writer:
-    writer.save(folder / "ema", arrays)
+    writer.save(folder / "ema", saved)
   (folder / "info").mkdir()
   (folder / "info/metadata").write_text(json.dumps(info))
   found = stored.read(folder, items=("ema",))
-  _assert_equal(stored.nest(found.arrays["ema"]), arrays)
+  _assert_equal(stored.nest(found.arrays["ema"]), saved)
 
 
 def test_load_model_from_every_depth(phase, tmp_path):
   with _open(tmp_path / "psnr") as checkpoints:
     for step in (1, 3):
-      checkpoints.save(step, _psnr(step + 4))
+      checkpoints.save(step, psnr(step + 4))
   for path, number in (
     (tmp_path, 3),
     (phase, 3),
@@ -524,13 +476,17 @@ def test_load_model_from_every_depth(phase, tmp_path):
   ):
     config, params, _ = checkpoint_folders.load_model(path)
     assert config == {**_GENERATOR, "scale": 4}
-    _assert_equal(params, _arrays(number))
+    _assert_equal(params, arrays(number))
     assert isinstance(params["conv"]["bias"], np.ndarray)
 
 
 def test_load_model_refuses_what_is_absent_or_damaged(phase, tmp_path):
   with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in"):
     checkpoint_folders.load_model(tmp_path / "empty")
+  # A folder of workdirs that have numbers for names.
+  (tmp_path / "runs/1/models").mkdir(parents=True)
+  with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in"):
+    checkpoint_folders.load_model(tmp_path / "runs")
   (phase / "checkpoints/2/info/metadata").write_text("{")
   with pytest.raises(
     checkpoint.CheckpointError, match=r"2 is damaged: .* before is .*points/1$"
@@ -558,7 +514,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
 ):
   chance = np.random.default_rng(0)
   noise = chance.standard_normal(100_000, np.float32)
-  state = jax.device_put(_psnr().replace(ema_params={"w": noise}), _WHOLE)
+  state = jax.device_put(psnr().replace(ema_params={"w": noise}), WHOLE)
   with _open(tmp_path) as checkpoints:
     checkpoints.save(1, state)
   before = _contents(tmp_path / "checkpoints/1")
@@ -591,7 +547,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     _open(tmp_path / "gan") as checkpoints,
     pytest.raises(checkpoint.SaveError, match="cannot be written to"),
   ):
-    checkpoints.save(1, _gan())
+    checkpoints.save(1, gan())
   assert (tmp_path / "gan/checkpoints").read_text() == "mine"
 
 
@@ -625,8 +581,8 @@ def test_killed_while_saving_the_step_before_is_there(tmp_path):
     assert process.stdout.readline() == "saving\n"
     time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-  leaf = jax.ShapeDtypeStruct((4_000_000,), jnp.float32, sharding=_WHOLE)
-  zero = jax.ShapeDtypeStruct((), jnp.int32, sharding=_WHOLE)
+  leaf = jax.ShapeDtypeStruct((4_000_000,), jnp.float32, sharding=WHOLE)
+  zero = jax.ShapeDtypeStruct((), jnp.int32, sharding=WHOLE)
   like = PsnrState(zero, {"w": leaf}, {}, {"w": leaf}, zero, zero)
   with _open(tmp_path) as checkpoints:
     restored = checkpoints.restore(like)
@@ -637,7 +593,7 @@ def test_killed_while_saving_the_step_before_is_there(tmp_path):
 
 
 def test_a_fit_says_where_to_find_what():
-  state = _psnr(clip_norm=1.0)
+  state = psnr(clip_norm=1.0)
   found = {
     "state": stored.flatten(
       {"params": state.params, "opt_state": state.opt_state[1]}

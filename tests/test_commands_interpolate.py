@@ -12,12 +12,12 @@ from tests.networks import random_params
 NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
 
 
-def write_model(path, seed, **config):
+def write_model(path, seed, notes=None, **config):
   config = NET | config
   image = np.zeros((1, 4, 4, 3), np.float32)
   params = random_params(RRDBNet(**config), image, seed=seed)
   path.parent.mkdir(parents=True, exist_ok=True)
-  metadata = {"licence": "MIT", "seed": seed}
+  metadata = {"licence": "MIT", "seed": seed, **(notes or {})}
   return files.write_weights(path, params, config, metadata=metadata)
 
 
@@ -62,6 +62,18 @@ def test_a_workdir_gives_its_psnr_and_its_gan_model(run, tmp_path, capsys):
     assert metadata["interpolated_b"] == "run/gan"
     assert metadata["licence"] == "MIT"
     assert "seed" not in metadata  # The inputs do not agree on it.
+
+
+def test_another_descent_is_told(tmp_path, capsys):
+  a, b = (tmp_path / f"{name}.safetensors" for name in "ab")
+  write_model(a, 0, {"generator_sha256": "5a" * 32})
+  for start, told in (("5a", False), ("7b", True)):
+    b.unlink(missing_ok=True)
+    write_model(b, 1, {"begun_from_sha256": start * 32})
+    out = str(tmp_path / f"{start}.safetensors")
+    assert main(["interpolate", str(a), str(b), "-o", out]) == 0
+    text = capsys.readouterr().out.replace("\n", " ")
+    assert ("note: b.safetensors was begun from another model" in text) == told
 
 
 def test_files_and_workdirs_mix_and_patterns_name(run, tmp_path):

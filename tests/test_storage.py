@@ -350,6 +350,7 @@ assert main.main(flags) == 0
 for step in 2, 4:
   mark = f"bucket/run/psnr/checkpoints/{step}/commit_success.txt"
   assert mark in Bucket.objects, sorted(Bucket.objects)
+assert "bucket/run/.lock" not in Bucket.objects
 
 # The newest is damaged and an older one is not: it goes on from there.
 for name in list(Bucket.objects):
@@ -380,9 +381,7 @@ def test_training_in_a_bucket(tmp_path):
   assert done.returncode == 0, done.stderr
   assert "psnr: going on from step 2 of 6" in done.stdout
   assert done.stdout.endswith("done\n")
-  assert "checkpoint 4 of gs://bucket/run/psnr/checkpoints is damaged" in (
-    done.stderr
-  )
+  assert "gs://bucket/run/psnr/checkpoints/4 is damaged: " in done.stderr
 
 
 @pytest.mark.skipif(

@@ -154,10 +154,13 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
 
 def _find(root):
   """The checkpoint that is meant by a path."""
-  if root.name.isdecimal() and int(root.name) in list_steps(root.parent):
-    return root
   for phase in (*(root / name for name in _PHASES), root):
     if found := newest(phase):
       return found
-  steps = list_steps(root)
-  return root / str(steps[-1]) if steps else None
+  steps = (root / str(step) for step in reversed(list_steps(root)))
+  return next(filter(_is_one, (root, *steps)), None)
+
+
+def _is_one(folder):
+  """Whether it is a checkpoint, not a workdir with a number for a name."""
+  return any((folder / item).is_dir() for item in (*stored.ITEMS, "info"))
