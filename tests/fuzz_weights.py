@@ -68,17 +68,19 @@ def targets():
       for options in ({}, {"inside": "model_weights", "encode": str})
     ]
     keras_3 = build.write_keras_3(folder / "b.h5", kernels).read_bytes()
-  wraps = (lambda t: t, _with_average, lambda t: {"state_dict": {"net": t}})
+  wraps = (lambda t: {"state_dict": {"net": t}}, _with_average, _as_ours)
+  wrapped = [(states[0], w) for w in wraps]
+  wrapped += [(s, dict) for s in states[1:3]]
   kinds = (
     (
       "pth",
-      [build.zip_pth(s, w) for s in states[:3] for w in wraps],
+      [build.zip_pth(s, w) for s, w in wrapped],
       _reader(".pth"),
       pickled,
     ),
     (
       "old pth",
-      [build.legacy_pth(s, w) for s in states[:3] for w in wraps],
+      [build.legacy_pth(s, w) for s, w in wrapped],
       _reader(".pth"),
       (_pickle,),
     ),
@@ -123,6 +125,11 @@ def targets():
 
 def _with_average(tree):
   return {"params": tree, "params_ema": tree, "epoch": 7, "rest": [1, None]}
+
+
+def _as_ours(tree):
+  own = {"architecture": "RRDBNet", "scale": "4", "unshuffle": "1", "alpha": 0}
+  return {"params": tree, "esrgan_jax": own}
 
 
 def _reader(suffix, other=None, content=b""):
