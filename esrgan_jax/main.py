@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -56,12 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault(name, value)
   try:
     return _run(args, overrides)
-  except (ValueError, OSError, RuntimeError, MemoryError) as error:
-    # What users can cause is raised as one of these, with a message for them.
-    if isinstance(error, RuntimeError) and isinstance(
-      error, jax.errors.JaxRuntimeError
-    ):
-      raise
+  except KeyboardInterrupt:
+    print("\ninterrupted", file=sys.stderr)  # noqa: T201
+    return _end(128 + signal.SIGINT)
+  except Exception as error:
     if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
     print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201

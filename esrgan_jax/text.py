@@ -72,7 +72,7 @@ def explain(error: BaseException) -> str:
 
   Args:
     error: One with a message for users: a `ValueError`, an `OSError`, a plain
-      `RuntimeError`; of another kind, the kind is told too.
+      `RuntimeError`, or of a kind of ours; else the kind is told too.
 
   Returns:
     The message, printable; one line unless it has several of its own.
@@ -91,8 +91,10 @@ def explain(error: BaseException) -> str:
       message += f": {error.filename}"
   elif isinstance(error, MemoryError):
     message = f"not enough memory{': ' * bool(message)}{message}"
-  elif not isinstance(error, ValueError | OSError) and (
-    type(error) is not RuntimeError
+  elif not (
+    isinstance(error, ValueError | OSError)
+    or type(error) is RuntimeError
+    or type(error).__module__.startswith("esrgan_jax.")
   ):
     message = " ".join(message.split())
     message = f"{type(error).__name__}: {message}"

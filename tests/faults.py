@@ -1,10 +1,10 @@
 """Faults of machines, disks and data, and what becomes of a training.
 
 A fault of a number is a function of the seed. It strikes a real run of the
-training program, from nothing or from a state under way; then the same command is
-then the same command is started again, without the fault. Allowed is either of
-two ends: the models of a run that nothing disturbed, bit for bit; or a refusal,
-on a line that names what is wrong, which leaves every file where it was.
+training program, from nothing or from a state under way; then the same command
+is started again, without the fault. Allowed is either of two ends: the models
+of a run that nothing disturbed, bit for bit; or a refusal, on a line that names
+what is wrong, which leaves every file where it was.
 
   python -m tests.faults --count 100 --seed 1
 """
@@ -187,7 +187,9 @@ def _progress(workdir: pathlib.Path) -> int:
   return sum(path.stat().st_size for path in workdir.glob("*/metrics.jsonl"))
 
 
-def _strike(place: Place, chance: random.Random, workdir: pathlib.Path, number):
+def _strike(
+  place: Place, chance: random.Random, workdir: pathlib.Path, number: int
+) -> None:
   """Sends a signal at a moment between beginning and end."""
   whole = _progress(place.undisturbed)
   moment = chance.uniform(_progress(workdir), 1.05 * whole)
