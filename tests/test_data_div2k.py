@@ -135,7 +135,8 @@ def test_it_feeds_the_pipeline(where, archives, data_dir, tmp_path):
     lr, hr = (np.rint(np.asarray(i) * 255).astype(np.uint8) for i in (lr, hr))
     again = imresize_uint8(hr, scale=1 / 4)
     np.testing.assert_array_equal(lr[2:-2, 2:-2], again[2:-2, 2:-2])
-  assert len(pipeline.make_source(config, scale=4, evaluation=True)) == 2
+  source, _ = pipeline.open_evaluation(config, scale=4, smallest=16)
+  assert len(source) == 2
 
 
 def test_no_tensorflow_is_imported_to_read(data_dir, tmp_path):
@@ -200,7 +201,12 @@ def test_missing_zips_are_named(archives, tmp_path):
   assert "https://data.vision.ee.ethz.ch/cvl/DIV2K" in text
   config = {"sources": "div2k/bicubic_x4", "manual_dir": str(tmp_path)}
   with pytest.raises(DataError, match=r"lacks DIV2K_train_HR\.zip"):
-    pipeline.make_source(config | {"data_dir": str(tmp_path)}, scale=4)
+    pipeline.open_data(
+      config | {"data_dir": str(tmp_path)},
+      scale=4,
+      batch_size=1,
+      patch_size=32,
+    )
 
 
 def test_a_server_out_of_reach_is_said_at_once(monkeypatch):

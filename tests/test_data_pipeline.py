@@ -374,10 +374,8 @@ def test_a_config_dict_is_a_config(pairs):
   assert data.report.images == 6
   with pytest.raises(ValueError, match="seed is -1"):
     data.pipeline(-1)
-  source = pipeline_lib.make_source(config, scale=4, evaluation=True)
+  source, _ = pipeline_lib.open_evaluation(config, scale=4, smallest=16)
   assert len(source) == 3
-  config.eval = ""
-  assert pipeline_lib.make_source(config, scale=4, evaluation=True) is None
 
 
 _WORKER = """

@@ -67,7 +67,6 @@ __all__ = [
   "DEFAULTS",
   "Data",
   "Pipeline",
-  "make_source",
   "open_data",
   "open_evaluation",
 ]
@@ -247,50 +246,6 @@ class _Ahead:
       self._thread.join()
 
 
-def make_source(
-  config: Mapping[str, Any], *, scale: int, evaluation: bool = False
-) -> Source | None:
-  """Opens the sources that a config names, preparing DIV2K if need be.
-
-  Args:
-    config: `config.data`, a dict or a ConfigDict; keys of `DEFAULTS`.
-    scale: HR pixels per LR pixel.
-    evaluation: Open `eval` instead of `sources`.
-
-  Returns:
-    The source, whatever is wrong with its images; None where evaluation names
-    none.
-
-  Raises:
-    ValueError: If a key is unknown.
-    DataError: If a source cannot be opened.
-
-  >>> make_source({}, scale=4, evaluation=True).names[0]
-  'chelsea.png'
-  """
-  options = _options(config)
-  specs = options["eval" if evaluation else "sources"]
-  if evaluation and not specs:
-    return None
-  data_dir = options["data_dir"] or None
-  if options["prepare"]:
-    named = map(_div2k_config, split_spec(specs))
-    for name in sorted(set(named) - {None}):
-      try:
-        prepare_lib.prepare_div2k(
-          data_dir,
-          config=name,
-          manual_dir=options["manual_dir"] or None,
-          process_index=jax.process_index(),
-          report=_log.info,
-        )
-      except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(str(error)) from error
-  return open_source(
-    specs, scale=scale, data_dir=data_dir, border=options["border"]
-  )
-
-
 def open_data(
   config: Mapping[str, Any],
   *,
@@ -353,9 +308,7 @@ def open_data(
   if options["cache"] == "stream":
     _require_grain()
   gather = _gather(mesh)
-  source, listed = agreement.agree_on_names(
-    lambda: make_source(options, scale=scale), gather
-  )
+  source, listed = _open("sources", options, scale, gather)
   threads = options["num_threads"] or os.cpu_count() or 1
   kept = {"cache_dir": options["cache_dir"] or None}
   read = {
@@ -437,10 +390,7 @@ def open_evaluation(
   options = _options(config)
   if not options["eval"]:
     return None, agreement.Report(0, 0)
-  source, listed = agreement.agree_on_names(
-    lambda: make_source(options, scale=scale, evaluation=True),
-    distributed.gather,
-  )
+  source, listed = _open("eval", options, scale, distributed.gather)
   share = range(jax.process_index(), len(source), jax.process_count())
   threads = options["num_threads"] or os.cpu_count() or 1
   agreed = agreement.agree_on_images(
@@ -470,6 +420,31 @@ def _options(config):
         f"data.{key} is {options[key]!r}; choose one of {' '.join(choices)}."
       )
   return options
+
+
+def _open(key, options, scale, gather):
+  """Opens the sources of a key, the same in all processes."""
+  data_dir = options["data_dir"] or None
+  if options["prepare"]:
+    # Who fails in here ends at once, and the others with it: they may wait.
+    named = map(_div2k_config, split_spec(options[key]))
+    for name in sorted(set(named) - {None}):
+      try:
+        prepare_lib.prepare_div2k(
+          data_dir,
+          config=name,
+          manual_dir=options["manual_dir"] or None,
+          process_index=jax.process_index(),
+          report=_log.info,
+        )
+      except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(str(error)) from error
+  return agreement.agree_on_names(
+    lambda: open_source(
+      options[key], scale=scale, data_dir=data_dir, border=options["border"]
+    ),
+    gather,
+  )
 
 
 def _div2k_config(spec):

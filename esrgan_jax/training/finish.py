@@ -90,8 +90,7 @@ def _evaluate(
     by_alpha = dict(zip(alphas, found[1:], strict=True))
     with run.tolerating("writing the final evaluation"):
       _write(run, found[: 1 + len(models)], by_alpha if mix else {})
-  with run.tolerating("the final sample pictures"):
-    run.write_samples("final", {k: v[0] for k, v in models.items()})
+  run.write_samples("final", {k: v[0] for k, v in models.items()})
 
 
 def _comparable(

@@ -102,15 +102,19 @@ class Progress:
 
 @contextlib.contextmanager
 def counting(
-  title: str, console: rich.console.Console | None
+  title: str,
+  console: rich.console.Console | None,
+  *,
+  every_seconds: float = 10.0,
 ) -> Iterator[Callable[[int, int], None] | None]:
   """Yields what shows how many of how many are done, from its first call on.
 
-  On a terminal, a bar that goes away; elsewhere a line every ten seconds.
+  On a terminal, a bar that goes away; elsewhere a line now and then.
 
   Args:
     title: What is done.
     console: Where to; None for nowhere.
+    every_seconds: Time between lines, and before the first.
 
   Yields:
     A function of the number done and the number in all; None for nowhere.
@@ -128,7 +132,7 @@ def counting(
     def show(done, total):
       nonlocal bar, task, said
       if not console.is_terminal:
-        if time.perf_counter() - said >= 10:
+        if time.perf_counter() - said >= every_seconds:
           console.print(f"{title}: {done} of {total}")
           said = time.perf_counter()
         return

@@ -191,11 +191,16 @@ class Run:
     """Writes a picture of crops: LR, models by name, HR.
 
     Returns:
-      The PNG file's content; nothing where there are no crops, and in all
-      processes but the first.
+      The PNG file's content; nothing where there are no crops, it failed, and
+      in all processes but the first.
     """
-    if jax.process_index() or not self._crops:
+    if jax.process_index():
       return b""
+    with self.tolerating(f"the sample picture {name}"):
+      return self._write_samples(name, models) if self._crops else b""
+    return b""
+
+  def _write_samples(self, name, models):
     lr = np.stack([crop.lr for crop in self._crops])
     columns = {
       "LR, bicubic": [
