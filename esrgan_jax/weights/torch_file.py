@@ -53,9 +53,8 @@ _DTYPES = (
   *("float32", "float16", "float64", "bfloat16"),
   *("int64", "int32", "int16", "int8", "uint8", "bool"),
 )
-
-
-_CALL_STEPS = 10  # What is called and with what takes more bytes than that.
+# What is called, and with what, takes more bytes than that.
+_CALL_STEPS = 10
 
 
 class UnsafeFileError(ValueError):
