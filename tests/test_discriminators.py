@@ -1,4 +1,4 @@
-"""The VGG-style discriminator against a PyTorch twin, and across devices."""
+"""The VGG-style discriminator against PyTorch's, and across devices."""
 
 import functools
 
@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from esrgan_jax import compilation
 from esrgan_jax.models.discriminators import (
   VGGStyleDiscriminator,
   linear1_from_torch,
   linear1_to_torch,
 )
+from tests import golden
 from tests.networks import init
 
 
@@ -33,33 +35,15 @@ def assert_trees_close(actual, expected, **tolerance):
     )
 
 
-# Final maps of 4x4 and of 3x3.
-@pytest.mark.torch
-@pytest.mark.parametrize("input_size", [32, 24])
-def test_equals_its_pytorch_twin(input_size):
-  import torch
+def check_is_pytorchs(num_feat, input_size, expected):
+  model = VGGStyleDiscriminator(num_feat=num_feat, input_size=input_size)
+  state = golden.discriminator_state(num_feat, input_size)
+  params, stats = golden.discriminator_trees(state)
+  image, cotangent = golden.discriminator_input(input_size)
 
-  from tests.oracles.torch_discriminator import build_twin, from_twin
-
-  batch = 3
-  twin = build_twin(4, input_size)
-  params, stats = from_twin(twin, twin.state_dict())
-  image = images(batch, input_size)
-  weight = np.array([1.0, -2.0, 0.5], np.float32)
-  model = VGGStyleDiscriminator(num_feat=4, input_size=input_size)
-
-  twin_image = torch.tensor(image.transpose(0, 3, 1, 2), requires_grad=True)
-  twin.eval()
-  expected_eval = twin(twin_image).detach().numpy()[:, 0]
-  twin.train()
-  expected = twin(twin_image)[:, 0]
-  (expected * torch.tensor(weight)).sum().backward()
-  _, expected_stats = from_twin(twin, twin.state_dict())
-  expected_gradients, _ = from_twin(
-    twin, {name: p.grad for name, p in twin.named_parameters()}
+  @functools.partial(
+    jax.jit, compiler_options=compilation.compiler_options(once=True)
   )
-
-  @jax.jit
   def run(params, image):
     def loss(params, image):
       logits, updates = model.apply(
@@ -68,17 +52,29 @@ def test_equals_its_pytorch_twin(input_size):
         train=True,
         mutable=["batch_stats"],
       )
-      return jnp.vdot(logits, weight), (logits, updates["batch_stats"])
+      return jnp.vdot(logits, cotangent), (logits, updates["batch_stats"])
 
-    return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, image)
+    gradients, aux = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, image)
+    evaluated = model.apply(
+      {"params": params, "batch_stats": stats}, image, train=False
+    )
+    return gradients, aux, evaluated
 
-  (gradients, image_gradient), (logits, new_stats) = run(params, image)
-  assert logits.shape == (batch,)
-  np.testing.assert_allclose(logits, expected.detach(), atol=2e-5)
-  assert_trees_close(gradients, expected_gradients, atol=2e-4, rtol=1e-3)
-  np.testing.assert_allclose(
-    image_gradient, twin_image.grad.permute(0, 2, 3, 1), atol=2e-4, rtol=1e-3
+  (gradients, image_gradient), (logits, new_stats), evaluated = run(
+    params, image
   )
+  np.testing.assert_allclose(evaluated, expected["eval"], atol=2e-5)
+  np.testing.assert_allclose(logits, expected["train"], atol=2e-5)
+  tolerance = {"atol": 2e-4, "rtol": 1e-3}
+  np.testing.assert_allclose(image_gradient, expected["image"], **tolerance)
+  expected_gradients, expected_stats = golden.discriminator_trees(
+    {
+      name.removeprefix("grad "): value
+      for name, value in expected.items()
+      if "." in name
+    }
+  )
+  assert_trees_close(gradients, expected_gradients, **tolerance)
   # Running means are PyTorch's; running variances average the biased batch
   # variance, (n - 1) / n of PyTorch's.
   for name, leaf in new_stats.items():
@@ -86,17 +82,28 @@ def test_equals_its_pytorch_twin(input_size):
       leaf["mean"], expected_stats[name]["mean"], atol=1e-5
     )
     side = input_size // 2 ** (int(name[2]) + int(name[4]))
-    n = batch * side * side
+    n = len(image) * side * side
     unbiased = (leaf["var"] - 0.9 * stats[name]["var"]) * n / (n - 1)
     np.testing.assert_allclose(
       unbiased + 0.9 * stats[name]["var"],
       expected_stats[name]["var"],
       atol=1e-5,
     )
-  logits = jax.jit(functools.partial(model.apply, train=False))(
-    {"params": params, "batch_stats": stats}, image
-  )
-  np.testing.assert_allclose(logits, expected_eval, atol=2e-5)
+
+
+@pytest.mark.parametrize(("num_feat", "input_size"), golden.DISCRIMINATORS)
+def test_is_pytorchs(num_feat, input_size):
+  expected = golden.load("discriminator")[str(input_size)]
+  check_is_pytorchs(num_feat, input_size, expected)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("input_size", [32, 24])
+def test_is_pytorchs_when_larger(input_size):
+  from tests.oracles import answers
+
+  expected = answers.discriminator([(4, input_size)])[str(input_size)]
+  check_is_pytorchs(4, input_size, expected)
 
 
 @pytest.mark.parametrize(

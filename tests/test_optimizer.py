@@ -14,6 +14,7 @@ from esrgan_jax.training.optimizer import (
   make_schedule,
   milestone_schedule,
 )
+from tests import golden
 
 PSNR = (200_000, 400_000, 600_000, 800_000)
 GAN = (50_000, 100_000, 200_000, 300_000)
@@ -58,20 +59,6 @@ def test_published_milestones(rate, milestones, published):
     assert value.dtype == jnp.float32
     assert value.shape == ()
     assert float(value) == np.float32(expected), step
-
-
-@pytest.mark.torch
-def test_milestones_are_pytorchs():
-  import torch
-
-  weight = torch.nn.Parameter(torch.zeros(1))
-  sgd = torch.optim.SGD([weight], lr=0.5)
-  scheduler = torch.optim.lr_scheduler.MultiStepLR(sgd, (3, 5), gamma=0.1)
-  schedule = milestone_schedule(0.5, milestones=(3, 5), factor=0.1)
-  for step in range(8):
-    assert float(schedule(step)) == pytest.approx(sgd.param_groups[0]["lr"])
-    sgd.step()
-    scheduler.step()
 
 
 def basicsr_cosine(step, rate, periods, weights, minimum):
@@ -119,35 +106,32 @@ def test_schedules_by_name():
   assert float(make_schedule(1.0, card)(2)) == pytest.approx(0.5)
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize("clip_norm", golden.CLIP_NORMS)
 def test_adam_is_pytorchs(clip_norm):
-  import torch
+  schedule = {
+    "name": "milestones",
+    "milestones": golden.MILESTONES,
+    "factor": 0.1,
+  }
+  optimizer = make_optimizer(
+    1e-2, schedule=schedule, b2=0.99, clip_norm=clip_norm
+  )
 
-  rng = np.random.default_rng(0)
-  start = {"a": rng.normal(size=(3, 2)), "b": rng.normal(size=4)}
-  all_grads = [
-    {name: rng.normal(size=w.shape) for name, w in start.items()}
-    for _ in range(5)
-  ]
-  twin = jax.tree.map(lambda w: torch.nn.Parameter(torch.tensor(w)), start)
-  adam = torch.optim.Adam(twin.values(), lr=1e-2, betas=(0.9, 0.99))
-  optimizer = make_optimizer(1e-2, b2=0.99, clip_norm=clip_norm)
-  params = jax.tree.map(jnp.float32, start)
+  @jax.jit
+  def update(params, opt_state, grads, step):
+    directions, opt_state = optimizer.transform.update(grads, opt_state, params)
+    rate = optimizer.learning_rate(step)
+    params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
+    return params, opt_state, rate
+
+  expected = golden.load("optimizer")[f"clip {clip_norm}"]
+  params, all_grads = golden.descent()
   opt_state = optimizer.transform.init(params)
   for step, grads in enumerate(all_grads):
-    for name, weight in twin.items():
-      weight.grad = torch.tensor(grads[name])
-    if clip_norm:
-      torch.nn.utils.clip_grad_norm_(twin.values(), clip_norm)
-    adam.step()
-    directions, opt_state = optimizer.transform.update(
-      jax.tree.map(jnp.float32, grads), opt_state, params
-    )
-    rate = optimizer.learning_rate(step)
-    params = jax.tree.map(lambda p, d, r=rate: p - r * d, params, directions)
-  for name, weight in twin.items():
-    np.testing.assert_allclose(params[name], weight.detach(), atol=2e-6)
+    params, opt_state, rate = update(params, opt_state, grads, step)
+    np.testing.assert_allclose(rate, expected["rates"][step], rtol=1e-6)
+    for name, value in params.items():
+      np.testing.assert_allclose(value, expected[f"{step} {name}"], atol=2e-6)
 
 
 def test_clipping_bounds_the_norm_of_all_gradients_together():

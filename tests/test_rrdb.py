@@ -1,4 +1,4 @@
-"""RRDBNet against the textbook form, PyTorch's order and the frozen tree."""
+"""RRDBNet against PyTorch's textbook form, and the frozen tree."""
 
 import functools
 
@@ -6,51 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
+from esrgan_jax import compilation
 from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
+from esrgan_jax.weights.names import from_state_dict
+from tests import golden
 
 TINY = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
-
-
-def conv(x, kernel, bias):
-  dims = ("NHWC", "HWIO", "NHWC")
-  y = lax.conv_general_dilated(
-    x, kernel, (1, 1), "SAME", dimension_numbers=dims
-  )
-  return y + bias.reshape(1, 1, 1, -1)
-
-
-def concat_form(params, lr, num_block, upsampling=(2, 2)):
-  """RRDBNet as the paper draws it: one convolution a layer, concatenated."""
-
-  def lrelu(x):
-    return jnp.where(x > 0, x, 0.2 * x)
-
-  def p(tree):
-    return tree["kernel"], tree["bias"]
-
-  def dense_block(x, tree):
-    sources = [x]
-    for i in range(4):
-      y = conv(jnp.concatenate(sources, -1), *p(tree[f"conv{i + 1}"]))
-      sources.append(lrelu(y))
-    return x + 0.2 * conv(jnp.concatenate(sources, -1), *p(tree["conv5"]))
-
-  feat = conv(lr, *p(params["conv_first"]))
-  x = feat
-  for n in range(num_block):
-    block = jax.tree.map(lambda a, n=n: a[n], params["body"])
-    y = x
-    for i in range(3):
-      y = dense_block(y, block[f"rdb{i + 1}"])
-    x = x + 0.2 * y
-  feat = feat + conv(x, *p(params["conv_body"]))
-  for i, factor in enumerate(upsampling):
-    feat = feat.repeat(factor, axis=1).repeat(factor, axis=2)
-    feat = lrelu(conv(feat, *p(params[f"conv_up{i + 1}"])))
-  feat = lrelu(conv(feat, *p(params["conv_hr"])))
-  return conv(feat, *p(params["conv_last"]))
 
 
 def random_params(net, seed=0, scale=0.15):
@@ -68,70 +30,54 @@ def random_image(*shape, seed=1):
   return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
 
 
-def test_output_and_gradients_equal_the_concat_form():
-  net = RRDBNet(**TINY)
-  params = random_params(net)
-  lr = random_image(2, 7, 9, 3)
-  target = random_image(2, 28, 36, 3, seed=2)
-
-  def loss(apply, params, lr):
-    return jnp.mean((apply(params, lr) - target) ** 2)
-
-  ours = jax.jit(lambda params, lr: net.apply({"params": params}, lr))
-  reference = jax.jit(functools.partial(concat_form, num_block=2))
-  np.testing.assert_allclose(
-    ours(params, lr), reference(params, lr), atol=1e-5, rtol=1e-5
-  )
-  actual = jax.jit(jax.grad(functools.partial(loss, ours), (0, 1)))(params, lr)
-  expected = jax.jit(jax.grad(functools.partial(loss, reference), (0, 1)))(
-    params, lr
-  )
-  jax.tree.map(
-    lambda a, e: np.testing.assert_allclose(
-      a, e, atol=2e-5 * float(jnp.abs(e).max()), rtol=2e-5
-    ),
-    actual,
-    expected,
-  )
+def drawn_params(config):
+  """The parameters that PyTorch had when its results were recorded."""
+  state = golden.generator_state(config)
+  return from_state_dict(state, scale=config["scale"]).params
 
 
-@pytest.mark.parametrize(
-  ("scale", "unshuffle", "total", "multiple"),
-  [
-    (1, None, 4, 4),
-    (1, 1, 1, 1),
-    (1, 2, 2, 2),
-    (2, None, 4, 2),
-    (2, 1, 2, 1),
-    (3, None, 3, 1),
-    (4, None, 4, 1),
-    (8, None, 8, 1),
-  ],
-)
-def test_every_scale(scale, unshuffle, total, multiple):
-  net = RRDBNet(**TINY, scale=scale, unshuffle=unshuffle)
-  params = random_params(net)
-  lr = random_image(1, 2 * multiple, 3 * multiple, 3)
-  sr = jax.jit(net.apply)({"params": params}, lr)
-  assert sr.shape == (1, lr.shape[1] * scale, lr.shape[2] * scale, 3)
-  factors = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}[total]
-  inner = pixel_unshuffle(lr, factor=multiple) if multiple > 1 else lr
-  expected = jax.jit(concat_form, static_argnums=(2, 3))(
-    params, inner, 2, factors
+def assert_close(actual, expected):
+  atol = 1e-5 * np.abs(expected).max()
+  np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(("scale", "unshuffle"), golden.FORMS)
+def test_every_scale_is_pytorchs(scale, unshuffle):
+  config = golden.generator_config(scale, unshuffle)
+  # Left out, it is BasicSR's.
+  default = {1: 4, 2: 2}.get(scale, 1) == unshuffle
+  net = RRDBNet(**{**config, "unshuffle": None if default else unshuffle})
+  lr = golden.lr_image(unshuffle)
+  sr = jax.jit(net.apply)({"params": drawn_params(config)}, lr)
+  case = f"x{scale} unshuffle {unshuffle}"
+  assert_close(sr, golden.load("generator")[case]["sr"])
+
+
+def test_gradients_are_pytorchs():
+  config = golden.generator_config(4, 1)
+  net, params, lr = RRDBNet(**config), drawn_params(config), golden.lr_image(1)
+  sr = jax.eval_shape(net.apply, {"params": params}, lr)
+  cotangent = golden.draw("cotangent", *sr.shape)
+
+  @functools.partial(
+    jax.jit, compiler_options=compilation.compiler_options(once=True)
   )
-  np.testing.assert_allclose(sr, expected, atol=1e-4, rtol=1e-4)
-  ups = [name for name in params if name.startswith("conv_up")]
-  assert len(ups) == len(factors)
+  def gradients(params, lr):
+    _, vjp = jax.vjp(lambda p, lr: net.apply({"params": p}, lr), params, lr)
+    return vjp(cotangent)
+
+  expected = dict(golden.load("generator")["gradients"])
+  grads, d_lr = gradients(params, lr)
+  assert_close(d_lr, expected.pop("lr"))
+  jax.tree.map(assert_close, grads, from_state_dict(expected).params)
 
 
 def test_pixel_unshuffle_has_pytorchs_channel_order():
-  image = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-  out = pixel_unshuffle(image, factor=2)
-  for channel, row, column in np.ndindex(3, 2, 2):
-    np.testing.assert_array_equal(
-      out[..., channel * 4 + row * 2 + column],
-      image[:, row::2, column::2, channel],
-    )
+  image = jnp.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6).transpose(0, 2, 3, 1)
+  np.testing.assert_array_equal(
+    pixel_unshuffle(image, factor=2),
+    golden.load("generator")["unshuffle"]["order"],
+  )
   with pytest.raises(ValueError, match=r"height 5 .* multiples of 2"):
     pixel_unshuffle(jnp.zeros((5, 4, 3)), factor=2)
 

@@ -9,12 +9,16 @@ import numpy as np
 import optax
 import pytest
 
+from esrgan_jax import compilation
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.models.vgg import vgg19_from_torchvision
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import steps
 from esrgan_jax.training.optimizer import Optimizer, make_optimizer
 from esrgan_jax.training.state import create_gan_state, create_psnr_state
+from esrgan_jax.weights.names import from_state_dict
+from tests import golden
 
 BATCH, SIZE = 4, 16
 
@@ -36,25 +40,15 @@ def make_batch(num=BATCH, *, seed=0):
   }
 
 
-def vgg_params(width=4):
-  rng = np.random.default_rng(5)
-  params = {"normalization": {"mean": np.full(3, 0.4), "std": np.full(3, 0.2)}}
-  widths = {"conv1_1": 3, "conv1_2": width, "conv2_1": width}
-  for name, channels in widths.items():
-    kernel = rng.standard_normal((3, 3, channels, width))
-    params[name] = {"kernel": kernel * 0.3, "bias": rng.standard_normal(width)}
-  return jax.tree.map(np.float32, params)
+@functools.cache
+def perceptual():
+  params = vgg19_from_torchvision(golden.vgg_state())
+  used = ("normalization", "conv1_1", "conv1_2", "conv2_1")
+  return steps.vgg_perceptual(
+    {name: params[name] for name in used}, layer_weights=golden.LAYER_WEIGHTS
+  )
 
 
-PERCEPTUAL = steps.vgg_perceptual(
-  vgg_params(), layer_weights={"conv1_2": 0.5, "conv2_1": 2.0}
-)
-# Such that no term's gradient is lost among the others'.
-WEIGHTS = {
-  "pixel_weight": 3.0,
-  "perceptual_weight": 0.1,
-  "adversarial_weight": 5.0,
-}
 # With it, the new parameters are the old ones less the gradients.
 SGD = Optimizer(optax.identity(), lambda step: jnp.ones_like(step, jnp.float32))
 
@@ -89,258 +83,98 @@ def assert_trees_equal(actual, expected):
 # --- Against PyTorch, in float64, in the order of BasicSR's program.
 
 
-@pytest.fixture(scope="module")
-def twins():
-  """PyTorch's networks and their weights as our trees."""
-  import torch
-
-  from esrgan_jax.weights.names import from_state_dict
-  from tests.oracles.torch_discriminator import build_twin, from_twin
-  from tests.oracles.torch_rrdb import RRDBNet as TorchRRDBNet
-
-  torch.manual_seed(1)
-  generator = TorchRRDBNet(num_feat=6, num_block=2, num_grow_ch=4)
-  discriminator = build_twin(4, SIZE)
-  generator.double(), discriminator.double()
-
-  def g_tree(tensors):
-    arrays = {k: v.detach().numpy() for k, v in tensors.items()}
-    return from_state_dict({k: v.astype(np.float32) for k, v in arrays.items()})
-
-  d_tree = functools.partial(from_twin, discriminator)
-  return generator, discriminator, g_tree, d_tree
-
-
-def torch_pixel(name, sr, hr):
-  if name == "l1":
-    return (sr - hr).abs().mean()
-  if name == "mse":
-    return ((sr - hr) ** 2).mean()
-  return ((sr - hr) ** 2 + 1e-12).sqrt().mean()
-
-
-def torch_perceptual(torch, sr, hr):
-  functional = torch.nn.functional
-  params = vgg_params()
-
-  def features(x):
-    mean, std = (
-      torch.tensor(params["normalization"][name]).double().reshape(1, 3, 1, 1)
-      for name in ("mean", "std")
-    )
-    x, found = (x - mean) / std, {}
-    for name in ("conv1_1", "conv1_2", "conv2_1"):
-      kernel = params[name]["kernel"].transpose(3, 2, 0, 1)
-      weight = torch.tensor(kernel).double()
-      bias = torch.tensor(params[name]["bias"]).double()
-      found[name] = functional.conv2d(x, weight, bias, padding=1)
-      x = found[name].relu()
-      if name == "conv1_2":
-        x = functional.max_pool2d(x, 2)
-    return found
-
-  sr, hr = features(sr), features(hr)
-  distance = {name: (sr[name] - hr[name]).abs().mean() for name in sr}
-  return 0.5 * distance["conv1_2"] + 2.0 * distance["conv2_1"]
-
-
-def to_torch(torch, image):
-  return torch.tensor(image.transpose(0, 3, 1, 2)).double()
-
-
-def basicsr_iteration(torch, twins, batch, *, adversarial, pixel, **options):
-  """Updates G, then D with the images of the old G, as BasicSR does."""
-  generator, discriminator = (net.train() for net in twins[:2])
-  functional = torch.nn.functional
-  lr, hr = to_torch(torch, batch["lr"]), to_torch(torch, batch["hr"])
-
-  def bce(logits, is_real):
-    target = torch.full_like(logits, float(is_real))
-    return functional.binary_cross_entropy_with_logits(logits, target)
-
-  def detach(x):
-    return x.detach() if options["detach_means"] else x
-
-  half = 0.5 if options["halve"] else 1.0
-  g_sgd = torch.optim.SGD(generator.parameters(), lr=1e-2)
-  for net in (generator, discriminator):
-    net.zero_grad()
-
-  real = discriminator(hr).detach()
-  sr = generator(lr)
-  fake = discriminator(sr)
-  buffers = discriminator.named_buffers()
-  stats = {name: b.clone() for name, b in buffers if "mean" in name}
-  if adversarial == "relativistic":
-    g_gan = half * (
-      bce(real - fake.mean(), False) + bce(fake - real.mean(), True)
-    )
-  else:
-    g_gan = bce(fake, True)
-  total = (
-    WEIGHTS["pixel_weight"] * torch_pixel(pixel, sr, hr)
-    + WEIGHTS["perceptual_weight"] * torch_perceptual(torch, sr, hr)
-    + WEIGHTS["adversarial_weight"] * g_gan
-  )
-  grads = torch.autograd.grad(total, list(generator.parameters()))
-  names = [name for name, _ in generator.named_parameters()]
-  grads = dict(zip(names, grads, strict=True))
-  for name, parameter in generator.named_parameters():
-    parameter.grad = grads[name]
-  g_sgd.step()
-
-  real = discriminator(hr)
-  fake = discriminator(sr.detach())
-  if adversarial == "relativistic":
-    d_loss = half * (
-      bce(real - detach(fake.mean()), True)
-      + bce(fake - detach(real.mean()), False)
-    )
-  else:
-    d_loss = bce(real, True) + bce(fake, False)
-  d_loss.backward()
-  d_grads = {k: p.grad for k, p in discriminator.named_parameters()}
-  return grads, d_grads, stats, total.item(), d_loss.item()
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(
-  ("pixel", "adversarial", "detach_means", "halve"),
-  [
-    ("l1", "relativistic", False, True),
-    ("mse", "relativistic", True, True),
-    ("charbonnier", "relativistic", False, False),
-    ("l1", "relativistic", True, False),
-    ("l1", "vanilla", False, True),
-  ],
-)
-def test_gan_gradients_are_pytorchs(
-  twins, pixel, adversarial, detach_means, halve
-):
-  import torch
-
-  generator, discriminator, g_tree, d_tree = twins
-  before = [
-    {k: v.clone() for k, v in net.state_dict().items()}
-    for net in (generator, discriminator)
-  ]
-  params = g_tree(before[0]).params
-  d_params, d_batch_stats = jax.tree.map(np.float32, d_tree(before[1]))
-  batch = make_batch()
-  options = {"detach_means": detach_means, "halve": halve}
-  expected = basicsr_iteration(
-    torch, twins, batch, adversarial=adversarial, pixel=pixel, **options
-  )
-  for net, state in zip((generator, discriminator), before, strict=True):
-    net.load_state_dict(state)
-
-  run = functools.partial(
-    steps.gan_gradients,
-    generator=RRDBNet(num_feat=6, num_block=2, num_grow_ch=4),
-    discriminator=VGGStyleDiscriminator(num_feat=4, input_size=SIZE),
-    perceptual=PERCEPTUAL,
-    pixel_loss=pixel,
-    adversarial=adversarial,
-    **WEIGHTS,
-    **options,
-  )
-  grads, d_grads, stats, metrics = jax.jit(run)(
-    params, d_params, d_batch_stats, batch
-  )
-  assert_trees_close(grads, g_tree(expected[0]).params, rtol=1e-4)
-  assert_trees_close(d_grads, d_tree(expected[1])[0], rtol=1e-4)
-  assert float(metrics["g/loss"]) == pytest.approx(expected[3], rel=1e-5)
-  assert float(metrics["d/loss"]) == pytest.approx(expected[4], rel=1e-5)
-  # Real images move the running means first, fake ones second.
-  _, expected_stats = d_tree(expected[2])
-  for name, layer in expected_stats.items():
-    np.testing.assert_allclose(stats[name]["mean"], layer["mean"], atol=1e-5)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("pixel", ["l1", "mse", "charbonnier"])
-def test_psnr_gradients_are_pytorchs(twins, pixel):
-  import torch
-
-  generator, _, g_tree, _ = twins
-  batch = make_batch(2)
-  params = g_tree(generator.state_dict()).params
-  generator.zero_grad()
-  sr = generator(to_torch(torch, batch["lr"]))
-  loss = torch_pixel(pixel, sr, to_torch(torch, batch["hr"]))
-  loss.backward()
-  expected = {name: p.grad for name, p in generator.named_parameters()}
-
-  net = RRDBNet(num_feat=6, num_block=2, num_grow_ch=4)
-  run = functools.partial(steps.psnr_gradients, generator=net, pixel_loss=pixel)
-  grads, metrics = jax.jit(run)(params, batch)
-  assert_trees_close(grads, g_tree(expected).params, rtol=1e-4)
-  assert float(metrics["g/pixel"]) == pytest.approx(loss.item(), rel=1e-6)
-  assert metrics["g/loss"] == metrics["g/pixel"]
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("norm", ["layer", "none"])
-def test_wgan_gp_gradients_are_pytorchs(twins, norm):
-  import torch
-
-  from tests.oracles.torch_discriminator import build_twin, from_twin
-
-  generator, _, g_tree, _ = twins
-  critic = build_twin(4, SIZE, norm).double()
-  batch, key = make_batch(), jax.random.key(3)
-  params = g_tree(generator.state_dict()).params
-  d_tree = functools.partial(from_twin, critic)
-  d_params, _ = jax.tree.map(np.float32, d_tree(critic.state_dict()))
-  run = functools.partial(
-    steps.gan_gradients,
-    generator=RRDBNet(num_feat=6, num_block=2, num_grow_ch=4),
-    discriminator=VGGStyleDiscriminator(4, input_size=SIZE, norm=norm),
-    perceptual=PERCEPTUAL,
-    adversarial="wgan-gp",
-    penalty_weight=7.0,
-    penalty_key=key,
-    **WEIGHTS,
-  )
-  grads, d_grads, stats, metrics = jax.jit(run)(params, d_params, {}, batch)
-  assert stats == {}
-
-  for net in (generator, critic):
-    net.zero_grad()
-  sr = generator(to_torch(torch, batch["lr"]))
-  hr = to_torch(torch, batch["hr"])
-  total = (
-    WEIGHTS["pixel_weight"] * torch_pixel("l1", sr, hr)
-    + WEIGHTS["perceptual_weight"] * torch_perceptual(torch, sr, hr)
-    - WEIGHTS["adversarial_weight"] * critic(sr).mean()
-  )
-  expected = torch.autograd.grad(total, list(generator.parameters()))
-  names = [name for name, _ in generator.named_parameters()]
-  expected = g_tree(dict(zip(names, expected, strict=True))).params
-  assert_trees_close(grads, expected, rtol=1e-4)
-  assert float(metrics["g/loss"]) == pytest.approx(total.item(), rel=1e-5)
-
-  sr = sr.detach()
-  place = torch.tensor(np.array(jax.random.uniform(key, (BATCH, 1, 1, 1))))
-  between = (place.double() * hr + (1 - place.double()) * sr).requires_grad_()
-  (slope,) = torch.autograd.grad(
-    critic(between).sum(), between, create_graph=True
-  )
-  penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
-  loss = critic(sr).mean() - critic(hr).mean() + 7.0 * penalty
-  d_expected = torch.autograd.grad(
-    loss, list(critic.parameters()), allow_unused=True
-  )
-  # A shift of all scores changes nothing: PyTorch calls its gradient unused.
-  d_expected = {
-    name: torch.zeros_like(p) if grad is None else grad
-    for (name, p), grad in zip(
-      critic.named_parameters(), d_expected, strict=True
-    )
+def g_tree(networks, tensors):
+  """Our tree of the generator's parameters from PyTorch's."""
+  if networks.generator:
+    return from_state_dict(tensors).params
+  return {
+    name: {
+      "kernel": tensors[f"{layer}.weight"].transpose(2, 3, 1, 0),
+      "bias": tensors[f"{layer}.bias"],
+    }
+    for name, layer in (("Conv_0", "first"), ("Conv_1", "last"))
   }
-  assert float(metrics["d/penalty"]) == pytest.approx(penalty.item(), rel=1e-5)
-  assert float(metrics["d/loss"]) == pytest.approx(loss.item(), rel=1e-5)
-  assert_trees_close(d_grads, d_tree(d_expected)[0], rtol=1e-4)
+
+
+def our_gradients(networks):
+  """What `answers.steps` asks PyTorch, asked here, as one program."""
+  fields = networks.generator
+  net = RRDBNet(**fields) if fields else Upscaler()
+  params = g_tree(networks, networks.generator_state())
+  batch = networks.images()
+  d_trees = {
+    name: golden.discriminator_trees(
+      golden.discriminator_state(*networks.discriminator(name))
+    )
+    for name in networks.steps
+  }
+
+  @functools.partial(
+    jax.jit, compiler_options=compilation.compiler_options(once=True)
+  )
+  def run(params, d_trees, batch):
+    found = {
+      f"psnr {pixel_loss}": steps.psnr_gradients(
+        params, batch, generator=net, pixel_loss=pixel_loss
+      )
+      for pixel_loss in golden.PIXEL_LOSSES
+    }
+    for name in networks.steps:
+      found[name] = steps.gan_gradients(
+        params,
+        *d_trees[name],
+        batch,
+        generator=net,
+        discriminator=VGGStyleDiscriminator(*networks.discriminator(name)),
+        perceptual=perceptual(),
+        penalty_key=golden.penalty_key(),
+        **golden.WEIGHTS,
+        **golden.STEPS[name],
+      )
+    shape = (networks.batch, 1, 1, 1)
+    return found, jax.random.uniform(golden.penalty_key(), shape)
+
+  return run(params, d_trees, batch)
+
+
+def check_are_pytorchs(networks, expected):
+  actual, places = our_gradients(networks)
+  golden.assert_same_places(places, expected["penalty"]["place"])
+  assert actual.keys() == expected.keys() - {"penalty"}
+  for name, (*trees, metrics) in actual.items():
+    case = expected[name]
+
+    def take(prefix, case=case):
+      size = len(prefix)
+      return {k[size:]: v for k, v in case.items() if k.startswith(prefix)}
+
+    assert_trees_close(trees[0], g_tree(networks, take("g ")), rtol=1e-4)
+    for key in ("g/loss", "d/loss", "d/penalty"):
+      assert (key in metrics) == (key in case), (name, key)
+      if key in case:
+        assert float(metrics[key]) == pytest.approx(float(case[key]), rel=1e-5)
+    if name.startswith("psnr"):
+      assert metrics["g/loss"] == metrics["g/pixel"]
+      continue
+    d_grads, _ = golden.discriminator_trees(take("d "))
+    assert_trees_close(trees[1], d_grads, rtol=1e-4)
+    # Real images move the running means first, fake ones second.
+    assert all(layer.startswith("bn") for layer in trees[2])
+    for layer, value in trees[2].items():
+      np.testing.assert_allclose(
+        value["mean"], case[f"{layer}.running_mean"], atol=1e-5
+      )
+
+
+def test_gradients_are_pytorchs():
+  check_are_pytorchs(golden.RECORDED, golden.load("steps"))
+
+
+@pytest.mark.torch
+def test_gradients_of_larger_networks_are_pytorchs():
+  from tests.oracles import answers
+
+  check_are_pytorchs(golden.LARGER, answers.steps(golden.LARGER))
 
 
 # --- Steps on meshes.
@@ -389,7 +223,7 @@ def gan_step(mesh, **options):
     adversarial_weight=0.5,
     **options,
   )
-  return mesh_lib.jit_step(step, mesh, perceptual=PERCEPTUAL)
+  return mesh_lib.jit_step(step, mesh, perceptual=perceptual())
 
 
 def run_gan(num_devices, batch, **options):
@@ -455,7 +289,7 @@ def test_accumulation_is_exact_for_psnr_and_per_microbatch_for_gan():
     functools.partial(
       steps.gan_gradients,
       **networks(),
-      perceptual=PERCEPTUAL,
+      perceptual=perceptual(),
       adversarial_weight=0.5,
     )
   )

@@ -8,7 +8,8 @@ import pytest
 from esrgan_jax import upscaler
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.upscaler import Upscaler
-from esrgan_jax.weights import files
+from esrgan_jax.weights import files, zoo
+from tests import golden
 
 
 def make_model(seed=0, devices=1, **fields):
@@ -251,3 +252,11 @@ def test_load_takes_names_and_files(tmp_path):
     upscaler.load(tmp_path / "none.pth")
   with pytest.raises(ValueError, match="no dtype 'float16'"):
     upscaler.load(path, dtype="float16")
+
+
+def test_default_model_is_pytorchs_within_a_level():
+  expected = golden.load("default_model")[zoo.DEFAULT]
+  sr = upscaler.load(zoo.DEFAULT).upscale(expected["lr"], tile=0)
+  assert sr.dtype == np.uint8
+  error = np.abs(sr.astype(int) - expected["sr"].astype(int))
+  assert error.max() <= 1

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from esrgan_jax.weights import limits, names, torch_file
+from tests import golden
 from tests import weight_builders as build
 
 read = torch_file.read_torch
@@ -359,6 +360,21 @@ def test_legacy_view_of_a_storage(save):
   data = b"".join(map(build.dumps, (*start, ["0"])))
   found = read(save(data + struct.pack("<q", 10) + base.tobytes()))
   np.testing.assert_array_equal(found["a"], [4, 5, 6])
+
+
+@pytest.mark.parametrize("name", golden.SAVED)
+def test_what_torch_saved(name):
+  tree = read(golden.FOLDER / name)
+  assert tree["other"][0] == (2, 3)
+  assert tree["other"][2:] == [1.5, None]
+  for dtype in golden.SAVED_DTYPES:
+    expected = golden.saved(dtype)
+    found = tree[dtype]
+    assert found["plain"].dtype == expected.dtype
+    assert found["scalar"] == expected[0, 0, 1]
+    np.testing.assert_array_equal(found["plain"], expected)
+    np.testing.assert_array_equal(found["parameter"], expected)
+    np.testing.assert_array_equal(found["turned"], golden.turned(expected))
 
 
 @pytest.mark.torch

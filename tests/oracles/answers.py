@@ -1,0 +1,271 @@
+"""What PyTorch says of the networks, losses and steps of `tests.golden`.
+
+Each function gives `{case: {name: array}}`, of names as PyTorch has them and of
+our images' layout.
+"""
+
+import jax
+import numpy as np
+import torch
+from skimage import data
+from torch.nn import functional
+
+from esrgan_jax.models import vgg
+from esrgan_jax.weights import files, names, zoo
+from tests import golden
+from tests.oracles import torch_steps
+from tests.oracles.torch_discriminator import VGGStyleDiscriminator
+from tests.oracles.torch_rrdb import RRDBNet
+from tests.oracles.torch_steps import to_numpy, to_torch, with_state
+from tests.oracles.torch_vgg import VGG19
+
+
+def generator():
+  """Every form's image; the gradients of one; the order of unshuffling."""
+  cases = {}
+  for scale, unshuffle in golden.FORMS:
+    lr, net = _generator(scale, unshuffle)
+    cases[f"x{scale} unshuffle {unshuffle}"] = {"sr": _image(net(lr))}
+  lr, net = _generator(4, 1)
+  lr.requires_grad_()
+  sr = net(lr)
+  cotangent = to_torch(golden.draw("cotangent", *_image(sr).shape))
+  (sr * cotangent).sum().backward()
+  grads = {name: p.grad for name, p in net.named_parameters()}
+  cases["gradients"] = {"lr": _image(lr.grad), **to_numpy(grads)}
+  image = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+  order = functional.pixel_unshuffle(image, 2).permute(0, 2, 3, 1)
+  cases["unshuffle"] = {"order": order.numpy().astype(np.int16)}
+  return cases
+
+
+def _generator(scale, unshuffle):
+  config = golden.generator_config(scale, unshuffle)
+  net = with_state(RRDBNet(**config), golden.generator_state(config))
+  return to_torch(golden.lr_image(unshuffle)), net
+
+
+def discriminator(networks=golden.DISCRIMINATORS):
+  """Logits in both modes, running statistics, gradients."""
+  cases = {}
+  for num_feat, size in networks:
+    net = with_state(
+      VGGStyleDiscriminator(num_feat, size),
+      golden.discriminator_state(num_feat, size),
+    )
+    image, cotangent = map(torch.tensor, golden.discriminator_input(size))
+    image = image.permute(0, 3, 1, 2).double().requires_grad_()
+    evaluated = net.eval()(image)[:, 0]
+    logits = net.train()(image)[:, 0]
+    (logits * cotangent).sum().backward()
+    buffers = {n: b for n, b in net.named_buffers() if "running" in n}
+    cases[str(size)] = {
+      **to_numpy({"eval": evaluated, "train": logits}),
+      "image": _image(image.grad),
+      **to_numpy({f"grad {n}": p.grad for n, p in net.named_parameters()}),
+      **to_numpy(buffers),
+    }
+  return cases
+
+
+def losses():
+  """Every loss and its gradients."""
+  cases = {}
+
+  def put(name, loss, **inputs):
+    grads = torch.autograd.grad(loss, list(inputs.values()))
+    grads = dict(zip(inputs, grads, strict=True))
+    cases[name] = to_numpy({"value": loss, **grads})
+
+  def tensor(array):
+    return torch.tensor(array).double().requires_grad_()
+
+  real, fake = map(tensor, golden.logits())
+  for halve in (True, False):
+    put(
+      f"relativistic_generator halve={halve}",
+      torch_steps.relativistic(fake, real, halve=halve),
+      fake=fake,
+    )
+    for detach in (True, False):
+      options = {"halve": halve, "detach_means": detach}
+      put(
+        f"relativistic_discriminator halve={halve} detach={detach}",
+        torch_steps.relativistic(real, fake, **options),
+        real=real,
+        fake=fake,
+      )
+  vanilla = torch_steps.bce(real, True) + torch_steps.bce(fake, False)
+  put("vanilla_discriminator", vanilla, real=real, fake=fake)
+  put("vanilla_generator", torch_steps.bce(fake, True), fake=fake)
+  sr, hr = map(tensor, golden.image_pair())
+  for name in ("l1", "mse", "charbonnier"):
+    loss = torch_steps.pixel_distance(name, sr, hr, golden.EPSILON)
+    put(name, loss, sr=sr)
+  real, fake, weight = golden.penalty_input()
+  place = np.array(
+    jax.random.uniform(golden.penalty_key(), (len(real), 1, 1, 1))
+  )
+  weight = tensor(weight)
+  penalty = torch_steps.gradient_penalty(
+    lambda x: torch.tanh(x.flatten(1) @ weight).sum(-1),
+    *map(tensor, (real, fake, place)),
+  )
+  put("penalty", penalty, weight=weight)
+  cases["penalty"]["place"] = place
+  return cases
+
+
+def steps(networks=golden.RECORDED):
+  """Both phases' gradients, losses and running statistics."""
+  cases = {}
+  batch = networks.images()
+  for pixel_loss in golden.PIXEL_LOSSES:
+    net = _generator_of(networks)
+    grads, loss = torch_steps.psnr_gradients(net, batch, pixel_loss)
+    grads = to_numpy({f"g {key}": value for key, value in grads.items()})
+    cases[f"psnr {pixel_loss}"] = {**grads, "g/loss": np.float32(loss)}
+  place = np.array(
+    jax.random.uniform(golden.penalty_key(), (networks.batch, 1, 1, 1))
+  )
+  for name in networks.steps:
+    fields = networks.discriminator(name)
+    grads, d_grads, stats, losses = torch_steps.gan_gradients(
+      _generator_of(networks),
+      with_state(
+        VGGStyleDiscriminator(*fields), golden.discriminator_state(*fields)
+      ),
+      batch,
+      vgg_state=golden.vgg_state(),
+      layer_weights=golden.LAYER_WEIGHTS,
+      place=to_torch(place),
+      **golden.WEIGHTS,
+      **golden.STEPS[name],
+    )
+    cases[name] = {
+      **to_numpy({f"g {key}": value for key, value in grads.items()}),
+      **to_numpy({f"d {key}": value for key, value in d_grads.items()}),
+      **to_numpy(stats),
+      **{key: np.float32(value) for key, value in losses.items()},
+    }
+  cases["penalty"] = {"place": place}
+  return cases
+
+
+def _generator_of(networks):
+  fields = networks.generator
+  net = RRDBNet(**fields) if fields else _Upscaler()
+  return with_state(net, networks.generator_state())
+
+
+class _Upscaler(torch.nn.Module):
+  """The smallest generator of scale 4, as in `test_steps`."""
+
+  def __init__(self):
+    super().__init__()
+    self.first = torch.nn.Conv2d(3, 4, 3, padding=1)
+    self.last = torch.nn.Conv2d(4, 3, 3, padding=1)
+
+  def forward(self, lr):
+    x = torch.tanh(self.first(lr))
+    return self.last(functional.interpolate(x, scale_factor=4.0))
+
+
+def optimizer():
+  """Adam with clipping and milestones: parameters and rates step by step."""
+  cases = {}
+  start, all_grads = golden.descent()
+  for clip_norm in golden.CLIP_NORMS:
+    params = {name: torch.tensor(value) for name, value in start.items()}
+    params = {n: torch.nn.Parameter(p.double()) for n, p in params.items()}
+    adam = torch.optim.Adam(params.values(), lr=1e-2, betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(
+      adam, golden.MILESTONES, gamma=0.1
+    )
+    case = cases[f"clip {clip_norm}"] = {}
+    rates = []
+    for step, grads in enumerate(all_grads):
+      for name, value in grads.items():
+        params[name].grad = torch.tensor(value).double()
+      if clip_norm:
+        torch.nn.utils.clip_grad_norm_(params.values(), clip_norm)
+      rates.append(adam.param_groups[0]["lr"])
+      adam.step()
+      scheduler.step()
+      case |= to_numpy({f"{step} {name}": p for name, p in params.items()})
+    case["rates"] = np.float32(rates)
+  return cases
+
+
+def vgg_layers(width, image):
+  """All features of a network of some width."""
+  net = with_state(VGG19(width), golden.vgg_state(width))
+  with torch.inference_mode():
+    features = net(to_torch(image))
+  return dict(zip(vgg.LAYERS, map(_image, features), strict=True))
+
+
+def vgg19():
+  """Every layer of a narrow network, and perceptual distances."""
+  state = golden.vgg_state()
+  sr, hr = golden.vgg_images()
+  cases = {"layers": {}, "distance": {}}
+  for layer, value in vgg_layers(2, sr).items():
+    if layer in golden.WHOLE_LAYERS:
+      cases["layers"][layer] = value
+    norm = np.linalg.norm(value.astype(np.float64))
+    cases["layers"][f"norm {layer}"] = np.float32(norm)
+  sr, hr = map(to_torch, (sr, hr))
+  sr.requires_grad_()
+  for criterion in ("l1", "l2"):
+    value = torch_steps.perceptual_distance(
+      state, sr, hr, golden.DISTANCE_LAYERS, criterion
+    )
+    cases["distance"][criterion] = np.float32(value.item())
+  (gradient,) = torch.autograd.grad(value, sr)
+  cases["distance"]["gradient"] = _image(gradient)
+  return cases
+
+
+def default_model():
+  """A piece of a photo, by the weights that come with the package."""
+  weights = files.read_weights(zoo.find(zoo.DEFAULT))
+  net = with_state(
+    RRDBNet(**weights.config), names.to_state_dict(weights.params)
+  )
+  lr = data.chelsea()[96:120, 128:152]  # An eye.
+  with torch.inference_mode():
+    sr = _image(net(to_torch(lr[None] / 255)))[0]
+  sr = np.rint(np.clip(sr, 0, 1) * 255).astype(np.uint8)
+  return {zoo.DEFAULT: {"lr": lr, "sr": sr}}
+
+
+def _image(tensor):
+  """PyTorch's images as ours."""
+  return np.moveaxis(tensor.detach().numpy(), -3, -1).astype(np.float32)
+
+
+def saved():
+  """What `torch.save` writes: tensors of all kinds, and what is no tensor."""
+  tree = {"other": [torch.Size([2, 3]), torch.float32, 1.5, None]}
+  for dtype in golden.SAVED_DTYPES:
+    values = torch.tensor(golden.saved(dtype)).to(getattr(torch, dtype))
+    parameter = torch.nn.Parameter(values, requires_grad=False)
+    tree[dtype] = {
+      "plain": values,
+      "turned": golden.turned(values),
+      "scalar": values[0, 0, 1],
+      "parameter": parameter,
+    }
+  return tree
+
+
+ANSWERS = {
+  "generator": generator,
+  "discriminator": discriminator,
+  "losses": losses,
+  "steps": steps,
+  "optimizer": optimizer,
+  "vgg19": vgg19,
+  "default_model": default_model,
+}
