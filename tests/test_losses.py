@@ -156,7 +156,7 @@ def test_relativistic_losses_mirror_each_other():
   np.testing.assert_allclose(
     losses.relativistic_generator_loss(real, fake),
     losses.relativistic_discriminator_loss(fake, real),
-    rtol=1e-6,
+    rtol=1e-5,
   )
   # Only differences count.
   np.testing.assert_allclose(
@@ -167,7 +167,7 @@ def test_relativistic_losses_mirror_each_other():
 
 
 def test_wasserstein_losses_by_hand():
-  real, fake = jnp.array([1.0, 3.0]), jnp.array([-1.0, 0.0, 4.0])
+  real, fake = jnp.array([1.0, 3.0]), jnp.array([-1.0, 0.0, 4.0, 1.0])
   assert losses.wasserstein_critic_loss(real, fake) == -1
   assert losses.wasserstein_generator_loss(fake) == -1
 
@@ -216,7 +216,7 @@ def test_sharded_batches_have_global_means(name):
   actual, gradients = jax.jit(loss, in_shardings=(sharding, sharding))(
     jax.device_put(real, sharding), jax.device_put(fake, sharding)
   )
-  np.testing.assert_allclose(actual, expected, rtol=1e-6)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
   for x, y in zip(gradients, expected_gradients, strict=True):
     np.testing.assert_allclose(x, y, atol=1e-6)
 

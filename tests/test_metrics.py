@@ -46,14 +46,14 @@ def crop(image, border):
 def test_luma_by_hand():
   primaries = jnp.array([[[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0, 0, 0]]])
   expected = np.array([16 + 65.481, 16 + 128.553, 16 + 24.966, 16]) / 255
-  np.testing.assert_allclose(rgb_to_y(primaries)[0, :, 0], expected, rtol=1e-6)
+  np.testing.assert_allclose(rgb_to_y(primaries)[0, :, 0], expected, rtol=1e-5)
 
 
 def test_luma_equals_scikit_image():
   _, image = pair(2, 9, 7, 3)
   luma = rgb_to_y(jnp.asarray(image, jnp.float32))
   assert luma.shape == (2, 9, 7, 1)
-  np.testing.assert_allclose(luma, reference_y(image), atol=1e-6)
+  np.testing.assert_allclose(luma, reference_y(image), atol=1e-5)
 
 
 @pytest.mark.parametrize("y_channel", [False, True])
@@ -126,7 +126,7 @@ def test_ssim_in_float32_holds_in_flat_regions(level, deviation):
   sr, hr = sr.astype(np.float32), hr.astype(np.float32)
   expected = reference_ssim(sr.astype(float), hr.astype(float))
   actual = ssim(sr, hr, crop_border=0, y_channel=False)
-  np.testing.assert_allclose(actual, expected, atol=1e-6)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_ssim_of_constants_by_hand():
@@ -139,9 +139,9 @@ def test_ssim_of_constants_by_hand():
 def test_ssim_properties():
   sr, hr = pair(16, 16, 3)
   options = {"crop_border": 0, "y_channel": False}
-  np.testing.assert_allclose(ssim(hr, hr, **options), 1.0, atol=1e-6)
+  np.testing.assert_allclose(ssim(hr, hr, **options), 1.0, atol=1e-5)
   forth, back = ssim(sr, hr, **options), ssim(hr, sr, **options)
-  np.testing.assert_allclose(forth, back, atol=1e-6)
+  np.testing.assert_allclose(forth, back, atol=1e-5)
   assert ssim(1 - hr, hr, **options) < 0 < forth < 1
 
 
@@ -176,7 +176,7 @@ def test_half_precision_is_measured_in_float32(metric):
   value = metric(sr, hr, **options)
   assert value.dtype == jnp.float32
   expected = metric(sr.astype(jnp.float32), hr.astype(jnp.float32), **options)
-  np.testing.assert_array_equal(value, expected)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])

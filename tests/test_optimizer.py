@@ -79,20 +79,17 @@ def test_cosine_restarts_are_basicsrs():
   )
   for step in (0, 1, 125_000, 250_000, 250_001, 375_000, 600_000, 1_000_000):
     expected = basicsr_cosine(step, 2e-4, periods, weights, 1e-7)
-    assert float(schedule(step)) == pytest.approx(expected, rel=1e-5), step
+    assert float(schedule(step)) == pytest.approx(
+      expected, rel=1e-5, abs=1e-11
+    ), step
   # BasicSR has no value here.
-  assert float(schedule(2_000_000)) == pytest.approx(1e-7)
+  assert float(schedule(2_000_000)) == pytest.approx(1e-7, rel=1e-4)
 
 
 def test_restarts_weigh_one_by_default():
   schedule = cosine_restart_schedule(1.0, periods=(10, 20), minimum=0.0)
-  assert [round(float(schedule(step)), 6) for step in (0, 5, 10, 20, 30)] == [
-    1.0,
-    0.5,
-    0.0,
-    0.5,
-    0.0,
-  ]
+  values = [float(schedule(step)) for step in (0, 5, 10, 20, 30)]
+  np.testing.assert_allclose(values, [1, 0.5, 0, 0.5, 0], atol=1e-6)
 
 
 def test_schedules_by_name():
@@ -143,8 +140,8 @@ def test_clipping_bounds_the_norm_of_all_gradients_together():
   )
   adam = opt_state[1]
   assert isinstance(adam, optax.ScaleByAdamState)
-  np.testing.assert_allclose(adam.mu["a"], [0.6], rtol=1e-6)
-  np.testing.assert_allclose(adam.mu["b"], [0.8], rtol=1e-6)
+  np.testing.assert_allclose(adam.mu["a"], [0.6], rtol=1e-5)
+  np.testing.assert_allclose(adam.mu["b"], [0.8], rtol=1e-5)
 
 
 def test_any_optax_transformation_fits():

@@ -42,6 +42,7 @@ def make_batch(num=BATCH, *, seed=0):
 
 @functools.cache
 def perceptual():
+  """Not to be called first while a program is traced: it would be part of it."""
   params = vgg19_from_torchvision(golden.vgg_state())
   used = ("normalization", "conv1_1", "conv1_2", "conv2_1")
   return steps.vgg_perceptual(
@@ -102,6 +103,7 @@ def our_gradients(networks):
   net = RRDBNet(**fields) if fields else Upscaler()
   params = g_tree(networks, networks.generator_state())
   batch = networks.images()
+  distance = perceptual()
   d_trees = {
     name: golden.discriminator_trees(
       golden.discriminator_state(*networks.discriminator(name))
@@ -126,7 +128,7 @@ def our_gradients(networks):
         batch,
         generator=net,
         discriminator=VGGStyleDiscriminator(*networks.discriminator(name)),
-        perceptual=perceptual(),
+        perceptual=distance,
         penalty_key=golden.penalty_key(),
         **golden.WEIGHTS,
         **golden.STEPS[name],
@@ -159,11 +161,11 @@ def check_are_pytorchs(networks, expected):
     d_grads, _ = golden.discriminator_trees(take("d "))
     assert_trees_close(trees[1], d_grads, rtol=1e-4)
     # Real images move the running means first, fake ones second.
-    assert all(layer.startswith("bn") for layer in trees[2])
-    for layer, value in trees[2].items():
-      np.testing.assert_allclose(
-        value["mean"], case[f"{layer}.running_mean"], atol=1e-5
-      )
+    means = {k: v for k, v in case.items() if k.endswith(".running_mean")}
+    assert len(trees[2]) == len(means)
+    for key, value in means.items():
+      layer = key.removesuffix(".running_mean")
+      np.testing.assert_allclose(trees[2][layer]["mean"], value, atol=1e-5)
 
 
 def test_gradients_are_pytorchs():
@@ -452,9 +454,10 @@ def test_metrics_are_the_losses_and_norms():
     | {"skipped", "skipped_in_a_row"}
   )
   m = {name: float(value) for name, value in metrics.items()}
-  assert m["d/gap"] == pytest.approx(m["d/real"] - m["d/fake"], abs=1e-6)
+  assert m["d/gap"] == pytest.approx(m["d/real"] - m["d/fake"], abs=1e-5)
   assert m["g/loss"] == pytest.approx(
-    1e-2 * m["g/pixel"] + m["g/perceptual"] + 0.5 * m["g/adversarial"]
+    1e-2 * m["g/pixel"] + m["g/perceptual"] + 0.5 * m["g/adversarial"],
+    rel=1e-5,
   )
   grads = gradients(state, before)
   for name, tree in zip(("g/grad_norm", "d/grad_norm"), grads, strict=True):

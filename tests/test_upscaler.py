@@ -97,7 +97,7 @@ def test_tiles_are_shared_out_to_all_devices():
   actual = many.upscale(
     image, tile=16, exact=True, progress=lambda *c: counts.append(c)
   )
-  np.testing.assert_allclose(actual, expected, atol=1e-6)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
   total = counts[0][1]
   assert total > 8
   assert counts[1][0] == 8
@@ -243,7 +243,7 @@ def test_load_takes_names_and_files(tmp_path):
   assert loaded.net.scale == net.scale
   image = photo(6, 8, 3)
   np.testing.assert_allclose(
-    loaded.upscale(image), model.upscale(image), atol=1e-6
+    loaded.upscale(image), model.upscale(image), atol=1e-5
   )
   assert upscaler.load(path, dtype="bfloat16").net.dtype == jnp.bfloat16
   with pytest.raises(ValueError, match="did you mean realesrgan-x4plus"):

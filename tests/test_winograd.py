@@ -74,7 +74,7 @@ def test_it_runs_on_cpu_where_it_pays(x, kernel, pays):
   program = jax.jit(convolution.conv).lower(x, kernel).as_text()
   assert ("x1x64x64xf32" in program) == pays  # Kernels of 3x1.
   for stride, pad in ((2, 1), (1, 0)):
-    np.testing.assert_allclose(
+    assert_close(
       convolution.convolve_on_cpu(x, kernel, stride=stride, pad=pad),
       convolution.convolve(x, kernel, stride=stride, pad=pad),
     )
