@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from esrgan_jax import compilation
 from esrgan_jax.models.discriminators import (
   VGGStyleDiscriminator,
   linear1_from_torch,
@@ -41,9 +40,7 @@ def check_is_pytorchs(num_feat, input_size, expected):
   params, stats = golden.discriminator_trees(state)
   image, cotangent = golden.discriminator_input(input_size)
 
-  @functools.partial(
-    jax.jit, compiler_options=compilation.compiler_options(once=True)
-  )
+  @jax.jit
   def run(params, image):
     def loss(params, image):
       logits, updates = model.apply(

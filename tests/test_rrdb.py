@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax import compilation
 from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
 from esrgan_jax.weights.names import from_state_dict
 from tests import golden
@@ -59,9 +58,7 @@ def test_gradients_are_pytorchs():
   sr = jax.eval_shape(net.apply, {"params": params}, lr)
   cotangent = golden.draw("cotangent", *sr.shape)
 
-  @functools.partial(
-    jax.jit, compiler_options=compilation.compiler_options(once=True)
-  )
+  @jax.jit
   def gradients(params, lr):
     _, vjp = jax.vjp(lambda p, lr: net.apply({"params": p}, lr), params, lr)
     return vjp(cotangent)

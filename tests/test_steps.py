@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from esrgan_jax import compilation
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.models.vgg import vgg19_from_torchvision
@@ -42,7 +41,7 @@ def make_batch(num=BATCH, *, seed=0):
 
 @functools.cache
 def perceptual():
-  """Not to be called first while a program is traced: it would be part of it."""
+  """Not to be called first in a traced function: it would be traced as well."""
   params = vgg19_from_torchvision(golden.vgg_state())
   used = ("normalization", "conv1_1", "conv1_2", "conv2_1")
   return steps.vgg_perceptual(
@@ -111,9 +110,7 @@ def our_gradients(networks):
     for name in networks.steps
   }
 
-  @functools.partial(
-    jax.jit, compiler_options=compilation.compiler_options(once=True)
-  )
+  @jax.jit
   def run(params, d_trees, batch):
     found = {
       f"psnr {pixel_loss}": steps.psnr_gradients(
