@@ -107,7 +107,7 @@ def _agree_on_images(source, *found):
 def test_problems_of_any_process_are_those_of_all():
   source = _Names(list("abcdef"))
   good = (4, 9)
-  first, second = _agree_on_images(
+  (_, first), (_, second) = _agree_on_images(
     source,
     cache.Found({0: good, 1: good, 2: (3, 9), 4: good, 5: good}, {3: "cut"}),
     cache.Found(
@@ -136,7 +136,7 @@ def test_shares_make_a_whole():
     cache.Found({0: (5, 5), 2: (7, 7)}),
     cache.Found({1: (6, 6)}),
   )
-  for agreed in results:
+  for _, agreed in results:
     assert agreed.usable == [0, 1, 2]
     assert agreed.sizes == [(5, 5), (6, 6), (7, 7)]
 

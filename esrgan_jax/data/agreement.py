@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from esrgan_jax.data.cache import Found
 from esrgan_jax.data.sources import DataError, Problem, Source, Subset
@@ -61,7 +61,7 @@ class Report:
 
 
 class Agreed(NamedTuple):
-  """What `agree_on_images` returns, the same in all processes.
+  """What `agree_on_images` finds, the same in all processes.
 
   Attributes:
     usable: Numbers of the images that are used, in rising order.
@@ -141,7 +141,7 @@ def agree_on_images(
   smallest: int,
   need: str,
   listed: Sequence[Problem] = (),
-) -> Agreed:
+) -> tuple[Found, Agreed]:
   """Reads images, and keeps what is in order in all processes.
 
   Args:
@@ -153,7 +153,7 @@ def agree_on_images(
     listed: What is left out already.
 
   Returns:
-    What is used, and what is not.
+    What this process has found, and what is used by all.
 
   Raises:
     DataError: If a process could not read its share at all.
@@ -161,7 +161,7 @@ def agree_on_images(
   >>> from esrgan_jax.data import cache
   >>> from esrgan_jax.data.sources import SamplePhotos
   >>> photos = SamplePhotos("held_out", scale=4)
-  >>> agreed = agree_on_images(
+  >>> _, agreed = agree_on_images(
   ...   photos,
   ...   lambda: cache.look_at(photos, [0, 1, 2], threads=1),
   ...   lambda text: [text],
@@ -171,7 +171,7 @@ def agree_on_images(
   >>> agreed.usable, agreed.report.problems[0].reason
   ([1, 2], 'HR is 300x448, smaller than a patch of 400x400')
   """
-  view: dict[str, Any] = {}
+  found, view = None, {}
   try:
     found = find()
   except DataError as error:
@@ -200,7 +200,7 @@ def agree_on_images(
   kept = [sizes[i] for i in usable]
   pixels = k * k * sum(h * w for h, w in kept)
   report = Report(len(usable), pixels, (*listed, *problems))
-  return Agreed(usable, kept, report)
+  return found, Agreed(usable, kept, report)
 
 
 def _exchange(view, gather):

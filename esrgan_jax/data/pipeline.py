@@ -319,22 +319,20 @@ def open_data(
   }[options["cache"]]
   split = options["cache"] in ("device", "stream")
   first, step = (part, len(parts)) if split else (0, 1)
-  found = cache_lib.Found()
-
-  def find():
-    nonlocal found
-    indices = range(first, len(source), step)
-    found = read(source, indices, threads=threads, progress=progress)
-    return found
-
+  share = range(first, len(source), step)
   size = patch_size // scale
-  agreed = agreement.agree_on_images(
-    source, find, gather, smallest=size, need="a patch of {}", listed=listed
+  found, agreed = agreement.agree_on_images(
+    source,
+    lambda: read(source, share, threads=threads, progress=progress),
+    gather,
+    smallest=size,
+    need="a patch of {}",
+    listed=listed,
   )
   _judge(agreed.report, options)
 
   if options["cache"] == "device":
-    images = _place_on_devices(agreed, found.pairs, scale, mesh, parts, part)
+    images = _place_on_devices(agreed, found.pairs, scale, mesh, parts)
     batches = _Resident(images, agreed.sizes, batch_size, size, mesh)
   else:
     place = _Placement(mesh, batch_size, scale, size)
@@ -393,7 +391,7 @@ def open_evaluation(
   source, listed = _open("eval", options, scale, distributed.gather)
   share = range(jax.process_index(), len(source), jax.process_count())
   threads = options["num_threads"] or os.cpu_count() or 1
-  agreed = agreement.agree_on_images(
+  _, agreed = agreement.agree_on_images(
     source,
     lambda: cache_lib.look_at(
       source, share, threads=threads, progress=progress
@@ -712,7 +710,7 @@ def _replicate(array, mesh):
   )
 
 
-def _place_on_devices(agreed, pairs, scale, mesh, parts, part):
+def _place_on_devices(agreed, pairs, scale, mesh, parts):
   """Packs each process's share of the images for its devices."""
   devices = sum(map(len, parts))
   # The largest first, each to the device with the fewest rows so far. Everyone
