@@ -18,7 +18,6 @@ import os
 import pathlib
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -32,7 +31,6 @@ from esrgan_jax.weights import zoo
 
 # A result above this size lives in a file until it is written.
 _MEMMAP_BYTES = 2**28
-_FORMATS = tuple(set(images.OUTPUT_SUFFIXES.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,20 +304,9 @@ def _plan(
     except OSError as error:
       fail(f"{source}: {explain(error)}")
     else:
-      jobs[target] = _Job(source, target, _pixels(source))
+      width, height = images.read_size(source) or (0, 0)
+      jobs[target] = _Job(source, target, width * height)
   return list(jobs.values())
-
-
-def _pixels(path: pathlib.Path) -> int:
-  """Returns an image's size by its header alone, for estimates."""
-  try:
-    with (
-      warnings.catch_warnings(action="ignore"),
-      PilImage.open(path, formats=_FORMATS) as image,
-    ):
-      return image.width * image.height
-  except Exception:  # Whatever is wrong or odd, reading it will tell.
-    return 0
 
 
 def _upscale_file(

@@ -3,11 +3,14 @@
 A file becomes an `Image`: colour, transparency and metadata apart, 8 or 16
 bits as the file has it. 16 bits are decided by the file's header, never by the
 values met. Grey stays grey; palettes, CMYK, Lab and YCbCr become RGB; EXIF
-orientation is applied. Damaged and hostile files give an `ImageError`.
+orientation is applied.
 
-Pillow reads and writes what has 8 bits, and EXIF. It reads 16-bit RGB as 8-bit
-without a word, so that `imagecodecs` decodes 16-bit PNG, and `tifffile` reads
-and writes TIFF; both are imported when such a file is met, not before.
+Files are taken for what strangers wrote: their structure is read here
+(`decoders/`), within bounds of `limits.py`, before `imagecodecs` gets the
+pixels, of which all must be there. Damaged and hostile ones give an
+`ImageError`. Pillow writes what has 8 bits, and knows about colour profiles;
+`tifffile` writes TIFF. imagecodecs and tifffile are imported when they are
+needed, not before.
 
 PNG and TIFF are written piece by piece, so that an output that lives in a
 `numpy.memmap` is never copied whole.
@@ -26,6 +29,7 @@ from esrgan_jax.images.pixels import (
   to_float,
 )
 from esrgan_jax.images.reading import read_image
+from esrgan_jax.images.sizes import read_size
 from esrgan_jax.images.writing import check_fits, write_image
 
 __all__ = [
@@ -40,6 +44,7 @@ __all__ = [
   "from_float",
   "is_image_suffix",
   "read_image",
+  "read_size",
   "to_float",
   "write_image",
 ]

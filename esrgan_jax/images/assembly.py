@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image as PilImage
 
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.limits import MAX_METADATA
-from esrgan_jax.images.pixels import Image, ImageError, Metadata
+from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,23 @@ def to_rgb(mode: str, samples: np.ndarray, profile: bytes | None) -> np.ndarray:
   Returns:
     uint8 `[H, W, 3]`.
   """
+  convert = _conversion(mode, profile)
+  pixels = np.empty((*samples.shape[:2], 3), np.uint8)
+  for rows in bands(samples):
+    part = np.ascontiguousarray(samples[rows])
+    picture = PilImage.frombuffer(
+      mode, part.shape[1::-1], part, "raw", mode, 0, 1
+    )
+    pixels[rows] = np.asarray(convert(picture))
+  return pixels
+
+
+def _conversion(
+  mode: str, profile: bytes | None
+) -> Callable[[PilImage.Image], PilImage.Image]:
+  """Returns a function to RGB, by the profile if there is a sound one."""
   from PIL import ImageCms  # Seldom needed.
 
-  size = samples.shape[1::-1]
-  picture = PilImage.frombuffer(
-    mode, size, np.ascontiguousarray(samples), "raw", mode, 0, 1
-  )
   source = None
   if mode == "LAB":
     source = ImageCms.createProfile("LAB")
@@ -74,18 +85,29 @@ def to_rgb(mode: str, samples: np.ndarray, profile: bytes | None) -> np.ndarray:
     source = io.BytesIO(profile)
   if source is not None:
     try:
-      picture = ImageCms.profileToProfile(
-        picture,
+      transform = ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(source),
         ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        outputMode="RGB",
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
       )
     except (ImageCms.PyCMSError, OSError):
       if mode == "LAB":
         raise
-  return np.asarray(picture.convert("RGB"))
+    else:
+      return lambda picture: ImageCms.applyTransform(picture, transform)
+  return lambda picture: picture.convert("RGB")
+
+
+def from_palette(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
+  """Returns `palette[indices]`, of `[N, C]` and uint8 `[H, W]`."""
+  pixels = np.empty((*indices.shape, palette.shape[1]), palette.dtype)
+  # NumPy makes eight bytes of each index.
+  for rows in bands(pixels):
+    pixels[rows] = np.take(palette, indices[rows], axis=0)
+  return pixels
 
 
 def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -32,7 +32,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
   if width * height > max_pixels:
     raise ImageError(
       f"{width} x {height} pixels are more than max_pixels={max_pixels}; raise"
-      " max_pixels (--max-pixels) if you trust the file"
+      " max_pixels (upscale: --max-pixels) if you trust the file"
     )
 
 
@@ -53,7 +53,7 @@ def check_claim(
   if missing > max_pixels // _FREE_PART:
     raise ImageError(
       f"claims {width} x {height} pixels in {found} bytes; raise max_pixels"
-      f" (--max-pixels) to {_FREE_PART * missing} if you trust the file"
+      f" (upscale: --max-pixels) to {_FREE_PART * missing} if you trust the file"
     )
 
 

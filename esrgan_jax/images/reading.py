@@ -56,7 +56,7 @@ def read_image(
   ((2, 3, 1), 'uint16', 'PNG')
   """
   path = pathlib.Path(path)
-  name = printable(path, limit=4096)
+  name = printable(path)
   try:
     data = _read_file(path, max_pixels)
     reader = _reader_of(data)

@@ -80,9 +80,7 @@ def write_image(
       else:
         _write_pillow(file, image, format_, quality, lossless)
   except ImageError as error:
-    raise ImageError(
-      f"{printable(path, limit=4096)}: {error}"
-    ) from error.__cause__
+    raise ImageError(f"{printable(path)}: {error}") from error.__cause__
   except OSError as error:
     raise ImageError(str(error)) from error
 
@@ -112,7 +110,7 @@ def check_fits(
   esrgan_jax.images.pixels.ImageError: large.jpg: 70000 x 100 pixels do not ...
   """
   H, W, C = shape
-  name = printable(path, limit=4096)
+  name = printable(path)
   suffix = pathlib.Path(path).suffix
   format_ = OUTPUT_SUFFIXES.get(suffix.lower())
   if format_ is None:

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from esrgan_jax.images import limits
-from esrgan_jax.images.assembly import Found, split_alpha
+from esrgan_jax.images.assembly import Found, from_palette, split_alpha
 from esrgan_jax.images.pixels import ImageError, bands
 
 _CORE = 12  # OS/2 1: sides of 16 bits, palettes without padding.
@@ -24,6 +24,8 @@ _USUAL = {16: (0x7C00, 0x3E0, 0x1F, 0), 24: _BYTES, 32: _BYTES}
 _WITH_ALPHA = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 # Most pixels that run lengths make of a byte: 255 of two.
 _RATIO = 128
+# They are unpacked one by one, some in a microsecond.
+_MOST_RUNS = 2**21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ def read_bmp(data: bytes, max_pixels: int) -> Found:
   if not head.downwards:
     samples = samples[::-1]
   if head.bits <= 8:
-    samples = np.take(head.palette, samples, axis=0)
+    samples = from_palette(head.palette, samples)
   pixels, alpha = split_alpha(samples)
   return Found(format="BMP", pixels=pixels, alpha=alpha, dpi=head.dpi)
 
@@ -166,13 +168,14 @@ def _unpack_runs(head: _Header, data: bytes, max_pixels: int) -> np.ndarray:
   limits.check_claim(
     width, height, max(len(data) - at, 0), max_pixels, ratio=_RATIO
   )
-  # Each pixel by itself, and where rows end.
-  end = at + 2 * width * height + 8 * height + 1024
-  data = data[:end]
   nibbles = head.compression == _RLE4
   indices = bytearray(width * height)
-  row = column = 0
+  row = column = runs = 0
   while (row, column) < (height - 1, width):
+    if (runs := runs + 1) > _MOST_RUNS:
+      raise ImageError(f"more than {_MOST_RUNS} runs; save it as PNG")
+    if at + 2 > len(data):
+      raise ValueError("no end mark")
     count, value = data[at : at + 2]
     at += 2
     if count:
@@ -187,6 +190,8 @@ def _unpack_runs(head: _Header, data: bytes, max_pixels: int) -> np.ndarray:
     elif value == 1:
       break
     elif value == 2:
+      if at + 2 > len(data):
+        raise ValueError("no end mark")
       right, up = data[at : at + 2]
       row, column, at = row + up, column + right, at + 2
       continue

@@ -1,20 +1,29 @@
 """Bilevel parts of a TIFF, coded as for facsimile (ITU-T T.4 and T.6).
 
-Their decoders make white of what is missing, as a receiver of a broken call
-should. Here that is damage, and is found by what is put behind the data: no
-code in T.4's, and in T.6's one row more, which begins with black.
+Their decoder makes white of what is missing, as a receiver of a broken call
+should. Here that is damage. So a row that begins with black is put behind the
+data, and a row more is decoded: it is black only if all before it were whole.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from esrgan_jax.images import limits
 
 MODIFIED_HUFFMAN, GROUP_3, GROUP_4 = 2, 3, 4
-# T.6: horizontal mode; a white run of 0, a black one of 2.
-_BLACK_ROW = "001" + "00110101" + "11"
-_END_OF_BLOCK = 2 * "000000000001"
+# A white run of 0, for rows begin with white; T.6 has its mode before that.
+_NO_WHITE = "00110101"
+_HORIZONTAL = "001"
+# Black runs of some pixels, by the bits of their codes: T.4, table 2.
+_BLACK = {2: "11", 3: "010", 4: "0011", 5: "00011", 6: "000101", 7: "0000100"}
+_BLACK |= {8: "00000100", 9: "000011000"}
+# That a code of a run or a mode can end in.
+_MOST_ZEROS = 3
+_END_OF_LINE = "000000000001"
+_TWO_DIMENSIONS = 1  # Of `options`: rows may depend on those above.
 
 
 def decode(
@@ -41,37 +50,56 @@ def decode(
   """
   import imagecodecs
 
-  if compression == GROUP_4:
-    # A row is a bit at least.
-    limits.check_bits(width, rows, rows, len(part))
-    return _decode_group_4(bytes(part), rows, width)
-  # A run of 2560 takes 12 bits, and one of less ends the row.
-  limits.check_bits(width, rows, rows * (12 * (width // 2560) + 2), len(part))
-  part = bytes(part) + bytes(64)
-  if compression == MODIFIED_HUFFMAN:
-    return imagecodecs.ccittrle_decode(part, rows, width)
-  return imagecodecs.ccittfax3_decode(part, rows, width, t4options=options)
-
-
-def _decode_group_4(part: bytes, rows: int, width: int) -> np.ndarray:
-  import imagecodecs
-
-  bits = f"{int.from_bytes(part, 'big'):0{8 * len(part)}b}"
-  end = bits.find(_END_OF_BLOCK)
-  if end >= 0:
-    ends = [end]
-  else:
-    # Left out by some. Then the last byte is filled up with zeros.
-    last = bits.rindex("1") + 1 if "1" in bits else 0
-    ends = range(last, min(last + 8, len(bits) + 1))
-  for end in ends:
-    probed = bits[:end] + _BLACK_ROW
-    probed += "1" * (-len(probed) % 8)
-    probed = int(probed, 2).to_bytes(len(probed) // 8, "big")
+  # T.6 has a bit a row at least. In T.4, a run of 2560 takes 12 bits, and one
+  # of less ends the row.
+  least = 1 if compression == GROUP_4 else 12 * (width // 2560) + 2
+  limits.check_bits(width, rows, rows * least, len(part))
+  for probed in _probed(bytes(part), compression, options):
     try:
-      pixels = imagecodecs.ccittfax4_decode(probed, rows + 1, width)
-    except imagecodecs.CcittError:
+      if compression == MODIFIED_HUFFMAN:
+        pixels = imagecodecs.ccittrle_decode(probed, rows + 1, width)
+      elif compression == GROUP_3:
+        pixels = imagecodecs.ccittfax3_decode(
+          probed, rows + 1, width, t4options=options
+        )
+      else:
+        pixels = imagecodecs.ccittfax4_decode(probed, rows + 1, width)
+    except RuntimeError:
       continue
     if pixels[-1, 0]:
       return pixels[:-1]
-  raise ValueError("rows are missing")
+  raise ValueError("rows that are missing or damaged")
+
+
+def _probed(part: bytes, compression: int, options: int) -> Iterator[bytes]:
+  """Yields the data, from where it may end on followed by a black row."""
+  if compression == MODIFIED_HUFFMAN:
+    # Rows are whole bytes, the last of which may be 0 by itself.
+    short = part.rstrip(b"\0")
+    for end in sorted({len(part), len(short), len(short) + 1}, reverse=True):
+      if end <= len(part):
+        yield part[:end] + _with_black("")
+    return
+  bits = f"{int.from_bytes(part, 'big'):0{8 * len(part)}b}"
+  mode = _HORIZONTAL
+  if compression == GROUP_3:
+    mode = "1" if options & _TWO_DIMENSIONS else ""
+    bits = bits.rstrip("0")
+    while bits.endswith(_END_OF_LINE + mode):
+      bits = bits.removesuffix(_END_OF_LINE + mode).rstrip("0")
+  else:
+    end = bits.find(2 * _END_OF_LINE)
+    if end >= 0:
+      yield _with_black(bits[:end] + mode)
+      return
+    # Some leave that out, and fill the last byte with zeros.
+    bits = bits.rstrip("0")
+  for zeros in range(_MOST_ZEROS + 1):
+    yield _with_black(bits + zeros * "0" + mode)
+
+
+def _with_black(bits: str) -> bytes:
+  """Packs bits and black pixels, which end with a byte."""
+  bits += _NO_WHITE
+  bits += _BLACK[2 + (-len(bits) - 2) % 8]
+  return int(bits, 2).to_bytes(len(bits) // 8, "big")

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from esrgan_jax.images import limits
-from esrgan_jax.images.assembly import Found, refuse_frames
+from esrgan_jax.images.assembly import Found, from_palette, refuse_frames
 
 # Most pixels that LZW makes of a byte: 4096 by 12 bits.
 _RATIO = 2731
@@ -46,9 +46,7 @@ def read_gif(data: bytes, max_pixels: int) -> Found:
   if frame.transparent is not None:
     alpha = np.where(indices == frame.transparent, 0, 255).astype(np.uint8)
   grey = frame.palette is None or not len(frame.palette)
-  pixels = (
-    indices[..., None] if grey else np.take(frame.palette, indices, axis=0)
-  )
+  pixels = indices[..., None] if grey else from_palette(frame.palette, indices)
   return Found(format="GIF", pixels=pixels, alpha=alpha)
 
 

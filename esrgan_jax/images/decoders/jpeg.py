@@ -43,8 +43,9 @@ _PASSES = 16
 _PIXELS_A_BLOCK = 1024
 # Blocks of a further pass that a byte pays for.
 _BLOCKS_A_BYTE = 64
-# Put where a scan ends. Nobody reads it but a decoder that lacks data.
-_PROBE = bytes((37 * i * i + 91 * i) % 255 for i in range(512))
+# Put where a scan ends. Nobody reads it but a decoder that lacks data; what it
+# then sees are long codes, of large numbers, and never zeros.
+_PROBE = bytes((0xFE - n * n % 13) for n in range(512))
 
 
 @dataclasses.dataclass
@@ -181,7 +182,8 @@ def inspect(
       mark = _MARKER.search(data, end)
       at = len(data) if mark is None else mark.start()
       _weigh_scan(frame, body, view[end:at], interval)
-      stream += [segment, view[end:at], b""]
+      # Without the 0xFF that may precede a marker, any number of them.
+      stream += [segment, bytes(view[end:at]).rstrip(b"\xff"), b""]
       continue
     elif marker not in _TABLES and not _is_for_decoder(marker, body):
       _take_note(notes, marker, body)
@@ -286,7 +288,7 @@ def _check_scans(frame: Frame, max_pixels: int) -> None:
     raise ImageError(
       f"{frame.scans} scans of {frame.width} x {frame.height} pixels in"
       f" {frame.found} bytes are too much work; raise max_pixels"
-      f" (--max-pixels) to {enough} if you trust the file"
+      f" (upscale: --max-pixels) to {enough} if you trust the file"
     )
 
 
@@ -336,30 +338,17 @@ def decode(
   """Decodes what `inspect` returned, if all of the picture is there.
 
   A scan that ends early is read as if zeros, or nothing, followed. That shows
-  when it is decoded once more with something else behind each scan, which a
-  decoder that has all passes over. Where one scan has all, what is missing
-  is mid-grey: then the second time is needed only if the picture ends in that.
+  when all is decoded once more with something else behind each scan, which a
+  decoder that lacks nothing passes over.
   """
   import imagecodecs
 
   samples = imagecodecs.jpeg8_decode(b"".join(stream), **options)
   if frame.arithmetic:
     return samples  # Whose encoders leave out zeros at the end.
-  if frame.scans == 1 and frame.kind != _LOSSLESS and not _ends_grey(samples):
-    return samples
   before = zlib.crc32(samples)
   probed = b"".join(part or _PROBE for part in stream)
   imagecodecs.jpeg8_decode(probed, out=samples, **options)
   if zlib.crc32(samples) != before:
     raise ValueError("a scan that ends early")
   return samples
-
-
-def _ends_grey(samples: np.ndarray) -> bool:
-  """Tells whether the last pixel's luminance is what zeros decode to."""
-  last = samples[-1, -1].astype(float)
-  if last.size == 3:
-    last = last @ (0.299, 0.587, 0.114)
-  elif last.size == 4:
-    last = last[3]
-  return abs(float(last) - 128) < 3

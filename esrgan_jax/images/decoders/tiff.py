@@ -11,6 +11,7 @@ import numpy as np
 from esrgan_jax.images import directories, limits
 from esrgan_jax.images.assembly import (
   Found,
+  from_palette,
   refuse_frames,
   split_alpha,
   to_rgb,
@@ -19,7 +20,7 @@ from esrgan_jax.images.decoders import fax, jpeg, webp
 from esrgan_jax.images.directories import EXIF, GPS, Layout, Place
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import WORDS, Exif, dpi_of, orientation_of
-from esrgan_jax.images.pixels import ImageError
+from esrgan_jax.images.pixels import ImageError, bands
 
 _MOST_PAGES = 1000
 # Of a tag of the structure but those with a number a part.
@@ -66,6 +67,20 @@ class _Page:
   def depth(self) -> int:
     """Samples of a pixel in one part."""
     return self.samples // self.planes
+
+  @property
+  def alpha(self) -> int:
+    """2 if a channel after the colours is transparency, 1 if premultiplied."""
+    if self.samples <= _CHANNELS[self.photometric]:
+      return 0
+    # One that is stated to mean something else is not, nor are further ones.
+    kind = (self.extra or (2,))[0]
+    return kind if kind in (1, 2) else 0
+
+  @property
+  def used(self) -> int:
+    """Samples of a pixel that are of use."""
+    return _CHANNELS[self.photometric] + bool(self.alpha)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -281,24 +296,27 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
 def _decode(
   page: _Page, data: bytes, order: str, max_pixels: int
 ) -> np.ndarray:
-  """Decodes all parts; returns `[H, W, samples]`."""
+  """Decodes all parts; returns `[H, W, used]`."""
   view = memoryview(data)
   kind = np.uint16 if page.bits == 16 else np.uint8
-  planes = np.zeros((page.planes, page.height, page.width, page.depth), kind)
+  samples = np.zeros((page.height, page.width, page.used), kind)
   decode = _decoder(page, order, max_pixels)
   for plane, top, left, rows, at, count in page.parts():
+    if plane >= page.used:
+      break
     pixels = decode(view[at : at + count], rows)
-    target = planes[plane, top : top + rows, left : left + page.part_width]
+    channels = slice(plane, plane + 1) if page.planes > 1 else slice(None)
+    target = samples[top : top + rows, left : left + page.part_width, channels]
     height, width, depth = target.shape
     # Some programs cut JPEG where the page ends, and others don't.
     if not (
       height <= pixels.shape[0]
       and width <= pixels.shape[1]
-      and depth == pixels.shape[2]
+      and page.depth == pixels.shape[2]
     ):
       raise ValueError(f"a part of {list(pixels.shape)}")
-    target[...] = pixels[:height, :width]
-  return planes[0] if page.planes == 1 else np.concatenate(planes, axis=2)
+    target[...] = pixels[:height, :width, :depth]
+  return samples
 
 
 def _decoder(
@@ -376,12 +394,10 @@ def _jpeg_spaces(page: _Page) -> tuple[str | None, str | None]:
 def _from_samples(
   page: _Page, samples: np.ndarray, profile: bytes | None
 ) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
-  """Returns pixels, alpha and profile of samples `[H, W, samples]`."""
+  """Returns pixels, alpha and profile of samples `[H, W, used]`."""
   photometric, channels = page.photometric, _CHANNELS[page.photometric]
   alpha = None
-  # A channel that is stated to mean nothing is not transparency.
-  extra = (page.extra or (2,))[0]
-  if page.samples > channels and extra in (1, 2):
+  if page.alpha:
     alpha = np.ascontiguousarray(samples[..., channels])
   pixels = samples[..., :channels]
   if photometric == 3:
@@ -389,7 +405,7 @@ def _from_samples(
       raise ValueError(f"a palette of {len(page.palette)} values")
     palette = np.array(page.palette, np.uint16).reshape(3, -1).T >> 8
     palette = palette.astype(np.uint8)
-    return np.take(palette, pixels[..., 0], axis=0), alpha, profile
+    return from_palette(palette, pixels[..., 0]), alpha, profile
   # JPEG's own decoder makes RGB of YCbCr.
   if photometric in _MODES and (photometric, page.compression) != (6, _JPEG):
     return to_rgb(_MODES[photometric], pixels, profile), alpha, None
@@ -398,9 +414,16 @@ def _from_samples(
   pixels, _ = split_alpha(pixels)
   if photometric == 0:
     pixels = np.invert(pixels)
-  if alpha is not None and extra == 1:
-    # Premultiplied. Rounded to nearest; float64 is exact enough for 16 bits.
-    ratio = pixels / np.maximum(alpha, 1)[..., None]
-    top = np.iinfo(pixels.dtype).max
-    pixels = np.rint(np.minimum(ratio, 1) * top).astype(pixels.dtype)
+  if page.alpha == 1:
+    pixels = _unmultiplied(pixels, alpha)
   return pixels, alpha, profile
+
+
+def _unmultiplied(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+  """Divides by alpha, rounded to nearest; float64 is exact enough."""
+  top = np.iinfo(pixels.dtype).max
+  divided = np.empty_like(pixels)
+  for rows in bands(pixels):
+    ratio = pixels[rows] / np.maximum(alpha[rows], 1)[..., None]
+    divided[rows] = np.rint(np.minimum(ratio, 1) * top)
+  return divided

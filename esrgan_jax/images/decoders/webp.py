@@ -90,15 +90,19 @@ def decode(
   limits.check_size(frame.width, frame.height, area)
   if canvas is None:
     canvas = frame.width, frame.height
+  if (
+    frame.left + frame.width > canvas[0]
+    or frame.top + frame.height > canvas[1]
+    or (not frames and canvas != (frame.width, frame.height))
+  ):
+    raise ValueError("a picture of another size than its canvas")
   packed = len(frame.pixels) + len(frame.alpha)
   limits.check_claim(*canvas, packed, max_pixels, ratio=limits.DENSE_RATIO)
   samples = imagecodecs.webp_decode(_still(frame), hasalpha=alpha)
   if samples.shape[:2] != (frame.height, frame.width):
-    raise ValueError("two sizes")
+    raise ValueError("a picture of two sizes")
   if canvas == (frame.width, frame.height):
     return samples
-  if not frames:
-    raise ValueError("two sizes")
   return _placed(frame, samples, canvas)
 
 
@@ -162,8 +166,6 @@ def _placed(
   width, height = canvas
   rows = slice(frame.top, frame.top + frame.height)
   columns = slice(frame.left, frame.left + frame.width)
-  if rows.stop > height or columns.stop > width:
-    raise ValueError("a frame beyond its canvas")
   whole = np.zeros((height, width, 4), np.uint8)
   whole[rows, columns, 3] = 255
   whole[rows, columns, : samples.shape[2]] = samples

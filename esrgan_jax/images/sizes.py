@@ -1,0 +1,99 @@
+"""How large a picture is, by its header alone."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+from esrgan_jax.images import directories
+
+_HEAD = 2**16
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_MOST_SEGMENTS = 1000
+
+
+def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
+  """Tells an image's size from its header, without a promise.
+
+  A few kilobytes are read, and nothing is checked: this is for estimates.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Width and height as they are stored, before EXIF turns them; None if the
+    file is no image that `read_image` reads, or there is none.
+
+  >>> import tempfile
+  >>> import numpy as np
+  >>> from esrgan_jax import images
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   file = os.path.join(folder, "grey.webp")
+  ...   images.write_image(file, images.Image(np.zeros((2, 3, 1), np.uint8)))
+  ...   read_size(file)
+  (3, 2)
+  """
+  try:
+    if not os.path.isfile(path):
+      return None
+    with open(path, "rb") as file:
+      width, height = _size(file)
+  except (OSError, ValueError, IndexError, struct.error):
+    return None
+  return (width, height) if width > 0 and height > 0 else None
+
+
+def _size(file: BinaryIO) -> tuple[int, int]:
+  head = file.read(_HEAD)
+  if head.startswith(b"\x89PNG"):
+    return struct.unpack_from(">II", head, 16)
+  if head.startswith(b"GIF8"):
+    return struct.unpack_from("<HH", head, 6)
+  if head.startswith(b"\xff\xd8\xff"):
+    return _jpeg_size(file)
+  if head.startswith(b"BM"):
+    core = head[14] == 12
+    width, height = struct.unpack_from("<HH" if core else "<ii", head, 18)
+    return width, abs(height)
+  if head[8:12] == b"WEBP":
+    return _webp_size(head)
+  return _tiff_size(file, head)
+
+
+def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
+  at = 2
+  for _ in range(_MOST_SEGMENTS):
+    file.seek(at)
+    fill, marker, length = struct.unpack(">BBH", file.read(4))
+    if marker in _FRAMES:
+      height, width = struct.unpack_from(">xHH", file.read(5))
+      return width, height
+    # Any number of 0xFF may precede a marker.
+    at += 1 if marker == 0xFF else 2 + length
+    if fill != 0xFF:
+      break
+  raise ValueError("no header")
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+  if head[12:16] == b"VP8X":
+    sides = (int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    width, height = (side + 1 for side in sides)
+  elif head[12:16] == b"VP8L":
+    (bits,) = struct.unpack_from("<I", head, 21)
+    width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+  else:
+    width, height = (v & 0x3FFF for v in struct.unpack_from("<HH", head, 26))
+  return width, height
+
+
+def _tiff_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
+  layout, offset = directories.layout_of(head)
+  file.seek(offset)
+  # As if the directory, whose short values are in it, were all of the file.
+  data = bytes(8) + file.read(_HEAD)
+  places, _ = directories.read_directory(data, 8, layout)
+  values = (directories.value_of(data, places.get(tag)) for tag in (256, 257))
+  width, height = (directories.integers(v, layout.order)[0] for v in values)
+  return width, height

@@ -1,0 +1,450 @@
+"""Damages image files of every kind, and holds their reader to `mutation`.
+
+  python -m tests.fuzz_images --count 12000 --seed 1
+
+Kinds: PNG, JPEG, GIF, WebP, BMP, TIFF, with EXIF and profiles in them. What is
+read must be a picture of a size that its bytes make believable; of a file that
+was only cut off, or cut off and closed again, it must be the same one.
+"""
+
+import functools
+import struct
+import sys
+import warnings
+import zlib
+
+import numpy as np
+
+from esrgan_jax import images
+from tests import image_builders as build
+from tests import mutation
+
+_SIZES = (0, 1, 2, 7, 8, 9, 16, 255, 256, 4000, 16383, 16384, 65535, 2**24)
+_SIZES += (2**28 - 1, 2**31 - 1, 2**31, 2**32 - 1)
+_SUFFIXES = {"jpeg": ".jpg", "tiff": ".tif"}
+
+
+def targets():
+  """Returns every kind of file with its reader."""
+  edits = {
+    "png": (_png_chunks, _png_header, _png_pixels, _tiff_entry),
+    "jpeg": (_jpeg_segments, _jpeg_frame, _jpeg_closed, _tiff_entry),
+    "gif": (_gif_field, _gif_blocks),
+    "webp": (_webp_chunks, _webp_size, _tiff_entry),
+    "bmp": (_bmp_field,),
+    "tiff": (_tiff_entry, _tiff_entry, _tiff_pointer),
+  }
+  return [
+    mutation.Target(
+      kind,
+      list(files.values()),
+      functools.partial(_read, kind, list(files.values())),
+      edits[kind],
+      (images.ImageError,),
+    )
+    for kind, files in build.samples().items()
+  ]
+
+
+def _read(kind, samples, folder, data):
+  path = folder / f"image{_SUFFIXES.get(kind, f'.{kind}')}"
+  path.write_bytes(data)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      image = images.read_image(path)
+  except images.ImageError as error:
+    if "memory" in str(error):
+      raise MemoryError from error
+    raise
+  height, width, _ = image.pixels.shape
+  assert height * width <= 2**24 + 2**15 * len(data)
+  for sample in samples:
+    if _is_cut(sample, data):
+      np.testing.assert_array_equal(
+        build.joined(image), build.joined(_sound(sample, folder))
+      )
+
+
+def _is_cut(sample, data):
+  """Tells whether data are the beginning of a sample, maybe closed again."""
+  if len(data) >= len(sample):
+    return False
+  return sample.startswith((data, data.removesuffix(b"\xff\xd9")))
+
+
+def _sound(sample, folder):
+  path = folder / "sound"
+  path.write_bytes(sample)
+  return images.read_image(path)
+
+
+def _set(data, at, form, value):
+  """Puts a number into a file; of one that is too large, the lower bits."""
+  size = struct.calcsize(form)
+  if not 0 <= at <= len(data) - size:
+    return data
+  raw = struct.pack(form, value % 256**size)
+  return data[:at] + raw + data[at + size :]
+
+
+def _shuffled(rng, pieces):
+  """Drops, doubles, repeats, exchanges or moves pieces."""
+  pieces = list(pieces)
+  if not pieces:
+    return pieces
+  i, j = rng.randrange(len(pieces)), rng.randrange(len(pieces))
+  how = rng.randrange(5)
+  if how == 0:
+    del pieces[i]
+  elif how == 1:
+    pieces.insert(j, pieces[i])
+  elif how == 2:
+    pieces[i:i] = [pieces[i]] * rng.choice((2, 30, 2000))
+  elif how == 3:
+    pieces[i], pieces[j] = pieces[j], pieces[i]
+  else:
+    pieces.insert(j, pieces.pop(i))
+  total, kept = 0, []
+  for piece in pieces:
+    total += len(piece)
+    if total < 2**18:
+      kept.append(piece)
+  return kept
+
+
+# --- PNG --------------------------------------------------------------------
+
+
+def _chunks(data):
+  """Cuts a PNG into (kind, body), as far as it goes."""
+  at, chunks = 8, []
+  while at + 12 <= len(data):
+    length, kind = struct.unpack_from(">I4s", data, at)
+    if at + 12 + length > len(data):
+      break
+    chunks.append((kind, data[at + 8 : at + 8 + length]))
+    at += 12 + length
+  return chunks
+
+
+def _with_chunks(data, chunks):
+  return data[:8] + b"".join(build.chunk(*c) for c in chunks)
+
+
+def _png_chunks(rng, data):
+  chunks = _chunks(data)
+  if not chunks:
+    return data
+  how = rng.randrange(4)
+  if how == 0:
+    raw = [build.chunk(*c) for c in chunks]
+    return data[:8] + b"".join(_shuffled(rng, raw))
+  i = rng.randrange(len(chunks))
+  kind, body = chunks[i]
+  if how == 1:  # Its checksum is right again.
+    chunks[i] = kind, _damage_once(rng, body)
+  elif how == 2:
+    chunks.insert(i, rng.choice(_more_chunks()))
+  else:
+    kinds = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"fdAT")
+    chunks[i] = rng.choice(kinds), body
+  return _with_chunks(data, chunks)
+
+
+@functools.cache
+def _more_chunks():
+  bomb = zlib.compress(bytes(2**25))
+  return (
+    (b"iCCP", b"x\0\0" + bomb),
+    (b"zTXt", b"x\0\0" + bomb),
+    (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
+    (b"eXIf", build.overlapping_exif(2000, 3)),
+    (b"acTL", struct.pack(">II", 1, 0)),
+    (b"acTL", struct.pack(">II", 2**31, 0)),
+    (b"fcTL", bytes(26)),
+    (b"pHYs", b"\xff" * 8 + b"\1"),
+    (b"PLTE", bytes(769)),
+    (b"tRNS", bytes(300)),
+    (b"IDAT", b""),
+    (b"tEXt", b"\x1b[31m\0\n"),
+  )
+
+
+def _png_header(rng, data):
+  chunks = _chunks(data)
+  if not chunks or len(chunks[0][1]) < 13:
+    return data
+  kind, body = chunks[0]
+  if rng.random() < 0.6:
+    body = _set(body, rng.choice((0, 4)), ">I", rng.choice(_SIZES))
+  else:
+    at, value = rng.randrange(8, 13), rng.choice((0, 1, 2, 3, 4, 6, 8, 16, 255))
+    body = _set(body, at, ">B", value)
+  return _with_chunks(data, [(kind, body), *chunks[1:]])
+
+
+def _png_pixels(rng, data):
+  """Packs other pixels, fewer mostly, soundly."""
+  chunks = _chunks(data)
+  packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
+  try:
+    raw = zlib.decompressobj().decompress(packed, 2**20)
+  except zlib.error:
+    return data
+  raw = rng.choice((raw[: rng.randint(0, len(raw))], raw * 2, bytes(2**20)))
+  rest = [c for c in chunks if c[0] != b"IDAT"]
+  rest[-1:-1] = [(b"IDAT", zlib.compress(raw))]
+  return _with_chunks(data, rest)
+
+
+def _damage_once(rng, body):
+  if not body:
+    return bytes((rng.randrange(256),))
+  at = rng.randrange(len(body))
+  return rng.choice(
+    (
+      _set(body, at, ">B", rng.choice((0, 1, 127, 128, 255))),
+      _set(body, at, rng.choice((">I", "<I", ">H")), rng.choice(_SIZES)),
+      body[:at],
+      body + body[:at],
+    )
+  )
+
+
+# --- JPEG -------------------------------------------------------------------
+
+
+def _segments(data):
+  """Cuts a JPEG into its segments, those of scans with their data."""
+  at, segments = 2, []
+  while at + 4 <= len(data) and data[at] == 0xFF:
+    marker, (length,) = data[at + 1], struct.unpack_from(">H", data, at + 2)
+    end = min(at + 2 + max(length, 2), len(data))
+    while marker == 0xDA and end + 1 < len(data):
+      if data[end] == 0xFF and data[end + 1] not in (0, *range(0xD0, 0xD8)):
+        break
+      end += 1
+    segments.append(data[at:end])
+    at = end
+  return segments, data[at:]
+
+
+def _jpeg_segments(rng, data):
+  segments, tail = _segments(data)
+  if not segments:
+    return data
+  how = rng.randrange(4)
+  i = rng.randrange(len(segments))
+  if how == 0:
+    segments = _shuffled(rng, segments)
+  elif how == 1:
+    body = _damage_once(rng, segments[i][4:])
+    length = struct.pack(">H", (len(body) + 2) % 65536)
+    segments[i] = segments[i][:2] + length + body
+  elif how == 2:
+    segments.insert(i, rng.choice(_more_segments()))
+  else:
+    segments[i] = _damage_once(rng, segments[i])
+  return data[:2] + b"".join(segments) + tail
+
+
+@functools.cache
+def _more_segments():
+  exif = b"Exif\0\0" + build.overlapping_exif(2000, 3)
+  return (
+    b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif,
+    b"\xff\xdd\0\4\0\1",
+    b"\xff\xdd\0\4\0\0",
+    b"\xff\xdc\0\4\x40\0",
+    b"\xff\xd9",
+    b"\xff\xd8",
+    b"\xff\xd0",
+    b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\2",
+    b"\xff\xe2\0\x10ICC_PROFILE\0\1\2",
+    b"\xff\xda\0\x08\1\1\0\1\x3f\0\0",
+    b"\xff" * 1000,
+    b"\xff\xfe\0\2" * 1000,
+  )
+
+
+def _jpeg_frame(rng, data):
+  """Changes the frame's or a scan's header."""
+  frames = [m for m in (0xC0, 0xC1, 0xC2, 0xC3) if data.find(bytes((255, m)))]
+  marker = rng.choice([*frames, 0xDA])
+  at = data.find(bytes((255, marker)), 2)
+  if at < 0:
+    return data
+  how = rng.randrange(3)
+  if how == 0:
+    return _set(data, at + 1, ">B", rng.choice((*range(0xC0, 0xD0), 0xDA)))
+  if how == 1:
+    size = rng.choice([s for s in _SIZES if s < 65536])
+    return _set(data, at + rng.choice((5, 7)), ">H", size)
+  value = rng.choice((0, 1, 3, 4, 0x11, 0x14, 0x22, 0x41, 0x44, 63, 255))
+  return _set(data, at + rng.randrange(2, 20), ">B", value)
+
+
+def _jpeg_closed(rng, data):
+  """Cuts it off, and closes it again."""
+  return data[: rng.randint(2, max(2, len(data)))] + b"\xff\xd9"
+
+
+# --- GIF, WebP, BMP ---------------------------------------------------------
+
+
+def _gif_field(rng, data):
+  """Changes a number of the canvas or a frame."""
+  at = rng.choice((6, 8))
+  if rng.random() < 0.5:
+    frame = data.find(b",", 13)
+    at = frame + rng.choice((1, 3, 5, 7))
+  if rng.random() < 0.3:
+    return _set(data, at + rng.randrange(6), "<B", rng.randrange(256))
+  return _set(data, at, "<H", rng.choice(_SIZES))
+
+
+def _gif_blocks(rng, data):
+  """Puts blocks between others."""
+  ends = [i for i in range(13, len(data)) if data[i] == 0] or [len(data)]
+  at = rng.choice(ends) + 1
+  more = (
+    b"!\xfe\0" * 999,
+    b"!\xf9\4\1\0\0\3\0",
+    b"!\xfe" + b"\1x" * 9999 + b"\0",
+    b",\0\0\0\0\1\0\1\0\0\2\2\x44\1\0",
+    b"\0",
+    b";",
+  )
+  return data[:at] + rng.choice(more) + data[at:]
+
+
+def _riff_chunks(data):
+  at, chunks = 12, []
+  while at + 8 <= len(data):
+    kind, size = struct.unpack_from("<4sI", data, at)
+    end = min(at + 8 + size + size % 2, len(data))
+    chunks.append((kind, data[at + 8 : min(at + 8 + size, end)]))
+    at = end
+  return chunks
+
+
+def _webp_chunks(rng, data):
+  chunks = _riff_chunks(data)
+  if not chunks:
+    return data
+  i = rng.randrange(len(chunks))
+  kind, body = chunks[i]
+  how = rng.randrange(4)
+  if how == 0:
+    return build.webp(*_shuffled(rng, [build.riff(*c) for c in chunks]))
+  if how == 1:
+    chunks[i] = kind, _damage_once(rng, body)
+  elif how == 2:
+    kinds = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANMF", b"ICCP", b"XMP ")
+    chunks[i] = rng.choice(kinds), body
+  else:
+    exif = b"EXIF", build.overlapping_exif(2000, 3)
+    frame = b"ANMF", build.frame_chunk((0, 0, 8, 8), b"")[8:]
+    chunks.insert(i, rng.choice((exif, frame, (b"VP8X", b""), (b"abcd", b""))))
+  return build.webp(*(build.riff(*c) for c in chunks))
+
+
+def _webp_size(rng, data):
+  """Changes the canvas, the picture's own size, or a length."""
+  place, form = rng.choice(
+    ((b"VP8X", "<I"), (b"VP8 ", "<H"), (b"VP8L", "<I"), (b"RIFF", "<I"))
+  )
+  at = data.find(place)
+  if at < 0:
+    return data
+  inner = {b"VP8X": (11, 12, 15), b"VP8 ": (14, 16), b"VP8L": (9,)}
+  at += rng.choice((4, *inner.get(place, ())))
+  value = rng.choice(_SIZES)
+  return _set(data, at, form, value << 8 if place == b"VP8X" else value)
+
+
+def _bmp_field(rng, data):
+  at = rng.choice((10, 14, 18, 22, 26, 28, 30, 34, 46, 50, 54, 58, 62))
+  if at in (26, 28) or rng.random() < 0.2:
+    value = rng.choice((0, 1, 2, 3, 4, 8, 16, 24, 32, 40, 124))
+    return _set(data, at, "<H", value)
+  sizes = (*_SIZES, -1, -8, 12, 40, 52, 56, 64, 108, 124, len(data))
+  return _set(data, at, "<I", rng.choice(sizes))
+
+
+# --- TIFF and EXIF ----------------------------------------------------------
+
+
+def _structure(rng, data):
+  """Finds a TIFF structure and its directory: (begin, order, big, at)."""
+  begins = [
+    i
+    for mark in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if (i := data.find(mark)) >= 0
+  ]
+  if not begins:
+    return None
+  begin = rng.choice(begins)
+  order = "<" if data[begin] == 0x49 else ">"
+  big = 43 in data[begin + 2 : begin + 4]
+  at, form = (8, "Q") if big else (4, "I")
+  if begin + at + 8 > len(data):
+    return None
+  (at,) = struct.unpack_from(order + form, data, begin + at)
+  return begin, order, big, begin + at
+
+
+def _repaired(data):
+  """Makes a PNG's checksums right."""
+  if data.startswith(b"\x89PNG") and (chunks := _chunks(data)):
+    return _with_chunks(data, chunks)
+  return data
+
+
+def _tiff_entry(rng, data):
+  """Changes a tag, its kind, its count or its value."""
+  found = _structure(rng, data)
+  if found is None:
+    return data
+  _, order, big, at = found
+  head, size, count_form = (8, 20, "Q") if big else (2, 12, "H")
+  if at + head > len(data):
+    return data
+  (count,) = struct.unpack_from(order + count_form, data, at)
+  if rng.random() < 0.1:
+    return _repaired(_set(data, at, order + count_form, rng.choice(_SIZES)))
+  at += head + size * rng.randrange(min(count, 40) or 1)
+  wide = order + ("Q" if big else "I")
+  offset, form, values = rng.choice(
+    (
+      (0, order + "H", (254, 256, 257, 258, 259, 262, 273, 277, 278, 279, 284,
+                        317, 322, 323, 338, 339, 34665, 34853, 40965)),
+      (2, order + "H", (0, 1, 2, 3, 4, 5, 7, 12, 13, 16, 99)),
+      (4, wide, (*_SIZES, 3, 4, 2**40, 2**63)),
+      (8 if not big else 12, wide, (*_SIZES, 3, 4, 5, 32773, 50000, len(data))),
+      (8 if not big else 12, order + "H", (0, 1, 2, 3, 4, 5, 7, 8, 16, 255)),
+    )
+  )  # fmt: skip
+  return _repaired(_set(data, at + offset, form, rng.choice(values)))
+
+
+def _tiff_pointer(rng, data):
+  """Changes where the first or the next directory lies."""
+  found = _structure(rng, data)
+  if found is None:
+    return data
+  begin, order, big, at = found
+  form = order + ("Q" if big else "I")
+  if rng.random() < 0.5:
+    return _set(data, begin + (8 if big else 4), form, rng.randrange(2**9))
+  head, size = (8, 20) if big else (2, 12)
+  if at + head > len(data):
+    return data
+  (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+  at += head + size * count
+  return _set(data, at, form, rng.choice((at - begin, 8, begin, len(data))))
+
+
+if __name__ == "__main__":
+  sys.exit(mutation.main("tests.fuzz_images", targets))

@@ -1,0 +1,488 @@
+"""Builds small image files byte by byte, sound ones and others."""
+
+import io
+import itertools
+import struct
+import zlib
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image as PilImage
+from PIL import ImageCms, PngImagePlugin
+
+from esrgan_jax.images import Image
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+
+
+def noise(*shape, dtype=np.uint8, seed=0):
+  """Returns random pixels of all values."""
+  top = np.iinfo(dtype).max
+  return np.random.default_rng(seed).integers(0, top, shape, dtype, True)
+
+
+def joined(image):
+  """Returns an image's samples, alpha last."""
+  if image.alpha is None:
+    return image.pixels
+  return np.concatenate([image.pixels, image.alpha[..., None]], axis=2)
+
+
+def split(samples):
+  """Makes an image of samples `[H, W, 1 to 4]`."""
+  if samples.shape[2] in (1, 3):
+    return Image(samples)
+  return Image(samples[..., :-1], samples[..., -1])
+
+
+# --- metadata ---------------------------------------------------------------
+
+
+def grey_profile():
+  """An sRGB profile that claims to be grey: only its header is looked at."""
+  return SRGB[:16] + b"GRAY" + SRGB[20:]
+
+
+def cmyk_profile():
+  """An ICC v2 profile whose CMYK to Lab table maps all ink to mid-grey."""
+  grid, outputs = 2, 3
+  lut = b"mft1" + b"\0" * 4 + bytes([4, outputs, grid, 0])
+  for value in (1, 0, 0, 0, 1, 0, 0, 0, 1):
+    lut += struct.pack(">i", value << 16)
+  lut += bytes(range(256)) * 4
+  lut += bytes([128, 128, 128]) * grid**4
+  lut += bytes(range(256)) * outputs
+  lut += b"\0" * (-len(lut) % 4)
+  white = b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54061)
+  tags = {b"A2B0": lut, b"A2B1": lut, b"wtpt": white}
+  table, body = struct.pack(">I", len(tags)), b""
+  for name, value in tags.items():
+    at = 128 + 4 + 12 * len(tags) + len(body)
+    table += name + struct.pack(">II", at, len(value))
+    body += value
+  head = b"\0" * 4 + struct.pack(">I", 0x02400000) + b"prtrCMYKLab "
+  head += b"\0" * 12 + b"acsp" + b"\0" * 28
+  head += struct.pack(">iii", 63190, 65536, 54061)
+  head = head.ljust(124, b"\0") + table + body
+  return struct.pack(">I", len(head) + 4) + head
+
+
+def exif_block(orientation=1, *, order="<", thumbnail=False):
+  """A hand-made block: make, orientation, size, comment, old thumbnail."""
+  ifd = struct.pack(order + "H", 3)
+  ifd += struct.pack(order + "HHI4s", 271, 2, 4, b"Cam\0")
+  ifd += struct.pack(order + "HHIHH", 274, 3, 1, orientation, 0)
+  ifd += struct.pack(order + "HHII", 34665, 4, 1, 50)
+  following = 104 if thumbnail else 0
+  ifd += struct.pack(order + "I", following)
+  assert 8 + len(ifd) == 50
+  sub = struct.pack(order + "H", 3)
+  sub += struct.pack(order + "HHIHH", 40962, 3, 1, 77, 0)
+  sub += struct.pack(order + "HHII", 40963, 4, 1, 77)
+  sub += struct.pack(order + "HHII", 37500, 7, 12, 92) + b"\0\0\0\0"
+  sub += b"maker's note"
+  block = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8)
+  block += ifd + sub
+  assert len(block) == 104
+  if thumbnail:
+    block += struct.pack(order + "H", 2)
+    block += struct.pack(order + "HHII", 513, 4, 1, 134)
+    block += struct.pack(order + "HHII", 514, 4, 1, 9) + b"\0" * 4
+    block += b"THUMBNAIL"
+  return block
+
+
+def overlapping_exif(count=2900, pointers=0):
+  """A block whose tags all have the same large value, or point to each other.
+
+  Without a bound, each tag's value is a copy of the whole, and is unpacked.
+  """
+  tags = [(n + 40000, 3, count * 6, 8) for n in range(count)]
+  tags += [(34665, 4, 1, 8), (34853, 4, 1, 8), (40965, 4, 1, 8)][:pointers]
+  body = struct.pack("<H", len(tags))
+  body += b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+  return b"II*\0\x08\0\0\0" + body + bytes(4)
+
+
+# --- PNG --------------------------------------------------------------------
+
+
+def chunk(kind, body):
+  """A PNG chunk, its checksum right."""
+  checksum = zlib.crc32(kind + body)
+  return (
+    struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+  )
+
+
+def png(width, height, packed, *, depth=8, colour=0, interlace=0, extra=()):
+  """A PNG of a header and some compressed bytes that need not belong to it."""
+  head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+  return b"".join(
+    (
+      b"\x89PNG\r\n\x1a\n",
+      chunk(b"IHDR", head),
+      *(chunk(*c) for c in extra),
+      chunk(b"IDAT", packed),
+      chunk(b"IEND", b""),
+    )
+  )
+
+
+def make_png(samples, *, interlace=False, filters=(0, 1, 2, 3, 4), extra=()):
+  """A PNG from [H, W, C] samples, by the letter of the specification."""
+  H, W, C = samples.shape
+  depth = 8 * samples.itemsize
+  colour = {1: 0, 2: 4, 3: 2, 4: 6}[C]
+  adam7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4)]
+  adam7 += [(2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+  raw = b""
+  for y, x, dy, dx in adam7 if interlace else [(0, 0, 1, 1)]:
+    part = samples[y::dy, x::dx]
+    if part.size:
+      raw += filter_rows(part.astype(part.dtype.newbyteorder(">")), filters)
+  head = struct.pack(">IIBBBBB", W, H, depth, colour, 0, 0, int(interlace))
+  packed = zlib.compress(raw)
+  half = len(packed) // 2
+  return (
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", head)
+    + b"".join(chunk(*c) for c in extra)
+    + chunk(b"IDAT", packed[:half])
+    + chunk(b"IDAT", packed[half:])
+    + chunk(b"IEND", b"")
+  )
+
+
+def filter_rows(part, filters):
+  """Filters rows by these kinds in turn."""
+  rows = part.reshape(len(part), -1).view(np.uint8).astype(int)
+  distance = part.shape[2] * part.itemsize
+  out = bytearray()
+  above = np.zeros(rows.shape[1], int)
+  for number, row in enumerate(rows):
+    kind = filters[number % len(filters)]
+    left = np.concatenate([np.zeros(distance, int), row[:-distance]])
+    corner = np.concatenate([np.zeros(distance, int), above[:-distance]])
+    guess = left + above - corner
+    far = [abs(guess - v) for v in (left, above, corner)]
+    paeth = np.where(
+      (far[0] <= far[1]) & (far[0] <= far[2]),
+      left,
+      np.where(far[1] <= far[2], above, corner),
+    )
+    predicted = (0, left, above, (left + above) // 2, paeth)[kind]
+    out += bytes([kind]) + ((row - predicted) % 256).astype(np.uint8).tobytes()
+    above = row
+  return bytes(out)
+
+
+# --- JPEG -------------------------------------------------------------------
+
+# One Huffman code of one bit, "0": no difference, and the end of a block.
+_CODES = b"".join(
+  struct.pack(">HHB16sB", 0xFFC4, 20, table, bytes((1, *bytes(15))), 0)
+  for table in (0x00, 0x10)
+)
+SEQUENTIAL = (0, 63, 0)
+
+
+def jpeg(
+  width,
+  height,
+  scans,
+  *,
+  kind=0xC0,
+  sampling=(0x11,),
+  extra=b"",
+  interval=0,
+  tail=b"\xff\xd9",
+):
+  """A JPEG of grey 128, if there are enough zero bits.
+
+  Args:
+    width: In pixels.
+    height: In pixels.
+    scans: (components or None: all, (first, last, bits), data) each.
+    kind: The frame's marker.
+    sampling: Factors of each component.
+    extra: Segments before the frame.
+    interval: Units between restarts.
+    tail: What the file ends in.
+  """
+  count = len(sampling)
+  components = b"".join(bytes((n + 1, f, 0)) for n, f in enumerate(sampling))
+  parts = [b"\xff\xd8", extra]
+  parts += [b"\xff\xdb\0\x43\0", bytes([1] * 64), _CODES]
+  parts += [
+    struct.pack(">BBHBHHB", 255, kind, 8 + 3 * count, 8, height, width, count),
+    components,
+  ]
+  if interval:
+    parts.append(struct.pack(">HHH", 0xFFDD, 4, interval))
+  for chosen, (first, last, bits), data in scans:
+    chosen = range(1, count + 1) if chosen is None else chosen
+    parts.append(struct.pack(">HHB", 0xFFDA, 6 + 2 * len(chosen), len(chosen)))
+    parts += [bytes((number, 0)) for number in chosen]
+    parts += [bytes((first, last, bits)), data]
+  return b"".join([*parts, tail])
+
+
+def flat_jpeg(width, height, **options):
+  """A sound one of one component, as small as it can be."""
+  blocks = -(-width // 8) * -(-height // 8)
+  bits = 2 * blocks
+  data = bytes(bits // 8) + (bytes((255 >> bits % 8,)) if bits % 8 else b"")
+  return jpeg(width, height, [(None, SEQUENTIAL, data)], **options)
+
+
+# --- GIF, WebP, BMP ---------------------------------------------------------
+
+
+def gif(canvas, frames, *, palette=bytes(range(6)), tail=b";"):
+  """A GIF of frames: ((left, top, width, height), minimal code size, LZW)."""
+  parts = [b"GIF89a", struct.pack("<HHBBB", *canvas, 0x80, 0, 0), palette]
+  for place, size, data in frames:
+    parts += [struct.pack("<BHHHHB", 0x2C, *place, 0), bytes((size,))]
+    for start in range(0, len(data), 255):
+      block = data[start : start + 255]
+      parts += [bytes((len(block),)), block]
+    parts.append(b"\0")
+  return b"".join([*parts, tail])
+
+
+def lossless_chunk(width, height, bits="00" + "0" + 5 * "1000"):
+  """A WebP chunk of one colour, whose pixels take no bits at all.
+
+  No transform, no cache, one group of codes, each of one symbol.
+  """
+  head = f"{0:03b}{0:01b}{height - 1:014b}{width - 1:014b}"
+  flags = "".join(reversed(bits)) + head  # The first bit is the lowest.
+  data = int(flags, 2).to_bytes(-(-len(flags) // 8), "little")
+  return riff(b"VP8L", b"\x2f" + data.ljust(16, b"\0"))
+
+
+def riff(kind, body):
+  """A chunk of WebP."""
+  return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
+def webp(*chunks):
+  """A WebP file of these chunks."""
+  return riff(b"RIFF", b"WEBP" + b"".join(chunks))
+
+
+def extended_chunk(width, height, flags=0):
+  """A WebP's canvas."""
+  sides = (v.to_bytes(3, "little") for v in (width - 1, height - 1))
+  return riff(b"VP8X", struct.pack("<B3x", flags) + b"".join(sides))
+
+
+def frame_chunk(place, chunks):
+  """A frame of an animated WebP: left, top, width, height."""
+  left, top, width, height = place
+  numbers = left // 2, top // 2, width - 1, height - 1, 0
+  head = b"".join(v.to_bytes(3, "little") for v in numbers) + b"\0"
+  return riff(b"ANMF", head + chunks)
+
+
+def bmp(width, height, bits, compression, data, *, palette=None, size=40):
+  """A BMP with any header of Windows."""
+  if palette is None:
+    palette = bytes(itertools.chain(*((i, i, 9, 0) for i in range(1 << bits))))
+  at = 14 + size + len(palette)
+  head = struct.pack(
+    "<IiiHHIIIIII",
+    *(size, width, height, 1, bits),
+    compression,
+    len(data),
+    2835,
+    2835,
+    len(palette) // 4,
+    0,
+  )
+  head = head.ljust(size, b"\0")
+  return (
+    struct.pack("<2sIII", b"BM", at + len(data), 0, at) + head + palette + data
+  )
+
+
+# --- TIFF -------------------------------------------------------------------
+
+_FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 7: "s", 13: "I", 16: "Q"}
+
+
+def tiff(tags, data=b"", *, order="<", big=False, following=0):
+  """A TIFF whose pixels lie at byte 16, directory after them.
+
+  Args:
+    tags: {tag: (kind, values)}; of bytes, the values are one.
+    data: What lies at byte 16.
+    order: "<" or ">".
+    big: Whether offsets have 64 bits.
+    following: The next directory's offset.
+  """
+  pointer, room = ("Q", 8) if big else ("I", 4)
+  data = data + bytes(len(data) % 2)
+  start = 16 + len(data)
+  mark = b"II" if order == "<" else b"MM"
+  if big:
+    head = mark + struct.pack(order + "HHHQ", 43, 8, 0, start)
+  else:
+    head = mark + struct.pack(order + "HI", 42, start)
+  count = struct.pack(order + ("Q" if big else "H"), len(tags))
+  after = start + len(count) + len(tags) * (12 + 2 * room - 8) + room
+  entries, values = b"", b""
+  for tag, (kind, value) in sorted(tags.items()):
+    if isinstance(value, bytes):
+      raw, number = value, len(value)
+    else:
+      value = value if isinstance(value, tuple | list) else (value,)
+      raw = struct.pack(f"{order}{len(value)}{_FORMATS[kind]}", *value)
+      number = len(value)
+    entry = struct.pack(order + "HH" + pointer, tag, kind, number)
+    if len(raw) > room:
+      entry += struct.pack(order + pointer, after + len(values))
+      values += raw + bytes(len(raw) % 2)
+    else:
+      entry += raw.ljust(room, b"\0")
+    entries += entry
+  end = struct.pack(order + pointer, following)
+  return head.ljust(16, b"\0") + data + count + entries + end + values
+
+
+def grey_tiff(width, height, data, compression=1, **more):
+  """A grey TIFF of one strip; `more` are further tags, `tag_258` and so on."""
+  tags = {
+    256: (4, width),
+    257: (4, height),
+    258: (3, 8),
+    259: (3, compression),
+    262: (3, 1),
+    273: (4, 16),
+    277: (3, 1),
+    278: (4, height),
+    279: (4, len(data)),
+  }
+  tags |= {int(k.removeprefix("tag_")): v for k, v in more.items()}
+  return tiff(tags, data)
+
+
+# --- sound samples ----------------------------------------------------------
+
+
+def saved(picture, format_, **options):
+  """Returns the bytes of what Pillow saves."""
+  buffer = io.BytesIO()
+  picture.save(buffer, format_, **options)
+  return buffer.getvalue()
+
+
+def samples():
+  """Returns small sound files of every kind: {format: {name: bytes}}."""
+  rgb = PilImage.fromarray(noise(12, 10, 3))
+  rgba = PilImage.fromarray(noise(12, 10, 4))
+  deep = noise(12, 10, 4, dtype=np.uint16)
+  exif = b"Exif\0\0" + exif_block(6, thumbnail=True)
+  text = PngImagePlugin.PngInfo()
+  text.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
+  words = {"icc_profile": SRGB, "exif": exif, "xmp": XMP}
+  return {
+    "png": {
+      "rgb": saved(rgb, "PNG", exif=exif),
+      "palette, metadata": saved(
+        rgb.convert("P"), "PNG", pnginfo=text, icc_profile=SRGB, dpi=(72, 72)
+      ),
+      "bilevel": saved(rgb.convert("1"), "PNG"),
+      "16 bits, interlaced": make_png(
+        deep[..., :3],
+        interlace=True,
+        extra=[(b"eXIf", exif_block(3)), (b"tRNS", bytes(6))],
+      ),
+      "alpha, interlaced": make_png(noise(12, 10, 4), interlace=True),
+      "16 bits, alpha": make_png(deep),
+      "one frame": saved(rgb, "PNG", save_all=True, append_images=[]),
+    },
+    "jpeg": {
+      "exif": saved(rgb, "JPEG", exif=exif, quality=80),
+      "metadata": saved(rgb.resize((40, 24)), "JPEG", dpi=(72, 72), **words),
+      "grey": saved(rgb.convert("L"), "JPEG"),
+      "progressive": saved(rgb.resize((40, 24)), "JPEG", progressive=True),
+      "restarts": saved(
+        rgb.resize((40, 24)), "JPEG", restart_marker_blocks=2, subsampling=0
+      ),
+      "cmyk": saved(rgb.convert("CMYK"), "JPEG", icc_profile=cmyk_profile()),
+      "two pictures": saved(
+        rgb, "MPO", save_all=True, append_images=[rgba.convert("RGB")]
+      ),
+      "lossless": imagecodecs.jpeg8_encode(noise(9, 9), lossless=True),
+    },
+    "gif": {
+      "palette": saved(rgb, "GIF", comment=b"of a gif"),
+      "transparent": saved(rgb.convert("P"), "GIF", transparency=3),
+      "interlaced": saved(rgb.convert("L"), "GIF", interlace=True),
+      "part": gif((9, 7), [((2, 1, 4, 1), 2, b"\x44\x02\x05")]),
+    },
+    "webp": {
+      "lossy": saved(rgb, "WEBP", exif=exif),
+      "metadata": saved(rgba, "WEBP", **words),
+      "lossless": saved(rgba, "WEBP", lossless=True),
+      "one frame": webp(
+        extended_chunk(16, 14, 2),
+        riff(b"ANIM", bytes(6)),
+        frame_chunk((2, 4, 8, 8), lossless_chunk(8, 8)),
+      ),
+    },
+    "bmp": {
+      "rgb": saved(rgb, "BMP"),
+      "palette": saved(rgb.convert("P"), "BMP"),
+      "bilevel": saved(rgb.convert("1"), "BMP"),
+      "alpha": saved(rgba, "BMP"),
+      "4 bits": bmp(5, 3, 4, 0, noise(12).tobytes()),
+      "16 bits": bmp(5, 3, 16, 0, noise(36).tobytes(), palette=b""),
+      "RLE8": bmp(5, 3, 8, 1, b"\5\7\0\0\2\1\0\3abc\0\0\0\5\1\0\1"),
+      "RLE4": bmp(5, 2, 4, 2, b"\5\x7a\0\0\0\3\x12\x30\2\4\0\1"),
+    },
+    "tiff": _tiffs(rgb, rgba, deep, exif),
+  }
+
+
+def _tiffs(rgb, rgba, deep, exif):
+  def written(pixels, **options):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, metadata=None, **options)
+    return buffer.getvalue()
+
+  colour = {"photometric": "rgb", "extrasamples": ["unassalpha"]}
+  bilevel = rgb.resize((40, 24)).convert("1")
+  files = {
+    "exif": saved(rgb, "TIFF", exif=exif, icc_profile=SRGB, dpi=(72, 72)),
+    "LZW": saved(rgb, "TIFF", compression="tiff_lzw"),
+    "palette": saved(rgb.convert("P"), "TIFF", compression="packbits"),
+    "JPEG": saved(rgb, "TIFF", compression="jpeg"),
+    "CMYK": saved(rgb.convert("CMYK"), "TIFF", icc_profile=cmyk_profile()),
+    "Lab": saved(PilImage.new("LAB", (5, 4), (99, 128, 128)), "TIFF"),
+    "planes, strips": written(
+      np.moveaxis(deep, 2, 0),
+      planarconfig="separate",
+      rowsperstrip=5,
+      compression="zlib",
+      predictor=True,
+      **colour,
+    ),
+    "tiles, big": written(
+      deep, tile=(16, 16), bigtiff=True, byteorder=">", **colour
+    ),
+    "premultiplied": written(
+      deep, photometric="rgb", extrasamples=["assocalpha"]
+    ),
+    "group 3": saved(bilevel, "TIFF", compression="group3"),
+    "group 4": saved(bilevel, "TIFF", compression="group4"),
+    "Huffman": saved(bilevel, "TIFF", compression="tiff_ccitt"),
+  }
+  for name in ("zstd", "lzma", "webp"):
+    pixels = noise(16, 16, 3)
+    files[name] = written(pixels, photometric="rgb", compression=name)
+  return files
