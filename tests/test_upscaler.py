@@ -1,5 +1,7 @@
 """The upscaler: tiles against the whole image, dtypes, memory, many devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +33,11 @@ def photo(*shape, dtype=np.float32, seed=1):
   return np.rint(image * np.iinfo(dtype).max).astype(dtype)
 
 
+jitted = functools.cache(jax.jit)
+
+
 def whole(model, image):
-  return np.asarray(jax.jit(model)(image))
+  return np.asarray(jitted(model)(image))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,13 @@ def model():
 
 @pytest.mark.parametrize(
   ("size", "tile"),
-  [((131, 77), 16), ((131, 77), 40), ((1, 1), 16), ((2, 3), 8), ((1, 500), 64)],
+  [
+    ((131, 77), 16),
+    ((1, 200), 64),
+    pytest.param((131, 77), 40, marks=pytest.mark.slow),
+    pytest.param((1, 1), 16, marks=pytest.mark.slow),
+    pytest.param((2, 3), 8, marks=pytest.mark.slow),
+  ],
 )
 def test_exact_tiles_equal_the_whole_image(model, size, tile):
   image = photo(*size, 3)
@@ -62,10 +73,12 @@ def test_other_tiles_of_an_awkward_size(model, tile):
 @pytest.mark.parametrize(
   ("fields", "size"),
   [
-    ({"scale": 1}, (50, 41)),
     ({"scale": 2}, (51, 37)),
-    ({"scale": 2, "unshuffle": 1}, (51, 37)),
     ({"scale": 3}, (40, 33)),
+    pytest.param({"scale": 1}, (50, 41), marks=pytest.mark.slow),
+    pytest.param(
+      {"scale": 2, "unshuffle": 1}, (51, 37), marks=pytest.mark.slow
+    ),
   ],
 )
 def test_every_scale_and_sizes_that_do_not_divide(fields, size):
@@ -83,8 +96,8 @@ def test_every_scale_and_sizes_that_do_not_divide(fields, size):
 
 def test_too_narrow_a_halo_is_seen():
   # Otherwise the tests above could not fail.
-  model = make_model(num_block=2)
-  image = photo(64, 64, 3)
+  model = make_model()
+  image = photo(40, 40, 3)
   actual = model.upscale(image, tile=16, halo=1)
   assert np.abs(actual - whole(model, image)).max() > 1e-3
 
@@ -117,26 +130,26 @@ def test_integers_are_the_rounded_and_clipped_floats(model, dtype):
 
 
 def test_grey_stays_grey_and_is_the_luma_of_the_colour_result(model):
-  image = photo(21, 18)
+  image = photo(20, 24)
   colour = whole(model, np.repeat(image[..., None], 3, axis=-1))
   expected = colour @ np.array([0.299, 0.587, 0.114])
   np.testing.assert_allclose(model.upscale(image), expected, atol=1e-5)
   with_axis = model.upscale(image[..., None])
-  assert with_axis.shape == (84, 72, 1)
+  assert with_axis.shape == (80, 96, 1)
   np.testing.assert_array_equal(with_axis[..., 0], model.upscale(image))
 
 
 def test_jax_arrays_and_a_given_place(model, tmp_path):
-  image = jnp.asarray(photo(10, 12, 3))
-  out = np.memmap(tmp_path / "out", np.float32, "w+", shape=(40, 48, 3))
+  image = jnp.asarray(photo(20, 24, 3))
+  out = np.memmap(tmp_path / "out", np.float32, "w+", shape=(80, 96, 3))
   result = model.upscale(image, out=out)
   assert result is out
   np.testing.assert_allclose(out, whole(model, image), atol=1e-5)
 
 
 def test_below_upscale_it_is_a_pure_function(model):
-  images = photo(3, 10, 12, 3)
-  batched = jax.jit(model)(images)
+  images = photo(3, 20, 24, 3)
+  batched = jitted(model)(images)
   mapped = jax.jit(jax.vmap(model))(images)
   np.testing.assert_allclose(batched, mapped, atol=1e-5)
   np.testing.assert_allclose(batched[1], model.upscale(images[1]), atol=1e-5)
@@ -144,18 +157,19 @@ def test_below_upscale_it_is_a_pure_function(model):
 
 def test_one_program_for_an_image_and_for_the_next_of_its_size():
   model = make_model()
-  model.upscale(photo(200, 150, 3), tile=32)
-  model.upscale(photo(200, 150, 3), tile=32)
+  model.upscale(photo(131, 77, 3), tile=16, exact=True)
+  model.upscale(photo(131, 77, 3), tile=16, exact=True)
   assert len(model._programs) == 1
 
 
-@pytest.mark.parametrize("tile", ["auto", 0, 256])
-def test_the_compilers_report_decides_about_tiles(monkeypatch, tile):
-  model = make_model(num_block=2)
-  image = photo(300, 300, 3, dtype=np.uint8)
-  expected = model.upscale(image, tile=64, exact=True)
+@pytest.mark.parametrize(
+  "tile", ["auto", 256, pytest.param(0, marks=pytest.mark.slow)]
+)
+def test_the_compilers_report_decides_about_tiles(monkeypatch, model, tile):
+  image = photo(150, 150, 3, dtype=np.uint8)
+  expected = np.clip(whole(model, image / np.float32(255)), 0, 1) * 255
   needed = model._needed_memory(model._plan(image, 0, 34), image)
-  assert needed > 300 * 300 * 3
+  assert needed > 150 * 150 * 3
   monkeypatch.setattr(upscaler, "_free_memory", lambda device: needed // 2)
   counts, messages = [], []
   actual = model.upscale(
@@ -166,7 +180,7 @@ def test_the_compilers_report_decides_about_tiles(monkeypatch, tile):
     notify=messages.append,
   )
   assert counts[-1][1] > 1
-  assert (np.abs(actual.astype(int) - expected) <= 1).all()
+  assert (np.abs(actual - expected) <= 1).all()
   # Whoever named a size hears of it.
   assert bool(messages) == (tile != "auto")
   monkeypatch.setattr(upscaler, "_free_memory", lambda device: 1000)
@@ -176,8 +190,8 @@ def test_the_compilers_report_decides_about_tiles(monkeypatch, tile):
 
 def test_running_out_of_memory_starts_again_with_smaller_tiles(monkeypatch):
   model = make_model()
-  image = photo(100, 90, 3)
-  expected = model.upscale(image)
+  image = photo(131, 77, 3)
+  expected = whole(model, image)
   program, runs = model._program, []
 
   def scarce(plan, pixels):
@@ -205,11 +219,11 @@ def test_an_error_that_is_not_about_memory_passes_through(model):
     raise RuntimeError("the user's own")
 
   with pytest.raises(RuntimeError, match="the user's own"):
-    model.upscale(photo(8, 8, 3), progress=progress)
+    model.upscale(photo(20, 24, 3), progress=progress)
 
 
 def test_a_result_that_is_not_finite_is_an_error(model):
-  image = photo(8, 8, 3)
+  image = photo(20, 24, 3)
   image[3, 3] = np.nan
   with pytest.raises(FloatingPointError, match="not finite"):
     model.upscale(image)
