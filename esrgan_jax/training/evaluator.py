@@ -4,8 +4,8 @@ Results are rounded to 8 bits, `crop_border` pixels are cut off each side, and
 PSNR and SSIM are taken on BT.601 luma (`psnr_y`, `ssim_y`) as well as on RGB
 (`psnr_rgb`, `ssim_rgb`). Means are over images.
 
-Images are measured block by block, so that one program is compiled for images
-of all sizes; sums of blocks are kept in float64.
+Images are measured block by block, so that a few programs do for images of all
+sizes; sums of blocks are kept in float64.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Upscale = Callable[[np.ndarray], np.ndarray]
 # Of float32 `[1, H, W, 3]` images sr and hr in [0, 1]; jitted here.
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
 
-_BLOCK = 256
+_BLOCKS = (64, 128, 256)  # The smallest that holds an image, or the largest.
 _OVERLAP = 10  # SSIM's windows are 11x11.
 # Distances, such as VGG's, are taken on the centre: one program for all
 # images that are larger, at a bounded cost.
@@ -261,9 +261,11 @@ def measure(
   )
   sr, hr = sr[inner], hr[inner]
   total = np.zeros((2, 4))
-  corners = itertools.product(range(0, height, _BLOCK), range(0, width, _BLOCK))
+  length = min(max(height, width), _BLOCKS[-1])
+  side = next(side for side in _BLOCKS if side >= length)
+  corners = itertools.product(range(0, height, side), range(0, width, side))
   for top, left in corners:
-    size = _BLOCK + _OVERLAP
+    size = side + _OVERLAP
     block = np.zeros((2, size, size, 3), np.uint8)
     for i, image in enumerate((sr, hr)):
       part = image[top : top + size, left : left + size]
@@ -291,14 +293,15 @@ def _block_sums(block: jax.Array, inside: jax.Array) -> jax.Array:
   `block` is sr and hr, `inside` the rows and columns that the image has left
   from the block's corner. Returns `[2, 4]`: R, G, B, Y.
   """
+  side = block.shape[1] - _OVERLAP
   rgb = block.astype(jnp.float32) / 255
   sr, hr = jnp.concatenate([rgb, metrics.rgb_to_y(rgb)], axis=-1)
 
   def own(values: jax.Array, limit: jax.Array) -> jax.Array:
     # Beyond the block's own pixels begins the next block, or nothing.
-    values = values[:_BLOCK, :_BLOCK]
-    rows = jnp.arange(_BLOCK).reshape(-1, 1, 1) < limit[0]
-    columns = jnp.arange(_BLOCK).reshape(1, -1, 1) < limit[1]
+    values = values[:side, :side]
+    rows = jnp.arange(side).reshape(-1, 1, 1) < limit[0]
+    columns = jnp.arange(side).reshape(1, -1, 1) < limit[1]
     return jnp.where(rows & columns, values, 0).sum(axis=0).sum(axis=0)
 
   errors = own(jnp.square(sr - hr), inside)
