@@ -32,7 +32,6 @@ def run(weights, tmp_path, monkeypatch, capsys):
   """Runs the command in a folder of its own; returns status, out and err."""
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "the session's")
 
   def run(*arguments, model=weights):
     arguments = ["upscale", *map(str, arguments), "--model", str(model)]

@@ -247,10 +247,8 @@ def test_the_command_prints_where_it_is(data_dir, capsys):
 
 @pytest.mark.slow
 def test_training_prepares_it_and_trains_both_phases(
-  archives, tmp_path, capsys, monkeypatch
+  archives, tmp_path, capsys
 ):
-  # Programs compiled in this process stay in the test session's cache.
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "unused"))
   config = tiny_config(tmp_path)
   config["phases"]["psnr"]["num_train_steps"] = 3
   config["phases"]["gan"]["num_train_steps"] = 2

@@ -36,9 +36,7 @@ def _place(tmp_path_factory):
   return folder
 
 
-def _finetune(place, workdir, *flags, monkeypatch):
-  # Programs compiled in this process stay in the test session's cache.
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(workdir / "unused"))
+def _finetune(place, workdir, *flags):
   command = {
     "config": ROOT / "configs/finetune.py",
     "workdir": workdir,
@@ -61,12 +59,12 @@ def _finetune(place, workdir, *flags, monkeypatch):
 
 
 @pytest.mark.slow
-def test_photos_of_ones_own(place, tmp_path, capsys, monkeypatch):
+def test_photos_of_ones_own(place, tmp_path, capsys):
   # A mistake first, which is then corrected.
   flag = "config.data.sources=/nowhere"
-  assert _finetune(place, tmp_path / "run", flag, monkeypatch=monkeypatch) == 1
+  assert _finetune(place, tmp_path / "run", flag) == 1
   assert "/nowhere: no such folder" in capsys.readouterr().err
-  assert _finetune(place, tmp_path / "run", monkeypatch=monkeypatch) == 0
+  assert _finetune(place, tmp_path / "run") == 0
   out, err = capsys.readouterr()
   assert "phase one is skipped: the generator is" in out
   assert "gan: trains on 3 images" in out
@@ -95,7 +93,7 @@ def test_photos_of_ones_own(place, tmp_path, capsys, monkeypatch):
 
   # The same folder, for something else.
   flag = "config.phases.gan.learning_rate=3e-4"
-  assert _finetune(place, run, flag, monkeypatch=monkeypatch) == 1
+  assert _finetune(place, run, flag) == 1
   err = capsys.readouterr().err
   assert "was begun with another config" in err
   assert "phases.gan.learning_rate: 0.0001 -> 0.0003" in err
@@ -116,12 +114,12 @@ def test_photos_of_ones_own(place, tmp_path, capsys, monkeypatch):
     ("workdir=ftp://bucket/run", "ftp:// is not supported"),
   ],
 )
-def test_mistakes(place, tmp_path, flag, message, capsys, monkeypatch):
+def test_mistakes(place, tmp_path, flag, message, capsys):
   (place / "empty").mkdir(exist_ok=True)
   flag, message = (
     text.replace("PLACE", str(place)) for text in (flag, message)
   )
-  assert _finetune(place, tmp_path / "run", flag, monkeypatch=monkeypatch) == 1
+  assert _finetune(place, tmp_path / "run", flag) == 1
   err = capsys.readouterr().err
   assert err.startswith("error: ")
   assert message in err

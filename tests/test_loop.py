@@ -20,21 +20,6 @@ from esrgan_jax.weights.files import read_weights
 from tests.training_runs import logged, tiny_config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  """Has all trainings of this module share their compiled programs."""
-  names = (
-    "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-  )
-  before = {name: getattr(jax.config, name) for name in names}
-  jax.config.update(names[0], str(tmp_path_factory.mktemp("xla")))
-  jax.config.update(names[1], 0.0)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
 def _train(config, workdir):
   out = io.StringIO()
   console = rich.console.Console(file=out, width=200)

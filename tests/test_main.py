@@ -42,7 +42,7 @@ def _start(place, workdir, *flags, **variables):
     stderr=subprocess.PIPE,
     text=True,
     cwd=ROOT,
-    env=environment(place / "cache", **variables),
+    env=environment(**variables),
   )
 
 
@@ -142,10 +142,7 @@ def test_another_config_is_shown_and_refused(place, undisturbed):
     ("--config.data.sources=", "config.data.sources is empty"),
   ],
 )
-def test_mistakes_are_one_line_errors(
-  place, tmp_path, flag, message, capsys, monkeypatch
-):
-  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+def test_mistakes_are_one_line_errors(place, tmp_path, flag, message, capsys):
   flags = [f"--config={place / 'config.py'}", f"--workdir={tmp_path}/run"]
   assert main.main([*flags, "--config.mesh.num_devices=2", flag]) == 1
   err = capsys.readouterr().err

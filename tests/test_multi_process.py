@@ -48,7 +48,6 @@ def _start(place, workdir, *flags, processes=2, devices=2):
     text=True,
     cwd=ROOT,
     env=environment(
-      place / "cache",
       PYTHON=sys.executable,
       DEVICES_PER_PROCESS=str(devices),
       JAX_NUM_CPU_DEVICES=str(devices),

@@ -238,12 +238,12 @@ def test_threads_write_one_file(tmp_path):
   assert os.listdir(tmp_path) == ["a"]
 
 
-def _run(arguments, cache, timeout=240):
+def _run(arguments, timeout=240):
   """Runs Python; epath reaches buckets by fsspec, not by TensorFlow."""
   return subprocess.run(
     [sys.executable, *arguments],
     cwd=ROOT,
-    env=environment(cache, EPATH_USE_TF="0"),
+    env=environment(EPATH_USE_TF="0"),
     capture_output=True,
     text=True,
     timeout=timeout,
@@ -322,7 +322,7 @@ print("\\n".join(sorted(Bucket.objects)))
 @pytest.mark.slow
 def test_parts_of_a_workdir_in_a_bucket(tmp_path):
   pytest.importorskip("fsspec")
-  done = _run(["-c", _PARTS], tmp_path)
+  done = _run(["-c", _PARTS])
   assert done.returncode == 0, done.stderr
   assert done.stdout.split() == [
     f"bucket/a/run/{name}"
@@ -377,7 +377,7 @@ def test_training_in_a_bucket(tmp_path):
   config["phases"]["psnr"]["num_train_steps"] = 4
   config["checkpoint_every_steps"] = config["eval_every_steps"] = 2
   config = write_config(tmp_path / "config.py", config)
-  done = _run(["-c", _TRAINING, f"--config={config}"], tmp_path / "cache")
+  done = _run(["-c", _TRAINING, f"--config={config}"])
   assert done.returncode == 0, done.stderr
   assert "psnr: going on from step 2 of 6" in done.stdout
   assert done.stdout.endswith("done\n")
@@ -390,7 +390,7 @@ def test_training_in_a_bucket(tmp_path):
 def test_a_bucket_without_its_package(tmp_path):
   config = write_config(tmp_path / "config.py", tiny_config(tmp_path))
   arguments = [f"--config={config}", "--workdir=gs://bucket/run"]
-  done = _run(["-m", "esrgan_jax.main", *arguments], tmp_path)
+  done = _run(["-m", "esrgan_jax.main", *arguments])
   assert done.returncode == 1, done.stderr
   assert done.stderr.startswith("error: gs://bucket/run needs a package: ")
   assert "pip install gcsfs" in done.stderr

@@ -55,13 +55,14 @@ def write_config(path, config):
   return path
 
 
-def environment(cache, **variables):
-  """Variables of a training process: CPU, compiled programs kept."""
+def environment(**variables):
+  """Variables of a training process, by which it shares compiled programs.
+
+  They are the test session's; as many devices are part of what a program is.
+  """
   return {
     **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": os.fspath(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_NUM_CPU_DEVICES": "8",
     "PYTHONPATH": str(ROOT),
     "PYTHONUNBUFFERED": "1",
     **variables,
