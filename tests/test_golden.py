@@ -39,3 +39,17 @@ def test_all_is_recorded():
 
   assert sorted(answers.ANSWERS) == FILES
   assert {path.name for path in golden.FOLDER.glob("*.pth")} == {*golden.SAVED}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", golden.SAVED)
+def test_pytorch_loads_what_it_saved(name):
+  import torch
+
+  from tests.oracles import answers
+
+  # No strangers' file: `torch.float32` in it is more than weights.
+  found = torch.load(golden.FOLDER / name, weights_only=False)
+  says = answers.saved()
+  assert found.pop("other") == says.pop("other")
+  torch.testing.assert_close(found, says, rtol=0, atol=0)

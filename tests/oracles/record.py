@@ -1,6 +1,9 @@
 """Writes what PyTorch says to `tests/goldens`: see `tests.golden`.
 
 python -m tests.oracles.record
+
+What it says does not change, nor do the files' bytes, but for those of
+`saved_legacy.pth`: PyTorch's older form calls arrays by their addresses.
 """
 
 import numpy as np
