@@ -116,7 +116,7 @@ def _shuffled(rng, pieces):
 # --- PNG --------------------------------------------------------------------
 
 
-def _chunks(data):
+def chunks_of(data):
   """Cuts a PNG into (kind, body), as far as it goes."""
   at, chunks = 8, []
   while at + 12 <= len(data):
@@ -128,12 +128,13 @@ def _chunks(data):
   return chunks
 
 
-def _with_chunks(data, chunks):
+def with_chunks(data, chunks):
+  """Returns a PNG of other chunks, their checksums right."""
   return data[:8] + b"".join(build.chunk(*c) for c in chunks)
 
 
 def _png_chunks(rng, data):
-  chunks = _chunks(data)
+  chunks = chunks_of(data)
   if not chunks:
     return data
   how = rng.randrange(4)
@@ -149,7 +150,7 @@ def _png_chunks(rng, data):
   else:
     kinds = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"fdAT")
     chunks[i] = rng.choice(kinds), body
-  return _with_chunks(data, chunks)
+  return with_chunks(data, chunks)
 
 
 @functools.cache
@@ -172,7 +173,7 @@ def _more_chunks():
 
 
 def _png_header(rng, data):
-  chunks = _chunks(data)
+  chunks = chunks_of(data)
   if not chunks or len(chunks[0][1]) < 13:
     return data
   kind, body = chunks[0]
@@ -181,12 +182,12 @@ def _png_header(rng, data):
   else:
     at, value = rng.randrange(8, 13), rng.choice((0, 1, 2, 3, 4, 6, 8, 16, 255))
     body = _set(body, at, ">B", value)
-  return _with_chunks(data, [(kind, body), *chunks[1:]])
+  return with_chunks(data, [(kind, body), *chunks[1:]])
 
 
 def _png_pixels(rng, data):
   """Packs other pixels, fewer mostly, soundly."""
-  chunks = _chunks(data)
+  chunks = chunks_of(data)
   packed = b"".join(body for kind, body in chunks if kind == b"IDAT")
   try:
     raw = zlib.decompressobj().decompress(packed, 2**20)
@@ -195,7 +196,7 @@ def _png_pixels(rng, data):
   raw = rng.choice((raw[: rng.randint(0, len(raw))], raw * 2, bytes(2**20)))
   rest = [c for c in chunks if c[0] != b"IDAT"]
   rest[-1:-1] = [(b"IDAT", zlib.compress(raw))]
-  return _with_chunks(data, rest)
+  return with_chunks(data, rest)
 
 
 def _damage_once(rng, body):
@@ -397,8 +398,8 @@ def _structure(rng, data):
 
 def _repaired(data):
   """Makes a PNG's checksums right."""
-  if data.startswith(b"\x89PNG") and (chunks := _chunks(data)):
-    return _with_chunks(data, chunks)
+  if data.startswith(b"\x89PNG") and (chunks := chunks_of(data)):
+    return with_chunks(data, chunks)
   return data
 
 

@@ -94,6 +94,13 @@ def exif_block(orientation=1, *, order="<", thumbnail=False):
   return block
 
 
+def exif_of(path):
+  """Returns the tags that Pillow finds, and those of its sub-directory."""
+  with PilImage.open(path) as picture:
+    exif = picture.getexif()
+    return dict(exif), dict(exif.get_ifd(34665))
+
+
 def overlapping_exif(count=2900, pointers=0):
   """A block whose tags all have the same large value, or point to each other.
 

@@ -31,8 +31,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     raise ValueError(f"its header says {width} x {height} pixels")
   if width * height > max_pixels:
     raise ImageError(
-      f"{width} x {height} pixels are more than max_pixels={max_pixels}; raise"
-      " max_pixels (upscale: --max-pixels) if you trust the file"
+      f"{width} x {height} pixels are more than max_pixels={max_pixels}; if you"
+      " trust the file, raise max_pixels (upscale: --max-pixels)"
     )
 
 
@@ -52,8 +52,9 @@ def check_claim(
   missing = width * height - ratio * found
   if missing > max_pixels // _FREE_PART:
     raise ImageError(
-      f"claims {width} x {height} pixels in {found} bytes; raise max_pixels"
-      f" (upscale: --max-pixels) to {_FREE_PART * missing} if you trust the file"
+      f"claims {width} x {height} pixels in {found} bytes; if you trust the"
+      f" file, raise max_pixels (upscale: --max-pixels) to"
+      f" {_FREE_PART * missing}"
     )
 
 

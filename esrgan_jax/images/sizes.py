@@ -77,6 +77,8 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
+  if len(head) < 30:
+    raise ValueError("no header")
   if head[12:16] == b"VP8X":
     sides = (int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
     width, height = (side + 1 for side in sides)

@@ -25,7 +25,7 @@ _WITH_ALPHA = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 # Most pixels that run lengths make of a byte: 255 of two.
 _RATIO = 128
 # They are unpacked one by one, some in a microsecond.
-_MOST_RUNS = 2**21
+_MOST_RUNS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)

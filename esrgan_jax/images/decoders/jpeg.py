@@ -42,7 +42,7 @@ _PASSES = 16
 # Every picture may have the passes of one of this part of `max_pixels`.
 _PIXELS_A_BLOCK = 1024
 # Blocks of a further pass that a byte pays for.
-_BLOCKS_A_BYTE = 64
+_BLOCKS_A_BYTE = 4
 # Put where a scan ends. Nobody reads it but a decoder that lacks data; what it
 # then sees are long codes, of large numbers, and never zeros.
 _PROBE = bytes((0xFE - n * n % 13) for n in range(512))
@@ -287,8 +287,8 @@ def _check_scans(frame: Frame, max_pixels: int) -> None:
     enough = -(-frame.work // _PASSES) * _PIXELS_A_BLOCK
     raise ImageError(
       f"{frame.scans} scans of {frame.width} x {frame.height} pixels in"
-      f" {frame.found} bytes are too much work; raise max_pixels"
-      f" (upscale: --max-pixels) to {enough} if you trust the file"
+      f" {frame.found} bytes are too much work; if you trust the file, raise"
+      f" max_pixels (upscale: --max-pixels) to {enough}"
     )
 
 
