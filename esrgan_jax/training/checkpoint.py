@@ -308,6 +308,15 @@ class Checkpoints:
     """
     return self._open().reached_preemption(step)
 
+  def look(self) -> None:
+    """Raises if the last save has failed by now; does not wait for it.
+
+    Raises:
+      SaveError: If it has.
+    """
+    if self._manager and not self._manager.is_saving_in_progress():
+      self.wait()
+
   def wait(self) -> None:
     """Waits until everything is written.
 

@@ -417,6 +417,7 @@ class _Loop:
     figures = {k: float(v) for k, v in jax.device_get(metrics).items()}
     self._skipping = figures["skipped_in_a_row"] > 0
     if due:
+      self.checkpoints.look()
       self._add_speed(done, figures)
       self.log.write(done, figures)
       self.progress.show(done, figures)
