@@ -10,7 +10,6 @@ import torch
 from skimage import data
 from torch.nn import functional
 
-from esrgan_jax.models import vgg
 from esrgan_jax.weights import files, names, zoo
 from tests import golden
 from tests.oracles import torch_steps
@@ -201,8 +200,7 @@ def vgg_layers(width, image):
   """All features of a network of some width."""
   net = with_state(VGG19(width), golden.vgg_state(width))
   with torch.inference_mode():
-    features = net(to_torch(image))
-  return dict(zip(vgg.LAYERS, map(_image, features), strict=True))
+    return {name: _image(x) for name, x in net(to_torch(image)).items()}
 
 
 def vgg19():

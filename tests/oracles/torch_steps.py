@@ -6,9 +6,6 @@ from torch.nn import functional
 
 from tests.oracles.torch_vgg import VGG19
 
-# Their places among torchvision's `features`.
-_PLACES = {"conv1_2": 2, "conv2_1": 5, "conv5_4": 34}
-
 
 def to_torch(image):
   """Our images as PyTorch's, in float64."""
@@ -51,11 +48,11 @@ def perceptual_distance(state, sr, hr, layer_weights, criterion="l1"):
   """The distance of VGG19's features, of a network with these weights."""
   network = VGG19(len(state["features.0.bias"]))
   network = with_state(network, state).requires_grad_(False)
-  depth = 1 + max(_PLACES[layer] for layer in layer_weights)
-  sr, hr = network(sr, depth), network(hr, depth)
+  deepest = max(layer_weights, key=network.names.index)
+  sr, hr = network(sr, deepest), network(hr, deepest)
   distance = {"l1": functional.l1_loss, "l2": functional.mse_loss}[criterion]
   return sum(
-    weight * distance(sr[_PLACES[layer]], hr[_PLACES[layer]])
+    weight * distance(sr[layer], hr[layer])
     for layer, weight in layer_weights.items()
   )
 

@@ -11,7 +11,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 class VGG19(nn.Module):
-  """Maps `[N, 3, H, W]` in [0, 1] to all features, in order.
+  """Maps `[N, 3, H, W]` in [0, 1] to features by layer, as BasicSR calls them.
 
   Args:
     width: Channels of the first stage: 64 in the published network.
@@ -19,24 +19,27 @@ class VGG19(nn.Module):
 
   def __init__(self, width):
     super().__init__()
-    layers, channels = [], 3
+    layers, channels, stage, index = {}, 3, 1, 1
     for out in _WIDTHS:
       if out == "M":
-        layers.append(nn.MaxPool2d(2, 2))
+        layers[f"pool{stage}"] = nn.MaxPool2d(2, 2)
+        stage, index = stage + 1, 1
         continue
       out = out * width // 64
-      layers.append(nn.Conv2d(channels, out, 3, padding=1))
-      layers.append(nn.ReLU())
-      channels = out
-    self.features = nn.Sequential(*layers)
+      layers[f"conv{stage}_{index}"] = nn.Conv2d(channels, out, 3, padding=1)
+      layers[f"relu{stage}_{index}"] = nn.ReLU()
+      channels, index = out, index + 1
+    self.names = tuple(layers)
+    self.features = nn.Sequential(*layers.values())
 
-  def forward(self, image, depth=None):
+  def forward(self, image, deepest="pool5"):
     mean, std = (
       torch.tensor(each, dtype=image.dtype).reshape(1, 3, 1, 1)
       for each in (_MEAN, _STD)
     )
-    x, found = (image - mean) / std, []
-    for layer in self.features[:depth]:
-      x = layer(x)
-      found.append(x)
+    x, found = (image - mean) / std, {}
+    for name, layer in zip(self.names, self.features, strict=True):
+      found[name] = x = layer(x)
+      if name == deepest:
+        break
     return found
