@@ -228,6 +228,22 @@ def test_scans_are_weighed(tmp_path):
   assert "5001 scans" in message
 
 
+def test_files_are_as_long_as_their_pictures(tmp_path):
+  # Holes take no place on a disk, and would be read as zeros.
+  file = tmp_path / "a"
+  heads = {"text": b"no picture", "sizes": build.png(2, 2, b"")[:33]}
+  heads["too many for a picture of 7 x 5"] = build.bmp(7, 5, 8, 0, bytes(40))
+  heads["9000000 x 9000000 pixels"] = build.png(9_000_000, 9_000_000, b"")
+  for message, head in heads.items():
+    with open(file, "wb") as opened:
+      opened.write(head)
+      opened.truncate(2**32)
+    with mutation.bounded(2, 100), pytest.raises(ImageError) as caught:
+      images.read_image(file)
+    if " " in message:
+      assert message in str(caught.value)
+
+
 # Pieces that are too many, or overlap.
 
 MANY = 300_000

@@ -8,7 +8,9 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
+from esrgan_jax.images import limits
 from esrgan_jax.images.assembly import Found, assemble
 from esrgan_jax.images.decoders.bmp import read_bmp
 from esrgan_jax.images.decoders.gif import read_gif
@@ -17,7 +19,13 @@ from esrgan_jax.images.decoders.png import read_png
 from esrgan_jax.images.decoders.tiff import read_tiff
 from esrgan_jax.images.decoders.webp import read_webp
 from esrgan_jax.images.pixels import MAX_PIXELS, Image, ImageError
+from esrgan_jax.images.sizes import size_of
 from esrgan_jax.text import printable
+
+# Of a file of any picture, for metadata, and what cameras put behind it; and
+# of each pixel. 16-bit RGBA without compression has 8.
+_FREE_LENGTH = 2**26
+_MOST_BYTES = 64
 
 
 def read_image(
@@ -58,8 +66,7 @@ def read_image(
   path = pathlib.Path(path)
   name = printable(path)
   try:
-    data = _read_file(path, max_pixels)
-    reader = _reader_of(data)
+    reader, data = _open(path, max_pixels)
     with _hushed("imagecodecs"):
       return assemble(reader(data, max_pixels))
   except ImageError as error:
@@ -93,26 +100,39 @@ def _hushed(name: str) -> Iterator[None]:
     log.removeFilter(others)
 
 
-def _read_file(path: pathlib.Path, max_pixels: int) -> bytes:
+def _open(
+  path: pathlib.Path, max_pixels: int
+) -> tuple[Callable[[bytes, int], Found], bytes]:
+  """Reads a file that can be a picture, by its first bytes and its length."""
   try:
     if not path.exists():
       raise ImageError("no such file; check the name")
     if not path.is_file():
       raise ImageError("not a file; name an image file")
-    size = path.stat().st_size
-    if size == 0:
-      raise ImageError("the file is empty (0 bytes); copy it again")
-    # Even 16-bit RGBA without compression stays below 16 bytes a pixel.
-    limit = 16 * max_pixels + 2**26
-    if size > limit:
-      raise ImageError(
-        f"the file has {size} bytes, and no image of max_pixels={max_pixels}"
-        f" has more than {limit}; raise max_pixels if you trust the file"
-      )
-    return path.read_bytes()
+    with open(path, "rb") as file:
+      length = os.fstat(file.fileno()).st_size
+      if length == 0:
+        raise ImageError("the file is empty (0 bytes); copy it again")
+      reader = _reader_of(file.read(16))
+      if length > _FREE_LENGTH:
+        _check_length(file, length, max_pixels)
+      file.seek(0)
+      return reader, file.read()
   except OSError as error:
     reason = error.strerror or type(error).__name__
     raise ImageError(f"cannot be read: {reason}") from error
+
+
+def _check_length(file: BinaryIO, length: int, max_pixels: int) -> None:
+  """Refuses a file that is much longer than its picture can be."""
+  file.seek(0)
+  width, height = size_of(file) or (0, 0)
+  limits.check_size(max(width, 1), max(height, 1), max_pixels)
+  if length > _FREE_LENGTH + _MOST_BYTES * width * height:
+    raise ImageError(
+      f"{length} bytes are too many for a picture of {width} x {height} pixels;"
+      " save it as PNG"
+    )
 
 
 def _reader_of(data: bytes) -> Callable[[bytes, int], Found]:

@@ -11,6 +11,7 @@ from esrgan_jax.images import directories
 _HEAD = 2**16
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _MOST_SEGMENTS = 1000
+_MOST_DIRECTORIES = 10
 
 
 def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
@@ -38,7 +39,15 @@ def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
     if not os.path.isfile(path):
       return None
     with open(path, "rb") as file:
-      width, height = _size(file)
+      return size_of(file)
+  except (OSError, ValueError):
+    return None
+
+
+def size_of(file: BinaryIO) -> tuple[int, int] | None:
+  """As `read_size`, of an open file, whose position changes."""
+  try:
+    width, height = _size(file)
   except (OSError, ValueError, IndexError, struct.error):
     return None
   return (width, height) if width > 0 and height > 0 else None
@@ -92,10 +101,17 @@ def _webp_size(head: bytes) -> tuple[int, int]:
 
 def _tiff_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
   layout, offset = directories.layout_of(head)
-  file.seek(offset)
-  # As if the directory, whose short values are in it, were all of the file.
-  data = bytes(8) + file.read(_HEAD)
-  places, _ = directories.read_directory(data, 8, layout)
-  values = (directories.value_of(data, places.get(tag)) for tag in (256, 257))
-  width, height = (directories.integers(v, layout.order)[0] for v in values)
-  return width, height
+  for _ in range(_MOST_DIRECTORIES):
+    file.seek(offset)
+    # As if the directory, whose short values are in it, were all of the file.
+    data = bytes(8) + file.read(_HEAD)
+    places, offset = directories.read_directory(data, 8, layout)
+    kind, width, height = (
+      directories.integers(
+        directories.value_of(data, places.get(tag)), layout.order
+      )
+      for tag in (254, 256, 257)
+    )
+    if not sum(kind[:1]) & 5:  # No preview, no mask.
+      return width[0], height[0]
+  raise ValueError("no picture")

@@ -285,7 +285,7 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
       needed = -(-rows * page.row_bytes() // ratio)
       limits.check_bits(page.part_width, rows, 8 * needed, count)
   found = sum(page.counts)
-  if found > 2 * (size + expected * unpacked):
+  if found > 2 * size:
     raise ValueError("parts that overlap")
   if ratio is None and compression not in (_JPEG, *_FAX):
     limits.check_claim(
