@@ -17,7 +17,7 @@ from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import finish, loop
 from esrgan_jax.upscaler import Upscaler, load
 from esrgan_jax.weights.files import read_weights
-from tests.training_runs import logged, tiny_config
+from tests.training_runs import logged, tiny_config, trained
 
 
 def _train(config, workdir):
@@ -28,11 +28,9 @@ def _train(config, workdir):
 
 
 @pytest.fixture(scope="module", name="finished")
-def _finished(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("loop")
-  config = tiny_config(folder)
-  config["data"]["eval"] = config["data"]["sources"]
-  return folder / "run", config, _train(config, folder / "run")
+def _finished():
+  folder, config, out = trained()
+  return folder / "run", config, out
 
 
 def test_a_workdir_is_complete(finished):
@@ -130,8 +128,10 @@ def test_the_interpolated_model_lies_between(finished):
   assert interpolate.interpolate_params is finish.interpolate_params
 
 
-def test_more_steps_are_a_changed_config(finished):
-  workdir, config, _ = finished
+@pytest.mark.slow
+def test_more_steps_are_a_changed_config(finished, tmp_path):
+  finished, config, _ = finished
+  workdir = shutil.copytree(finished, tmp_path / "run")
   psnr = {**config["phases"]["psnr"]}
   changed = {
     **config,
@@ -148,12 +148,12 @@ def test_more_steps_are_a_changed_config(finished):
   assert logged(workdir, "gan")[-1]["step"] == 10
 
 
-def _exploding(folder, first_bad_step):
-  """A config whose learning rate becomes absurd from a step on."""
-  config = tiny_config(folder, max_skipped_in_a_row=2)
+def _exploding(folder, **changes):
+  """A config whose learning rate becomes absurd from the fifth step on."""
+  config = tiny_config(folder, max_skipped_in_a_row=2, **changes)
   config["phases"]["psnr"]["schedule"] = {
     "name": "milestones",
-    "milestones": (first_bad_step,),
+    "milestones": (4,),
     "factor": 1e35,
   }
   return config
@@ -161,7 +161,7 @@ def _exploding(folder, first_bad_step):
 
 def test_failing_updates_go_back_once_and_then_stop(tmp_path):
   with pytest.raises(loop.TrainingError, match=r"not\s+finite") as caught:
-    _train(_exploding(tmp_path, 4), tmp_path / "run")
+    _train(_exploding(tmp_path), tmp_path / "run")
   # One of the first steps is all that there is to go back to.
   assert "no good checkpoint to go back to" in str(caught.value)
   assert "lower config.phases.psnr.learning_rate" in str(caught.value)
@@ -174,7 +174,7 @@ def test_failing_before_any_checkpoint(tmp_path):
   with pytest.raises(
     loop.TrainingError, match="no good checkpoint to go back to"
   ):
-    _train(_exploding(tmp_path, 0), tmp_path / "run")
+    _train(_exploding(tmp_path, checkpoint_every_steps=9), tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -223,7 +223,10 @@ def test_the_checkpoint_to_go_back_to(scores, done, step):
 def test_init_from_skips_phase_one(finished, tmp_path):
   workdir, config, _ = finished
   # The phase that is evaluated and upscaled with too, unless one is named.
-  out = _train({**config, "init_from": str(workdir)}, tmp_path)
+  gan = {**config["phases"]["gan"], "num_train_steps": 2}
+  phases = {**config["phases"], "gan": gan}
+  config = {**config, "phases": phases, "init_from": str(workdir)}
+  out = _train(config, tmp_path)
   assert "phase one is skipped: the generator is run/gan" in out
   assert not (tmp_path / "psnr").exists()
   a = read_weights(workdir / "models/gan.safetensors")

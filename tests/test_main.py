@@ -6,6 +6,7 @@
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,7 @@ from tests.training_runs import (
   assert_same_models,
   environment,
   logged,
-  tiny_config,
-  write_config,
+  trained,
 )
 
 _KILLS = int(os.environ.get("ESRGAN_JAX_KILLS", "3"))
@@ -29,7 +29,7 @@ _KILLS = int(os.environ.get("ESRGAN_JAX_KILLS", "3"))
 @pytest.fixture(scope="module", name="place")
 def _place(tmp_path_factory):
   folder = tmp_path_factory.mktemp("main")
-  write_config(folder / "config.py", tiny_config(folder))
+  shutil.copy(trained()[0] / "config.py", folder)
   return folder
 
 
@@ -53,11 +53,9 @@ def _run(place, workdir, *flags, **variables):
 
 
 @pytest.fixture(scope="module", name="undisturbed")
-def _undisturbed(place):
-  workdir = place / "undisturbed"
-  status, out, err = _run(place, workdir)
-  assert status == 0, err
-  return workdir, out
+def _undisturbed():
+  folder, _, out = trained()
+  return folder / "run", out
 
 
 def _progress(workdir):
@@ -105,7 +103,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(place, undisturbed):
 
 
 def test_a_finished_run_is_recognised(place, undisturbed):
-  workdir, before = undisturbed
+  finished, before = undisturbed
+  workdir = shutil.copytree(finished, place / "finished")
   times = {p: p.stat().st_mtime_ns for p in workdir.glob("*/checkpoints/*")}
   status, out, err = _run(place, workdir)
   assert status == 0, err

@@ -1,8 +1,12 @@
 """A training that takes seconds, for the tests of the training program."""
 
+import fcntl
+import functools
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import safetensors.numpy
@@ -67,6 +71,38 @@ def environment(**variables):
     "PYTHONUNBUFFERED": "1",
     **variables,
   }
+
+
+@functools.cache
+def trained():
+  """The command, run to its end once in a test session; to be read only.
+
+  Returns the folder with `config.py` and the workdir `run`, the config, and
+  what was printed.
+  """
+  folder = pathlib.Path(os.environ["ESRGAN_JAX_TEST_RUN"], "trained")
+  folder.mkdir(exist_ok=True)
+  with open(folder / "lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # Other workers wait for the first.
+    config = tiny_config(folder)
+    config["data"]["eval"] = config["data"]["sources"]
+    out = folder / "out"
+    if not out.exists():
+      write_config(folder / "config.py", config)
+      command = [sys.executable, "-m", "esrgan_jax.main"]
+      command += [f"--config={folder / 'config.py'}"]
+      command += [f"--workdir={folder / 'run'}"]
+      done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(COLUMNS="200"),
+        capture_output=True,
+        text=True,
+        timeout=900,
+      )
+      assert done.returncode == 0, done.stderr
+      out.write_text(done.stdout)
+    return folder, config, out.read_text()
 
 
 def models(workdir):
