@@ -1,6 +1,8 @@
 """Damaged, cut and hostile image files: refused at once, by one line."""
 
+import gc
 import struct
+import tracemalloc
 import zlib
 
 import imagecodecs
@@ -482,7 +484,30 @@ def test_wrong_checksums_of_pixels(tmp_path):
   for samples in (noise(9, 9, 3), noise(9, 9, 3, dtype=np.uint16)):
     data = bytearray(build.make_png(samples))
     data[data.index(b"IDAT") + 30] ^= 1
-    assert "CRC" in refused(tmp_path, bytes(data))
+    assert "checksum of IDAT" in refused(tmp_path, bytes(data))
+
+
+def test_refusals_leave_nothing_in_memory(tmp_path):
+  # As imagecodecs does where libpng itself finds the damage.
+  samples = noise(200, 200, 3)
+  good = build.make_png(samples)
+  chunks = fuzz_images.chunks_of(good)
+  packed = zlib.compress(bytes([9]) + bytes(601 * 200 - 1))
+  cases = [good.replace(b"IDAT", b"IDAt"), good[:9000] + good[9100:]]
+  cases.append(
+    fuzz_images.with_chunks(good, [chunks[0], (b"IDAT", packed), chunks[-1]])
+  )
+  tracemalloc.start()
+  try:
+    for data in cases:
+      before, _ = tracemalloc.get_traced_memory()
+      for _ in range(20):
+        refused(tmp_path, data)
+      gc.collect()
+      after, _ = tracemalloc.get_traced_memory()
+      assert after - before < samples.nbytes
+  finally:
+    tracemalloc.stop()
 
 
 # Whatever it is.

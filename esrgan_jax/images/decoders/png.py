@@ -6,14 +6,19 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from esrgan_jax.images import limits
 from esrgan_jax.images.assembly import Found, refuse_frames, split_alpha
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import load_exif
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
+_MOST_CHUNK = 2**30  # The format ends at twice that.
+# By colour type: grey, RGB, palette, grey with alpha, RGB with alpha.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16)}
+_DEPTHS |= {6: (8, 16)}
 # Adam7: first row and column of each pass, and the steps.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4))
 _PASSES += ((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -21,9 +26,7 @@ _PASSES += ((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 def read_png(data: bytes, max_pixels: int) -> Found:
   """Reads a PNG of one picture."""
-  import imagecodecs
-
-  header, pixels, packed = None, [_SIGNATURE], 0
+  header, palette, packed = None, [], []
   frames, first_frames = [], 0
   found = {}
   view = memoryview(data)
@@ -31,14 +34,16 @@ def read_png(data: bytes, max_pixels: int) -> Found:
     body = view[start + 8 : end - 4]
     if (kind == b"IHDR") != (header is None):
       raise ValueError("no header" if header is None else "two headers")
-    if kind == b"IHDR":
-      header = struct.unpack(">IIBBBBB", body)
-      limits.check_size(*header[:2], max_pixels)
     if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
-      if kind == b"tRNS" and not _is_intact(view[start:end]):
-        raise ValueError("a wrong checksum of its transparency")
-      pixels.append(view[start:end])
-      packed += len(body) if kind == b"IDAT" else 0
+      if not _is_intact(view[start:end]):
+        raise ValueError(f"a wrong checksum of {kind.decode()}")
+      if kind == b"IHDR":
+        header = struct.unpack(">IIBBBBB", body)
+        limits.check_size(*header[:2], max_pixels)
+      elif kind == b"IDAT":
+        packed.append(body)
+      else:
+        palette.append(view[start:end])
     elif kind == b"acTL" and len(body) == 8 and not packed:
       frames.append(struct.unpack_from(">I", body)[0])
     elif kind == b"fcTL" and not packed:
@@ -57,19 +62,85 @@ def read_png(data: bytes, max_pixels: int) -> Found:
     refuse_frames(frames[0] + (not first_frames), "frames")
   if header is None:
     raise ValueError("no header")
-  _check_packed(header, packed)
-  # It makes alpha of a transparent colour by itself.
-  samples = imagecodecs.png_decode(b"".join([*pixels, _END]))
-  colour, alpha = split_alpha(samples)
+  pixels, alpha = split_alpha(_decode(header, palette, packed))
   return Found(
     format="PNG",
-    pixels=colour,
+    pixels=pixels,
     alpha=alpha,
     icc_profile=found.get(b"iCCP"),
     exif=load_exif(found.get(b"eXIf")),
     xmp=found.get(b"iTXt"),
     dpi=found.get(b"pHYs"),
   )
+
+
+def _decode(
+  header: tuple[int, ...], palette: list[memoryview], packed: list[memoryview]
+) -> np.ndarray:
+  """Decodes the pixels: unpacks them here, and has libpng do the rest.
+
+  So everything is known to be there and sound, and is given to libpng in blocks
+  that are only stored. An error there costs more than time: imagecodecs 2026.3
+  then keeps the picture in memory, and takes a reference from None.
+  """
+  import imagecodecs
+
+  width, height, depth, colour, *_, interlace = header
+  if depth not in _DEPTHS.get(colour, ()) or (colour == 3 and not palette):
+    raise ValueError(f"colour type {colour} of {depth} bits")
+  shapes = _shapes(width, height, depth * _SAMPLES[colour], interlace)
+  size = sum(rows * stride for rows, stride in shapes)
+  found = sum(map(len, packed))
+  needed = -(-size // limits.DEFLATE_RATIO)
+  limits.check_bits(width, height, 8 * needed, found)
+  raw = _unpack(b"".join(packed), size)
+  at = 0
+  for rows, stride in shapes:
+    filters = np.frombuffer(raw, np.uint8, rows * stride, at)[::stride]
+    if filters.max() > 4:
+      raise ValueError(f"filter {filters.max()}")
+    at += rows * stride
+  stored = memoryview(zlib.compress(raw, 0))
+  del raw
+  parts = [_SIGNATURE, *_chunk(b"IHDR", struct.pack(">IIBBBBB", *header))]
+  parts += palette
+  for start in range(0, len(stored), _MOST_CHUNK):
+    parts += _chunk(b"IDAT", stored[start : start + _MOST_CHUNK])
+  parts += _chunk(b"IEND", b"")
+  return imagecodecs.png_decode(b"".join(parts))
+
+
+def _unpack(packed: bytes, size: int) -> bytes:
+  """Inflates so many bytes; what follows them does not matter."""
+  import imagecodecs
+
+  try:
+    raw = imagecodecs.deflate_decode(packed, out=size)
+  except RuntimeError:
+    # It wants the checksum, and not a byte more.
+    raw = zlib.decompressobj().decompress(packed, size)
+  if len(raw) < size:
+    raise ValueError(f"{len(raw)} of {size} bytes")
+  return raw
+
+
+def _shapes(
+  width: int, height: int, bits: int, interlace: int
+) -> list[tuple[int, int]]:
+  """Returns rows and bytes a row, a filter's included, of each pass."""
+  shapes = []
+  for top, left, down, across in _PASSES if interlace else ((0, 0, 1, 1),):
+    rows, columns = -(-(height - top) // down), -(-(width - left) // across)
+    if rows > 0 and columns > 0:
+      shapes.append((rows, 1 + (columns * bits + 7) // 8))
+  return shapes
+
+
+def _chunk(
+  kind: bytes, body: bytes | memoryview
+) -> tuple[bytes | memoryview, ...]:
+  checksum = zlib.crc32(body, zlib.crc32(kind))
+  return struct.pack(">I", len(body)), kind, body, struct.pack(">I", checksum)
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
@@ -92,19 +163,6 @@ def _is_intact(chunk: memoryview) -> bool:
   """Tells whether a chunk's checksum is right."""
   (checksum,) = struct.unpack(">I", chunk[-4:])
   return zlib.crc32(chunk[4:-4]) == checksum
-
-
-def _check_packed(header: tuple[int, ...], packed: int) -> None:
-  """Refuses a picture of more bytes than deflate can have made so few of."""
-  width, height, depth, colour, *_, interlace = header
-  bits = depth * _SAMPLES.get(colour, 1)
-  unpacked = 0
-  for top, left, down, across in _PASSES if interlace else ((0, 0, 1, 1),):
-    rows, columns = -(-(height - top) // down), -(-(width - left) // across)
-    if rows > 0 and columns > 0:
-      unpacked += rows * (1 + (columns * bits + 7) // 8)
-  needed = -(-unpacked // limits.DEFLATE_RATIO)
-  limits.check_bits(width, height, 8 * needed, packed)
 
 
 # Metadata by chunk: bytes or numbers, empty if damaged, None if of no use.
