@@ -36,6 +36,7 @@ finish() {
 passes() {
   local minutes=$1 home
   shift
+  mkdir -p ~/.cache # Pip's own.
   home=$(ls -A ~) && rm -rf tmp && mkdir tmp &&
     TMPDIR=$PWD/tmp timeout --kill-after=30 "${minutes}m" "$@" &&
     { [ -z "$(ls -A tmp)" ] || { echo "left in /tmp: $(ls -A tmp)" && false; }; } &&

@@ -49,7 +49,7 @@ def pytest_configure():
     tempfile.tempdir = None  # Is found anew, by `TMPDIR`.
     os.environ["JAX_PLATFORMS"] = "cpu"
     # Most of a run's time goes into compiling small programs.
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
   import jax  # Reads these variables.
