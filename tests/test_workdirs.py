@@ -47,7 +47,7 @@ def _start(place, workdir, *flags):
     stderr=subprocess.PIPE,
     text=True,
     cwd=ROOT,
-    env=environment(place / "cache"),
+    env=environment(),
   )
 
 
