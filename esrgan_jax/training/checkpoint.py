@@ -273,7 +273,8 @@ class Checkpoints:
     ):
       raise CheckpointError(problem)
     for each, reason in damaged.items():
-      _log.warning("%s; going on from the step before", reason)
+      if jax.process_index() == 0:
+        _log.warning("%s; going on from the step before", reason)
       self._move_aside(each, folders.DAMAGED)
     metrics = found.info["metrics"] | _read_metrics(folder)
     state = _place(fit.sources, found.arrays, like, begin)

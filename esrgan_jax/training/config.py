@@ -113,7 +113,9 @@ DEFAULTS: dict[str, Any] = {
   },
   "interpolation_alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
   "export_alpha": 0.8,  # Of the model in between: xinntao/ESRGAN's example.
-  "allow_changes": False,  # Go on although the workdir has another config.
+  # Go on although the workdir has another config: what does not fit begins
+  # anew, phase two is trained again after more of phase one. All is kept.
+  "allow_changes": False,
 }
 
 # Sections whose keys are the user's, and keys that hold more than one type.

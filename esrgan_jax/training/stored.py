@@ -222,7 +222,8 @@ def reason(error: BaseException) -> str:
   'No space left on device'
   """
   if isinstance(error, OSError) and error.strerror:
-    return error.strerror
+    name = f": {printable(error.filename)}" if error.filename else ""
+    return f"{error.strerror}{name}"
   text = " ".join(str(error).split())
   if found := re.search(r"os_error_code='(\d+)'", text):
     return os.strerror(int(found[1]))
