@@ -27,7 +27,6 @@ def pytest_configure():
   """
   if _RUN not in os.environ:
     folder = tempfile.mkdtemp(prefix="esrgan_jax_tests_")
-    os.chmod(folder, 0o711)  # A test goes on as another user.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # As Ctrl-C, which ends a run in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -132,7 +132,8 @@ def test_what_replaces_a_file_is_open_to_no_more_people(tmp_path, mode):
 
 @as_root
 def test_what_replaces_a_file_keeps_its_owner_where_that_is_allowed():
-  with tempfile.TemporaryDirectory() as folder:
+  # Where another user comes by, wherever this run's own files are.
+  with tempfile.TemporaryDirectory(dir="/tmp") as folder:
     os.chmod(folder, 0o777)
     path = pathlib.Path(folder, "a")
     path.write_bytes(b"old")
