@@ -74,7 +74,12 @@ def test_photos_of_ones_own(place, tmp_path, capsys):
   run = tmp_path / "run"
   assert "data:image/png;base64," in (run / "report.html").read_text()
   content = json.loads((run / "evaluation.json").read_text())["evaluations"]
-  names = ["bicubic", "psnr", "gan", "interpolated_0.8"]
+  names = [
+    "bicubic",
+    f"{place.name}/start.safetensors",
+    "gan",
+    "interpolated_0.8",
+  ]
   assert [each["model"] for each in content] == names
   for each in content:
     images = [image["name"] for image in each["images"]]

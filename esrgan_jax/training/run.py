@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -144,7 +145,8 @@ class Run:
   @property
   def start_name(self) -> str:
     """What phase two starts from where there is no phase one; else nothing."""
-    return text.printable(self.config.init_from)
+    parts = pathlib.PurePath(self.config.init_from).parts
+    return text.printable("/".join(parts[-2:]))
 
   def perceptual(self) -> Any:
     """The perceptual distance: VGG19's, of the config's layers."""
