@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from esrgan_jax.models import layout, packing, rrdb
+from esrgan_jax.models import rrdb
+from esrgan_jax.ops import layout, packing
 
 Array = jax.Array
 Conv = tuple[Array, Array]

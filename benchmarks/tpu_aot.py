@@ -43,15 +43,15 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from benchmarks import hlo, textbook
-from esrgan_jax import compilation, tiling, upscaler
-from esrgan_jax.data import augment
+from esrgan_jax import augment, compilation, tiling
 from esrgan_jax.models import rrdb, vgg
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.steps import gan, psnr
+from esrgan_jax.steps import optimizer as optimizer_lib
+from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
-from esrgan_jax.training import optimizer as optimizer_lib
-from esrgan_jax.training import state as state_lib
-from esrgan_jax.training import steps
+from esrgan_jax.upscaling import upscaler
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = {"psnr_step": "psnr", "gan_step": "gan"}
@@ -220,7 +220,7 @@ def training_step(config: Any, phase: str) -> tuple[Any, Any, dict[str, Any]]:
   arrays = {}
   if phase == "psnr":
     create = state_lib.create_psnr_state
-    step = functools.partial(steps.psnr_step, **networks, **common)
+    step = functools.partial(psnr.psnr_step, **networks, **common)
   else:
     networks |= {
       "discriminator": VGGStyleDiscriminator(
@@ -239,14 +239,14 @@ def training_step(config: Any, phase: str) -> tuple[Any, Any, dict[str, Any]]:
       "penalty_weight",
     )
     step = functools.partial(
-      steps.gan_step,
+      gan.gan_step,
       **networks,
       **common,
       seed=config.seed,
       **{name: settings[name] for name in options},
     )
     if settings.perceptual_weight:
-      arrays["perceptual"] = steps.vgg_perceptual(
+      arrays["perceptual"] = gan.vgg_perceptual(
         jax.eval_shape(vgg.init_vgg19, jax.random.key(0)),
         layer_weights=config.perceptual.layers.to_dict(),
         criterion=config.perceptual.criterion,

@@ -219,12 +219,12 @@ def prepare_jax_step(case, net, dtype, options):
   """The program's step, as in `training/loop.py`."""
   import jax
 
-  from esrgan_jax.data import augment
+  from esrgan_jax import augment
   from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  from esrgan_jax.steps import gan, psnr
+  from esrgan_jax.steps import optimizer as optimizer_lib
+  from esrgan_jax.steps import state as state_lib
   from esrgan_jax.training import mesh as mesh_lib
-  from esrgan_jax.training import optimizer as optimizer_lib
-  from esrgan_jax.training import state as state_lib
-  from esrgan_jax.training import steps
 
   mesh = mesh_lib.make_mesh(1)
   arrays = {}
@@ -232,7 +232,7 @@ def prepare_jax_step(case, net, dtype, options):
     adam = optimizer_lib.make_optimizer(2e-4)
     parts = {"generator": net, "optimizer": adam}
     create = functools.partial(state_lib.create_psnr_state, **parts)
-    step = functools.partial(steps.psnr_step, **parts)
+    step = functools.partial(psnr.psnr_step, **parts)
   else:
     adam = optimizer_lib.make_optimizer(1e-4)
     discriminator = VGGStyleDiscriminator(
@@ -245,10 +245,10 @@ def prepare_jax_step(case, net, dtype, options):
       "d_optimizer": adam,
     }
     create = functools.partial(state_lib.create_gan_state, **parts)
-    step = functools.partial(steps.gan_step, **parts)
+    step = functools.partial(gan.gan_step, **parts)
     stages = case.vgg_stages
     layer = f"conv{len(stages)}_{stages[-1][0]}"  # conv5_4, unless tiny.
-    arrays["perceptual"] = steps.vgg_perceptual(
+    arrays["perceptual"] = gan.vgg_perceptual(
       random_vgg(stages), layer_weights={layer: 1.0}, dtype=dtype
     )
 
@@ -278,7 +278,7 @@ def prepare_jax_tile(case, net, dtype, options):
   import jax
   import jax.numpy as jnp
 
-  from esrgan_jax.upscaler import upscale_tiles
+  from esrgan_jax.upscaling.upscaler import upscale_tiles
 
   del dtype
   (tile,) = arrays_of(case)

@@ -22,7 +22,7 @@ import numpy as np
 import esrgan_jax
 from benchmarks import machine
 from esrgan_jax.images import read_image
-from esrgan_jax.weights import names
+from esrgan_jax.weights.dialects import rrdb as names
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests"))
 

@@ -48,12 +48,15 @@ from esrgan_jax.models.vgg import (
 from esrgan_jax.resize import imresize, imresize_uint8
 
 if typing.TYPE_CHECKING:
-  from esrgan_jax.upscaler import Upscaler, load
+  from esrgan_jax.upscaling.upscaler import Upscaler, load
 
 __version__ = "0.1.0"
 
 # These touch the world; see the module's docstring.
-_LAZY = {"Upscaler": "esrgan_jax.upscaler", "load": "esrgan_jax.upscaler"}
+_LAZY = {
+  "Upscaler": "esrgan_jax.upscaling.upscaler",
+  "load": "esrgan_jax.upscaling.upscaler",
+}
 
 __all__ = [
   "RRDB",

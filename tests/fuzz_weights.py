@@ -19,14 +19,9 @@ import zipfile
 
 import numpy as np
 
-from esrgan_jax.weights import (
-  files,
-  limits,
-  names,
-  safetensors_file,
-  torch_file,
-  vgg,
-)
+from esrgan_jax.weights import files, vgg
+from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.formats import limits, safetensors_file, torch_file
 from tests import mutation
 from tests import weight_builders as build
 

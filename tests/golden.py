@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from esrgan_jax.models import vgg
 from esrgan_jax.models.discriminators import linear1_from_torch
-from esrgan_jax.weights import names
+from esrgan_jax.weights.dialects import rrdb as names
 
 FOLDER = pathlib.Path(__file__).with_name("goldens")
 

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
+from esrgan_jax.steps.optimizer import make_optimizer
+from esrgan_jax.steps.state import GanState, PsnrState
 from esrgan_jax.training import mesh
-from esrgan_jax.training.optimizer import make_optimizer
-from esrgan_jax.training.state import GanState, PsnrState
 
 WHOLE = mesh.replicated(mesh.make_mesh(1))
 

@@ -21,14 +21,11 @@ import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
-from esrgan_jax.training import (
-  checkpoint,
-  checkpoint_folders,
-  fitting,
-  stored,
-)
-from esrgan_jax.training.optimizer import make_optimizer
-from esrgan_jax.training.state import GanState, PsnrState
+from esrgan_jax.steps.optimizer import make_optimizer
+from esrgan_jax.steps.state import GanState, PsnrState
+from esrgan_jax.training import checkpoint, fitting
+from esrgan_jax.weights.formats import checkpoint_folders
+from esrgan_jax.weights.formats import stored_arrays as stored
 from tests.plain_states import WHOLE, arrays, gan, psnr, zero
 from tests.training_runs import ROOT
 
@@ -559,7 +556,7 @@ def test_killed_while_saving_the_step_before_is_there(tmp_path):
     import sys, time
     import jax, numpy as np
     from esrgan_jax.training import checkpoint, mesh
-    from esrgan_jax.training.state import PsnrState
+    from esrgan_jax.steps.state import PsnrState
     whole = mesh.replicated(mesh.make_mesh(1))
     def state(value):
       big = {"w": np.full(4_000_000, value, np.float32)}

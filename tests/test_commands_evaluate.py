@@ -8,9 +8,10 @@ import PIL.Image
 import pytest
 
 from esrgan_jax.__main__ import main
+from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.report import page as report
 from esrgan_jax.resize import imresize_uint8
-from esrgan_jax.training import evaluator, report
 from esrgan_jax.weights import files
 from tests.hostile_names import NAMES, harmless
 from tests.networks import random_params

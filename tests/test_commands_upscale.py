@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from esrgan_jax import __main__, images, upscaler
+from esrgan_jax import __main__, images
 from esrgan_jax.commands import upscale
+from esrgan_jax.upscaling import upscaler
 from esrgan_jax.weights import files
 from tests.hostile_names import NAMES, harmless
 from tests.test_upscaler import make_model

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from esrgan_jax.data import augment
+from esrgan_jax import augment
 
 
 def _coordinates(size, scale=1):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from esrgan_jax.models import convolution, dense_block, winograd
+from esrgan_jax.ops import convolution, dense_block, winograd
 
 FORMS = {
   "cpu": (

@@ -15,9 +15,9 @@ import pytest
 
 from esrgan_jax import metrics
 from esrgan_jax.data import sources
+from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
-from esrgan_jax.training import evaluator
 from tests.networks import random_params
 
 

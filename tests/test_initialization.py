@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from esrgan_jax.models.initialization import start_bilinear
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.training.initialization import start_bilinear
 from tests.networks import random_params
 
 

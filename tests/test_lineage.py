@@ -10,16 +10,12 @@ import pytest
 import rich.console
 
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.training import (
-  checkpoint,
-  checkpoint_folders,
-  finish,
-  lineage,
-  report,
-  workdir,
-)
+from esrgan_jax.report import page as report
+from esrgan_jax.training import checkpoint, finish, lineage
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import run as run_lib
+from esrgan_jax.weights import find as workdir
+from esrgan_jax.weights.formats import checkpoint_folders
 from tests import plain_states
 
 _SIZES = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}

@@ -15,7 +15,7 @@ from esrgan_jax.data import sources
 from esrgan_jax.resize import imresize_uint8
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import finish, loop
-from esrgan_jax.upscaler import Upscaler, load
+from esrgan_jax.upscaling.upscaler import Upscaler, load
 from esrgan_jax.weights.files import read_weights
 from tests.training_runs import logged, tiny_config, trained
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax.training import samples
+from esrgan_jax.report import samples
 from esrgan_jax.training.metric_log import MetricLog, read_metrics
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from esrgan_jax.training.evaluator import read_evaluations
+from esrgan_jax.evaluation.evaluator import read_evaluations
 from tests.training_runs import (
   ROOT,
   environment,

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from esrgan_jax.training.optimizer import (
+from esrgan_jax.steps.optimizer import (
   Optimizer,
   constant_schedule,
   cosine_restart_schedule,

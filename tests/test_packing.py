@@ -5,14 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax.models import (
-  convolution,
-  discriminators,
-  layout,
-  packing,
-  rrdb,
-  vgg,
-)
+from esrgan_jax.models import discriminators, rrdb, vgg
+from esrgan_jax.ops import convolution, layout, packing
 
 
 def draw(*shape, seed=0):

@@ -9,9 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from esrgan_jax.training import chart, evaluator
+from esrgan_jax.evaluation import evaluator
+from esrgan_jax.report import chart
+from esrgan_jax.report.page import write_report
 from esrgan_jax.training.metric_log import MetricLog
-from esrgan_jax.training.report import write_report
 
 
 @pytest.fixture

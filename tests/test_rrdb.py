@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
-from esrgan_jax.weights.names import from_state_dict
+from esrgan_jax.weights.dialects.rrdb import from_state_dict
 from tests import golden
 
 TINY = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}

@@ -12,11 +12,11 @@ import pytest
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.models.vgg import vgg19_from_torchvision
+from esrgan_jax.steps import gan, psnr
+from esrgan_jax.steps.optimizer import Optimizer, make_optimizer
+from esrgan_jax.steps.state import create_gan_state, create_psnr_state
 from esrgan_jax.training import mesh as mesh_lib
-from esrgan_jax.training import steps
-from esrgan_jax.training.optimizer import Optimizer, make_optimizer
-from esrgan_jax.training.state import create_gan_state, create_psnr_state
-from esrgan_jax.weights.names import from_state_dict
+from esrgan_jax.weights.dialects.rrdb import from_state_dict
 from tests import golden
 
 BATCH, SIZE = 4, 16
@@ -44,7 +44,7 @@ def perceptual():
   """Not to be called first in a traced function: it would be traced as well."""
   params = vgg19_from_torchvision(golden.vgg_state())
   used = ("normalization", "conv1_1", "conv1_2", "conv2_1")
-  return steps.vgg_perceptual(
+  return gan.vgg_perceptual(
     {name: params[name] for name in used}, layer_weights=golden.LAYER_WEIGHTS
   )
 
@@ -113,13 +113,13 @@ def our_gradients(networks):
   @jax.jit
   def run(params, d_trees, batch):
     found = {
-      f"psnr {pixel_loss}": steps.psnr_gradients(
+      f"psnr {pixel_loss}": psnr.psnr_gradients(
         params, batch, generator=net, pixel_loss=pixel_loss
       )
       for pixel_loss in golden.PIXEL_LOSSES
     }
     for name in networks.steps:
-      found[name] = steps.gan_gradients(
+      found[name] = gan.gan_gradients(
         params,
         *d_trees[name],
         batch,
@@ -189,9 +189,9 @@ def networks():
 
 def fresh_states(optimizer):
   nets, key = networks(), jax.random.key(0)
-  psnr = create_psnr_state(key, nets["generator"], optimizer)
-  gan = create_gan_state(key, *nets.values(), optimizer, optimizer)
-  return psnr, gan
+  psnr_state = create_psnr_state(key, nets["generator"], optimizer)
+  gan_state = create_gan_state(key, *nets.values(), optimizer, optimizer)
+  return psnr_state, gan_state
 
 
 @functools.cache
@@ -203,7 +203,7 @@ def initial_states():
 def run_psnr(num_devices, batch, **options):
   mesh = mesh_lib.make_mesh(num_devices)
   step = functools.partial(
-    steps.psnr_step,
+    psnr.psnr_step,
     generator=networks()["generator"],
     optimizer=SGD,
     **options,
@@ -215,7 +215,7 @@ def run_psnr(num_devices, batch, **options):
 @functools.cache
 def gan_step(mesh, **options):
   step = functools.partial(
-    steps.gan_step,
+    gan.gan_step,
     **networks(),
     optimizer=SGD,
     d_optimizer=SGD,
@@ -286,7 +286,7 @@ def test_accumulation_is_exact_for_psnr_and_per_microbatch_for_gan():
   total = jax.tree.map(np.zeros_like, gradients(parts, before))
   run = jax.jit(
     functools.partial(
-      steps.gan_gradients,
+      gan.gan_gradients,
       **networks(),
       perceptual=perceptual(),
       adversarial_weight=0.5,
@@ -315,7 +315,7 @@ def adam_gan():
 
   def step(state, batch):
     traces.append(1)
-    return steps.gan_step(
+    return gan.gan_step(
       state,
       batch,
       **networks(),
@@ -482,9 +482,7 @@ def test_wgan_gp_needs_a_key():
   before = initial_states()[1]
   with pytest.raises(ValueError, match="needs penalty_key, got None"):
     jax.eval_shape(
-      functools.partial(
-        steps.gan_gradients, **networks(), adversarial="wgan-gp"
-      ),
+      functools.partial(gan.gan_gradients, **networks(), adversarial="wgan-gp"),
       before.params,
       before.d_params,
       before.d_batch_stats,
@@ -502,7 +500,7 @@ def test_wgan_gp_draws_anew_each_step_and_again_on_resume():
   )()
   step = jax.jit(
     functools.partial(
-      steps.gan_step,
+      gan.gan_step,
       **nets,
       optimizer=adam,
       d_optimizer=adam,

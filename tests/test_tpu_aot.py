@@ -9,10 +9,11 @@ import pytest
 
 from benchmarks import textbook, tpu_aot
 from esrgan_jax.data import pipeline
-from esrgan_jax.models import packing, rrdb
+from esrgan_jax.models import rrdb
+from esrgan_jax.ops import packing
+from esrgan_jax.steps import gan, psnr
+from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import state as state_lib
-from esrgan_jax.training import steps
 
 SMALL = {
   "generator": {"num_feat": 8, "num_block": 2, "num_grow_ch": 4},
@@ -125,7 +126,7 @@ def test_the_step_is_that_of_training_on_what_the_pipeline_gives(phase):
       "d_optimizer": adam,
     }
     params = jax.eval_shape(tpu_aot.vgg.init_vgg19, jax.random.key(0))
-    expected_arrays["perceptual"] = steps.vgg_perceptual(
+    expected_arrays["perceptual"] = gan.vgg_perceptual(
       params, layer_weights={"conv1_2": 1.0}, dtype=jnp.float32
     )
   create = getattr(state_lib, f"create_{phase}_state")
@@ -135,7 +136,7 @@ def test_the_step_is_that_of_training_on_what_the_pipeline_gives(phase):
   assert state == expected_state
   assert jax.tree.leaves(arrays) == jax.tree.leaves(expected_arrays)
 
-  step = getattr(steps, f"{phase}_step")
+  step = {"psnr": psnr.psnr_step, "gan": gan.gan_step}[phase]
   seed = {"psnr": 0, "gan": 1}[phase]  # As `training.loop` has it.
   data = pipeline.open_data(config.data, scale=4, batch_size=2, patch_size=32)
 

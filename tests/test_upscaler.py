@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax import upscaler
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.upscaler import Upscaler
+from esrgan_jax.upscaling import upscaler
+from esrgan_jax.upscaling.upscaler import Upscaler
 from esrgan_jax.weights import files, zoo
 from tests import golden
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from esrgan_jax.weights import files, limits, names, safetensors_file
+from esrgan_jax.weights import files
+from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.formats import limits, safetensors_file
 from tests import weight_builders as build
 
 

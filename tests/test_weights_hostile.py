@@ -15,7 +15,9 @@ import pytest
 import safetensors
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import files, names, safetensors_file
+from esrgan_jax.weights import files
+from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.formats import safetensors_file
 from tests import fuzz_weights, mutation
 from tests import weight_builders as build
 

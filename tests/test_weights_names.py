@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esrgan_jax.weights import names
+from esrgan_jax.weights.dialects import rrdb as names
 from tests import weight_builders as build
 
 

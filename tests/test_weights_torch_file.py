@@ -14,7 +14,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from esrgan_jax.weights import limits, names, torch_file
+from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.formats import limits, torch_file
 from tests import golden
 from tests import weight_builders as build
 

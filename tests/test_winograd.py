@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax.models import convolution, winograd
+from esrgan_jax.ops import convolution, winograd
 
 
 def draw(*shape, seed=0):

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from esrgan_jax.models import vgg
-from esrgan_jax.weights import names
+from esrgan_jax.weights.dialects import rrdb as names
 
 CONFIG = {
   "num_in_ch": 3,

@@ -16,11 +16,13 @@ import time
 import rich.cells
 import rich.progress
 
-from esrgan_jax import compilation, console, storage, upscaler
+from esrgan_jax import compilation, console, storage
 from esrgan_jax.data import sources
+from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.text import printable
-from esrgan_jax.training import evaluator, workdir
+from esrgan_jax.upscaling import upscaler
+from esrgan_jax.weights import find as workdir
 from esrgan_jax.weights import zoo
 
 _BICUBIC = "bicubic"

@@ -23,8 +23,8 @@ import numpy as np
 from esrgan_jax import console, storage
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.text import printable
-from esrgan_jax.training import workdir
 from esrgan_jax.weights import files
+from esrgan_jax.weights import find as workdir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,8 +25,9 @@ import numpy as np
 import rich.progress
 from PIL import Image as PilImage
 
-from esrgan_jax import compilation, console, images, storage, upscaler
+from esrgan_jax import compilation, console, images, storage
 from esrgan_jax.text import explain, printable
+from esrgan_jax.upscaling import upscaler
 from esrgan_jax.weights import zoo
 
 # A result above this size lives in a file until it is written.

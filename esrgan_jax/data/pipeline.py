@@ -45,9 +45,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from esrgan_jax import augment as augment_lib
 from esrgan_jax import distributed
 from esrgan_jax.data import agreement
-from esrgan_jax.data import augment as augment_lib
 from esrgan_jax.data import cache as cache_lib
 from esrgan_jax.data import prepare as prepare_lib
 from esrgan_jax.data.draws import draw

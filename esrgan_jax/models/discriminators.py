@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esrgan_jax.models import packing
-from esrgan_jax.models.convolution import conv
+from esrgan_jax.ops import packing
+from esrgan_jax.ops.convolution import conv
 
 NORMS = ("batch", "layer", "none")
 

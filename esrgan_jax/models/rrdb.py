@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from esrgan_jax.models import packing
-from esrgan_jax.models.convolution import conv, conv_doubling
-from esrgan_jax.models.dense_block import (
+from esrgan_jax.ops import packing
+from esrgan_jax.ops.convolution import conv, conv_doubling
+from esrgan_jax.ops.dense_block import (
   Convs,
   add_fifth,
   channels,
@@ -34,7 +34,7 @@ from esrgan_jax.models.dense_block import (
   leaky_relu,
   mask,
 )
-from esrgan_jax.models.layout import keep_last_axis_minor
+from esrgan_jax.ops.layout import keep_last_axis_minor
 
 Array = jax.Array
 Dtype = Any

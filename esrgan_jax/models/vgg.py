@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esrgan_jax.models import packing
-from esrgan_jax.models.convolution import conv
+from esrgan_jax.ops import packing
+from esrgan_jax.ops.convolution import conv
 
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
 _STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))

@@ -33,10 +33,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from esrgan_jax import storage
 from esrgan_jax.distributed import everywhere, wait_for_all
-from esrgan_jax.training import checkpoint_folders as folders
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import fitting, stored
-from esrgan_jax.training.stored import CheckpointError
+from esrgan_jax.training import fitting
+from esrgan_jax.weights.formats import checkpoint_folders as folders
+from esrgan_jax.weights.formats import stored_arrays as stored
+from esrgan_jax.weights.formats.stored_arrays import CheckpointError
 
 __all__ = [
   "CheckpointError",
@@ -94,8 +95,8 @@ class Checkpoints:
 
   >>> import tempfile
   >>> import jax.numpy as jnp
-  >>> from esrgan_jax.training.optimizer import make_optimizer
-  >>> from esrgan_jax.training.state import PsnrState
+  >>> from esrgan_jax.steps.optimizer import make_optimizer
+  >>> from esrgan_jax.steps.state import PsnrState
   >>> zero, params = jnp.zeros((), jnp.int32), {"bias": jnp.ones(2)}
   >>> opt_state = make_optimizer(1e-4).transform.init(params)
   >>> state = PsnrState(zero, params, opt_state, params, zero, zero)

@@ -21,7 +21,8 @@ import ml_collections
 
 from esrgan_jax.data import pipeline
 from esrgan_jax.models import discriminators, vgg
-from esrgan_jax.training import steps
+from esrgan_jax.steps import gan as gan_lib
+from esrgan_jax.steps import shared
 
 __all__ = [
   "DEFAULTS",
@@ -435,9 +436,9 @@ _CHOICES = {
   "initialization": ("published", "bilinear"),
   "discriminator.norm": discriminators.NORMS,
   "scale": (1, 2, 3, 4, 8),
-  "phases.psnr.pixel_loss": tuple(steps.PIXEL_LOSSES),
-  "phases.gan.pixel_loss": tuple(steps.PIXEL_LOSSES),
-  "phases.gan.adversarial": steps.ADVERSARIAL_LOSSES,
+  "phases.psnr.pixel_loss": tuple(shared.PIXEL_LOSSES),
+  "phases.gan.pixel_loss": tuple(shared.PIXEL_LOSSES),
+  "phases.gan.adversarial": gan_lib.ADVERSARIAL_LOSSES,
   "perceptual.criterion": ("l1", "l2"),
   "data.cache": pipeline.CACHES,
   "data.on_problem": ("skip", "stop"),

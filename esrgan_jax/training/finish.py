@@ -16,8 +16,10 @@ import rich.table
 from etils import epath
 
 from esrgan_jax import console, distributed
+from esrgan_jax.evaluation import evaluator
 from esrgan_jax.interpolate import interpolate_params
-from esrgan_jax.training import evaluator, lineage, report
+from esrgan_jax.report import page as report
+from esrgan_jax.training import lineage
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from esrgan_jax.text import printable
-from esrgan_jax.training import stored
+from esrgan_jax.weights.formats import stored_arrays as stored
 
 __all__ = ["Difference", "Fit", "begun_anew", "fit", "refusal"]
 
@@ -95,7 +95,7 @@ def fit(
     Where to find what, and what there is not.
 
   >>> import numpy as np
-  >>> from esrgan_jax.training.state import PsnrState
+  >>> from esrgan_jax.steps.state import PsnrState
   >>> zero, four, eight = (np.zeros(n, np.float32) for n in ((), 4, 8))
   >>> like = PsnrState(zero, {"a": four}, {"m": four}, {"a": four}, zero, zero)
   >>> state = {("params", "a"): four, ("opt_state", "m"): eight}

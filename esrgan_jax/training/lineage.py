@@ -19,9 +19,10 @@ from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.distributed import wait_for_all
-from esrgan_jax.training import checkpoint_folders, stored
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import workdir as workdir_lib
+from esrgan_jax.weights import find as workdir_lib
+from esrgan_jax.weights.formats import checkpoint_folders
+from esrgan_jax.weights.formats import stored_arrays as stored
 
 if typing.TYPE_CHECKING:
   from esrgan_jax.training import run as run_lib

@@ -47,7 +47,7 @@ from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
 from esrgan_jax.training import run as run_lib
-from esrgan_jax.training import workdir as workdir_lib
+from esrgan_jax.weights import find as workdir_lib
 
 __all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
 

@@ -15,16 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax.models import initialization
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.steps import gan, optimizer, psnr, state
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import (
-  initialization,
-  optimizer,
-  state,
-  steps,
-  workdir,
-)
 from esrgan_jax.training import run as run_lib
+from esrgan_jax.weights import find as workdir
 
 __all__ = ["Phase", "make_phases"]
 
@@ -109,7 +105,7 @@ def _make_psnr(run: run_lib.Run, generator: nn.Module) -> Phase:
     return state.create_psnr_state(key, generator, adam, params=params)
 
   step = functools.partial(
-    steps.psnr_step,
+    psnr.psnr_step,
     generator=generator,
     optimizer=adam,
     pixel_loss=settings.pixel_loss,
@@ -134,7 +130,7 @@ def _make_gan(run: run_lib.Run, generator: nn.Module) -> Phase:
     )
 
   step = functools.partial(
-    steps.gan_step,
+    gan.gan_step,
     generator=generator,
     discriminator=discriminator,
     optimizer=adam,

@@ -24,19 +24,17 @@ from esrgan_jax import console as console_lib
 from esrgan_jax.data import agreement, sources
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import everywhere
+from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.training import (
-  checkpoint_folders,
-  evaluator,
-  samples,
-  steps,
-  workdir,
-)
+from esrgan_jax.report import samples
+from esrgan_jax.steps import gan as gan_lib
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import progress as progress_lib
+from esrgan_jax.weights import find as workdir
+from esrgan_jax.weights.formats import checkpoint_folders
 
 __all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
 
@@ -150,7 +148,7 @@ class Run:
 
   def perceptual(self) -> Any:
     """The perceptual distance: VGG19's, of the config's layers."""
-    return steps.vgg_perceptual(
+    return gan_lib.vgg_perceptual(
       self._vgg.params,
       layer_weights=self.config.perceptual.layers.to_dict(),
       criterion=self.config.perceptual.criterion,

@@ -19,11 +19,12 @@ import numpy as np
 from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.text import printable
-from esrgan_jax.weights import names, safetensors_file
-from esrgan_jax.weights.limits import DamagedFileError
-from esrgan_jax.weights.ncnn_file import MAGIC, read_ncnn
-from esrgan_jax.weights.safetensors_file import read_safetensors
-from esrgan_jax.weights.torch_file import UnsafeFileError, read_torch
+from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.formats import safetensors_file
+from esrgan_jax.weights.formats.limits import DamagedFileError
+from esrgan_jax.weights.formats.ncnn_file import MAGIC, read_ncnn
+from esrgan_jax.weights.formats.safetensors_file import read_safetensors
+from esrgan_jax.weights.formats.torch_file import UnsafeFileError, read_torch
 
 READABLE = ".safetensors, .pth, .pt, .param with .bin (ncnn)"
 WRITABLE = (".safetensors", ".pth")
@@ -72,7 +73,7 @@ def read_weights(
     path: `.safetensors`, `.pth`, `.pt`, or either file of an ncnn pair; told
       apart by content.
     scale: Upscaling factor, needed only for a x3 network in a file that does
-      not say so (see `esrgan_jax.weights.names`).
+      not say so (see `esrgan_jax.weights.dialects.rrdb`).
 
   Returns:
     The network's configuration, parameters, metadata and notes.

@@ -16,9 +16,14 @@ import numpy as np
 
 from esrgan_jax.models import vgg
 from esrgan_jax.text import printable
-from esrgan_jax.weights import limits, torch_file
-from esrgan_jax.weights.hdf5_file import MAGIC, Dataset, Group, read_hdf5
-from esrgan_jax.weights.limits import DamagedFileError
+from esrgan_jax.weights.formats import limits, torch_file
+from esrgan_jax.weights.formats.hdf5_file import (
+  MAGIC,
+  Dataset,
+  Group,
+  read_hdf5,
+)
+from esrgan_jax.weights.formats.limits import DamagedFileError
 
 __all__ = ["read_vgg19"]
 

@@ -10,7 +10,8 @@ import torch
 from skimage import data
 from torch.nn import functional
 
-from esrgan_jax.weights import files, names, zoo
+from esrgan_jax.weights import files, zoo
+from esrgan_jax.weights.dialects import rrdb as names
 from tests import golden
 from tests.oracles import torch_steps
 from tests.oracles.torch_discriminator import VGGStyleDiscriminator

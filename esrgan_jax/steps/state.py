@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from esrgan_jax.training.optimizer import Optimizer
+from esrgan_jax.steps.optimizer import Optimizer
 
 
 class PsnrState(flax.struct.PyTreeNode):
@@ -87,7 +87,7 @@ def create_psnr_state(
   Returns:
     State with `step` 0; `ema_params` equals `params`.
 
-  >>> from esrgan_jax.training.optimizer import make_optimizer
+  >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
   >>> state = create_psnr_state(jax.random.key(0), net, make_optimizer(2e-4))
   >>> int(state.step), state.ema_params["kernel"].shape
@@ -132,7 +132,7 @@ def create_gan_state(
     State with `step` 0; `ema_params` equals `params`.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
-  >>> from esrgan_jax.training.optimizer import make_optimizer
+  >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
   >>> critic = VGGStyleDiscriminator(num_feat=2, input_size=8)
   >>> adam = make_optimizer(1e-4)

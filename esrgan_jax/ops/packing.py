@@ -122,7 +122,7 @@ def convolve(
 
 @jax.custom_vjp
 def conv_doubling(x: Array, kernel: Array) -> Array:
-  """`esrgan_jax.models.convolution.conv_doubling` with a packed result.
+  """`esrgan_jax.ops.convolution.conv_doubling` with a packed result.
 
   Args:
     x: `[N, H, W, C]`.

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from esrgan_jax.models.convolution import (
+from esrgan_jax.ops.convolution import (
   convolve,
   convolve_on_cpu,
   kernel_gradient_by_conv,

@@ -20,8 +20,9 @@ import re
 import numpy as np
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import limits, names
-from esrgan_jax.weights.limits import DamagedFileError, need
+from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.formats import limits
+from esrgan_jax.weights.formats.limits import DamagedFileError, need
 
 MAGIC = "7767517"
 

@@ -29,7 +29,7 @@ from esrgan_jax.data.sources import DataError, Problem, Source, readable
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
 from esrgan_jax.text import printable
-from esrgan_jax.upscaler import Upscaler
+from esrgan_jax.upscaling.upscaler import Upscaler
 
 __all__ = [
   "MEASURES",

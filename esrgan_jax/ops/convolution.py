@@ -6,7 +6,7 @@ naive loop where it stands inside a loop, and is slow elsewhere; the gradient of
 a strided convolution's input is slow. On CPU these are written as the matrix
 product, and as the convolution without stride, that they are; and 3x3
 convolutions of many channels take half of the multiplications
-(`esrgan_jax.models.winograd`). The figures are in `docs/generator.md`.
+(`esrgan_jax.ops.winograd`). The figures are in `docs/generator.md`.
 Reverse-mode differentiation only, of any order.
 
 Arrays are NHWC and HWIO.
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from esrgan_jax.models import winograd
+from esrgan_jax.ops import winograd
 
 Array = jax.Array
 Dtype = Any

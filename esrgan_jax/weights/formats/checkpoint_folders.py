@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from esrgan_jax import storage
-from esrgan_jax.training import stored
+from esrgan_jax.weights.formats import stored_arrays as stored
 
 __all__ = [
   "DAMAGED",
@@ -129,7 +129,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
   >>> load_model("/nowhere")
   Traceback (most recent call last):
   ...
-  esrgan_jax.training.stored.CheckpointError: no checkpoint in /nowhere: give...
+  esrgan_jax.weights.formats.stored_arrays.CheckpointError: no checkpoint...
   """
   root = storage.absolute(path)
   with storage.reaching(root):

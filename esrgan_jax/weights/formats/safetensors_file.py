@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import limits
-from esrgan_jax.weights.limits import DamagedFileError, need
+from esrgan_jax.weights.formats import limits
+from esrgan_jax.weights.formats.limits import DamagedFileError, need
 
 _DTYPES = {
   "F64": "<f8",

@@ -17,8 +17,8 @@ import struct
 
 import numpy as np
 
-from esrgan_jax.weights import limits
-from esrgan_jax.weights.limits import DamagedFileError, need
+from esrgan_jax.weights.formats import limits
+from esrgan_jax.weights.formats.limits import DamagedFileError, need
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 

@@ -20,8 +20,10 @@ import PIL.Image
 from etils import epath
 
 from esrgan_jax import storage
+from esrgan_jax.evaluation import evaluator
+from esrgan_jax.report import chart
 from esrgan_jax.text import printable
-from esrgan_jax.training import chart, evaluator, lineage, metric_log
+from esrgan_jax.training import lineage, metric_log
 
 __all__ = ["write_report"]
 

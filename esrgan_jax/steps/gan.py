@@ -1,6 +1,6 @@
-"""The two training steps, pure: (state, batch) -> (state, metrics). Jit them.
+"""The step of phase two, pure: (state, batch) -> (state, metrics). Jit it.
 
-The GAN step is one program: one generator forward, one discriminator pass over
+It is one program: one generator forward, one discriminator pass over
 the real images and one over the fake, and backward passes that share them. Both
 players' gradients are taken at the same parameters. That is what the authors'
 code and BasicSR compute as well: they update G first, but D's update reuses
@@ -11,16 +11,11 @@ code: concatenated, they would share statistics, and D's task would change. D
 runs in training mode for both players. Each step moves its running statistics
 twice, by the real images and then by the fake ones; BasicSR, which repeats the
 passes, moves them five times by the same. Training never reads them.
-
-A batch is `{"lr": [B, h, w, 3], "hr": [B, scale * h, scale * w, 3]}`, float32
-in [0, 1]. Metrics are a flat dictionary of float32 scalars: losses before their
-weights, except for `g/loss` and `d/loss`, which are what is minimised.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,20 +24,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from esrgan_jax import losses
-from esrgan_jax.models.layout import keep_compact
 from esrgan_jax.models.vgg import vgg19_features
-from esrgan_jax.training.optimizer import Optimizer
-from esrgan_jax.training.state import GanState, PsnrState
-
-Batch = Mapping[str, Array]
-Metrics = dict[str, Array]
-ImageLoss = Callable[[Array, Array], Array]
-
-PIXEL_LOSSES: dict[str, ImageLoss] = {
-  "l1": losses.l1_loss,
-  "mse": losses.mse_loss,
-  "charbonnier": losses.charbonnier_loss,
-}
+from esrgan_jax.steps import shared
+from esrgan_jax.steps.optimizer import Optimizer
+from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
+from esrgan_jax.steps.state import GanState
 
 ADVERSARIAL_LOSSES = ("relativistic", "vanilla", "wgan-gp")
 
@@ -91,43 +77,6 @@ def vgg_perceptual(
     )
 
   return jax.tree_util.Partial(distance, vgg_params)
-
-
-def psnr_gradients(
-  params: Any,
-  batch: Batch,
-  *,
-  generator: nn.Module,
-  pixel_loss: str | ImageLoss = "l1",
-) -> tuple[Any, Metrics]:
-  """Returns the generator's gradients in phase one.
-
-  Args:
-    params: The generator's parameters.
-    batch: `lr` and `hr`, as above.
-    generator: Linen module of `lr` to `sr`.
-    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
-
-  Returns:
-    Gradients like `params`, and metrics `g/pixel` and `g/loss`.
-
-  Raises:
-    ValueError: If the loss is unknown, or `hr` is not of the size of `sr`.
-
-  >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
-  >>> params = {"kernel": jnp.eye(3).reshape(1, 1, 3, 3), "bias": jnp.ones(3)}
-  >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
-  >>> grads, metrics = psnr_gradients(params, batch, generator=net)
-  >>> float(metrics["g/pixel"]), round(float(grads["bias"].sum()), 3)
-  (1.0, 1.0)
-  """
-  pixel = _pixel_loss(pixel_loss)
-
-  def loss(params):
-    return pixel(generator.apply({"params": params}, batch["lr"]), batch["hr"])
-
-  value, grads = jax.value_and_grad(loss)(params)
-  return grads, {"g/pixel": value, "g/loss": value}
 
 
 def gan_gradients(
@@ -203,7 +152,7 @@ def gan_gradients(
   ((100, 1), 0.7)
   """
   lr, hr = batch["lr"], batch["hr"]
-  pixel = _pixel_loss(pixel_loss)
+  pixel = shared.find_pixel_loss(pixel_loss)
   g_adversarial, d_adversarial = _adversarial_losses(
     adversarial, detach_means=detach_means, halve=halve
   )
@@ -284,80 +233,6 @@ def gan_gradients(
   return grads, d_grads, d_batch_stats, metrics
 
 
-def psnr_step(
-  state: PsnrState,
-  batch: Batch,
-  *,
-  generator: nn.Module,
-  optimizer: Optimizer,
-  pixel_loss: str | ImageLoss = "l1",
-  ema_decay: float = 0.999,
-  accumulate: int = 1,
-) -> tuple[PsnrState, Metrics]:
-  """Does one step of phase one.
-
-  A loss or gradient that is not finite changes nothing but the counters: `step`
-  goes on, so that the next batch and random numbers are others.
-
-  Args:
-    state: From `create_psnr_state` or the last step.
-    batch: `lr` and `hr`, as above.
-    generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
-      are its fields.
-    optimizer: From `make_optimizer`.
-    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
-    ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
-    accumulate: Microbatches that the batch is split into, one after another,
-      to save memory. The result is that of the whole batch, to rounding.
-
-  Returns:
-    The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
-    any clipping, `g/learning_rate`, `skipped` and `skipped_in_a_row`.
-
-  Raises:
-    ValueError: If an option is out of range, or `accumulate` does not divide
-      the batch.
-
-  Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
-  `models/sr_model.py::model_ema`.
-
-  >>> import functools
-  >>> from esrgan_jax.training.optimizer import make_optimizer
-  >>> from esrgan_jax.training.state import create_psnr_state
-  >>> net, adam = nn.Conv(3, (1, 1)), make_optimizer(2e-4)
-  >>> state = create_psnr_state(jax.random.key(0), net, adam)
-  >>> step = functools.partial(psnr_step, generator=net, optimizer=adam)
-  >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
-  >>> state, metrics = jax.jit(step)(state, batch)
-  >>> int(state.step), float(metrics["skipped"])
-  (1, 0.0)
-  """
-  _check_decay(ema_decay)
-
-  def gradients(carry, microbatch, index):
-    del index
-    grads, metrics = psnr_gradients(
-      state.params, microbatch, generator=generator, pixel_loss=pixel_loss
-    )
-    return carry, (grads, metrics)
-
-  _, (grads, metrics) = _accumulate(gradients, (), batch, accumulate)
-  norm = _global_norm(grads)
-  finite = jnp.isfinite(metrics["g/loss"]) & jnp.isfinite(norm)
-  learning_rate = optimizer.learning_rate(state.step)
-  params, opt_state = _update(
-    optimizer, learning_rate, grads, state.opt_state, state.params
-  )
-  updated = state.replace(
-    params=params,
-    opt_state=opt_state,
-    ema_params=_ema(state.ema_params, params, ema_decay),
-  )
-  state = _finish(finite, updated, state)
-  metrics |= {"g/grad_norm": norm, "g/learning_rate": learning_rate}
-  return state, _report(metrics, state)
-
-
 def gan_step(
   state: GanState,
   batch: Batch,
@@ -409,8 +284,8 @@ def gan_step(
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> import functools
-  >>> from esrgan_jax.training.optimizer import make_optimizer
-  >>> from esrgan_jax.training.state import create_gan_state
+  >>> from esrgan_jax.steps.optimizer import make_optimizer
+  >>> from esrgan_jax.steps.state import create_gan_state
   >>> nets = {"generator": nn.Conv(3, (1, 1)),
   ...         "discriminator": VGGStyleDiscriminator(2, input_size=8)}
   >>> adams = {"optimizer": make_optimizer(1e-4),
@@ -422,7 +297,7 @@ def gan_step(
   >>> int(state.step), f"{metrics['d/learning_rate']:.0e}"
   (1, '1e-04')
   """
-  _check_decay(ema_decay)
+  shared.check_decay(ema_decay)
   is_wgan = options.get("adversarial") == "wgan-gp"
 
   def gradients(d_batch_stats, microbatch, index):
@@ -442,48 +317,36 @@ def gan_step(
     )
     return d_batch_stats, (grads, d_grads, metrics)
 
-  d_batch_stats, (grads, d_grads, metrics) = _accumulate(
+  d_batch_stats, (grads, d_grads, metrics) = shared.accumulate_gradients(
     gradients, state.d_batch_stats, batch, accumulate
   )
-  norm, d_norm = _global_norm(grads), _global_norm(d_grads)
+  norm, d_norm = shared.global_norm(grads), shared.global_norm(d_grads)
   checked = jnp.stack([metrics["g/loss"], metrics["d/loss"], norm, d_norm])
   finite = jnp.all(jnp.isfinite(checked))
   learning_rate = optimizer.learning_rate(state.step)
   d_learning_rate = d_optimizer.learning_rate(state.step)
-  params, opt_state = _update(
+  params, opt_state = shared.apply_update(
     optimizer, learning_rate, grads, state.opt_state, state.params
   )
-  d_params, d_opt_state = _update(
+  d_params, d_opt_state = shared.apply_update(
     d_optimizer, d_learning_rate, d_grads, state.d_opt_state, state.d_params
   )
   updated = state.replace(
     params=params,
     opt_state=opt_state,
-    ema_params=_ema(state.ema_params, params, ema_decay),
+    ema_params=shared.average(state.ema_params, params, ema_decay),
     d_params=d_params,
     d_batch_stats=d_batch_stats,
     d_opt_state=d_opt_state,
   )
-  state = _finish(finite, updated, state)
+  state = shared.keep_finite(finite, updated, state)
   metrics |= {
     "g/grad_norm": norm,
     "d/grad_norm": d_norm,
     "g/learning_rate": learning_rate,
     "d/learning_rate": d_learning_rate,
   }
-  return state, _report(metrics, state)
-
-
-def _pixel_loss(pixel_loss):
-  """The function of a name."""
-  if callable(pixel_loss):
-    return pixel_loss
-  if pixel_loss not in PIXEL_LOSSES:
-    raise ValueError(
-      f"pixel_loss must be one of {tuple(PIXEL_LOSSES)} or a function of "
-      f"(sr, hr), got {pixel_loss!r}."
-    )
-  return PIXEL_LOSSES[pixel_loss]
+  return state, shared.with_counters(metrics, state)
 
 
 def _adversarial_losses(name, *, detach_means, halve):
@@ -510,94 +373,3 @@ def _adversarial_losses(name, *, detach_means, halve):
   raise ValueError(
     f"adversarial must be one of {ADVERSARIAL_LOSSES}, got {name!r}."
   )
-
-
-def _accumulate(gradients, carry, batch, num):
-  """Means of `gradients(carry, microbatch, index) -> (carry, tree)`."""
-  if num < 1:
-    raise ValueError(f"accumulate must be >= 1, got {num}.")
-  if num == 1:
-    return gradients(carry, batch, 0)
-
-  def split(array):
-    if array.shape[0] % num:
-      raise ValueError(
-        f"accumulate {num} does not divide the batch of {array.shape[0]}."
-      )
-    # Every num-th image, so that a sharded batch's microbatches are sharded
-    # alike: contiguous ones would lie on some of the devices only.
-    array = array.reshape(-1, num, *array.shape[1:])
-    return jnp.swapaxes(array, 0, 1)
-
-  microbatches = jax.tree.map(split, batch)
-  first = jax.tree.map(lambda x: x[0], microbatches)
-  shapes = jax.eval_shape(gradients, carry, first, 0)[1]
-
-  def body(loop, xs):
-    carry, total = loop
-    carry, tree = gradients(carry, *xs)
-    return (carry, jax.tree.map(jnp.add, total, tree)), None
-
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  (carry, total), _ = jax.lax.scan(
-    body, (carry, zeros), (microbatches, jnp.arange(num))
-  )
-  return carry, jax.tree.map(lambda x: x / num, total)
-
-
-def _global_norm(tree):
-  """Norm of all leaves together; not finite where any element is not."""
-  squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
-  return jnp.sqrt(sum(squares))
-
-
-def _update(optimizer, learning_rate, grads, opt_state, params):
-  """One optimizer's new parameters and state."""
-  # To lie as the parameters do: otherwise the whole update would take place in
-  # the gradients' layout, and parameters and state be copied there and back.
-  grads = jax.lax.platform_dependent(
-    grads,
-    tpu=functools.partial(jax.tree.map, keep_compact),
-    default=lambda grads: grads,
-  )
-  directions, opt_state = optimizer.transform.update(grads, opt_state, params)
-  params = jax.tree.map(lambda p, d: p - learning_rate * d, params, directions)
-  return params, opt_state
-
-
-def _ema(ema_params, params, decay):
-  """BasicSR's form, without correction: it starts at the parameters."""
-  return jax.tree.map(
-    lambda e, p: decay * e + (1 - decay) * p, ema_params, params
-  )
-
-
-def _check_decay(ema_decay):
-  """Raises unless a decay is in range."""
-  if not 0 <= ema_decay <= 1:
-    raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
-
-
-def _finish(finite, updated, state):
-  """The updated state where all is finite, else the old one; both count."""
-  kept = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old), updated, state
-  )
-  skip = (~finite).astype(jnp.int32)
-  return kept.replace(
-    step=state.step + 1,
-    skipped=state.skipped + skip,
-    skipped_in_a_row=(state.skipped_in_a_row + skip) * skip,
-  )
-
-
-def _report(metrics, state):
-  """Metrics with the counters, all float32."""
-  counters = {
-    "skipped": state.skipped,
-    "skipped_in_a_row": state.skipped_in_a_row,
-  }
-  return {
-    name: jnp.asarray(value, jnp.float32)
-    for name, value in (metrics | counters).items()
-  }

@@ -168,7 +168,7 @@ def _find_in_folder(
 
 def _read_checkpoint(path: Any, name: str) -> FoundModel:
   # Upscaling installs do without TensorStore.
-  from esrgan_jax.training import checkpoint_folders
+  from esrgan_jax.weights.formats import checkpoint_folders
 
   config, params, info = checkpoint_folders.load_model(path)
   metadata = {"generator_sha256": info["sha256"]["ema"]}

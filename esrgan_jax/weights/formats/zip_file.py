@@ -14,8 +14,8 @@ import zlib
 from typing import NamedTuple
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import limits
-from esrgan_jax.weights.limits import DamagedFileError, need
+from esrgan_jax.weights.formats import limits
+from esrgan_jax.weights.formats.limits import DamagedFileError, need
 
 _END = struct.Struct("<4s4H2LH")
 _END_64_LOCATOR = struct.Struct("<4sLQL")

@@ -9,7 +9,7 @@ dimensions, F(4x4, 3x3) would need a quarter of the products, but the sums then
 cost more than the products, and rounding errors grow three times as large.
 
 All of it can be differentiated, but is meant for the convolutions of
-`esrgan_jax.models.convolution`, whose gradients have this form too.
+`esrgan_jax.ops.convolution`, whose gradients have this form too.
 
 Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
 Networks" (arXiv:1509.09308), section 4.3, with its matrices A, B and G for

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import limits
-from esrgan_jax.weights.limits import Budget, DamagedFileError, need
-from esrgan_jax.weights.zip_file import StoredZip
+from esrgan_jax.weights.formats import limits
+from esrgan_jax.weights.formats.limits import Budget, DamagedFileError, need
+from esrgan_jax.weights.formats.zip_file import StoredZip
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001

@@ -1,0 +1,1 @@
+"""Measures a model on images: the measures, and what runs them."""

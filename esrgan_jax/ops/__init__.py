@@ -1,0 +1,1 @@
+"""The arithmetic of the networks in its fast forms, chosen by platform."""

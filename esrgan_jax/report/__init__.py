@@ -1,0 +1,1 @@
+"""What a training shows when it is done: a page, curves, sample pictures."""

@@ -1,0 +1,1 @@
+"""The training steps and what they need: state, optimiser. Pure."""

@@ -1,0 +1,127 @@
+"""The step of phase one, pure: (state, batch) -> (state, metrics). Jit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from esrgan_jax.steps import shared
+from esrgan_jax.steps.optimizer import Optimizer
+from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
+from esrgan_jax.steps.state import PsnrState
+
+
+def psnr_gradients(
+  params: Any,
+  batch: Batch,
+  *,
+  generator: nn.Module,
+  pixel_loss: str | ImageLoss = "l1",
+) -> tuple[Any, Metrics]:
+  """Returns the generator's gradients in phase one.
+
+  Args:
+    params: The generator's parameters.
+    batch: `lr` and `hr`, as above.
+    generator: Linen module of `lr` to `sr`.
+    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+
+  Returns:
+    Gradients like `params`, and metrics `g/pixel` and `g/loss`.
+
+  Raises:
+    ValueError: If the loss is unknown, or `hr` is not of the size of `sr`.
+
+  >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
+  >>> params = {"kernel": jnp.eye(3).reshape(1, 1, 3, 3), "bias": jnp.ones(3)}
+  >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
+  >>> grads, metrics = psnr_gradients(params, batch, generator=net)
+  >>> float(metrics["g/pixel"]), round(float(grads["bias"].sum()), 3)
+  (1.0, 1.0)
+  """
+  pixel = shared.find_pixel_loss(pixel_loss)
+
+  def loss(params):
+    return pixel(generator.apply({"params": params}, batch["lr"]), batch["hr"])
+
+  value, grads = jax.value_and_grad(loss)(params)
+  return grads, {"g/pixel": value, "g/loss": value}
+
+
+def psnr_step(
+  state: PsnrState,
+  batch: Batch,
+  *,
+  generator: nn.Module,
+  optimizer: Optimizer,
+  pixel_loss: str | ImageLoss = "l1",
+  ema_decay: float = 0.999,
+  accumulate: int = 1,
+) -> tuple[PsnrState, Metrics]:
+  """Does one step of phase one.
+
+  A loss or gradient that is not finite changes nothing but the counters: `step`
+  goes on, so that the next batch and random numbers are others.
+
+  Args:
+    state: From `create_psnr_state` or the last step.
+    batch: `lr` and `hr`, as above.
+    generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
+      are its fields.
+    optimizer: From `make_optimizer`.
+    pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
+    accumulate: Microbatches that the batch is split into, one after another,
+      to save memory. The result is that of the whole batch, to rounding.
+
+  Returns:
+    The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
+    any clipping, `g/learning_rate`, `skipped` and `skipped_in_a_row`.
+
+  Raises:
+    ValueError: If an option is out of range, or `accumulate` does not divide
+      the batch.
+
+  Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
+  `models/sr_model.py::model_ema`.
+
+  >>> import functools
+  >>> from esrgan_jax.steps.optimizer import make_optimizer
+  >>> from esrgan_jax.steps.state import create_psnr_state
+  >>> net, adam = nn.Conv(3, (1, 1)), make_optimizer(2e-4)
+  >>> state = create_psnr_state(jax.random.key(0), net, adam)
+  >>> step = functools.partial(psnr_step, generator=net, optimizer=adam)
+  >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
+  >>> state, metrics = jax.jit(step)(state, batch)
+  >>> int(state.step), float(metrics["skipped"])
+  (1, 0.0)
+  """
+  shared.check_decay(ema_decay)
+
+  def gradients(carry, microbatch, index):
+    del index
+    grads, metrics = psnr_gradients(
+      state.params, microbatch, generator=generator, pixel_loss=pixel_loss
+    )
+    return carry, (grads, metrics)
+
+  _, (grads, metrics) = shared.accumulate_gradients(
+    gradients, (), batch, accumulate
+  )
+  norm = shared.global_norm(grads)
+  finite = jnp.isfinite(metrics["g/loss"]) & jnp.isfinite(norm)
+  learning_rate = optimizer.learning_rate(state.step)
+  params, opt_state = shared.apply_update(
+    optimizer, learning_rate, grads, state.opt_state, state.params
+  )
+  updated = state.replace(
+    params=params,
+    opt_state=opt_state,
+    ema_params=shared.average(state.ema_params, params, ema_decay),
+  )
+  state = shared.keep_finite(finite, updated, state)
+  metrics |= {"g/grad_norm": norm, "g/learning_rate": learning_rate}
+  return state, shared.with_counters(metrics, state)

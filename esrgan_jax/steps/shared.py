@@ -1,0 +1,131 @@
+"""What all training steps share: microbatches, updates, averages, the guard.
+
+A batch is `{"lr": [B, h, w, 3], "hr": [B, scale * h, scale * w, 3]}`, float32
+in [0, 1]. Metrics are a flat dictionary of float32 scalars: losses before their
+weights, except for `g/loss` and `d/loss`, which are what is minimised.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from esrgan_jax import losses
+from esrgan_jax.ops.layout import keep_compact
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+ImageLoss = Callable[[Array, Array], Array]
+
+PIXEL_LOSSES: dict[str, ImageLoss] = {
+  "l1": losses.l1_loss,
+  "mse": losses.mse_loss,
+  "charbonnier": losses.charbonnier_loss,
+}
+
+
+def find_pixel_loss(pixel_loss):
+  """The function of a name."""
+  if callable(pixel_loss):
+    return pixel_loss
+  if pixel_loss not in PIXEL_LOSSES:
+    raise ValueError(
+      f"pixel_loss must be one of {tuple(PIXEL_LOSSES)} or a function of "
+      f"(sr, hr), got {pixel_loss!r}."
+    )
+  return PIXEL_LOSSES[pixel_loss]
+
+
+def accumulate_gradients(gradients, carry, batch, num):
+  """Means of `gradients(carry, microbatch, index) -> (carry, tree)`."""
+  if num < 1:
+    raise ValueError(f"accumulate must be >= 1, got {num}.")
+  if num == 1:
+    return gradients(carry, batch, 0)
+
+  def split(array):
+    if array.shape[0] % num:
+      raise ValueError(
+        f"accumulate {num} does not divide the batch of {array.shape[0]}."
+      )
+    # Every num-th image, so that a sharded batch's microbatches are sharded
+    # alike: contiguous ones would lie on some of the devices only.
+    array = array.reshape(-1, num, *array.shape[1:])
+    return jnp.swapaxes(array, 0, 1)
+
+  microbatches = jax.tree.map(split, batch)
+  first = jax.tree.map(lambda x: x[0], microbatches)
+  shapes = jax.eval_shape(gradients, carry, first, 0)[1]
+
+  def body(loop, xs):
+    carry, total = loop
+    carry, tree = gradients(carry, *xs)
+    return (carry, jax.tree.map(jnp.add, total, tree)), None
+
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  (carry, total), _ = jax.lax.scan(
+    body, (carry, zeros), (microbatches, jnp.arange(num))
+  )
+  return carry, jax.tree.map(lambda x: x / num, total)
+
+
+def global_norm(tree):
+  """Norm of all leaves together; not finite where any element is not."""
+  squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.sqrt(sum(squares))
+
+
+def apply_update(optimizer, learning_rate, grads, opt_state, params):
+  """One optimizer's new parameters and state."""
+  # To lie as the parameters do: otherwise the whole update would take place in
+  # the gradients' layout, and parameters and state be copied there and back.
+  grads = jax.lax.platform_dependent(
+    grads,
+    tpu=functools.partial(jax.tree.map, keep_compact),
+    default=lambda grads: grads,
+  )
+  directions, opt_state = optimizer.transform.update(grads, opt_state, params)
+  params = jax.tree.map(lambda p, d: p - learning_rate * d, params, directions)
+  return params, opt_state
+
+
+def average(ema_params, params, decay):
+  """BasicSR's form, without correction: it starts at the parameters."""
+  return jax.tree.map(
+    lambda e, p: decay * e + (1 - decay) * p, ema_params, params
+  )
+
+
+def check_decay(ema_decay):
+  """Raises unless a decay is in range."""
+  if not 0 <= ema_decay <= 1:
+    raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
+
+
+def keep_finite(finite, updated, state):
+  """The updated state where all is finite, else the old one; both count."""
+  kept = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old), updated, state
+  )
+  skip = (~finite).astype(jnp.int32)
+  return kept.replace(
+    step=state.step + 1,
+    skipped=state.skipped + skip,
+    skipped_in_a_row=(state.skipped_in_a_row + skip) * skip,
+  )
+
+
+def with_counters(metrics, state):
+  """Metrics with the counters, all float32."""
+  counters = {
+    "skipped": state.skipped,
+    "skipped_in_a_row": state.skipped_in_a_row,
+  }
+  return {
+    name: jnp.asarray(value, jnp.float32)
+    for name, value in (metrics | counters).items()
+  }

@@ -1,0 +1,1 @@
+"""Upscales images of any size, from arrays to files of photos."""

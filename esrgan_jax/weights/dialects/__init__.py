@@ -1,0 +1,1 @@
+"""What names a network has in files, an architecture each."""

@@ -1,0 +1,1 @@
+"""Readers and writers of weight files: bytes to named arrays and back."""
