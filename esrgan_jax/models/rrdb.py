@@ -377,6 +377,11 @@ class RRDBNet(nn.Module):
     return self.unshuffle
 
   @property
+  def size_multiple(self) -> int:
+    """What H and W must be multiples of."""
+    return self.unshuffle_factor
+
+  @property
   def upsampling(self) -> tuple[int, ...]:
     """The factor of each nearest-neighbour upsampling, e.g. (2, 2).
 
