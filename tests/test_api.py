@@ -1,4 +1,4 @@
-"""The public names, their documentation, and the wall between the two wings."""
+"""The public names, and their documentation."""
 
 import ast
 import importlib
@@ -29,30 +29,11 @@ HEAVY = [
   "torch",
 ]
 
-# The pure core: modules and packages, relative to the package.
-CORE = [
-  "__init__",
-  "augment",
-  "interpolate",
-  "losses",
-  "metrics",
-  "models",
-  "ops",
-  "resize",
-  "steps",
-  "tiling",
-]
-CORE_LIBRARIES = {"jax", "flax", "numpy", "optax"}
-
 
 def modules():
   for path in sorted(ROOT.rglob("*.py")):
     parts = path.relative_to(ROOT).with_suffix("").parts
     yield ".".join(parts).removesuffix(".__init__") or "__init__", path
-
-
-def is_core(name):
-  return any(name == core or name.startswith(f"{core}.") for core in CORE)
 
 
 def test_import_is_light():
@@ -75,28 +56,6 @@ loaded = [name for name in {training!r} if name in sys.modules]
 assert not loaded, loaded
 """
   subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-  ("name", "path"), [(n, p) for n, p in modules() if is_core(n)]
-)
-def test_the_core_imports_the_core_alone(name, path):
-  for node in ast.walk(ast.parse(path.read_text())):
-    if isinstance(node, ast.ImportFrom):
-      names = [node.module]
-    elif isinstance(node, ast.Import):
-      names = [alias.name for alias in node.names]
-    else:
-      continue
-    if name == "__init__" and names == ["esrgan_jax.upscaling.upscaler"]:
-      continue  # For type checkers only.
-    for imported in names:
-      top, _, rest = imported.partition(".")
-      if top == "esrgan_jax":
-        assert is_core(rest or "__init__"), f"{name} imports {imported}"
-      else:
-        allowed = top in CORE_LIBRARIES or top in sys.stdlib_module_names
-        assert allowed, f"{name} imports {imported}"
 
 
 def test_the_list_of_public_names_is_what_there_is():

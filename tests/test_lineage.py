@@ -14,6 +14,7 @@ from esrgan_jax.report import page as report
 from esrgan_jax.training import checkpoint, finish, lineage
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import run as run_lib
+from esrgan_jax.weights import descent
 from esrgan_jax.weights import find as workdir
 from esrgan_jax.weights.formats import checkpoint_folders
 from tests import plain_states
@@ -227,10 +228,10 @@ def test_models_say_what_they_were_begun_from(tmp_path, capsys):
   assert found.metadata["generator_sha256"] == origin["sha256"]
   # A file gives the digest that its parameters had.
   assert lineage.origin(run, found.params)["sha256"] == origin["sha256"]
-  assert lineage.relation_in(run.workdir) == ""
+  assert descent.relation_in(run.workdir) == ""
   assert "was begun from" not in report.write_report(tmp_path).read_text()
   finish.export(run, "psnr", other, 0.0)
-  assert "was begun from another model" in lineage.relation_in(run.workdir)
+  assert "was begun from another model" in descent.relation_in(run.workdir)
   page = report.write_report(tmp_path).read_text()
   assert "The GAN model was begun from another model" in page
   # So does a checkpoint.
@@ -249,4 +250,4 @@ def test_a_report_survives_models_that_are_none(tmp_path, content):
   (tmp_path / "models").mkdir()
   for name in ("psnr", "gan"):
     (tmp_path / "models" / f"{name}.safetensors").write_bytes(content)
-  assert lineage.relation_in(_run(tmp_path).workdir) == ""
+  assert descent.relation_in(_run(tmp_path).workdir) == ""

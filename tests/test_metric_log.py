@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esrgan_jax.report import samples
-from esrgan_jax.training.metric_log import MetricLog, read_metrics
+from esrgan_jax.report.metric_log import MetricLog, read_metrics
 
 
 def steps(folder):

@@ -11,8 +11,8 @@ import pytest
 
 from esrgan_jax.evaluation import evaluator
 from esrgan_jax.report import chart
+from esrgan_jax.report.metric_log import MetricLog
 from esrgan_jax.report.page import write_report
-from esrgan_jax.training.metric_log import MetricLog
 
 
 @pytest.fixture

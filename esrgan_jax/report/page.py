@@ -21,9 +21,9 @@ from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.evaluation import evaluator
-from esrgan_jax.report import chart
+from esrgan_jax.report import chart, metric_log
 from esrgan_jax.text import printable
-from esrgan_jax.training import lineage, metric_log
+from esrgan_jax.weights import descent
 
 __all__ = ["write_report"]
 
@@ -220,7 +220,7 @@ def _read_log(folder: epath.Path) -> list[dict[str, Any]]:
 
 def _descent(workdir: epath.Path) -> str:
   """Returns a warning where the two models do not belong together."""
-  found = lineage.relation_in(workdir)
+  found = descent.relation_in(workdir)
   if not found:
     return ""
   return f"<p>The GAN model {html.escape(found)}, the PSNR model.</p>"

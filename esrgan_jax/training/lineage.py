@@ -20,17 +20,15 @@ from etils import epath
 from esrgan_jax import storage
 from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.weights import find as workdir_lib
 from esrgan_jax.weights.formats import checkpoint_folders
 from esrgan_jax.weights.formats import stored_arrays as stored
 
 if typing.TYPE_CHECKING:
   from esrgan_jax.training import run as run_lib
 
-__all__ = ["foresee", "metadata", "origin", "relation_in", "settle"]
+__all__ = ["foresee", "metadata", "origin", "settle"]
 
 _EARLIER = "earlier"
-_HEADER = 10_000_000  # Bytes, of a safetensors file: far more than ours have.
 _MODELS = "models"
 # What phase two leaves in a workdir; its folder last: where that is left, the
 # rest may have been moved before.
@@ -78,16 +76,6 @@ def metadata(params: Any, origin: Mapping[str, Any] | None) -> dict[str, str]:
   if origin:
     found["begun_from_sha256"] = origin["sha256"]
   return found
-
-
-def relation_in(workdir: epath.Path) -> str:
-  """Returns what `workdir.relation` says of a workdir's two models.
-
-  >>> relation_in(epath.Path("/nowhere"))
-  ''
-  """
-  models = (workdir / _MODELS / f"{n}.safetensors" for n in workdir_lib.PHASES)
-  return workdir_lib.relation(*map(_read_metadata, models))
 
 
 def foresee(run: run_lib.Run) -> None:
@@ -202,14 +190,3 @@ def _move(source: epath.Path, target: epath.Path) -> None:
     source.unlink()
   else:
     source.rename(target)
-
-
-def _read_metadata(path):
-  """What a safetensors file says about itself; nothing if it does not."""
-  try:
-    with path.open("rb") as file:
-      size = int.from_bytes(file.read(8), "little")
-      header = json.loads(file.read(min(size, _HEADER)))
-    return dict(header.get("__metadata__") or {})
-  except (OSError, ValueError, AttributeError, TypeError):
-    return {}

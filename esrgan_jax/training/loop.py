@@ -41,7 +41,8 @@ from etils import epath
 from esrgan_jax import compilation
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import wait_for_all
-from esrgan_jax.training import checkpoint, finish, lineage, metric_log
+from esrgan_jax.report import metric_log
+from esrgan_jax.training import checkpoint, finish, lineage
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import phases as phases_lib

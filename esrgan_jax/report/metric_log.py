@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from esrgan_jax import storage
-from esrgan_jax.training import event_file
+from esrgan_jax.report import event_file
 
 __all__ = ["FILENAME", "MetricLog", "read_metrics"]
 
