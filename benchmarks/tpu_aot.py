@@ -51,7 +51,7 @@ from esrgan_jax.steps import optimizer as optimizer_lib
 from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
-from esrgan_jax.upscaling import upscaler
+from esrgan_jax.upscaling import memory, tiles
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = {"psnr_step": "psnr", "gan_step": "gan"}
@@ -346,19 +346,17 @@ def upscaling_program(program: str, mesh: Mesh, num_block: int) -> Program:
 
   # As `Upscaler._program`, for devices that are not there.
   halo = min(tiling.DEFAULT_HALO, net.receptive_radius)
-  plan = upscaler._Plan.make(
-    (*PHOTO, 3), net, TILE, halo, upscaler._STRIP_SIZE_ELSEWHERE
-  )
+  plan = tiles.Plan.make((*PHOTO, 3), net, TILE, halo, memory.strip_size("tpu"))
   spec = PartitionSpec(mesh_lib.AXIS)
   function = jax.shard_map(
-    functools.partial(upscaler.upscale_tiles, net, size=plan.strip),
+    functools.partial(tiles.upscale_tiles, net, size=plan.strip),
     mesh=mesh,
     in_specs=(PartitionSpec(), spec, spec, spec),
     out_specs=spec,
     check_vma=False,
   )
   arguments = (
-    params,
+    {"params": params},
     split(plan.height, plan.width, 3, dtype=jnp.uint8),
     split(plan.num_strips, 2, dtype=jnp.int32),
     split(2, dtype=jnp.int32) if plan.masked else None,

@@ -278,7 +278,7 @@ def prepare_jax_tile(case, net, dtype, options):
   import jax
   import jax.numpy as jnp
 
-  from esrgan_jax.upscaling.upscaler import upscale_tiles
+  from esrgan_jax.upscaling.tiles import upscale_tiles
 
   del dtype
   (tile,) = arrays_of(case)
@@ -294,7 +294,7 @@ def prepare_jax_tile(case, net, dtype, options):
   )
   shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   arguments = jax.device_put(
-    (random_like(shapes)["params"], tile, corners.astype(np.int32))
+    (random_like(shapes), tile, corners.astype(np.int32))
   )
 
   def run(count):

@@ -40,7 +40,12 @@ def _bucket(length: int) -> int:
 
 
 def cut(
-  length: int, *, tile: int, halo: int, multiple: int = 1
+  length: int,
+  *,
+  tile: int,
+  halo: int,
+  multiple: int = 1,
+  rounded: bool = True,
 ) -> tuple[int, tuple[Span, ...]]:
   """Cuts one axis of an image into windows of one size.
 
@@ -50,10 +55,11 @@ def cut(
     halo: Least distance in pixels from a contributed pixel to the edge of its
       window, unless that edge is the image's, >= 0.
     multiple: Windows start, and are as long as, a multiple of this.
+    rounded: Whether the one window of a small image may be larger than it, so
+      that images of similar size share a program.
 
   Returns:
-    The windows' common size in pixels, larger than the image where the image
-    is small, and the windows in order.
+    The windows' common size in pixels, and the windows in order.
 
   Raises:
     ValueError: If an argument is out of its range.
@@ -77,8 +83,8 @@ def cut(
   tile, halo = up(tile), up(halo)
   window = tile + 2 * halo
   if tile == 0 or length <= window:
-    size = up(_bucket(length))
-    if tile:
+    size = up(_bucket(length)) if rounded else length
+    if tile and rounded:
       size = min(size, max(window, length))
     return size, (Span(0, length, 0, length),)
   largest = window

@@ -2,13 +2,14 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.upscaling import upscaler
+from esrgan_jax.upscaling import memory, upscaler
 from esrgan_jax.upscaling.upscaler import Upscaler
 from esrgan_jax.weights import files, zoo
 from tests import golden
@@ -168,9 +169,11 @@ def test_one_program_for_an_image_and_for_the_next_of_its_size():
 def test_the_compilers_report_decides_about_tiles(monkeypatch, model, tile):
   image = photo(150, 150, 3, dtype=np.uint8)
   expected = np.clip(whole(model, image / np.float32(255)), 0, 1) * 255
-  needed = model._needed_memory(model._plan(image, 0, 34), image)
+  needed = memory.needed_memory(
+    model._program(model._plan(image, 0, 34), image)
+  )
   assert needed > 150 * 150 * 3
-  monkeypatch.setattr(upscaler, "_free_memory", lambda device: needed // 2)
+  monkeypatch.setattr(memory, "free_memory", lambda device: needed // 2)
   counts, messages = [], []
   actual = model.upscale(
     image,
@@ -183,7 +186,7 @@ def test_the_compilers_report_decides_about_tiles(monkeypatch, model, tile):
   assert (np.abs(actual - expected) <= 1).all()
   # Whoever named a size hears of it.
   assert bool(messages) == (tile != "auto")
-  monkeypatch.setattr(upscaler, "_free_memory", lambda device: 1000)
+  monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
   with pytest.raises(upscaler.OutOfMemoryError, match="without exact tiles"):
     model.upscale(image, exact=True)
 
@@ -266,6 +269,74 @@ def test_load_takes_names_and_files(tmp_path):
     upscaler.load(tmp_path / "none.pth")
   with pytest.raises(ValueError, match="no dtype 'float16'"):
     upscaler.load(path, dtype="float16")
+
+
+class _Blur(nn.Module):
+  """A network of strangers: no mask, no halves, sizes that must be even."""
+
+  scale: int = 2
+  size_multiple: int = 2
+  receptive_radius: int | None = 4
+
+  @nn.compact
+  def __call__(self, lr):
+    x = nn.Conv(8, (5, 5))(lr)
+    x = nn.relu(nn.Conv(4, (5, 5))(x))
+    x = x.repeat(self.scale, axis=-3).repeat(self.scale, axis=-2)
+    return nn.Conv(3, (1, 1))(x)
+
+
+class _Normed(nn.Module):
+  """Has running statistics, and tells nothing of how far it looks."""
+
+  scale: int = 2
+
+  @nn.compact
+  def __call__(self, lr, train=False):
+    x = nn.Conv(4, (3, 3))(lr)
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    x = x.repeat(self.scale, axis=-3).repeat(self.scale, axis=-2)
+    return nn.Conv(3, (3, 3))(x)
+
+
+@pytest.mark.parametrize("size", [(61, 37), (9, 40), (3, 2)])
+def test_tiles_of_a_network_without_mask_equal_the_whole_image(size):
+  net = _Blur()
+  params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  model = Upscaler(net, params, devices=jax.devices()[:1])
+  image = photo(*size, 3)
+  padded = np.pad(image, [(0, n % 2) for n in size] + [(0, 0)], mode="reflect")
+  expected = whole(model, padded)[: 2 * size[0], : 2 * size[1]]
+  for tile in (0, 16):
+    actual = model.upscale(image, tile=tile, exact=True)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_a_network_that_does_not_tell_how_far_it_looks():
+  net = _Normed()
+  lr = jnp.zeros((1, 8, 8, 3))
+  variables = net.init(jax.random.key(0), lr)
+  statistics = jax.tree.map(lambda x: x + 0.25, variables["batch_stats"])
+  model = Upscaler(
+    net,
+    variables["params"],
+    {"batch_stats": statistics},
+    devices=jax.devices()[:1],
+  )
+  image = photo(31, 40, 3)
+  expected = net.apply(
+    {"params": variables["params"], "batch_stats": statistics}, image
+  )
+  # The default halo is wide enough by far for this one.
+  for options in ({"tile": 0}, {"tile": 16, "halo": 3}, {}):
+    actual = model.upscale(image, **options)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+  np.testing.assert_allclose(whole(model, image), expected, atol=1e-5)
+  others = {"batch_stats": variables["batch_stats"]}
+  other = model.with_params(variables["params"], others)
+  assert np.abs(other.upscale(image) - expected).max() > 1e-3
+  with pytest.raises(ValueError, match="does not tell how far it looks"):
+    model.upscale(image, tile=16, exact=True)
 
 
 def test_default_model_is_pytorchs_within_a_level():

@@ -18,9 +18,11 @@ else it may have, each for more speed or use:
   computes inside as if the image ended there, and images of many sizes share a
   program;
 - methods `features(lr, valid)` and `reconstruct(features, valid)`, one after
-  the other the same as the call, with `reconstruct_radius`, how far the second
-  looks in pixels of the features, and `num_feat`, their channels: large tiles
-  are then reconstructed in strips, in less memory;
+  the other the same as the call, with running statistics; `valid` is at the
+  resolution of the features, and absent where the call does not take it. With
+  `reconstruct_radius`, how far the second looks in pixels of the features, and
+  `num_feat`, their channels, large tiles are reconstructed in strips, in less
+  memory;
 - collections besides `params`, such as BatchNorm's `batch_stats`: its call then
   takes `train=`, False for running statistics, and they are trained, saved and
   loaded with it.
@@ -281,6 +283,31 @@ def has_halves(net: Any) -> bool:
   """
   names = ("features", "reconstruct", "reconstruct_radius", "num_feat")
   return all(hasattr(type(net), name) or hasattr(net, name) for name in names)
+
+
+def infer(
+  net: Any, variables: Mapping[str, Any], lr: Any, valid: Any = None
+) -> Any:
+  """Applies a generator as it is used once it is trained.
+
+  Args:
+    net: The generator.
+    variables: `{"params": ...}`, and what collections it has.
+    lr: Images `[..., H, W, 3]`.
+    valid: Which pixels are image, for one that takes it; None means all.
+
+  Returns:
+    Images `[..., H * scale, W * scale, 3]`.
+
+  >>> import jax, jax.numpy as jnp
+  >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+  >>> lr = jnp.zeros((1, 8, 8, 3))
+  >>> infer(net, net.init(jax.random.key(0), lr), lr).shape
+  (1, 32, 32, 3)
+  """
+  masked = {} if valid is None else {"valid": valid}
+  mode = {"train": False} if takes_train(net) else {}
+  return net.apply(variables, lr, **masked, **mode)
 
 
 def _takes(net, argument):

@@ -1,0 +1,110 @@
+"""What a device has room for: how large tiles may be, and whether one fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+
+# Larger tiles waste less on halos; the CPU's caches stop gaining, and its
+# memory is everybody's.
+_LARGEST_TILE = {"cpu": 512}
+_LARGEST_TILE_ELSEWHERE = 1024
+# Features at the result's resolution that the last layers see at a time.
+_STRIP_SIZE = {"cpu": 2**25}
+_STRIP_SIZE_ELSEWHERE = 2**29
+SMALLEST_TILE = 16
+_MEMORY_SHARE = 0.8  # Of what a device has free; the rest is fragmentation's.
+
+
+class OutOfMemoryError(MemoryError):
+  """Not even the smallest tile fits into the device's memory."""
+
+
+def largest_tile(platform: str) -> int:
+  """Returns the side of a tile to begin with, in LR pixels.
+
+  >>> largest_tile("cpu"), largest_tile("tpu")
+  (512, 1024)
+  """
+  return _LARGEST_TILE.get(platform, _LARGEST_TILE_ELSEWHERE)
+
+
+def strip_size(platform: str) -> int:
+  """Returns how many features the last layers should see at a time.
+
+  >>> strip_size("cpu") < strip_size("gpu")
+  True
+  """
+  return _STRIP_SIZE.get(platform, _STRIP_SIZE_ELSEWHERE)
+
+
+def fits(
+  device: jax.Device, compile_program: Callable[[], jax.stages.Compiled]
+) -> bool:
+  """Returns whether a program fits what a device has free.
+
+  Asked beforehand because, on CPU, running out of memory ends the process.
+
+  Args:
+    device: The device.
+    compile_program: Compiles the program, or returns it.
+  """
+  free = free_memory(device)
+  if free is None:
+    return True
+  try:
+    needed = needed_memory(compile_program())
+  except Exception as error:  # Some compilers find out by themselves.
+    if is_out_of_memory(error):
+      return False
+    raise
+  return needed <= free * _MEMORY_SHARE
+
+
+def needed_memory(program: jax.stages.Compiled) -> int:
+  """Returns the bytes that a program takes on a device, 0 if it doesn't say.
+
+  >>> needed_memory(jax.jit(lambda x: x + 1).lower(1.0).compile()) > 0
+  True
+  """
+  memory = program.memory_analysis()
+  if memory is None:
+    return 0
+  return (
+    memory.temp_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.argument_size_in_bytes
+  )
+
+
+def free_memory(device: jax.Device) -> int | None:
+  """Returns the bytes that a device has free, or None if it doesn't say.
+
+  >>> (free_memory(jax.devices("cpu")[0]) or 1) > 0
+  True
+  """
+  if device.platform == "cpu":
+    try:
+      with open("/proc/meminfo") as file:  # Linux; in units of 1024 bytes.
+        fields = dict(line.split(":") for line in file)
+      return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+      return None
+  stats = device.memory_stats() or {}
+  if "bytes_limit" not in stats:
+    return None
+  return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+  """Returns whether an error says that a device's or the host's memory is full.
+
+  >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError())
+  (True, False)
+  """
+  if isinstance(error, MemoryError):
+    return True
+  return isinstance(error, jax.errors.JaxRuntimeError) and (
+    "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+  )
