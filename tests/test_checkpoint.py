@@ -84,6 +84,29 @@ def test_round_trip_is_exact_after_the_state_was_donated(tmp_path):
     _assert_equal(checkpoints.restore(doubled).state, expected)
 
 
+def test_a_generator_with_more_than_parameters(tmp_path):
+  statistics = {"batch_stats": {"norm": {"mean": np.ones(3, np.float32)}}}
+  state = jax.device_put(psnr(2).replace(collections=statistics), WHOLE)
+  with _open(tmp_path / "psnr") as checkpoints:
+    checkpoints.save(2, state)
+    checkpoints.check(state)
+    _assert_equal(checkpoints.restore(state).state, state)
+    with pytest.raises(
+      checkpoint.CheckpointError,
+      match="another generator: collections/batch_stats/norm/mean is 3 there,"
+      " absent here",
+    ):
+      checkpoints.check(psnr())
+  found = checkpoint_folders.load_model(tmp_path)
+  _assert_equal(found.collections, statistics)
+  _assert_equal(found.params, state.ema_params)
+  # It is as well kept as the rest.
+  (item,) = (tmp_path / "psnr/checkpoints/2/collections/d").iterdir()
+  item.unlink()
+  with pytest.raises(stored.DamagedError):
+    checkpoint_folders.load_model(tmp_path)
+
+
 def test_another_number_of_devices(tmp_path):
   state = psnr(7, devices=4)
   with _open(tmp_path) as checkpoints:
@@ -174,7 +197,7 @@ def test_checkpoints_of_the_first_version_go_on(tmp_path):
       assert restored.metrics == metrics
       assert checkpoints.save(9, state)
   assert checkpoint_folders.list_steps(tmp_path / "gan/checkpoints") == [1, 9]
-  config, params, _ = checkpoint_folders.load_model(tmp_path / "psnr")
+  config, params, *_ = checkpoint_folders.load_model(tmp_path / "psnr")
   assert config == {**_GENERATOR, "scale": 4}
   _assert_equal(params, ramp(10))
 
@@ -471,7 +494,7 @@ def test_load_model_from_every_depth(phase, tmp_path):
     (tmp_path / "psnr/checkpoints", 8),
     (tmp_path / "psnr/checkpoints/1", 6),
   ):
-    config, params, _ = checkpoint_folders.load_model(path)
+    config, params, *_ = checkpoint_folders.load_model(path)
     assert config == {**_GENERATOR, "scale": 4}
     _assert_equal(params, arrays(number))
     assert isinstance(params["conv"]["bias"], np.ndarray)

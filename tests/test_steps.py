@@ -31,6 +31,17 @@ class Upscaler(nn.Module):
     return nn.Conv(3, (3, 3))(x)
 
 
+class Normalized(nn.Module):
+  """The same with BatchNorm, whose statistics are trained with it."""
+
+  scale: int = 4
+
+  @nn.compact
+  def __call__(self, lr, *, train):
+    x = nn.BatchNorm(use_running_average=not train, momentum=0.75)(lr)
+    return nn.Conv(3, (3, 3))(x).repeat(4, axis=1).repeat(4, axis=2)
+
+
 def make_batch(num=BATCH, *, seed=0):
   rng = np.random.default_rng(seed)
   return {
@@ -294,12 +305,75 @@ def test_accumulation_is_exact_for_psnr_and_per_microbatch_for_gan():
   )
   for i in range(2):
     half = jax.tree.map(lambda x, i=i: x[i::2], batch)
-    grads, d_grads, stats, _ = jax.device_get(
+    grads, d_grads, stats, *_ = jax.device_get(
       run(before.params, before.d_params, stats, half)
     )
     total = jax.tree.map(lambda a, b: a + b / 2, total, [grads, d_grads])
   assert_trees_close(gradients(parts, before), total, rtol=1e-4)
   assert_trees_close(parts.d_batch_stats, stats, rtol=1e-5)
+
+
+# --- Generators with collections besides their parameters.
+
+
+def norm_states():
+  """A state of either phase, and its step, not compiled."""
+  adam, key = make_optimizer(1e-3), jax.random.key(0)
+  net, critic = Normalized(), networks()["discriminator"]
+  parts = {"generator": net, "discriminator": critic}
+  return (
+    (
+      create_psnr_state(key, net, adam),
+      functools.partial(psnr.psnr_step, generator=net, optimizer=adam),
+    ),
+    (
+      create_gan_state(key, net, critic, adam, adam),
+      functools.partial(
+        gan.gan_step, **parts, optimizer=adam, d_optimizer=adam
+      ),
+    ),
+  )
+
+
+def test_a_generators_statistics_move_by_the_images():
+  batch = make_batch()
+  bad = {**batch, "hr": batch["hr"] * np.float32("nan")}
+  mean, parts = batch["lr"].mean((0, 1, 2)), batch["lr"]
+  halves = [parts[i::2].mean((0, 1, 2)) for i in range(2)]
+  for before, step in norm_states():
+    (norm,) = before.collections["batch_stats"].values()
+    assert_trees_equal(norm["mean"], np.zeros(3))
+    after, _ = jax.jit(step)(before, batch)
+    (norm,) = after.collections["batch_stats"].values()
+    np.testing.assert_allclose(norm["mean"], mean / 4, rtol=1e-5)
+    # A step that is skipped moves nothing.
+    skipped, metrics = jax.jit(step)(after, bad)
+    assert float(metrics["skipped"]) == 1
+    assert_trees_equal(skipped.collections, after.collections)
+    # Microbatches move it one after another.
+    after, _ = jax.jit(functools.partial(step, accumulate=2))(before, batch)
+    (norm,) = after.collections["batch_stats"].values()
+    expected = 0.75 * halves[0] / 4 + halves[1] / 4
+    np.testing.assert_allclose(norm["mean"], expected, rtol=1e-5)
+
+
+def test_statistics_go_on_into_the_next_phase():
+  (first, step), (second, _) = norm_states()
+  first, _ = jax.jit(step)(first, make_batch())
+  state = create_gan_state(
+    jax.random.key(1),
+    *(Normalized(), networks()["discriminator"], SGD, SGD),
+    params=first.ema_params,
+    collections=first.collections,
+  )
+  assert_trees_equal(state.collections, first.collections)
+  assert_trees_equal(state.ema_params, first.ema_params)
+  # Without them, they begin as the network has them.
+  state = create_psnr_state(
+    jax.random.key(1), Normalized(), SGD, params=first.ema_params
+  )
+  assert_trees_equal(state.collections, second.collections)
+  assert_trees_equal(state.params, first.ema_params)
 
 
 # --- The life of a state.

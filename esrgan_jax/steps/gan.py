@@ -87,6 +87,7 @@ def gan_gradients(
   *,
   generator: nn.Module,
   discriminator: nn.Module,
+  collections: Mapping[str, Any] | None = None,
   perceptual: ImageLoss | None = None,
   pixel_loss: str | ImageLoss = "l1",
   pixel_weight: float = 1e-2,
@@ -97,7 +98,7 @@ def gan_gradients(
   halve: bool = True,
   penalty_weight: float = 10.0,
   penalty_key: Array | None = None,
-) -> tuple[Any, Any, Any, Metrics]:
+) -> tuple[Any, Any, Any, Any, Metrics]:
   """Returns both networks' gradients in phase two, at the same parameters.
 
   The defaults are the authors' training code.
@@ -109,6 +110,7 @@ def gan_gradients(
     batch: `lr` and `hr`, as above.
     generator: Linen module of `lr` to `sr`.
     discriminator: Linen module of images to one logit each, `train=` keyword.
+    collections: The generator's, besides its parameters.
     perceptual: Function of `(sr, hr)` to a scalar, see `vgg_perceptual`; `None`
       leaves the term out.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
@@ -127,9 +129,10 @@ def gan_gradients(
 
   Returns:
     Gradients like `params`; gradients like `d_params`; the new
-    `d_batch_stats`; and metrics: `g/pixel`, `g/perceptual`, `g/adversarial`,
-    `g/loss`, `d/loss`, `d/penalty` where there is one, the mean logits `d/real`
-    and `d/fake`, and `d/gap`, the first less the second.
+    `d_batch_stats`; the new `collections`; and metrics: `g/pixel`,
+    `g/perceptual`, `g/adversarial`, `g/loss`, `d/loss`, `d/penalty` where there
+    is one, the mean logits `d/real` and `d/fake`, and `d/gap`, the first less
+    the second.
 
   Raises:
     ValueError: If a loss is unknown, or `"wgan-gp"` has no key.
@@ -147,7 +150,7 @@ def gan_gradients(
   ...   d = critic.init(key, batch["hr"], train=False)
   ...   return gan_gradients(params, d["params"], d["batch_stats"], batch,
   ...                        generator=net, discriminator=critic)
-  >>> grads, d_grads, d_batch_stats, metrics = run(jax.random.key(0))
+  >>> grads, d_grads, *_, metrics = run(jax.random.key(0))
   >>> d_grads["linear2"]["kernel"].shape, round(float(metrics["d/loss"]), 1)
   ((100, 1), 0.7)
   """
@@ -176,7 +179,11 @@ def gan_gradients(
 
   # Forward, once each. XLA drops what no result needs: the gradients of D's
   # weights in G's backward pass, and those of the images in D's.
-  sr, g_vjp = jax.vjp(lambda p: generator.apply({"params": p}, lr), params)
+  sr, g_vjp, collections = jax.vjp(
+    lambda p: shared.run_generator(generator, p, collections or {}, lr),
+    params,
+    has_aux=True,
+  )
   real_logits, real_vjp, d_batch_stats = jax.vjp(
     lambda p: apply_d(p, d_batch_stats, hr), d_params, has_aux=True
   )
@@ -230,7 +237,7 @@ def gan_gradients(
     "d/fake": fake,
     "d/gap": real - fake,
   }
-  return grads, d_grads, d_batch_stats, metrics
+  return grads, d_grads, d_batch_stats, collections, metrics
 
 
 def gan_step(
@@ -300,26 +307,29 @@ def gan_step(
   shared.check_decay(ema_decay)
   is_wgan = options.get("adversarial") == "wgan-gp"
 
-  def gradients(d_batch_stats, microbatch, index):
+  def gradients(carry, microbatch, index):
+    d_batch_stats, collections = carry
     key = None
     if is_wgan:
       key = jax.random.fold_in(jax.random.key(seed), state.step)
       key = jax.random.fold_in(key, index)
-    grads, d_grads, d_batch_stats, metrics = gan_gradients(
+    grads, d_grads, d_batch_stats, collections, metrics = gan_gradients(
       state.params,
       state.d_params,
       d_batch_stats,
       microbatch,
       generator=generator,
       discriminator=discriminator,
+      collections=collections,
       penalty_key=key,
       **options,
     )
-    return d_batch_stats, (grads, d_grads, metrics)
+    return (d_batch_stats, collections), (grads, d_grads, metrics)
 
-  d_batch_stats, (grads, d_grads, metrics) = shared.accumulate_gradients(
-    gradients, state.d_batch_stats, batch, accumulate
+  carry, (grads, d_grads, metrics) = shared.accumulate_gradients(
+    gradients, (state.d_batch_stats, state.collections), batch, accumulate
   )
+  d_batch_stats, collections = carry
   norm, d_norm = shared.global_norm(grads), shared.global_norm(d_grads)
   checked = jnp.stack([metrics["g/loss"], metrics["d/loss"], norm, d_norm])
   finite = jnp.all(jnp.isfinite(checked))
@@ -338,6 +348,7 @@ def gan_step(
     d_params=d_params,
     d_batch_stats=d_batch_stats,
     d_opt_state=d_opt_state,
+    collections=collections,
   )
   state = shared.keep_finite(finite, updated, state)
   metrics |= {

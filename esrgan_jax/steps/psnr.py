@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,18 +20,21 @@ def psnr_gradients(
   batch: Batch,
   *,
   generator: nn.Module,
+  collections: Mapping[str, Any] | None = None,
   pixel_loss: str | ImageLoss = "l1",
-) -> tuple[Any, Metrics]:
+) -> tuple[Any, Any, Metrics]:
   """Returns the generator's gradients in phase one.
 
   Args:
     params: The generator's parameters.
     batch: `lr` and `hr`, as above.
     generator: Linen module of `lr` to `sr`.
+    collections: The generator's, besides its parameters.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
 
   Returns:
-    Gradients like `params`, and metrics `g/pixel` and `g/loss`.
+    Gradients like `params`; the new `collections`; and metrics `g/pixel` and
+    `g/loss`.
 
   Raises:
     ValueError: If the loss is unknown, or `hr` is not of the size of `sr`.
@@ -38,17 +42,20 @@ def psnr_gradients(
   >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
   >>> params = {"kernel": jnp.eye(3).reshape(1, 1, 3, 3), "bias": jnp.ones(3)}
   >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
-  >>> grads, metrics = psnr_gradients(params, batch, generator=net)
+  >>> grads, _, metrics = psnr_gradients(params, batch, generator=net)
   >>> float(metrics["g/pixel"]), round(float(grads["bias"].sum()), 3)
   (1.0, 1.0)
   """
   pixel = shared.find_pixel_loss(pixel_loss)
 
   def loss(params):
-    return pixel(generator.apply({"params": params}, batch["lr"]), batch["hr"])
+    sr, updated = shared.run_generator(
+      generator, params, collections or {}, batch["lr"]
+    )
+    return pixel(sr, batch["hr"]), updated
 
-  value, grads = jax.value_and_grad(loss)(params)
-  return grads, {"g/pixel": value, "g/loss": value}
+  (value, updated), grads = jax.value_and_grad(loss, has_aux=True)(params)
+  return grads, updated, {"g/pixel": value, "g/loss": value}
 
 
 def psnr_step(
@@ -75,7 +82,8 @@ def psnr_step(
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
-      to save memory. The result is that of the whole batch, to rounding.
+      to save memory. The result is that of the whole batch, to rounding, but
+      for a generator with BatchNorm.
 
   Returns:
     The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
@@ -101,15 +109,19 @@ def psnr_step(
   """
   shared.check_decay(ema_decay)
 
-  def gradients(carry, microbatch, index):
+  def gradients(collections, microbatch, index):
     del index
-    grads, metrics = psnr_gradients(
-      state.params, microbatch, generator=generator, pixel_loss=pixel_loss
+    grads, collections, metrics = psnr_gradients(
+      state.params,
+      microbatch,
+      generator=generator,
+      collections=collections,
+      pixel_loss=pixel_loss,
     )
-    return carry, (grads, metrics)
+    return collections, (grads, metrics)
 
-  _, (grads, metrics) = shared.accumulate_gradients(
-    gradients, (), batch, accumulate
+  collections, (grads, metrics) = shared.accumulate_gradients(
+    gradients, state.collections, batch, accumulate
   )
   norm = shared.global_norm(grads)
   finite = jnp.isfinite(metrics["g/loss"]) & jnp.isfinite(norm)
@@ -121,6 +133,7 @@ def psnr_step(
     params=params,
     opt_state=opt_state,
     ema_params=shared.average(state.ema_params, params, ema_decay),
+    collections=collections,
   )
   state = shared.keep_finite(finite, updated, state)
   metrics |= {"g/grad_norm": norm, "g/learning_rate": learning_rate}

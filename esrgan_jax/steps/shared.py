@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from esrgan_jax import losses
+from esrgan_jax.models import registry
 from esrgan_jax.ops.layout import keep_compact
 
 Batch = Mapping[str, Array]
@@ -38,6 +39,17 @@ def find_pixel_loss(pixel_loss):
       f"(sr, hr), got {pixel_loss!r}."
     )
   return PIXEL_LOSSES[pixel_loss]
+
+
+def run_generator(generator, params, collections, lr):
+  """Images in training mode, and the collections that come out of it."""
+  variables = {"params": params, **collections}
+  if not registry.takes_train(generator):
+    return generator.apply(variables, lr), collections
+  sr, updates = generator.apply(
+    variables, lr, train=True, mutable=list(collections)
+  )
+  return sr, {**collections, **updates}
 
 
 def accumulate_gradients(gradients, carry, batch, num):

@@ -3,10 +3,16 @@
 Plain pytrees, so checkpoints, shardings and donation need no special case. The
 generator's fields have one name in both phases: whoever evaluates, exports or
 interpolates reads `ema_params` without asking which phase it came from.
+
+What a generator has besides parameters, such as BatchNorm's running statistics,
+is in `collections`: a dict by Linen's names, empty for most. There is one of
+it, beside the parameters as they are and beside their average: statistics are
+averages themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from esrgan_jax.models import registry
 from esrgan_jax.steps.optimizer import Optimizer
 
 
@@ -28,6 +35,7 @@ class PsnrState(flax.struct.PyTreeNode):
     ema_params: Exponential moving average of `params`.
     skipped: Updates skipped because something was not finite; int32 scalar.
     skipped_in_a_row: The same, since the last update; int32 scalar.
+    collections: The generator's, besides its parameters.
   """
 
   step: Array
@@ -36,6 +44,7 @@ class PsnrState(flax.struct.PyTreeNode):
   ema_params: Any
   skipped: Array
   skipped_in_a_row: Array
+  collections: Any = flax.struct.field(default_factory=dict)
 
 
 class GanState(flax.struct.PyTreeNode):
@@ -52,6 +61,7 @@ class GanState(flax.struct.PyTreeNode):
     d_opt_state: State of the discriminator's `Optimizer.transform`.
     skipped: Updates skipped because something was not finite; int32 scalar.
     skipped_in_a_row: The same, since the last update; int32 scalar.
+    collections: The generator's, besides its parameters.
   """
 
   step: Array
@@ -63,6 +73,7 @@ class GanState(flax.struct.PyTreeNode):
   d_opt_state: Any
   skipped: Array
   skipped_in_a_row: Array
+  collections: Any = flax.struct.field(default_factory=dict)
 
 
 def create_psnr_state(
@@ -71,6 +82,7 @@ def create_psnr_state(
   optimizer: Optimizer,
   *,
   params: Any = None,
+  collections: Mapping[str, Any] | None = None,
 ) -> PsnrState:
   """Returns the state before the first step of phase one.
 
@@ -83,6 +95,8 @@ def create_psnr_state(
     generator: Linen module of images to images, such as `RRDBNet`.
     optimizer: The generator's optimizer.
     params: Parameters to start from instead of random ones.
+    collections: The generator's other collections that go with `params`; None
+      for those that it begins with.
 
   Returns:
     State with `step` 0; `ema_params` equals `params`.
@@ -93,7 +107,7 @@ def create_psnr_state(
   >>> int(state.step), state.ema_params["kernel"].shape
   (0, (3, 3, 3, 3))
   """
-  params = _generator_params(key, generator, params)
+  params, collections = _variables(key, generator, params, collections)
   return PsnrState(
     step=jnp.zeros((), jnp.int32),
     params=params,
@@ -101,6 +115,7 @@ def create_psnr_state(
     ema_params=_copy(params),
     skipped=jnp.zeros((), jnp.int32),
     skipped_in_a_row=jnp.zeros((), jnp.int32),
+    collections=collections,
   )
 
 
@@ -112,6 +127,7 @@ def create_gan_state(
   d_optimizer: Optimizer,
   *,
   params: Any = None,
+  collections: Mapping[str, Any] | None = None,
 ) -> GanState:
   """Returns the state before the first step of phase two.
 
@@ -127,6 +143,7 @@ def create_gan_state(
     d_optimizer: The discriminator's optimizer.
     params: The generator's parameters after phase one. Without them the GAN
       starts from a random generator, which seldom ends well.
+    collections: As of `create_psnr_state`.
 
   Returns:
     State with `step` 0; `ema_params` equals `params`.
@@ -142,7 +159,9 @@ def create_gan_state(
   ['bn0_1']
   """
   g_key, d_key = jax.random.split(key)
-  state = create_psnr_state(g_key, generator, optimizer, params=params)
+  state = create_psnr_state(
+    g_key, generator, optimizer, params=params, collections=collections
+  )
   size = getattr(discriminator, "input_size", 64)
   variables = discriminator.init(
     d_key, jnp.zeros((1, size, size, 3)), train=False
@@ -155,11 +174,36 @@ def create_gan_state(
   )
 
 
-def _generator_params(key, generator, params):
-  """Random parameters, or a float32 copy of given ones."""
-  if params is None:
-    return generator.init(key, jnp.zeros((1, 8, 8, 3)))["params"]
-  return _copy(params)
+def init_generator(key: Array, generator: nn.Module) -> dict[str, Any]:
+  """Returns the variables that a generator begins with.
+
+  Args:
+    key: Random key, for the parameters.
+    generator: Linen module of images to images, such as `RRDBNet`.
+
+  Returns:
+    `params`, and its other collections, if any.
+
+  >>> sorted(init_generator(jax.random.key(0), nn.Conv(3, (3, 3))))
+  ['params']
+  """
+  size = max(8, registry.size_multiple(generator))
+  mode = {"train": False} if registry.takes_train(generator) else {}
+  return dict(generator.init(key, jnp.zeros((1, size, size, 3)), **mode))
+
+
+def _variables(key, generator, params, collections):
+  """Random parameters, or a float32 copy of given ones; and collections."""
+  others = dict(collections or {})
+  # To begin takes seconds: it is left out where nothing of it is needed.
+  missing = collections is None and registry.takes_train(generator)
+  if params is None or missing:
+    first = init_generator(key, generator)
+    begun_with = first.pop("params")
+    params = begun_with if params is None else params
+    others = first if collections is None else others
+  others = jax.tree.map(lambda x: jnp.array(x, copy=True), others)
+  return _copy(params), others
 
 
 def _copy(params):

@@ -3,7 +3,8 @@
 The only file that knows Orbax, which writes them; `stored` reads them. A step's
 checkpoint has three items: `ema`, the averaged generator, apart so that
 evaluation and export read it alone; `state`, all the rest; `info`, JSON: the
-config, metrics, what the phase was begun from, and SHA-256s. Where they are,
+config, metrics, what the phase was begun from, and SHA-256s. A generator with
+more than parameters has a fourth, `collections`. Where they are,
 `checkpoint_folders` says.
 
 Moved is only what is proven damaged, and only where another step is whole.
@@ -179,9 +180,8 @@ class Checkpoints:
       saved = self._open().save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(items["state"]),
-          ema=ocp.args.StandardSave(items["ema"]),
           info=ocp.args.JsonSave(info),
+          **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
         ),
         force=True,
       )
@@ -510,9 +510,12 @@ def _place(sources, arrays, like, begin):
 
 
 def _split(state):
-  """The items of a state: `ema_params`, and a dict of everything else."""
+  """The items of a state: what a model needs, and all the rest."""
   fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-  return {"ema": fields.pop("ema_params"), "state": fields}
+  items = {"ema": fields.pop("ema_params")}
+  if collections := fields.pop("collections"):
+    items["collections"] = collections
+  return {**items, "state": fields}
 
 
 def _worst(code):

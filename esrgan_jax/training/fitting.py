@@ -30,7 +30,7 @@ class _Part(NamedTuple):
 _PARTS = (
   _Part(
     "generator",
-    ("params", "ema_params"),
+    ("params", "ema_params", "collections"),
     ("opt_state",),
     required=True,
     keys=("generator", "scale"),
@@ -105,7 +105,9 @@ def fit(
   [("generator's optimizer", 'opt_state/m is 8 there, 4 here')]
   """
   have = {path: ("state", path) for path in found["state"]}
-  have |= {("ema_params", *path): ("ema", path) for path in found["ema"]}
+  for item, field in (("ema", "ema_params"), ("collections", "collections")):
+    own = found.get(item, {})
+    have |= {(field, *path): (item, path) for path in own}
   want = stored.flatten(
     {name: getattr(like, name) for name in like.__dataclass_fields__}
   )

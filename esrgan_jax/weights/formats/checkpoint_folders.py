@@ -102,14 +102,17 @@ class Loaded(NamedTuple):
   """What `load_model` returns.
 
   Attributes:
-    config: Fields for `RRDBNet(**config)`.
+    config: The network, for `registry.make_generator(**config)`.
     params: The averaged generator's parameters, NumPy arrays.
     info: What the checkpoint says of itself: its whole config and digests.
+    collections: What goes with the parameters, such as `batch_stats`; mostly
+      nothing.
   """
 
   config: dict[str, Any]
   params: dict[str, Any]
   info: dict[str, Any]
+  collections: dict[str, Any]
 
 
 def load_model(path: str | os.PathLike[str]) -> Loaded:
@@ -140,7 +143,7 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
       f" folder named {FOLDER}"
     )
   try:
-    info, arrays = stored.read(found, items=("ema",))
+    info, arrays = stored.read(found, items=("ema", "collections"))
   except stored.DamagedError as error:
     before = [n for n in list_steps(found.parent) if n < int(found.name)]
     if not before:
@@ -149,7 +152,8 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
       f"{error}. The step before is {found.parent / str(before[-1])}"
     ) from error
   config = {**info["config"]["generator"], "scale": info["config"]["scale"]}
-  return Loaded(config, stored.nest(arrays["ema"]), info)
+  collections = stored.nest(arrays.get("collections", {}))
+  return Loaded(config, stored.nest(arrays["ema"]), info, collections)
 
 
 def _find(root):

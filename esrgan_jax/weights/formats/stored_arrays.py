@@ -6,9 +6,10 @@ answer, and leaves half of its reads behind. Here each has its own: what is
 damaged has been read from end to end, twice, and is not what was saved.
 
 A checkpoint is a folder named by its step: `info/metadata`, JSON, with a
-SHA-256 of itself and of either item; `ema/`, the averaged generator; `state/`,
-all the rest. An item has its tree in `_METADATA`, and a Zarr array a leaf in an
-OCDBT database.
+SHA-256 of itself and of each item; `ema/`, the averaged generator;
+`collections/`, what goes with its parameters, of the few networks that have
+such; `state/`, all the rest. An item has its tree in `_METADATA`, and a Zarr
+array a leaf in an OCDBT database.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ __all__ = [
   "reason",
 ]
 
-ITEMS = ("state", "ema")
+ITEMS = ("state", "ema", "collections")
+# Only of generators that have more than parameters.
+_OPTIONAL = ("collections",)
 
 # A key of a dict or the name of a field, or an index, a level.
 Path = tuple[str | int, ...]
@@ -105,7 +108,11 @@ def read_shapes(folder: epath.Path) -> dict[str, dict[Path, Any]]:
   """
 
   def attempt():
-    return {name: _open(folder / name) for name in ITEMS}
+    return {
+      name: _open(folder / name)
+      for name in ITEMS
+      if name not in _OPTIONAL or (folder / name).is_dir()
+    }
 
   return _attempt(folder, attempt)
 
@@ -115,7 +122,7 @@ def read(folder: epath.Path, *, items: Sequence[str] = ITEMS) -> Stored:
 
   Args:
     folder: The checkpoint's.
-    items: Which ones to read.
+    items: Which ones to read; of `collections`, what there is.
 
   Returns:
     What is in it, exactly as it was saved.
@@ -130,6 +137,8 @@ def read(folder: epath.Path, *, items: Sequence[str] = ITEMS) -> Stored:
     info = _read_info(folder)
     arrays = {}
     for name in items:
+      if name in _OPTIONAL and name not in info["sha256"]:
+        continue
       reads = {key: array.read() for key, array in _open(folder / name).items()}
       arrays[name] = {key: future.result() for key, future in reads.items()}
       _compare(f"item {name!r}", digest(arrays[name]), info["sha256"][name])
