@@ -198,7 +198,7 @@ def test_checkpoints_of_the_first_version_go_on(tmp_path):
       assert checkpoints.save(9, state)
   assert checkpoint_folders.list_steps(tmp_path / "gan/checkpoints") == [1, 9]
   config, params, *_ = checkpoint_folders.load_model(tmp_path / "psnr")
-  assert config == {**_GENERATOR, "scale": 4}
+  assert config == {"architecture": "RRDBNet", **_GENERATOR, "scale": 4}
   _assert_equal(params, ramp(10))
 
 
@@ -495,7 +495,7 @@ def test_load_model_from_every_depth(phase, tmp_path):
     (tmp_path / "psnr/checkpoints/1", 6),
   ):
     config, params, *_ = checkpoint_folders.load_model(path)
-    assert config == {**_GENERATOR, "scale": 4}
+    assert config == {"architecture": "RRDBNet", **_GENERATOR, "scale": 4}
     _assert_equal(params, arrays(number))
     assert isinstance(params["conv"]["bias"], np.ndarray)
 

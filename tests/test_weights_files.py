@@ -41,7 +41,7 @@ def test_safetensors_round_trip_bit_exactly(tmp_path, scale, unshuffle):
     tmp_path / "a.safetensors", params, config, metadata={"alpha": 0.8}
   )
   weights = files.read_weights(path)
-  assert weights.config == config
+  assert weights.config == {"architecture": "RRDBNet", **config}
   assert weights.metadata["alpha"] == "0.8"
   assert weights.metadata["format"] == "pt"
   _same(weights.params, state)
@@ -162,7 +162,7 @@ def test_pth_in_every_dialect(tmp_path, dialect, form):
   path = tmp_path / "model.pth"
   path.write_bytes(form(dialect(state), lambda t: {"state_dict": t}))
   weights = files.read_weights(path)
-  assert weights.config == build.CONFIG
+  assert weights.config == build.NETWORK
   _same(weights.params, state)
 
 
@@ -189,7 +189,7 @@ def test_written_pth_is_read_by_torch_and_by_us(tmp_path, scale):
   again = files.write_weights(tmp_path / "b.pth", params, config)
   assert again.read_bytes() == path.read_bytes()
   weights = files.read_weights(path)
-  assert weights.config == config
+  assert weights.config == {"architecture": "RRDBNet", **config}
   assert weights.metadata["architecture"] == "RRDBNet"
   _same(weights.params, state)
 
@@ -221,7 +221,7 @@ def test_ncnn(tmp_path, config, factors, half, suffix):
   state = build.random_state(config)
   param = build.write_ncnn(tmp_path, state, factors=factors, half=half)
   weights = files.read_weights(param.with_suffix(suffix))
-  assert weights.config == {**build.CONFIG, **config}
+  assert weights.config == {**build.NETWORK, **config}
   if half:
     state = {
       k: v.astype("f2").astype("f4") if v.ndim == 4 else v
@@ -341,7 +341,7 @@ def test_foreign_metadata_is_not_believed(tmp_path):
   state, _ = _params()
   path = tmp_path / "a.safetensors"
   safetensors.numpy.save_file(state, path, {"scale": "9", "unshuffle": "7"})
-  assert files.read_weights(path).config == build.CONFIG
+  assert files.read_weights(path).config == build.NETWORK
 
 
 # --- writing ----------------------------------------------------------------

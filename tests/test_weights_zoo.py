@@ -152,6 +152,7 @@ def test_models_in_packages_load(name):
   weights = files.read_weights(zoo.find(name))
   model = zoo.get(name)
   assert weights.config == {
+    "architecture": "RRDBNet",
     "num_in_ch": 3,
     "num_out_ch": 3,
     "num_feat": 64,

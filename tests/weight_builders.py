@@ -20,6 +20,8 @@ CONFIG = {
   "scale": 4,
   "unshuffle": 1,
 }
+# What is read has the architecture besides.
+NETWORK = {"architecture": "RRDBNet", **CONFIG}
 
 _STORAGE = {"f4": "FloatStorage", "f2": "HalfStorage", "f8": "DoubleStorage"}
 

@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
     metadata=weights.metadata | metadata,
     overwrite=args.overwrite,
   )
-  config = " ".join(f"{k}={v}" for k, v in weights.config.items())
-  out.print(f"{path}: RRDBNet {config}, {args.dtype}")
+  architecture, *fields = weights.config.items()
+  config = " ".join(f"{k}={v}" for k, v in fields)
+  out.print(f"{path}: {architecture[1]} {config}, {args.dtype}")
   return 0
 
 

@@ -19,7 +19,7 @@ import rich.progress
 from esrgan_jax import compilation, console, storage
 from esrgan_jax.data import sources
 from esrgan_jax.evaluation import evaluator
-from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling import upscaler
 from esrgan_jax.weights import find as workdir
@@ -114,7 +114,9 @@ def run(args: argparse.Namespace) -> int:
       raise ValueError(f"{args.model} is a x{scale} model, not x{args.scale}")
     dtype = compilation.compute_dtype(args.precision)
     upscale = upscaler.Upscaler(
-      RRDBNet(**config, dtype=dtype), found.weights.params, name=name
+      registry.make_generator(**config, dtype=dtype),
+      found.weights.params,
+      name=name,
     )
 
   spec = {"hr": args.hr, "lr": args.lr} if args.lr else args.hr

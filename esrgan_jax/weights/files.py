@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from esrgan_jax import storage
+from esrgan_jax.models import registry
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects import rrdb as names
@@ -52,16 +53,20 @@ class Weights:
   """A network read from a file.
 
   Attributes:
-    config: The network's fields, for `RRDBNet(**config)`.
+    config: The network's architecture and fields, for
+      `registry.make_generator(**config)`.
     params: Its parameter tree, float32 NumPy arrays.
     metadata: Strings that the file carries, such as licence and source.
     notes: Sentences on choices made while reading, for the user; mostly none.
+    collections: Its variables besides `params`, such as BatchNorm's
+      `batch_stats`; mostly none.
   """
 
-  config: dict[str, int]
+  config: dict[str, Any]
   params: names.Params
   metadata: dict[str, str]
   notes: tuple[str, ...] = ()
+  collections: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_weights(
@@ -120,7 +125,8 @@ def read_weights(
     kinds = (names.UnsupportedWeightsError, UnsafeFileError, DamagedFileError)
     error = type(e) if isinstance(e, kinds) else ValueError
     raise error(printable(f"{path}: {e}", limit=1000)) from e
-  return Weights(found.config, found.params, metadata, found.notes)
+  config = {"architecture": registry.DEFAULT_GENERATOR, **found.config}
+  return Weights(config, found.params, metadata, found.notes)
 
 
 def write_weights(

@@ -170,8 +170,9 @@ def _read_checkpoint(path: Any, name: str) -> FoundModel:
   # Upscaling installs do without TensorStore.
   from esrgan_jax.weights.formats import checkpoint_folders
 
-  config, params, info, _ = checkpoint_folders.load_model(path)
+  config, params, info, collections = checkpoint_folders.load_model(path)
   metadata = {"generator_sha256": info["sha256"]["ema"]}
   if origin := info.get("origin"):
     metadata["begun_from_sha256"] = origin["sha256"]
-  return FoundModel(name, path, files.Weights(config, params, metadata))
+  weights = files.Weights(config, params, metadata, (), collections)
+  return FoundModel(name, path, weights)

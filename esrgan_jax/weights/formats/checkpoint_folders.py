@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from esrgan_jax import storage
+from esrgan_jax.models.registry import DEFAULT_GENERATOR
 from esrgan_jax.weights.formats import stored_arrays as stored
 
 __all__ = [
@@ -151,7 +152,11 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
     raise stored.DamagedError(
       f"{error}. The step before is {found.parent / str(before[-1])}"
     ) from error
-  config = {**info["config"]["generator"], "scale": info["config"]["scale"]}
+  config = {
+    "architecture": DEFAULT_GENERATOR,  # Earlier versions had no other.
+    **info["config"]["generator"],
+    "scale": info["config"]["scale"],
+  }
   collections = stored.nest(arrays.get("collections", {}))
   return Loaded(config, stored.nest(arrays["ema"]), info, collections)
 
