@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from esrgan_jax.__main__ import main
-from esrgan_jax.evaluation import evaluator
+from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.report import page as report
 from esrgan_jax.resize import imresize_uint8
@@ -61,7 +61,7 @@ def test_bicubic_prints_protocol_images_and_means(folders, capsys):
   ):
     (line,) = (x for x in text.splitlines() if x.startswith(name + " "))
     shown = [float(word) for word in line.split()[1:]]
-    expected = [values[key] for key in evaluator.MEASURES]
+    expected = [values[key] for key in measures.DEFAULT]
     np.testing.assert_allclose(shown, expected, atol=0.0051)
   # The LR files are those that are made without them.
   command += ["--lr", str(folders / "lr"), "--json", str(out)]
@@ -70,6 +70,31 @@ def test_bicubic_prints_protocol_images_and_means(folders, capsys):
   assert main([*command, "--overwrite"]) == 0
   (again,) = evaluator.read_evaluations(out)
   assert again == found
+
+
+def test_measures_that_are_asked_for(folders, capsys, monkeypatch):
+  monkeypatch.setattr(measures, "MEASURES", dict(measures.MEASURES))
+  measures.register_measure(
+    measures.Measure(
+      "brightness",
+      "Brightness off",
+      digits=1,
+      better="lower",
+      function=lambda pair: abs(pair.sr.mean() - pair.hr.mean()),
+    )
+  )
+  out = folders / "numbers.json"
+  command = ["evaluate", "--model", "bicubic", "--hr", str(folders / "hr")]
+  command += ["--measures", "brightness,ssim_y", "--json", str(out)]
+  assert main(command) == 0
+  (found,) = evaluator.read_evaluations(out)
+  assert list(found["means"]) == ["brightness", "ssim_y"]
+  lines = capsys.readouterr().out.splitlines()
+  (heading,) = (x for x in lines if x.startswith(" "))
+  assert heading.split() == ["Brightness", "off", "SSIM", "Y"]
+  (mean,) = (x for x in lines if x.startswith("mean "))
+  assert mean.split()[1] == f"{found['means']['brightness']:.1f}"
+  assert len(mean) == len(heading)
 
 
 @pytest.mark.parametrize("kind", ["file", "workdir", "phase"])
@@ -90,6 +115,9 @@ def test_models_of_every_kind(folders, capsys, kind):
   ("arguments", "message"),
   [
     (["--model", "realesrgan-x4pluss"], "realesrgan-x4plus"),
+    (["--model", "bicubic", "--measures", "ssim"], "did you mean ssim_y?"),
+    (["--model", "bicubic", "--measures", ""], "no measure is named"),
+    (["--model", "bicubic", "--measures", "ssim_y,ssim_y"], "named twice"),
     (["--model", "missing.pth"], "no file missing.pth"),
     (["--model", "bicubic", "--scale", "0"], "--scale is 0"),
     (["--model", "bicubic", "--crop-border", "-1"], "--crop-border is -1"),

@@ -97,6 +97,8 @@ def test_wrong_overrides(name, text, message):
     ({"remat": 1}, "it must be True or False"),
     ({"generator": 3}, "it is a section"),
     ({"phases": {"psnr": {"num_train_steps": 0}}}, "config.init_from is empty"),
+    ({"eval": {"measures": ("psnr",)}}, "did you mean psnr_y?"),
+    ({"eval": {"measures": ("perceptual",)}}, "training measures it by itself"),
     ({"data": {"cache": "disk"}}, "ram, memmap, device, stream"),
   ],
 )

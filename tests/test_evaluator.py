@@ -15,7 +15,7 @@ import pytest
 
 from esrgan_jax import metrics
 from esrgan_jax.data import sources
-from esrgan_jax.evaluation import evaluator
+from esrgan_jax.evaluation import compared, evaluator, measures
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.resize import imresize_uint8
 from tests.networks import random_params
@@ -78,7 +78,7 @@ def params(net):
 def test_measure_equals_the_metrics_of_the_core(size):
   hr, sr = image(*size), image(*size, seed=1)
   sr = ((hr.astype(int) * 3 + sr) // 4).astype(np.uint8)
-  found = evaluator.measure(sr, hr, crop_border=4)
+  found = measures.measure(sr, hr, crop_border=4)
   sr, hr = (x.astype(np.float32) / np.float32(255) for x in (sr, hr))
 
   @jax.jit
@@ -101,7 +101,7 @@ def test_measure_equals_scikit_image():
   hr = image(60, 70)
   sr = np.clip(hr + np.random.default_rng(2).normal(0, 8, hr.shape), 0, 255)
   sr = sr.astype(np.uint8)
-  found = evaluator.measure(sr, hr, crop_border=3)
+  found = measures.measure(sr, hr, crop_border=3)
   inner = slice(3, -3), slice(3, -3)
   psnr = skimage.peak_signal_noise_ratio(hr[inner], sr[inner], data_range=255)
   ssim, full = skimage.structural_similarity(
@@ -121,7 +121,7 @@ def test_measure_equals_scikit_image():
 
 def test_equal_images_are_perfect():
   hr = image(30, 30)
-  found = evaluator.measure(hr, hr, crop_border=0)
+  found = measures.measure(hr, hr, crop_border=0)
   assert found["psnr_y"] == found["psnr_rgb"] == math.inf
   assert found["ssim_y"] == pytest.approx(1, abs=1e-5)
 
@@ -138,24 +138,62 @@ def test_equal_images_are_perfect():
 def test_measure_says_what_does_not_fit(sr, crop_border, message):
   hr = np.zeros((20, 20, 3), np.uint8)
   with pytest.raises(ValueError, match=message):
-    evaluator.measure(sr, hr, crop_border=crop_border)
+    measures.measure(sr, hr, crop_border=crop_border)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"name": "psnr_y"}, "another measure has this name"),
+    ({"name": "a b"}, "one of Python's"),
+    ({"better": "most"}, "'higher' or 'lower'"),
+    ({"on": "half"}, "'whole' or 'patch'"),
+    ({"function": None}, "needs a function"),
+  ],
+)
+def test_a_measure_that_cannot_be_is_refused(fields, message):
+  fields = {"name": "a", "heading": "A", "function": abs} | fields
+  with pytest.raises(ValueError, match=message):
+    measures.register_measure(measures.Measure(**fields))
+  assert tuple(measures.MEASURES) == (*measures.DEFAULT, "perceptual")
+
+
+def test_a_patch_is_the_middle_and_may_do_without_reference():
+  hr, sr = image(300, 40), image(300, 40, seed=1)
+  brightness = measures.Measure(
+    "brightness",
+    "Brightness",
+    on="patch",
+    needs_reference=False,
+    function=lambda sr: sr.mean(),
+  )
+  take = measures.compile_measures([brightness])
+  found = take(compared.Compared(sr, hr, crop_border=4))
+  expected = sr[22:278].mean() / 255
+  assert found == {"brightness": pytest.approx(expected, rel=1e-5)}
 
 
 def test_few_programs_measure_all_sizes():
-  evaluator._block_sums.clear_cache()
+  compared._block_sums.clear_cache()
   for size in ((20, 30), (33, 21), (70, 90), (80, 71), (90, 85)):
-    evaluator.measure(image(*size), image(*size, seed=1), crop_border=2)
-  assert evaluator._block_sums._cache_size() == 2
+    measures.measure(image(*size), image(*size, seed=1), crop_border=2)
+  assert compared._block_sums._cache_size() == 2
 
 
 def test_evaluate_pairs_gives_rows_and_means(source):
   seen = []
+  l2 = measures.Measure(
+    "l2",
+    "L2",
+    on="patch",
+    function=lambda sr, hr: jnp.mean(jnp.square(sr - hr)),
+  )
   found = evaluator.evaluate_pairs(
     lambda lr: evaluator.bicubic(lr, scale=4),
     evaluator.named_pairs(source),
     scale=4,
     model="bicubic",
-    distances={"l2": lambda sr, hr: jnp.mean(jnp.square(sr - hr))},
+    measures=[*measures.choose(measures.DEFAULT), l2],
     notify=seen.append,
   )
   assert found.crop_border == 4
@@ -191,7 +229,7 @@ def test_evaluator_takes_new_parameters_without_compiling(net, params):
   ):
     sr = apply({"params": params}, lr[None] / np.float32(255))[0]
     sr = np.round(np.clip(sr, 0, 1) * 255).astype(np.uint8)
-    expected = evaluator.measure(sr, hr, crop_border=4)
+    expected = measures.measure(sr, hr, crop_border=4)
     assert score.values["psnr_y"] == pytest.approx(expected["psnr_y"], abs=0.01)
   second = run(jax.tree.map(lambda x: 0.5 * x, params), model="second")
   assert second.means["psnr_y"] != first.means["psnr_y"]
@@ -262,7 +300,7 @@ def test_two_processes_share_the_images_and_agree(tmp_path, source):
     )
     from test_evaluator import Arrays
     from esrgan_jax.models.rrdb import RRDBNet
-    from esrgan_jax.training import evaluator
+    from esrgan_jax.evaluation import evaluator
     source = Arrays([(40, 48), (64, 36), (48, 52)])
     net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
     found = evaluator.Evaluator(net, source).bicubic()

@@ -1,4 +1,4 @@
-"""Measures a model on a set of images: PSNR and SSIM, as papers do.
+"""Measures a model on a set of images: PSNR and SSIM, as papers do, and more.
 
   python -m esrgan_jax evaluate --model bicubic --hr Set5/HR --lr Set5/LRbicx4
   python -m esrgan_jax evaluate --model runs/mine --hr DIV2K_valid_HR
@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import re
 import time
+from collections.abc import Iterable
 
 import rich.cells
 import rich.progress
 
 from esrgan_jax import compilation, console, storage
 from esrgan_jax.data import sources
-from esrgan_jax.evaluation import evaluator
+from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling import upscaler
@@ -26,12 +27,6 @@ from esrgan_jax.weights import find as workdir
 from esrgan_jax.weights import zoo
 
 _BICUBIC = "bicubic"
-_HEADINGS = {
-  "psnr_y": "PSNR Y",
-  "ssim_y": "SSIM Y",
-  "psnr_rgb": "PSNR RGB",
-  "ssim_rgb": "SSIM RGB",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     metavar="N",
     help="pixels cut off each side before measuring (default: the scale)",
+  )
+  parser.add_argument(
+    "--measures",
+    metavar="A,B",
+    default=",".join(measures.DEFAULT),
+    help="what to measure, with commas between (default: %(default)s)",
   )
   parser.add_argument(
     "--border",
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
   ):
     if value is not None and value < least:
       raise ValueError(f"{name} is {value}; it must be at least {least}")
+  chosen = measures.choose(filter(None, args.measures.split(",")))
   if args.json:
     _check_json(args.json, args.overwrite)
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
@@ -116,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
     upscale = upscaler.Upscaler(
       registry.make_generator(**config, dtype=dtype),
       found.weights.params,
+      found.weights.collections,
       name=name,
     )
 
@@ -132,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
       scale=scale,
       crop_border=args.crop_border,
       model=name,
+      measures=chosen,
       notify=lambda score: bar.advance(task),
     )
   seconds = time.perf_counter() - began
@@ -182,11 +186,17 @@ def _table(result: evaluator.Evaluation) -> list[str]:
   rows = [*result.scores, evaluator.Score("mean", result.means)]
   names = [printable(row.name) for row in rows]
   width = max(map(rich.cells.cell_len, names))
-  lines = [" ".join([" " * width, *(f"{h:>9}" for h in _HEADINGS.values())])]
-  for name, row in zip(names, rows, strict=True):
-    numbers = (
-      f"{row.values[key]:9.{2 if key.startswith('psnr') else 4}f}"
-      for key in _HEADINGS
-    )
-    lines.append(" ".join([rich.cells.set_cell_size(name, width), *numbers]))
-  return lines
+  columns = [measures.find(name) for name in result.means]
+  sizes = [max(len(each.heading), 9) for each in columns]
+
+  def line(first: str, cells: Iterable[str]) -> str:
+    numbers = map(str.rjust, cells, sizes)
+    return " ".join([rich.cells.set_cell_size(first, width), *numbers])
+
+  return [
+    line("", (each.heading for each in columns)),
+    *(
+      line(name, (each.show(row.values[each.name]) for each in columns))
+      for name, row in zip(names, rows, strict=True)
+    ),
+  ]

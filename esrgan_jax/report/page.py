@@ -20,7 +20,7 @@ import PIL.Image
 from etils import epath
 
 from esrgan_jax import storage
-from esrgan_jax.evaluation import evaluator
+from esrgan_jax.evaluation import measures, scores
 from esrgan_jax.report import chart, metric_log
 from esrgan_jax.text import printable
 from esrgan_jax.weights import descent
@@ -29,6 +29,7 @@ __all__ = ["write_report"]
 
 _PHASES = {"psnr": "Phase one: PSNR", "gan": "Phase two: GAN"}
 _BASELINE = "bicubic"
+_NO_MEASURES = {"alpha", "name"}  # What else a row holds.
 _MOST_PICTURES = 6
 _LARGEST_PNG = 3_000_000  # Bytes; beyond, a JPEG looks the same here.
 
@@ -42,8 +43,6 @@ class _Panel(NamedTuple):
 
 
 _PANELS = (
-  _Panel("PSNR on validation images (Y), dB", {"eval/psnr_y": "PSNR"}),
-  _Panel("SSIM on validation images (Y)", {"eval/ssim_y": "SSIM"}),
   _Panel("Generator loss", {"g/loss": "loss"}, log=True),
   _Panel("Pixel loss", {"g/pixel": "pixel"}, log=True),
   _Panel("Perceptual loss", {"g/perceptual": "perceptual"}, log=True),
@@ -70,14 +69,6 @@ _PANELS = (
     "Memory, GB", {"device_memory_gb": "device", "host_memory_gb": "host"}
   ),
 )
-
-_HEADINGS = {
-  "psnr_y": ("PSNR Y, dB", 2),
-  "ssim_y": ("SSIM Y", 4),
-  "psnr_rgb": ("PSNR RGB, dB", 2),
-  "ssim_rgb": ("SSIM RGB", 4),
-  "perceptual": ("Perceptual distance", 4),
-}
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fbfbf9; --ink: #22241f;
@@ -207,7 +198,7 @@ def _read_json(path: epath.Path) -> Any:
 
 def _read_evaluations(path: epath.Path) -> list[dict[str, Any]]:
   try:
-    return evaluator.read_evaluations(path)
+    return scores.read_evaluations(path)
   except (OSError, ValueError):
     return []
 
@@ -295,22 +286,44 @@ def _table(
   *,
   best: bool = True,
 ) -> str:
-  keys = [k for k in _HEADINGS if any(v.get(k) is not None for _, v in rows)]
-  head = "".join(f"<th>{_HEADINGS[key][0]}</th>" for key in keys)
+  columns = _measured(values for _, values in rows)
+  head = "".join(f"<th>{_text(each.title)}</th>" for each in columns)
   lines = [f"<tr><th>{heading}</th>{head}</tr>"]
-  top = {}
-  for key in keys:
-    values = [v[key] for _, v in rows if v.get(key) is not None]
-    top[key] = min(values) if key == "perceptual" else max(values)
+  choose = {"lower": min, "higher": max}
+  top = {
+    each.name: choose[each.better](
+      values[each.name]
+      for _, values in rows
+      if values.get(each.name) is not None
+    )
+    for each in columns
+    if each.better
+  }
   for name, values in rows:
     cells = [f"<td>{_text(name)}</td>"]
-    for key in keys:
-      value = values.get(key)
-      mark = best and len(rows) > 1 and value == top[key]
-      text = "∞" if value is None else f"{value:.{_HEADINGS[key][1]}f}"
-      cells.append(f"<td{' class=best' * mark}>{text}</td>")
+    for each in columns:
+      value = values.get(each.name)
+      mark = best and len(rows) > 1 and each.better
+      mark = mark and value == top[each.name]
+      cells.append(f"<td{' class=best' * bool(mark)}>{each.show(value)}</td>")
     lines.append(f"<tr>{''.join(cells)}</tr>")
   return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _measured(
+  rows: Iterable[Mapping[str, Any]], prefix: str = ""
+) -> list[measures.Measure]:
+  """Returns the measures that some rows have numbers of, in columns' order."""
+  found = {
+    key.removeprefix(prefix)
+    for row in rows
+    for key, value in row.items()
+    if key.startswith(prefix) and isinstance(value, int | float)
+  }
+  found -= _NO_MEASURES
+  known = [name for name in measures.MEASURES if name in found]
+  others = sorted(found.difference(known))
+  return list(map(measures.looks_of, [*known, *others]))
 
 
 def _pictures(folder: epath.Path) -> str:
@@ -366,7 +379,15 @@ def _embed(path: epath.Path) -> str:
 def _curves(title: str, log: Sequence[Mapping[str, Any]]) -> str:
   """Returns the charts of a phase."""
   figures = []
-  for panel in _PANELS:
+  rated = [
+    _Panel(
+      f"{each.heading} on validation images{', ' * bool(each.unit)}{each.unit}",
+      {f"eval/{each.name}": each.heading},
+    )
+    for each in _measured(log, "eval/")
+    if each.curve
+  ]
+  for panel in (*rated, *_PANELS):
     lines = []
     for key, label in panel.lines.items():
       entries = [entry for entry in log if key in entry]
@@ -417,12 +438,14 @@ def _trade_off(content: Any) -> str:
       figures.append(
         _figure("Perceptual distance over PSNR, by alpha", svg, ())
       )
-  for key in ("psnr_y", "ssim_y"):
-    values = [row.get(key) for row in rows]
-    line = chart.Line(key, [row["alpha"] for row in rows], values)
+  for each in _measured(rows):
+    if not each.curve:
+      continue
+    values = [row.get(each.name) for row in rows]
+    line = chart.Line(each.name, [row["alpha"] for row in rows], values)
     svg = chart.draw_chart([line], x_label="alpha")
     if svg:
-      figures.append(_figure(f"{_HEADINGS[key][0]} over alpha", svg, ()))
+      figures.append(_figure(f"{each.title} over alpha", svg, ()))
   table = _table("alpha", [(f"{row['alpha']:g}", row) for row in rows])
   return (
     "<h2>Between the two models</h2>"

@@ -20,6 +20,7 @@ from typing import Any
 import ml_collections
 
 from esrgan_jax.data import pipeline
+from esrgan_jax.evaluation import measures
 from esrgan_jax.models import discriminators, vgg
 from esrgan_jax.steps import gan as gan_lib
 from esrgan_jax.steps import shared
@@ -109,6 +110,7 @@ DEFAULTS: dict[str, Any] = {
   "eval": {
     "crop_border": 4,  # HR pixels, as published.
     "max_images": 0,  # While training; 0 for all.
+    "measures": measures.DEFAULT,  # And PSNR on Y, by which is chosen.
     "num_samples": 4,  # Crops in sample pictures; 0 for none.
     "sample_size": 128,  # HR pixels.
   },
@@ -489,6 +491,11 @@ def _range_problem(key, value):
     isinstance(v, int | float) and 0 <= v <= 1 for v in value
   ):
     return "it must be numbers from 0 to 1"
+  if key == "eval.measures":
+    try:
+      measures.choose(value)
+    except ValueError as error:
+      return str(error)
   if key == "perceptual.layers":
     return _layers_problem(value)
   if key.endswith("schedule") and "name" not in value:

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import rich.table
 from etils import epath
 
 from esrgan_jax import console, distributed
-from esrgan_jax.evaluation import evaluator
+from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.report import page as report
 from esrgan_jax.training import lineage
@@ -24,15 +24,6 @@ from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files
 
 __all__ = ["export", "finish"]
-
-# Columns of the table: heading, and format.
-_COLUMNS = {
-  "psnr_y": ("PSNR Y", ".2f"),
-  "ssim_y": ("SSIM Y", ".4f"),
-  "psnr_rgb": ("PSNR RGB", ".2f"),
-  "ssim_rgb": ("SSIM RGB", ".4f"),
-  "perceptual": ("perceptual", ".4f"),
-}
 
 
 def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
@@ -75,28 +66,33 @@ def _evaluate(
   """
   config = run.config
   with run.tolerating("the final evaluation"):
-    distances = {}
+    more = []
     if mix and config.phases.gan.perceptual_weight:
-      distances["perceptual"] = run.perceptual()
-    measure = run.make_evaluator(distances=distances)
-    found = [measure.bicubic()]
-    alphas = []
+      perceptual = measures.find("perceptual")
+      more = [dataclasses.replace(perceptual, function=run.perceptual())]
+    measure = run.make_evaluator(measures=more)
+    found, alphas = {"bicubic": measure.bicubic()}, {}
+
+    def add(name: str, params: Any, alpha: float) -> None:
+      # The others are not to blame, and have been trained.
+      with run.tolerating(f"the final evaluation of {name}"):
+        found[name], alphas[name] = measure(params, model=name), alpha
+
     for name, (params, alpha) in models.items():
-      found.append(measure(params, model=name))
-      alphas.append(alpha)
+      add(name, params, alpha)
     for alpha in config.interpolation_alphas if mix else ():
-      if alpha not in alphas:
-        found.append(measure(mix(alpha=alpha), model=f"alpha {alpha:g}"))
-        alphas.append(alpha)
-    found = _comparable(found)
-    by_alpha = dict(zip(alphas, found[1:], strict=True))
+      if all(alpha != known for _, known in models.values()):
+        add(f"alpha {alpha:g}", mix(alpha=alpha), alpha)
+    found = dict(zip(found, _comparable(found.values()), strict=True))
+    by_alpha = {alpha: found[name] for name, alpha in alphas.items()}
+    shown = [found[name] for name in ("bicubic", *models) if name in found]
     with run.tolerating("writing the final evaluation"):
-      _write(run, found[: 1 + len(models)], by_alpha if mix else {})
+      _write(run, shown, by_alpha if mix else {})
   run.write_samples("final", {k: v[0] for k, v in models.items()})
 
 
 def _comparable(
-  evaluations: Sequence[evaluator.Evaluation],
+  evaluations: Collection[evaluator.Evaluation],
 ) -> list[evaluator.Evaluation]:
   """Keeps scores of images that were measured each time: some may vanish."""
   names = [{score.name for score in each.scores} for each in evaluations]
@@ -175,11 +171,11 @@ def _show_table(run: run_lib.Run, evaluations: Sequence[Any]) -> None:
     return
   table = rich.table.Table(box=None, pad_edge=False)
   table.add_column("model")
-  keys = [k for k in evaluations[0].means if k in _COLUMNS]
-  for key in keys:
-    table.add_column(_COLUMNS[key][0], justify="right")
+  columns = list(map(measures.looks_of, evaluations[0].means))
+  for column in columns:
+    table.add_column(column.heading, justify="right")
   for each in evaluations:
-    cells = [f"{each.means[key]:{_COLUMNS[key][1]}}" for key in keys]
+    cells = [column.show(each.means[column.name]) for column in columns]
     table.add_row(console.line(each.model), *cells)
   run.console.print(table)
   run.say(evaluations[0].protocol)

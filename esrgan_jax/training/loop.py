@@ -41,6 +41,7 @@ from etils import epath
 from esrgan_jax import compilation
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import wait_for_all
+from esrgan_jax.evaluation import measures
 from esrgan_jax.report import metric_log
 from esrgan_jax.training import checkpoint, finish, lineage
 from esrgan_jax.training import config as config_lib
@@ -513,10 +514,13 @@ class _Loop:
 
   def _show(self, done, params, means):
     self.log.write(done, {f"eval/{k}": v for k, v in means.items()})
-    self.progress.say(
-      f"{self.name} {done}/{self.total}  PSNR {means['psnr_y']:.2f} dB  SSIM"
-      f" {means['ssim_y']:.4f}"
-    )
+    shown = [
+      f"{measure.heading} {measure.show(value)} {measure.unit}".rstrip()
+      for measure, value in zip(
+        map(measures.looks_of, means), means.values(), strict=True
+      )
+    ]
+    self.progress.say("  ".join([f"{self.name} {done}/{self.total}", *shown]))
     models = {**self.before, self.name: params}
     picture = self.run.write_samples(f"{self.name}_{done:07d}", models)
     if picture:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from esrgan_jax.data import agreement, sources
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import everywhere
 from esrgan_jax.evaluation import evaluator
+from esrgan_jax.evaluation import measures as measures_lib
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.report import samples
 from esrgan_jax.steps import gan as gan_lib
@@ -127,15 +128,22 @@ class Run:
     self,
     *,
     limit: int = 0,
-    distances: Mapping[str, evaluator.Distance] | None = None,
+    measures: Sequence[measures_lib.Measure] = (),
   ) -> evaluator.Evaluator:
-    """Measures on this process's devices; a limit of 0 is all images."""
+    """Measures on this process's devices.
+
+    Args:
+      limit: How many images at most; 0 is all.
+      measures: What to measure besides `config.eval.measures` and PSNR on Y,
+        by which checkpoints are chosen.
+    """
+    names = dict.fromkeys(["psnr_y", *self.config.eval.measures])
     source = self.eval_source
     return evaluator.Evaluator(
       self.generator,
       sources.Subset(source, range(len(source))[:limit]) if limit else source,
       crop_border=self.config.eval.crop_border,
-      distances=distances,
+      measures=[*measures_lib.choose(names), *measures],
       skip=None if self.config.data.on_problem == "stop" else self._skip,
       devices=self.mesh.local_devices,
     )

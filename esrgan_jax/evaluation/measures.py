@@ -1,0 +1,288 @@
+"""What can be measured on an upscaled image: a table.
+
+Evaluation, its command, the log and the report of training read `MEASURES`, and
+know none by name but `psnr_y`, by which training chooses. Another measure is a
+function and a line in the table; `register_measure` adds one from elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from esrgan_jax.evaluation.compared import Compared
+
+__all__ = [
+  "DEFAULT",
+  "MEASURES",
+  "Measure",
+  "choose",
+  "compile_measures",
+  "find",
+  "looks_of",
+  "measure",
+  "register_measure",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """One thing that can be measured on a result.
+
+  Attributes:
+    name: In configs, JSON and logs.
+    heading: Of a column.
+    digits: Behind the point, where it is shown.
+    better: "higher" or "lower".
+    needs_reference: Whether it compares with the ground truth.
+    on: "whole": all pixels but the border that is cut off; "patch": the
+      central 256x256 pixels.
+    function: On the whole, of a `Compared`, returns a number. On a patch, of
+      float32 `[1, H, W, 3]` sr and hr in [0, 1] (sr alone without reference),
+      returns a scalar; it is jitted. None where only training has what it
+      needs.
+    unit: Of its values, if any.
+    curve: Whether a report draws it over steps.
+  """
+
+  name: str
+  heading: str
+  digits: int = 4
+  better: str = "higher"
+  needs_reference: bool = True
+  on: str = "whole"
+  function: Callable[..., Any] | None = None
+  unit: str = ""
+  curve: bool = True
+
+  @property
+  def title(self) -> str:
+    """Heading and unit.
+
+    >>> find("psnr_y").title
+    'PSNR Y, dB'
+    """
+    return f"{self.heading}, {self.unit}" if self.unit else self.heading
+
+  def show(self, value: float | None) -> str:
+    """Returns a value as tables have it; None is not finite.
+
+    >>> find("psnr_y").show(28.4266)
+    '28.43'
+    """
+    return "∞" if value is None else f"{value:.{self.digits}f}"
+
+
+def _decibels(error: float) -> float:
+  return -10 * math.log10(error) if error > 0 else math.inf
+
+
+# In the order of tables' columns.
+MEASURES: dict[str, Measure] = {
+  each.name: each
+  for each in (
+    Measure(
+      "psnr_y",
+      "PSNR Y",
+      digits=2,
+      unit="dB",
+      function=lambda compared: _decibels(compared.errors[3]),
+    ),
+    Measure(
+      "ssim_y",
+      "SSIM Y",
+      function=lambda compared: compared.similarities[3],
+    ),
+    Measure(
+      "psnr_rgb",
+      "PSNR RGB",
+      digits=2,
+      unit="dB",
+      function=lambda compared: _decibels(compared.errors[:3].mean()),
+      curve=False,
+    ),
+    Measure(
+      "ssim_rgb",
+      "SSIM RGB",
+      function=lambda compared: compared.similarities[:3].mean(),
+      curve=False,
+    ),
+    # Training adds the function: the perceptual loss that it trains with.
+    Measure(
+      "perceptual",
+      "Perceptual distance",
+      better="lower",
+      on="patch",
+      curve=False,
+    ),
+  )
+}
+
+# What is measured where nothing else is asked for.
+DEFAULT = ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb")
+
+
+def register_measure(measure: Measure) -> None:
+  """Adds a measure to the table; its column comes last.
+
+  Args:
+    measure: With a function.
+
+  Raises:
+    ValueError: If another measure has the name, or a field has no meaning.
+
+  >>> def darker(compared):
+  ...   return compared.hr.mean() - compared.sr.mean()
+  >>> register_measure(Measure("darker", "Darker", digits=1, function=darker))
+  >>> black = np.zeros((20, 20, 3), np.uint8)
+  >>> measure(black, black + np.uint8(9), crop_border=0, measures=["darker"])
+  {'darker': 9.0}
+  >>> del MEASURES["darker"]
+  """
+  problem = ""
+  if MEASURES.get(measure.name, measure) != measure:
+    problem = "another measure has this name"
+  elif not measure.name.isidentifier():
+    problem = "its name must be one of Python's, such as lpips"
+  elif measure.better not in ("higher", "lower"):
+    problem = f"better is {measure.better!r}; it must be 'higher' or 'lower'"
+  elif measure.on not in ("whole", "patch"):
+    problem = f"on is {measure.on!r}; it must be 'whole' or 'patch'"
+  elif measure.function is None:
+    problem = "it needs a function"
+  if problem:
+    raise ValueError(f"measure {measure.name!r}: {problem}")
+  MEASURES[measure.name] = measure
+
+
+def find(name: str) -> Measure:
+  """Returns the measure of that name.
+
+  Raises:
+    ValueError: If there is none; with the nearest name.
+
+  >>> find("ssim_y").better
+  'higher'
+  >>> find("psnr")
+  Traceback (most recent call last):
+  ...
+  ValueError: no measure 'psnr'; did you mean psnr_y? There are: psnr_y, ...
+  """
+  if name in MEASURES:
+    return MEASURES[name]
+  near = difflib.get_close_matches(str(name), MEASURES, n=1)
+  hint = f"did you mean {near[0]}? " if near else ""
+  raise ValueError(
+    f"no measure {name!r}; {hint}There are: {', '.join(MEASURES)}. One of your"
+    " own is registered by a plugin (CONTRIBUTING.md)"
+  )
+
+
+def choose(names: Iterable[str]) -> tuple[Measure, ...]:
+  """Returns measures that can be taken anywhere.
+
+  Args:
+    names: Of measures, each once.
+
+  Returns:
+    The measures, in this order.
+
+  Raises:
+    ValueError: If there is no such measure, it is named twice, only training
+      can take it, or none is named.
+
+  >>> [each.heading for each in choose(["psnr_rgb", "psnr_y"])]
+  ['PSNR RGB', 'PSNR Y']
+  """
+  found = tuple(map(find, names))
+  if not found:
+    raise ValueError(f"no measure is named; name some of {', '.join(MEASURES)}")
+  for each in found:
+    if each.function is None:
+      raise ValueError(
+        f"{each.name} needs the weights of training's loss: training measures"
+        " it by itself, and nothing else can"
+      )
+    if found.count(each) > 1:
+      raise ValueError(f"measure {each.name} is named twice")
+  return found
+
+
+def looks_of(name: str) -> Measure:
+  """Returns how a measure is shown, whether it is known here or not.
+
+  A report may have been measured with somebody's plugin and be written without.
+
+  >>> looks_of("psnr_y").heading, looks_of("niqe").heading
+  ('PSNR Y', 'niqe')
+  """
+  # Neither is better: nothing is known of it.
+  return MEASURES.get(name) or Measure(name, name, better="")
+
+
+def compile_measures(
+  measures: Sequence[Measure] | None = None,
+) -> Callable[[Compared], dict[str, float]]:
+  """Returns what takes measures on one image after the other.
+
+  Args:
+    measures: Which, each with a function; None means `DEFAULT`.
+
+  Returns:
+    A function of a `Compared` to values by name.
+  """
+  chosen = choose(DEFAULT) if measures is None else tuple(measures)
+  functions = {
+    each.name: _on_patch(each) if each.on == "patch" else each.function
+    for each in chosen
+  }
+  return lambda compared: {
+    name: float(function(compared)) for name, function in functions.items()
+  }
+
+
+def _on_patch(measure):
+  run = jax.jit(measure.function)
+  count = 2 if measure.needs_reference else 1
+  return lambda compared: run(*compared.patch[:count])
+
+
+def measure(
+  sr: np.ndarray,
+  hr: np.ndarray,
+  *,
+  crop_border: int,
+  measures: Iterable[str] = DEFAULT,
+) -> dict[str, float]:
+  """Measures an 8-bit image: PSNR in decibels and SSIM, on Y and on RGB.
+
+  Args:
+    sr: Super-resolved image, uint8 `[H, W, 3]`.
+    hr: Ground truth, likewise.
+    crop_border: Pixels removed from each side before measuring, >= 0; papers
+      remove `scale` pixels.
+    measures: Names of what to measure.
+
+  Returns:
+    Values by name, `psnr_y`, `ssim_y`, `psnr_rgb` and `ssim_rgb` where nothing
+    else is asked for; PSNR of equal images is `inf`.
+
+  Raises:
+    ValueError: If there is no such measure, the images are not uint8, differ
+      in shape, or fewer than 11x11 pixels are left.
+
+  Source: `esrgan_jax.metrics.psnr` and `ssim`, to rounding.
+
+  >>> hr = np.zeros((30, 20, 3), np.uint8)
+  >>> values = measure(hr + np.uint8(51), hr, crop_border=4)
+  >>> list(values), round(values["psnr_rgb"], 3)
+  (['psnr_y', 'ssim_y', 'psnr_rgb', 'ssim_rgb'], 13.979)
+  """
+  take = compile_measures(choose(measures))
+  return take(Compared(sr, hr, crop_border=crop_border))
