@@ -97,14 +97,15 @@ def test_a_generator_with_more_than_parameters(tmp_path):
       " absent here",
     ):
       checkpoints.check(psnr())
-  found = checkpoint_folders.load_model(tmp_path)
+  step = tmp_path / "psnr/checkpoints/2"
+  found = checkpoint_folders.load_model(step)
   _assert_equal(found.collections, statistics)
   _assert_equal(found.params, state.ema_params)
   # It is as well kept as the rest.
-  (item,) = (tmp_path / "psnr/checkpoints/2/collections/d").iterdir()
+  (item,) = (step / "collections/d").iterdir()
   item.unlink()
   with pytest.raises(stored.DamagedError):
-    checkpoint_folders.load_model(tmp_path)
+    checkpoint_folders.load_model(step)
 
 
 def test_another_number_of_devices(tmp_path):
@@ -197,7 +198,9 @@ def test_checkpoints_of_the_first_version_go_on(tmp_path):
       assert restored.metrics == metrics
       assert checkpoints.save(9, state)
   assert checkpoint_folders.list_steps(tmp_path / "gan/checkpoints") == [1, 9]
-  config, params, *_ = checkpoint_folders.load_model(tmp_path / "psnr")
+  config, params, *_ = checkpoint_folders.load_model(
+    tmp_path / "psnr/checkpoints/9"
+  )
   assert config == {"architecture": "RRDBNet", **_GENERATOR, "scale": 4}
   _assert_equal(params, ramp(10))
 
@@ -296,7 +299,7 @@ def test_what_cannot_be_read_is_not_damaged(phase, monkeypatch):
     ):
       checkpoints.restore(gan())
     with pytest.raises(checkpoint.CheckpointError, match="cannot be read"):
-      checkpoint_folders.load_model(phase)
+      checkpoint_folders.load_model(phase / "checkpoints/2")
   assert len(pauses) == 2 * len(stored._PAUSES)
   assert not (phase / "damaged_checkpoints").exists()
 
@@ -481,40 +484,6 @@ def test_zarr3_can_be_read_as_well(tmp_path):
   (folder / "info/metadata").write_text(json.dumps(info))
   found = stored.read(folder, items=("ema",))
   _assert_equal(stored.nest(found.arrays["ema"]), saved)
-
-
-def test_load_model_from_every_depth(phase, tmp_path):
-  with _open(tmp_path / "psnr") as checkpoints:
-    for step in (1, 3):
-      checkpoints.save(step, psnr(step + 4))
-  for path, number in (
-    (tmp_path, 3),
-    (phase, 3),
-    (tmp_path / "psnr", 8),
-    (tmp_path / "psnr/checkpoints", 8),
-    (tmp_path / "psnr/checkpoints/1", 6),
-  ):
-    config, params, *_ = checkpoint_folders.load_model(path)
-    assert config == {"architecture": "RRDBNet", **_GENERATOR, "scale": 4}
-    _assert_equal(params, arrays(number))
-    assert isinstance(params["conv"]["bias"], np.ndarray)
-
-
-def test_load_model_refuses_what_is_absent_or_damaged(phase, tmp_path):
-  with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in"):
-    checkpoint_folders.load_model(tmp_path / "empty")
-  # A folder of workdirs that have numbers for names.
-  (tmp_path / "runs/1/models").mkdir(parents=True)
-  with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in"):
-    checkpoint_folders.load_model(tmp_path / "runs")
-  (phase / "checkpoints/2/info/metadata").write_text("{")
-  with pytest.raises(
-    checkpoint.CheckpointError, match=r"2 is damaged: .* before is .*points/1$"
-  ):
-    checkpoint_folders.load_model(phase)
-  shutil.rmtree(phase / "checkpoints/1")
-  with pytest.raises(checkpoint.CheckpointError, match="2 is damaged: "):
-    checkpoint_folders.load_model(phase)
 
 
 @contextlib.contextmanager

@@ -144,7 +144,9 @@ def test_a_workdir_without_a_model_says_so(folders, capsys):
   (folders / "run" / "psnr" / "checkpoints").mkdir(parents=True)
   command = ["evaluate", "--hr", str(folders / "hr")]
   assert main([*command, "--model", str(folders / "run")]) == 1
-  assert "has no model of phase gan or psnr" in capsys.readouterr().err
+  assert (
+    "has no model of phase psnr, and no checkpoint" in capsys.readouterr().err
+  )
 
 
 @pytest.mark.parametrize("name", ["hr/0.png", "lr/1x4.png", "model", "hr", "."])

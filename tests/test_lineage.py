@@ -148,7 +148,9 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
   assert _files(place).keys().isdisjoint(moved)
   # It is one that all commands read.
   assert workdir.is_workdir(place / "earlier/1")
-  model = checkpoint_folders.load_model(place / "earlier/1")
+  model = checkpoint_folders.load_model(
+    checkpoint_folders.newest(place / "earlier/1/gan")
+  )
   assert model.info["origin"]["step"] == 2
   jax.tree.map(
     np.testing.assert_array_equal, model.params, plain_states.arrays(4)
@@ -204,7 +206,8 @@ def test_unknown_descent_is_accepted_until_phase_one_goes_on(tmp_path):
     checkpoints.restore(plain_states.gan())
     assert checkpoints.origin is None
     checkpoints.save(5, plain_states.gan(5))
-  assert checkpoint_folders.load_model(tmp_path).info["origin"] is None
+  newest = checkpoint_folders.newest(tmp_path / "gan")
+  assert checkpoint_folders.load_model(newest).info["origin"] is None
   # But of another phase one it cannot be.
   longer = {"psnr": {"num_train_steps": 9}, "gan": {"num_train_steps": 3}}
   lineage.foresee(_run(tmp_path, allow_changes=True, phases=longer))

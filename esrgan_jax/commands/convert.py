@@ -1,24 +1,27 @@
 """Converts a weight file; the suffix of DST decides the format.
 
-SRC is a name from `python -m esrgan_jax models`, or a .safetensors, .pth or
-ncnn (.param with .bin) file of any dialect of the ESRGAN family. DST is a
-.safetensors file, or a .pth where PyTorch is installed, in BasicSR's names: it
-loads in chaiNNer, ComfyUI and spandrel as it is.
+SRC is a name from `python -m esrgan_jax models`; a .safetensors, .pth or ncnn
+(.param with .bin) file of any dialect of the ESRGAN family; or a workdir of
+training, a phase's folder in it, or a checkpoint. DST is a .safetensors file,
+or a .pth where PyTorch is installed, in BasicSR's names: it loads in chaiNNer,
+ComfyUI and spandrel as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
+from typing import Any
 
 from esrgan_jax import console, storage
-from esrgan_jax.weights import files, zoo
+from esrgan_jax.weights import files, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds this command's arguments."""
-  parser.add_argument("source", metavar="SRC", help="name or weight file")
+  parser.add_argument(
+    "source", metavar="SRC", help="name, weight file or workdir"
+  )
   parser.add_argument("target", metavar="DST", help=".safetensors or .pth file")
   parser.add_argument(
     "--dtype",
@@ -39,23 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Converts; returns the exit status."""
   out = console.make_console()
-  source, metadata = args.source, {}
-  _check_target(args.target, args.overwrite, source)
-  if any(source == row.model.name for row in zoo.models()):
-    model = zoo.get(source)
-    with console.fetch_progress(model.name, quiet=False) as progress:
-      source = os.fspath(zoo.find(model.name, progress=progress))
-    metadata = {"source": model.source, "licence": model.licence}
-    _check_target(args.target, args.overwrite, source)
-  weights = files.read_weights(source, scale=args.scale)
+  _check_target(args.target, args.overwrite, args.source)
+  with console.fetch_progress(args.source, quiet=False) as progress:
+    place = find.locate(args.source, progress=progress)
+  _check_target(args.target, args.overwrite, place.path)
+  weights = find.read(place, scale=args.scale).weights
   for note in weights.notes:
     out.print(f"note: {note}")
   path = files.write_weights(
     args.target,
     weights.params,
     weights.config,
+    collections=weights.collections,
     dtype=args.dtype,
-    metadata=weights.metadata | metadata,
+    metadata=weights.metadata,
     overwrite=args.overwrite,
   )
   architecture, *fields = weights.config.items()
@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _check_target(target: str, overwrite: bool, source: str) -> None:
-  both = [source, pathlib.Path(source).with_suffix(".bin")]  # As ncnn has it.
-  inputs = storage.file_ids(both)
+def _check_target(target: str, overwrite: bool, source: Any) -> None:
+  inputs = ()
+  if not storage.is_remote(source):
+    source = pathlib.Path(source)
+    # As ncnn has it.
+    both = [source, source.with_name(f"{source.stem}.bin")]
+    inputs = storage.file_ids(both)
   files.check_target(target, overwrite=overwrite, inputs=inputs)

@@ -4,9 +4,9 @@
   python -m esrgan_jax interpolate runs/mine runs/mine --alpha 0.2 0.5 -o mixes/
 
 The result is (1 - alpha) * A + alpha * B, weight by weight. B must have been
-trained from A, as ESRGAN's GAN phase is from its PSNR phase. A and B are
-weight files, names, workdirs or checkpoint folders; of a workdir, A is its PSNR
-model and B its GAN model.
+trained from A, as ESRGAN's GAN phase is from its PSNR phase. A and B are names,
+weight files, workdirs, phases' folders in them, or checkpoints; of a workdir, A
+is the model of its first phase (PSNR) and B that of its last (GAN).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import numpy as np
 from esrgan_jax import console, storage
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.text import printable
-from esrgan_jax.weights import files
-from esrgan_jax.weights import find as workdir
+from esrgan_jax.weights import files, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,17 +68,17 @@ def run(args: argparse.Namespace) -> int:
   targets = _targets(args.output, args.alpha)
   _check_targets(targets.values(), args.overwrite)
   models = []
-  for text, phases in ((args.a, ("psnr",)), (args.b, ("gan",))):
+  for text, phase in ((args.a, "first"), (args.b, "last")):
     with console.fetch_progress(text, quiet=False) as progress:
-      model = workdir.find_model(
-        text, phases=phases, scale=args.scale, progress=progress
+      model = find.find_model(
+        text, phase=phase, scale=args.scale, progress=progress
       )
     for note in model.weights.notes:
       out.print(f"note: {model.name}: {note}")
     models.append(model)
   a, b = models
   _check_alike(a, b)
-  if found := workdir.relation(a.weights.metadata, b.weights.metadata):
+  if found := find.relation(a.weights.metadata, b.weights.metadata):
     out.print(
       f"note: {b.name} {found}, {a.name}: what lies between may be neither"
     )
@@ -142,7 +141,7 @@ def _check_targets(
     files.check_target(path, overwrite=overwrite, inputs=ids, make_folder=True)
 
 
-def _check_alike(a: workdir.FoundModel, b: workdir.FoundModel) -> None:
+def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:
   """Raises if two networks differ, in the words of their configuration."""
   ours, theirs = a.weights.config, b.weights.config
   differences = [
@@ -159,7 +158,7 @@ def _check_alike(a: workdir.FoundModel, b: workdir.FoundModel) -> None:
 
 
 def _metadata(
-  a: workdir.FoundModel, b: workdir.FoundModel, alpha: float
+  a: find.FoundModel, b: find.FoundModel, alpha: float
 ) -> dict[str, str]:
   """Returns where a mixture comes from; what both inputs say is kept."""
   shared = {

@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "-m",
     "--model",
     default=zoo.DEFAULT,
-    help="a name (see `python -m esrgan_jax models`) or a weight file"
-    " (default: %(default)s)",
+    help="a name (see `python -m esrgan_jax models`), a weight file, a workdir"
+    " or checkpoint of training (default: %(default)s)",
   )
   parser.add_argument(
     "-s",

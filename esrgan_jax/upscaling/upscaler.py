@@ -24,7 +24,7 @@ from esrgan_jax import compilation, tiling
 from esrgan_jax.models import registry
 from esrgan_jax.upscaling import memory, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
-from esrgan_jax.weights import files, zoo
+from esrgan_jax.weights import find, zoo
 
 __all__ = ["OutOfMemoryError", "Upscaler", "load"]
 
@@ -370,11 +370,12 @@ def load(
   progress: Callable[[int, int | None], None] | None = None,
   devices: Sequence[jax.Device] | None = None,
 ) -> Upscaler:
-  """Loads a model by name or from a file.
+  """Loads a model by name, from a file, or from where it was trained.
 
   Args:
-    model: A name, as `python -m esrgan_jax models` lists them, or a file:
-      `.safetensors`, `.pth` or ncnn's `.param` and `.bin`.
+    model: A name, as `python -m esrgan_jax models` lists them; a file:
+      `.safetensors`, `.pth` or ncnn's `.param` and `.bin`; a workdir of
+      training, a phase's folder in it, or a checkpoint. See `weights.find`.
     scale: Upscaling factor, for the rare file that does not tell (x3).
     dtype: Compute dtype: "float32", "bfloat16", or "auto": bfloat16 on GPU and
       TPU, float32 on CPU.
@@ -395,27 +396,12 @@ def load(
   """
   platform = (devices or jax.local_devices())[0].platform
   compute = compilation.compute_dtype(dtype, platform)
-  text = os.fspath(model)
-  named = any(text == row.model.name for row in zoo.models())
-  if not named and not os.path.exists(text) and not _looks_like_file(text):
-    zoo.get(text)  # Raises, with the nearest names.
-  path = zoo.find(text, fetch=fetch, progress=progress) if named else text
-  weights = files.read_weights(path, scale=scale)
+  found = find.find_model(model, scale=scale, fetch=fetch, progress=progress)
   return Upscaler(
-    registry.make_generator(**weights.config, dtype=compute),
-    weights.params,
-    name=text if named else os.path.basename(text),
-    notes=weights.notes,
+    registry.make_generator(**found.weights.config, dtype=compute),
+    found.weights.params,
+    found.weights.collections,
+    name=found.name,
+    notes=found.weights.notes,
     devices=devices,
-  )
-
-
-def _looks_like_file(text: str) -> bool:
-  return os.sep in text or os.path.splitext(text)[1].lower() in (
-    ".safetensors",
-    ".pth",
-    ".pt",
-    ".param",
-    ".bin",
-    ".ckpt",
   )

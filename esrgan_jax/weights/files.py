@@ -134,6 +134,7 @@ def write_weights(
   params: Mapping[str, Any],
   config: Mapping[str, Any],
   *,
+  collections: Mapping[str, Any] | None = None,
   dtype: str = "float32",
   metadata: Mapping[str, object] | None = None,
   overwrite: bool = False,
@@ -148,6 +149,7 @@ def write_weights(
     params: The network's parameter tree.
     config: The network's fields. `scale` is required; an `unshuffle` that is
       missing or None is BasicSR's default. The rest is read from `params`.
+    collections: Its variables besides, such as BatchNorm's `batch_stats`.
     dtype: "float32" or, at half the size, "float16".
     metadata: Further notes to keep in the file, such as source, licence, alpha.
     overwrite: Replace an existing file.
@@ -235,6 +237,34 @@ def check_target(
       "writing .pth takes PyTorch, which is not installed: write .safetensors,"
       " which chaiNNer, ComfyUI and spandrel load as well"
     )
+
+
+def checked_config(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
+  """Returns a network's configuration as it stands in a file, looked at.
+
+  Args:
+    config: Architecture and fields.
+    path: What to call the file in errors.
+
+  Raises:
+    UnknownArchitectureError: If nobody has registered the architecture; nothing
+      that a file names is ever imported.
+    ValueError: If the network has no such field, or its value is of another
+      kind.
+
+  >>> checked_config({"architecture": "os", "scale": 4}, "a.pth")
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.models.registry.UnknownArchitectureError: a.pth holds a network...
+  """
+  name = config["architecture"]
+  if not isinstance(name, str) or name not in registry.generators():
+    raise registry.UnknownArchitectureError(
+      f"{printable(path)} holds a network {printable(repr(name), limit=60)},"
+      " which is not registered: name the Python file that does so, --plugin"
+      f" FILE. There are: {', '.join(registry.generators())}"
+    )
+  return dict(config)
 
 
 def _kind(path: pathlib.Path) -> str:

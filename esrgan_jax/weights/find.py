@@ -1,25 +1,80 @@
-"""Finds the model that a user means: a name, a file, a checkpoint, a workdir.
+"""Finds the model that a user means: all that takes one asks here.
 
-A workdir holds `models/{psnr,gan}.safetensors` once a phase is done, and
-`{psnr,gan}/checkpoints/` before that. Like a file, it may be in a bucket.
+| what is given                   | what is found                              |
+| ------------------------------- | ------------------------------------------ |
+| `realesrgan-x4plus`             | the zoo's model of that name               |
+| `RealESRGAN_x4plus`, `.pth`     | the same by its file's official name,      |
+|                                 | unless there is such a file here           |
+| `model.safetensors`             | the file                                   |
+| `RUN`                           | a workdir's last phase that has something: |
+|                                 | its finished model, else its newest        |
+|                                 | checkpoint                                 |
+| `RUN/gan`                       | that phase's                               |
+| `RUN/gan/checkpoints`           | the newest checkpoint in there             |
+| `RUN/gan/checkpoints/5000`,     | that step's checkpoint                     |
+| `RUN/gan/5000`                  |                                            |
+
+Names of the zoo win: for a folder or file of such a name say `./NAME`. Each may
+be in a bucket (`gs://BUCKET/RUN`). A checkpoint has the averaged generator.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from esrgan_jax import storage
 from esrgan_jax.text import printable
 from esrgan_jax.weights import files, zoo
+from esrgan_jax.weights.formats import checkpoint_folders as folders
 
-__all__ = ["PHASES", "FoundModel", "find_model", "is_workdir", "relation"]
+__all__ = [
+  "PHASES",
+  "FoundModel",
+  "Place",
+  "find_discriminator",
+  "find_model",
+  "is_workdir",
+  "locate",
+  "phases",
+  "read",
+  "relation",
+]
 
+# Of a workdir that does not say; all were so once.
 PHASES = ("psnr", "gan")
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".param", ".bin", ".ckpt")
+_MODELS = "models"
+_FILE = ".safetensors"
+_MIXED = "interpolated_"  # How models between two phases' are called.
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a model is that was asked for.
+
+  Attributes:
+    name: What to call it: as it was asked for and, of a workdir, which part.
+    path: The file, or a checkpoint's folder; an `epath.Path` in a bucket.
+    is_checkpoint: Which of the two.
+    notes: Sentences on choices made for the user; mostly none.
+    metadata: What is known of it besides.
+  """
+
+  name: str
+  path: Any
+  is_checkpoint: bool = False
+  notes: tuple[str, ...] = ()
+  metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +88,151 @@ class FoundModel:
   """
 
   name: str
-  path: pathlib.PurePath
+  path: Any
   weights: files.Weights
+
+
+def find_model(
+  model: str | os.PathLike[str],
+  *,
+  phase: Literal["first", "last"] | None = None,
+  scale: int | None = None,
+  fetch: bool = True,
+  progress: Progress | None = None,
+) -> FoundModel:
+  """Reads the model that a text stands for.
+
+  Args:
+    model: See the table above.
+    phase: Which phase of a workdir to take; None is the last that has a model
+      or checkpoint.
+    scale: Upscaling factor, for the rare file that does not tell (x3).
+    fetch: Whether a named model that is not here may be downloaded.
+    progress: Called with the bytes downloaded so far, and in all where known.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: If there is no such name, or what is there is no network.
+    FileNotFoundError: If there is no such file, or a workdir lacks the phase.
+    OSError: If a bucket cannot be reached.
+    RuntimeError: If it is a checkpoint, and what reads them is not installed.
+
+  >>> find_model("realesrgan-x4plus-anime").weights.config["num_block"]
+  6
+  """
+  place = locate(model, phase=phase, fetch=fetch, progress=progress)
+  return read(place, scale=scale)
+
+
+def locate(
+  model: str | os.PathLike[str],
+  *,
+  phase: Literal["first", "last"] | None = None,
+  fetch: bool = True,
+  progress: Progress | None = None,
+) -> Place:
+  """Finds what a text stands for, and does not read it; see `find_model`.
+
+  >>> locate("RealESRGAN_x4plus_anime_6B.pth", fetch=False)
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.weights.zoo.ModelNotFoundError: realesrgan-x4plus-anime-float32...
+  """
+  text = os.fspath(model)
+  if entry := zoo.lookup(text):
+    notes = ()
+    if os.path.exists(text):
+      if text != entry.name:
+        return _locate(pathlib.Path(text), phase)
+      notes = (
+        f"took the model of the name {text}; for what lies here say"
+        f" {os.curdir}{os.sep}{text}",
+      )
+    path = zoo.find(entry.name, fetch=fetch, progress=progress)
+    metadata = {"source": entry.source, "licence": entry.licence}
+    return Place(text, path, notes=notes, metadata=metadata)
+  if "://" in text:
+    with storage.reaching(text):
+      return _locate(storage.absolute(text), phase)
+  path = pathlib.Path(text)
+  if not path.exists() and not _looks_like_a_path(text):
+    zoo.get(text)  # Raises, with the nearest names.
+  return _locate(path, phase)
+
+
+def read(place: Place, *, scale: int | None = None) -> FoundModel:
+  """Reads the model at a place; see `find_model`.
+
+  Args:
+    place: As of `locate`.
+    scale: Upscaling factor, for the rare file that does not tell (x3).
+  """
+  if place.is_checkpoint:
+    weights = _read_checkpoint(place.path)
+  else:
+    weights = _read_file(place.path, scale)
+  weights = dataclasses.replace(
+    weights,
+    metadata=weights.metadata | dict(place.metadata),
+    notes=place.notes + weights.notes,
+  )
+  return FoundModel(place.name, place.path, weights)
+
+
+def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Reads the parameters of a discriminator, to start another one from.
+
+  Args:
+    path: A workdir (then the last phase that has a discriminator), a phase's
+      folder, its `checkpoints`, or one step in there; no file of a model.
+
+  Returns:
+    Its parameter tree, NumPy arrays.
+
+  Raises:
+    FileNotFoundError: If there is no checkpoint.
+    ValueError: If there is no discriminator in it.
+
+  >>> find_discriminator("/nowhere")
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: no file /nowhere
+  """
+  root = _as_path(path)
+  with storage.reaching(root), _explaining_imports(root):
+    if there := phases(root):
+      steps = [folders.newest(root / name) for name in reversed(there)]
+    else:
+      place = _locate(root, None, finished=False)
+      steps = [place.path] if place.is_checkpoint else []
+    for step in filter(None, steps):
+      if params := folders.load_discriminator(step):
+        return params
+  raise ValueError(
+    f"{printable(path)} has no checkpoint with a discriminator: phases that"
+    " train one, such as gan, have it"
+  )
+
+
+def phases(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns the phases of which a workdir has something, in their order.
+
+  Args:
+    workdir: A folder. What is none of training's has no phases.
+
+  >>> phases("/")
+  ()
+  """
+  workdir = _as_path(workdir)
+  there = _there(workdir)
+  if not there:
+    return ()
+  order = _order(workdir)
+  # A model that a run began with stands before its phases.
+  others = sorted(there - set(order), key=lambda n: (n not in PHASES, n))
+  return (*others, *(name for name in order if name in there))
 
 
 def is_workdir(path: str | os.PathLike[str]) -> bool:
@@ -43,53 +241,7 @@ def is_workdir(path: str | os.PathLike[str]) -> bool:
   >>> is_workdir("/")
   False
   """
-  path = _as_path(path)
-  return any(
-    (path / "models" / f"{phase}.safetensors").is_file()
-    or (path / phase / "checkpoints").is_dir()
-    for phase in PHASES
-  )
-
-
-def find_model(
-  model: str | os.PathLike[str],
-  *,
-  phases: Sequence[str] = ("gan", "psnr"),
-  scale: int | None = None,
-  progress: Callable[[int, int | None], None] | None = None,
-) -> FoundModel:
-  """Reads the model that a text stands for.
-
-  Args:
-    model: A name of the zoo, a weight file, a workdir, one phase's folder in
-      it, or a folder of Orbax checkpoints; `gs://` works as well.
-    phases: Which phase of a workdir to take: the first one that is there; of
-      it, the finished model, or else the newest checkpoint.
-    scale: Upscaling factor, for the rare file that does not tell (x3).
-    progress: Called with the bytes downloaded so far, and in all where known.
-
-  Returns:
-    The model.
-
-  Raises:
-    ValueError: If there is no such name, or what is there is no RRDBNet.
-    FileNotFoundError: If there is no such file, or a workdir lacks the phases.
-    OSError: If a bucket cannot be reached.
-
-  >>> find_model("realesrgan-x4plus-anime").weights.config["num_block"]
-  6
-  """
-  text = os.fspath(model)
-  if any(text == row.model.name for row in zoo.models()):
-    path = zoo.find(text, progress=progress)
-    return FoundModel(text, path, files.read_weights(path, scale=scale))
-  if "://" in text:
-    with storage.reaching(text):
-      return _find(_as_path(text), phases, scale)
-  path = pathlib.Path(text)
-  if not path.exists() and os.sep not in text and not path.suffix:
-    zoo.get(text)  # Raises, with the nearest names.
-  return _find(path, phases, scale)
+  return bool(phases(path))
 
 
 def relation(psnr: Mapping[str, str], gan: Mapping[str, str]) -> str:
@@ -117,23 +269,157 @@ def relation(psnr: Mapping[str, str], gan: Mapping[str, str]) -> str:
   )
 
 
+def _looks_like_a_path(text: str) -> bool:
+  suffix = os.path.splitext(text)[1].lower()
+  return os.sep in text or text in (os.curdir, os.pardir) or suffix in _SUFFIXES
+
+
 def _as_path(path: str | os.PathLike[str]) -> Any:
-  if "://" not in os.fspath(path):
-    return pathlib.Path(path)
-  return storage.absolute(path)
+  """A path with a name: `.` has none."""
+  if storage.is_remote(path):
+    return storage.absolute(path)
+  path = pathlib.Path(path)
+  return path if path.name not in ("", os.pardir) else path.resolve()
 
 
-def _find(path: Any, phases: Sequence[str], scale: int | None) -> FoundModel:
-  if path.is_dir():
-    return _find_in_folder(path, phases, scale)
-  return FoundModel(path.name, path, _read_weights(path, scale))
+def _locate(path: Any, phase: str | None, *, finished: bool = True) -> Place:
+  """The place that a path stands for, of a model or, else, of a checkpoint."""
+  path = _as_path(path)
+  if path.is_file():
+    return Place(path.name, path)
+  if not path.is_dir():
+    return _locate_what_is_elsewhere(path)
+  if folders.is_checkpoint(path):
+    return Place(_name(path), path, is_checkpoint=True)
+  if steps := folders.steps_in(path):
+    return Place(_name(path), path / str(steps[-1]), is_checkpoint=True)
+  if folders.number(path):
+    raise FileNotFoundError(f"no checkpoint in {path} is complete")
+  if path.name != _MODELS and _is_phase(path):
+    found = _of_phase(path.parent, path.name, finished=finished)
+    if found is None:
+      raise _nothing_of(path.parent, [path.name])
+    return found
+  if phases(path):
+    return _of_workdir(path, phase)
+  models = sorted(each.name for each in path.glob(f"*{_FILE}"))
+  raise ValueError(
+    f"{path} is a folder: give a file in it"
+    f" ({', '.join(map(printable, models)) or 'no model'}), or a workdir of"
+    f" training, or a folder of {folders.FOLDER}"
+  )
 
 
-def _read_weights(path: Any, scale: int | None) -> files.Weights:
+def _locate_what_is_elsewhere(path: Any) -> Place:
+  """What is meant by a path where nothing is: a step, or a phase's model."""
+  if path.name.isdecimal():
+    phase = path.parent
+    if folders.number(phase):
+      there = folders.list_steps(phase)
+    else:
+      there = []
+      for folder in folders.all_of(phase):
+        steps = folders.list_steps(folder)
+        if int(path.name) in steps:
+          found = folder / path.name
+          return Place(_name(found), found, is_checkpoint=True)
+        there += steps
+    if there:
+      raise FileNotFoundError(
+        f"no checkpoint of step {path.name} in {printable(phase)}; there are:"
+        f" {', '.join(map(str, sorted(there)))}"
+      )
+  model = path.parent / _MODELS / f"{path.name}{_FILE}"
+  if path.name and model.is_file():
+    return Place(_name(path), model)
+  raise FileNotFoundError(f"no file {printable(path)}")
+
+
+def _of_workdir(workdir: Any, phase: str | None) -> Place:
+  """A phase's model or newest checkpoint."""
+  there, order = phases(workdir), _order(workdir)
+  if phase is None:
+    wanted = list(reversed(there))
+    if len(there) > 1 and not set(there) & set(order):
+      raise ValueError(
+        f"{workdir} has models of several phases, and no config.json that says"
+        f" which is the last: give one, such as {workdir / there[-1]}"
+      )
+  elif phase == "last":
+    wanted = [order[-1]]
+  elif len(order) > 1 or len(there) == 1:
+    wanted = [order[0]]
+  else:  # The one phase began from a model that lies beside its own.
+    wanted = [there[0]]
+  for name in wanted:
+    if found := _of_phase(workdir, name):
+      return found
+  raise _nothing_of(workdir, wanted)
+
+
+def _of_phase(workdir: Any, name: str, *, finished: bool = True) -> Any:
+  label = _name(workdir / name)
+  model = workdir / _MODELS / f"{name}{_FILE}"
+  if finished and model.is_file():
+    return Place(label, model)
+  if newest := folders.newest(workdir / name):
+    return Place(label, newest, is_checkpoint=True)
+  return None
+
+
+def _nothing_of(workdir: Any, names: list[str]) -> FileNotFoundError:
+  return FileNotFoundError(
+    f"{workdir} has no model of phase {' or '.join(map(printable, names))}, and"
+    " no checkpoint of it: has that phase been trained there?"
+  )
+
+
+def _is_phase(path: Any) -> bool:
+  model = path.parent / _MODELS / f"{path.name}{_FILE}"
+  return bool(folders.all_of(path)) or model.is_file()
+
+
+def _there(workdir: Any) -> set[str]:
+  """The phases that have a model or a folder of checkpoints."""
+  models = workdir / _MODELS
+  names = [path.stem for path in _listed(models) if path.suffix == _FILE]
+  names = [name for name in names if not name.startswith(_MIXED)]
+  names += [path.name for path in _listed(workdir) if folders.all_of(path)]
+  return set(names)
+
+
+def _listed(folder: Any) -> Iterator[Any]:
+  try:
+    yield from folder.iterdir()
+  except (FileNotFoundError, NotADirectoryError, PermissionError):
+    return
+
+
+def _order(workdir: Any) -> tuple[str, ...]:
+  """The phases that a workdir's config has, in their order."""
+  try:
+    config = json.loads((workdir / "config.json").read_text())
+    order = config.get("phase_order") or ()
+    named = [name for name in config.get("phases", ()) if name not in PHASES]
+    order = [str(name) for name in order] or [*PHASES, *named]
+  except (OSError, ValueError, AttributeError, TypeError):
+    return PHASES
+  return tuple(order)
+
+
+def _name(path: Any) -> str:
+  """The last parts of a path that tell models of one workdir apart."""
+  each = (pathlib.PurePath(part) for part in path.parts)
+  parts = [part.name for part in each if not folders.number(part)]
+  count = 3 if path.name.isdecimal() else 2
+  return "/".join(parts[-count:])
+
+
+def _read_file(path: Any, scale: int | None) -> files.Weights:
   if isinstance(path, pathlib.Path):
     return files.read_weights(path, scale=scale)
   # In a bucket: read from a copy, which no error should name.
-  with tempfile.TemporaryDirectory() as folder:
+  with storage.reaching(path), tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder, path.name)
     copy.write_bytes(path.read_bytes())
     try:
@@ -142,37 +428,24 @@ def _read_weights(path: Any, scale: int | None) -> files.Weights:
       raise ValueError(str(error).replace(str(copy), str(path))) from error
 
 
-def _find_in_folder(
-  path: Any, phases: Sequence[str], scale: int | None
-) -> FoundModel:
-  if path.name in PHASES and (path / "checkpoints").is_dir():
-    path, phases = path.parent, (path.name,)
-  if not is_workdir(path):
-    if (found := sorted(path.glob("*.safetensors"))) or path.name == "models":
-      names = ", ".join(each.name for each in found) or "no model"
-      raise ValueError(f"{path} is a folder: give a file in it ({names})")
-    return _read_checkpoint(path, "/".join(path.parts[-2:]))
-  for phase in phases:
-    finished = path / "models" / f"{phase}.safetensors"
-    if finished.is_file():
-      weights = _read_weights(finished, scale)
-      return FoundModel(f"{path.name}/{phase}", finished, weights)
-    checkpoints = path / phase / "checkpoints"
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
-      return _read_checkpoint(path / phase, f"{path.name}/{phase}")
-  raise FileNotFoundError(
-    f"{path} has no model of phase {' or '.join(phases)}, and no checkpoint of"
-    " it: has that phase been trained there?"
-  )
-
-
-def _read_checkpoint(path: Any, name: str) -> FoundModel:
-  # Upscaling installs do without TensorStore.
-  from esrgan_jax.weights.formats import checkpoint_folders
-
-  config, params, info, collections = checkpoint_folders.load_model(path)
+def _read_checkpoint(path: Any) -> files.Weights:
+  with storage.reaching(path), _explaining_imports(path):
+    config, params, info, collections = folders.load_model(path)
+  config = files.checked_config(config, path)
   metadata = {"generator_sha256": info["sha256"]["ema"]}
   if origin := info.get("origin"):
     metadata["begun_from_sha256"] = origin["sha256"]
-  weights = files.Weights(config, params, metadata, (), collections)
-  return FoundModel(name, path, weights)
+  return files.Weights(config, params, metadata, (), collections)
+
+
+@contextlib.contextmanager
+def _explaining_imports(path: Any) -> Iterator[None]:
+  """Installs for upscaling alone may lack what reads checkpoints."""
+  try:
+    yield
+  except ImportError as error:
+    raise RuntimeError(
+      f"{path} is a checkpoint, which takes {error.name or 'TensorStore'} to be"
+      " read, and that is not installed: pip install tensorstore, or give the"
+      " model's .safetensors file"
+    ) from error

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import importlib.util
 import pathlib
+import re
 
 from esrgan_jax import download, storage
 
@@ -224,6 +225,29 @@ def get(name: str) -> ZooModel:
   near = difflib.get_close_matches(name, known, n=2)
   hint = f"did you mean {' or '.join(near)}? " if near else ""
   raise ValueError(f"no model {name!r}; {hint}There are: {', '.join(known)}")
+
+
+def lookup(text: str) -> ZooModel | None:
+  """Returns the model that a text names, if any.
+
+  Args:
+    text: A model's name, or the official name of its file, with or without
+      suffix and checksum.
+
+  >>> lookup("RealESRGAN_x4plus").name, lookup("RealESRGAN_x2plus.pth").name
+  ('realesrgan-x4plus-float32', 'realesrgan-x2plus')
+  >>> lookup("ESRGAN_SRx4_DF2KOST_official").name, lookup("photo.png")
+  ('esrgan-x4', None)
+  """
+  for model in _MODELS:
+    if text == model.name:
+      return model
+  for model in _MODELS:
+    stem = pathlib.PurePath(model.filename).stem
+    short = re.sub("-[0-9a-f]{8}$", "", stem)
+    if text in (model.filename, stem, short, f"{short}.pth"):
+      return model
+  return None
 
 
 def find(

@@ -1,4 +1,4 @@
-"""Where a phase's checkpoints are, and which one is meant by a path.
+"""Where a phase's checkpoints are, and what is read of one.
 
 | in a phase's folder     | what                                           |
 | ----------------------- | ---------------------------------------------- |
@@ -14,32 +14,37 @@ stay as they are.
 
 from __future__ import annotations
 
-import os
+import pathlib
 import re
+import typing
 from typing import Any, NamedTuple
-
-from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.models.registry import DEFAULT_GENERATOR
 from esrgan_jax.weights.formats import stored_arrays as stored
 
+if typing.TYPE_CHECKING:
+  from etils import epath
+
 __all__ = [
   "DAMAGED",
+  "DIVERGED",
   "FOLDER",
   "Loaded",
+  "all_of",
   "current",
+  "is_checkpoint",
   "list_steps",
+  "load_discriminator",
   "load_model",
   "newest",
   "number",
+  "steps_in",
 ]
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 DIVERGED = "diverged_checkpoints"
-
-_PHASES = ("gan", "psnr")  # As `load_model` prefers them.
 
 
 def list_steps(folder: epath.Path) -> list[int]:
@@ -48,7 +53,7 @@ def list_steps(folder: epath.Path) -> list[int]:
   Args:
     folder: Where they are; need not exist.
 
-  >>> list_steps(epath.Path("/nowhere"))
+  >>> list_steps(pathlib.Path("/nowhere"))
   []
   """
   if not folder.is_dir():
@@ -60,14 +65,55 @@ def list_steps(folder: epath.Path) -> list[int]:
   return sorted(int(path.name) for path in found)
 
 
-def number(folder: epath.Path) -> int:
+def number(folder: pathlib.PurePath) -> int:
   """Returns which of its phase's folders of checkpoints one is, or 0.
 
-  >>> number(epath.Path("gan/checkpoints")), number(epath.Path("gan/samples"))
-  (1, 0)
+  >>> [number(pathlib.Path("gan", n)) for n in ("checkpoints_2", "samples")]
+  [2, 0]
   """
   found = re.fullmatch(rf"{FOLDER}(?:_([1-9]\d*))?", folder.name)
   return int(found[1] or 1) if found else 0
+
+
+def all_of(phase: epath.Path) -> list[epath.Path]:
+  """Returns a phase's folders of checkpoints, the latest first.
+
+  Args:
+    phase: The phase's folder; need not exist.
+
+  >>> all_of(pathlib.Path("/nowhere"))
+  []
+  """
+  try:
+    if not (phase / FOLDER).is_dir():
+      return []
+    found = [path for path in phase.iterdir() if number(path)]
+  except PermissionError:  # Then it is none of ours.
+    return []
+  return sorted(found, key=number, reverse=True)
+
+
+def is_checkpoint(folder: epath.Path) -> bool:
+  """Returns whether a folder is a step's checkpoint.
+
+  A workdir may have a number for a name, too.
+
+  >>> is_checkpoint(pathlib.Path("/nowhere/5000"))
+  False
+  """
+  return folder.name.isdecimal() and any(
+    (folder / item).is_dir() for item in (*stored.ITEMS, "info")
+  )
+
+
+def steps_in(folder: epath.Path) -> list[int]:
+  """Returns the steps of the checkpoints in any folder, ascending.
+
+  >>> steps_in(pathlib.Path("/nowhere"))
+  []
+  """
+  steps = list_steps(folder)
+  return [step for step in steps if is_checkpoint(folder / str(step))]
 
 
 def current(phase: epath.Path) -> epath.Path:
@@ -76,14 +122,10 @@ def current(phase: epath.Path) -> epath.Path:
   Args:
     phase: The phase's folder; need not exist.
 
-  >>> current(epath.Path("/nowhere")).name
+  >>> current(pathlib.Path("/nowhere")).name
   'checkpoints'
   """
-  folders = [phase / FOLDER]
-  if phase.is_dir():
-    folders += [path for path in phase.iterdir() if number(path) > 1]
-  folders.sort(key=number, reverse=True)
-  return next(filter(list_steps, folders), phase / FOLDER)
+  return next(filter(list_steps, all_of(phase)), phase / FOLDER)
 
 
 def newest(phase: epath.Path) -> epath.Path | None:
@@ -92,7 +134,7 @@ def newest(phase: epath.Path) -> epath.Path | None:
   Args:
     phase: The phase's folder; need not exist.
 
-  >>> newest(epath.Path("/nowhere"))
+  >>> newest(pathlib.Path("/nowhere"))
   """
   folder = current(phase)
   steps = list_steps(folder)
@@ -116,42 +158,19 @@ class Loaded(NamedTuple):
   collections: dict[str, Any]
 
 
-def load_model(path: str | os.PathLike[str]) -> Loaded:
-  """Reads the averaged generator from a workdir or its checkpoints.
+def load_model(folder: epath.Path) -> Loaded:
+  """Reads the averaged generator of a checkpoint.
 
   Args:
-    path: A workdir (then phase two's, if it has begun), a phase's folder, its
-      `checkpoints`, or one step in there. Otherwise the newest step.
+    folder: The step's; `weights.find` finds it.
 
   Returns:
     The generator.
 
   Raises:
-    CheckpointError: If there is no checkpoint, it is damaged, or it cannot be
-      read.
-
-  >>> load_model("/nowhere")
-  Traceback (most recent call last):
-  ...
-  esrgan_jax.weights.formats.stored_arrays.CheckpointError: no checkpoint...
+    CheckpointError: If it is damaged, or cannot be read.
   """
-  root = storage.absolute(path)
-  with storage.reaching(root):
-    found = _find(root)
-  if not found:
-    raise stored.CheckpointError(
-      f"no checkpoint in {path}: give the workdir of a training run, or a"
-      f" folder named {FOLDER}"
-    )
-  try:
-    info, arrays = stored.read(found, items=("ema", "collections"))
-  except stored.DamagedError as error:
-    before = [n for n in list_steps(found.parent) if n < int(found.name)]
-    if not before:
-      raise
-    raise stored.DamagedError(
-      f"{error}. The step before is {found.parent / str(before[-1])}"
-    ) from error
+  info, arrays = _read(folder, ("ema", "collections"))
   config = {
     "architecture": DEFAULT_GENERATOR,  # Earlier versions had no other.
     **info["config"]["generator"],
@@ -161,15 +180,29 @@ def load_model(path: str | os.PathLike[str]) -> Loaded:
   return Loaded(config, stored.nest(arrays["ema"]), info, collections)
 
 
-def _find(root):
-  """The checkpoint that is meant by a path."""
-  for phase in (*(root / name for name in _PHASES), root):
-    if found := newest(phase):
-      return found
-  steps = (root / str(step) for step in reversed(list_steps(root)))
-  return next(filter(_is_one, (root, *steps)), None)
+def load_discriminator(folder: epath.Path) -> dict[str, Any]:
+  """Reads the discriminator's parameters of a checkpoint.
+
+  Args:
+    folder: The step's.
+
+  Returns:
+    NumPy arrays; nothing where the phase has no discriminator.
+
+  Raises:
+    CheckpointError: If it is damaged, or cannot be read.
+  """
+  _, arrays = _read(folder, ("state",))
+  return stored.nest(arrays["state"]).get("d_params", {})
 
 
-def _is_one(folder):
-  """Whether it is a checkpoint, not a workdir with a number for a name."""
-  return any((folder / item).is_dir() for item in (*stored.ITEMS, "info"))
+def _read(folder, items):
+  try:
+    return stored.read(folder, items=items)
+  except stored.DamagedError as error:
+    before = [n for n in list_steps(folder.parent) if n < int(folder.name)]
+    if not before:
+      raise
+    raise stored.DamagedError(
+      f"{error}. The step before is {folder.parent / str(before[-1])}"
+    ) from error

@@ -19,15 +19,18 @@ import json
 import os
 import re
 import time
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.text import printable
+
+if typing.TYPE_CHECKING:
+  from etils import epath
 
 __all__ = [
   "ITEMS",
