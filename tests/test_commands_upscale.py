@@ -11,8 +11,7 @@ import pytest
 from PIL import Image as PilImage
 
 from esrgan_jax import __main__, images
-from esrgan_jax.commands import upscale
-from esrgan_jax.upscaling import upscaler
+from esrgan_jax.upscaling import memory, photo, upscaler
 from esrgan_jax.weights import files
 from tests.hostile_names import NAMES, harmless
 from tests.test_upscaler import make_model
@@ -227,15 +226,6 @@ def test_another_scale_resizes_at_the_end(run, scale, size):
   assert result.shape == (size[1], size[0], 3)
 
 
-def test_lanczos_is_pillows_for_any_depth():
-  pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-  expected = upscale._resize(pixels, 12, 17).astype(int)
-  wide = upscale._resize(pixels.astype(np.uint16) * 257, 12, 17)
-  assert np.abs(wide / 257 - expected).max() < 1.5
-  grey = upscale._resize(pixels[..., :1], 12, 17)
-  assert np.abs(grey[..., 0] - expected[..., 0]).max() <= 1
-
-
 def test_bad_files_are_named_and_the_others_done(run):
   save("good.png")
   pathlib.Path("empty.png").touch()
@@ -277,7 +267,7 @@ def test_an_image_too_large_for_the_memory_leaves_the_others(run, monkeypatch):
 
   def upscale_(self, image, *args, **options):
     free = 0 if image.shape[0] > 8 else None  # None: it is not known.
-    monkeypatch.setattr(upscaler, "_free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     return original(self, image, *args, **options)
 
   monkeypatch.setattr(upscaler.Upscaler, "upscale", upscale_)
@@ -496,7 +486,7 @@ def test_tiles_and_exactness_reach_the_model(run):
 def test_a_large_result_lies_in_a_file_until_it_is_written(run, monkeypatch):
   save("a.png")
   run("a.png", "-o", "small.png")
-  monkeypatch.setattr(upscale, "_MEMMAP_BYTES", 1000)
+  monkeypatch.setattr(photo, "_MEMMAP_BYTES", 1000)
   status, _, _ = run("a.png", "-o", "large.png")
   assert status == 0
   np.testing.assert_array_equal(array_of("small.png"), array_of("large.png"))

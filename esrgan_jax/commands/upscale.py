@@ -16,22 +16,17 @@ import dataclasses
 import glob
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 import rich.progress
-from PIL import Image as PilImage
 
 from esrgan_jax import compilation, console, images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import upscaler
+from esrgan_jax.upscaling import photo, upscaler
 from esrgan_jax.weights import zoo
-
-# A result above this size lives in a file until it is written.
-_MEMMAP_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,89 +315,32 @@ def _upscale_file(
 ) -> tuple[int, int]:
   """Upscales one file; returns the result's width and height."""
   picture = images.read_image(job.source, max_pixels=args.max_pixels)
-  pixels, alpha = picture.pixels, picture.alpha
-  constant_alpha = alpha is None or bool((alpha == alpha.flat[0]).all())
-  if not constant_alpha:
-    # What lies under full transparency must not bleed into what is seen.
-    pixels = images.bleed_colour(pixels, alpha)
-  height, width, channels = pixels.shape
+  size = photo.scaled_size(picture.pixels.shape, scale)
   images.check_fits(  # Before the work, not after it.
     job.target,
-    (_scaled(height, scale), _scaled(width, scale), channels),
-    transparent=alpha is not None and not _is_opaque(alpha),
+    (*size, picture.pixels.shape[2]),
+    transparent=picture.alpha is not None and not _is_opaque(picture.alpha),
   )
   job.target.parent.mkdir(parents=True, exist_ok=True)
-  passes = 1 if constant_alpha else 2
-  folder = job.target.parent
-
-  def upscale(plane: np.ndarray, index: int) -> np.ndarray:
-    height, width, channels = plane.shape
-    shape = (height * model.scale, width * model.scale, channels)
-    result = model.upscale(
-      plane,
-      tile=args.tile,
-      exact=args.exact,
-      halo=args.halo,
-      out=_room(shape, plane.dtype, folder),
-      progress=lambda done, total: bar.tiles(
-        job, done + index * total, total * passes
-      ),
-      notify=lambda message: say(f"{job.source}: {message}"),
-    )
-    if scale != model.scale:
-      result = _resize(result, _scaled(height, scale), _scaled(width, scale))
-    return result
-
-  result = upscale(pixels, 0)
-  if alpha is not None:
-    if constant_alpha:
-      alpha = np.broadcast_to(alpha.flat[0], result.shape[:2])
-    else:
-      alpha = upscale(alpha[..., None], 1)[..., 0]
-  images.write_image(
-    job.target,
-    dataclasses.replace(picture, pixels=result, alpha=alpha),
-    quality=args.quality,
-    overwrite=args.overwrite,
+  result = photo.upscale_photo(
+    model,
+    picture,
+    scale=scale,
+    tile=args.tile,
+    exact=args.exact,
+    halo=args.halo,
+    folder=job.target.parent,
+    progress=lambda done, total: bar.tiles(job, done, total),
+    notify=lambda message: say(f"{job.source}: {message}"),
   )
-  return result.shape[1], result.shape[0]
+  images.write_image(
+    job.target, result, quality=args.quality, overwrite=args.overwrite
+  )
+  return size[1], size[0]
 
 
 def _is_opaque(alpha: np.ndarray) -> bool:
   return int(alpha.min()) == np.iinfo(alpha.dtype).max
-
-
-def _room(
-  shape: tuple[int, ...], dtype: np.dtype, folder: pathlib.Path
-) -> np.ndarray:
-  """Returns an array for a result; a large one lies in a nameless file."""
-  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-  if size <= _MEMMAP_BYTES:
-    return np.empty(shape, dtype)
-  with tempfile.TemporaryFile(dir=folder) as file:
-    if hasattr(os, "posix_fallocate"):
-      # A full disk is an error now; later, it would be a fatal signal.
-      os.posix_fallocate(file.fileno(), 0, size)
-    return np.memmap(file, dtype, "w+", shape=shape)
-
-
-def _scaled(length: int, scale: float) -> int:
-  return max(1, round(length * scale))
-
-
-def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Resizes by Lanczos, antialiased; a band of channels at a time."""
-  if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
-    picture = PilImage.fromarray(pixels)
-    picture = picture.resize((width, height), PilImage.Resampling.LANCZOS)
-    return np.asarray(picture)
-  result = np.empty((height, width, pixels.shape[2]), pixels.dtype)
-  limit = np.iinfo(pixels.dtype).max
-  for channel in range(pixels.shape[2]):
-    plane = PilImage.fromarray(pixels[..., channel].astype(np.float32))
-    plane = plane.resize((width, height), PilImage.Resampling.LANCZOS)
-    result[..., channel] = np.clip(np.rint(plane), 0, limit)
-  return result
 
 
 class _Progress:
