@@ -1,9 +1,10 @@
 """PSNR and SSIM by the protocols of super-resolution papers.
 
-Images are float `[..., H, W, 3]`, RGB, in [0, 1]; one value is returned per
-image, in float32. Nothing is clipped or rounded here: published numbers
-measure 8-bit images, so round `sr` to 255 levels first to compare with them.
-`crop_border` and `y_channel` have no default, since papers differ.
+Images are float `[..., H, W, C]` in [0, 1], RGB where there are three channels;
+one value is returned per image, in float32. Nothing is clipped or rounded here:
+published numbers measure 8-bit images, so round `sr` to 255 levels first to
+compare with them. `crop_border` and `y_channel` have no default, since papers
+differ.
 """
 
 import jax
@@ -52,23 +53,27 @@ def psnr(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
   There is no default protocol on purpose: papers differ, and so do numbers.
 
   Args:
-    sr: Super-resolved images, float `[..., H, W, 3]` in [0, 1]; not clipped.
+    sr: Super-resolved images, float `[..., H, W, C]` in [0, 1]; not clipped.
     hr: Ground truth, same shape and range as `sr`.
     crop_border: HR pixels removed from each side before measuring, >= 0;
       papers remove `scale` pixels.
-    y_channel: Measure on BT.601 luma (16..235 of 255) instead of RGB.
+    y_channel: Measure on BT.601 luma (16..235 of 255) of RGB images, instead
+      of all channels. Both options are static: bind them, or name them in
+      `jax.jit(..., static_argnames=)`.
 
   Returns:
     `[...]` array, one value per image; `inf` where the images are equal.
 
   Raises:
-    ValueError: If the shapes differ, or `crop_border` leaves no pixels.
+    ValueError: If the shapes differ, `crop_border` leaves no pixels, or luma
+      is asked for of images that are not RGB.
 
   Source: BasicSR `metrics/psnr_ssim.py::calculate_psnr` (255 range, float64);
   its torch twin adds 1e-8 to the MSE and so never exceeds 80 dB.
 
   >>> hr = jnp.zeros((2, 8, 8, 3))
-  >>> values = psnr(hr + 0.5, hr, crop_border=2, y_channel=False)
+  >>> run = jax.jit(psnr, static_argnames=("crop_border", "y_channel"))
+  >>> values = run(hr + 0.5, hr, crop_border=2, y_channel=False)
   >>> [round(float(v), 2) for v in values]
   [6.02, 6.02]
   """
@@ -86,17 +91,20 @@ def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
   the digits that decide the result in float32.
 
   Args:
-    sr: Super-resolved images, float `[..., H, W, 3]` in [0, 1]; not clipped.
+    sr: Super-resolved images, float `[..., H, W, C]` in [0, 1]; not clipped.
     hr: Ground truth, same shape and range as `sr`.
     crop_border: HR pixels removed from each side before measuring, >= 0;
       papers remove `scale` pixels.
-    y_channel: Measure on BT.601 luma (16..235 of 255) instead of RGB.
+    y_channel: Measure on BT.601 luma (16..235 of 255) of RGB images, instead
+      of all channels. Both options are static: bind them, or name them in
+      `jax.jit(..., static_argnames=)`.
 
   Returns:
     `[...]` array, one value per image; 1 where the images are equal.
 
   Raises:
-    ValueError: If the shapes differ, or fewer than 11x11 pixels are left.
+    ValueError: If the shapes differ, fewer than 11x11 pixels are left, or luma
+      is asked for of images that are not RGB.
 
   Source: Wang et al. 2004, `ssim_index.m` (without its later downsampling);
   BasicSR `metrics/psnr_ssim.py::calculate_ssim`.
@@ -152,8 +160,11 @@ def _prepare(sr, hr, crop_border, y_channel, *, smallest):
       raise ValueError(
         f"{name} must be float in [0, 1], got {image.dtype}: divide by 255."
       )
-  if sr.ndim < 3 or sr.shape[-1] != 3:
-    raise ValueError(f"Images must be [..., H, W, 3], got {sr.shape}.")
+  if sr.ndim < 3 or not sr.shape[-1]:
+    raise ValueError(
+      f"Images must be [..., H, W, C], got {sr.shape}: give a grey image a "
+      "channel axis, image[..., None]."
+    )
   if crop_border < 0:
     raise ValueError(f"crop_border must be >= 0, got {crop_border}.")
   height, width = (n - 2 * crop_border for n in sr.shape[-3:-1])

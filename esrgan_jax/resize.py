@@ -30,6 +30,7 @@ def imresize(
   scale: float | None = None,
   size: tuple[int, int] | None = None,
   border: str = "mirror",
+  antialias: bool = True,
   round_between: bool = False,
 ) -> Array:
   """Resizes images as MATLAB's bicubic `imresize` does, antialiasing included.
@@ -48,6 +49,7 @@ def imresize(
     size: Output `(height, width)` in pixels; give either `scale` or `size`.
     border: `"mirror"` (current MATLAB, DIV2K) or `"clamp"` (old MATLAB, the
       usual copies of Set5 and Set14); decides the outermost pixels only.
+    antialias: Widen the filter when shrinking, as MATLAB does by default.
     round_between: Round to 8-bit levels before, between and after the passes;
       has no useful gradient.
 
@@ -74,7 +76,7 @@ def imresize(
       f"imresize takes float images in [0, 1], got {image.dtype}: divide by "
       "255, or use imresize_uint8."
     )
-  passes = _plan(image.shape, scale, size, border)
+  passes = _plan(image.shape, scale, size, border, antialias)
   dtype = image.dtype
   # Half-precision images are still weighed and summed in float32.
   image = image.astype(jnp.promote_types(dtype, jnp.float32))
@@ -94,6 +96,7 @@ def imresize_uint8(
   scale: float | None = None,
   size: tuple[int, int] | None = None,
   border: str = "mirror",
+  antialias: bool = True,
 ) -> np.ndarray:
   """Resizes 8-bit images on the host, equal to MATLAB's to the last bit.
 
@@ -107,6 +110,7 @@ def imresize_uint8(
     size: Output `(height, width)` in pixels; give either `scale` or `size`.
     border: `"mirror"` (current MATLAB, DIV2K) or `"clamp"` (old MATLAB, the
       usual copies of Set5 and Set14).
+    antialias: Widen the filter when shrinking, as MATLAB does by default.
 
   Returns:
     Images, uint8 `[..., out_H, out_W, C]`.
@@ -127,13 +131,13 @@ def imresize_uint8(
     raise TypeError(
       f"imresize_uint8 takes uint8 images, got {image.dtype}: use imresize."
     )
-  for axis, *axis_plan in _plan(image.shape, scale, size, border):
+  for axis, *axis_plan in _plan(image.shape, scale, size, border, antialias):
     image = _resize_axis_uint8(image, axis, *axis_plan)
   return image
 
 
-def _plan(shape, scale, size, border):
-  """Validates; returns (axis, in_size, out_size, scale, border) per pass."""
+def _plan(shape, scale, size, border, antialias):
+  """Validates; returns an axis and what `_taps` takes, per pass."""
   if len(shape) < 3 or 0 in shape[-3:]:
     raise ValueError(
       f"Images must be [..., H, W, C] with pixels, got shape {tuple(shape)}; "
@@ -161,7 +165,7 @@ def _plan(shape, scale, size, border):
     out_sizes = tuple(int(n) for n in size)
     scales = tuple(o / i for o, i in zip(out_sizes, in_sizes, strict=True))
   passes = [
-    (axis, in_sizes[i], out_sizes[i], scales[i], border)
+    (axis, in_sizes[i], out_sizes[i], scales[i], border, antialias)
     for i, axis in enumerate((-3, -2))
   ]
   # As MATLAB: the axis that shrinks most goes first, rows first on a draw.
@@ -177,9 +181,9 @@ def _cubic(x):
 
 
 @functools.lru_cache(maxsize=256)
-def _taps(in_size, out_size, scale, border):
+def _taps(in_size, out_size, scale, border, antialias):
   """Sources and float64 weights of every output: two `[out, taps]`."""
-  stretch = min(scale, 1.0)
+  stretch = min(scale, 1.0) if antialias else 1.0
   width = 4.0 / stretch
   # One-based coordinates, operation by operation as MATLAB: same rounding.
   center = np.arange(1, out_size + 1) / scale + 0.5 * (1 - 1 / scale)
@@ -198,9 +202,9 @@ def _taps(in_size, out_size, scale, border):
 
 
 @functools.lru_cache(maxsize=64)
-def _blocks(in_size, out_size, scale, border):
+def _blocks(in_size, out_size, scale, border, antialias):
   """The band as dense blocks: starts `[N]`, weights `[N, outputs, window]`."""
-  sources, weights = _taps(in_size, out_size, scale, border)
+  sources, weights = _taps(in_size, out_size, scale, border, antialias)
   block = min(_BLOCK, out_size)
   num_blocks = -(-out_size // block)
   padding = ((0, num_blocks * block - out_size), (0, 0))
@@ -217,9 +221,9 @@ def _blocks(in_size, out_size, scale, border):
   return starts, dense
 
 
-def _resize_axis(image, axis, in_size, out_size, scale, border):
+def _resize_axis(image, axis, in_size, out_size, *how):
   """Resizes one axis (-3 or -2) of a float image by blocked products."""
-  starts, weights = _blocks(in_size, out_size, scale, border)
+  starts, weights = _blocks(in_size, out_size, *how)
   weights = jnp.asarray(weights, image.dtype)
   window = weights.shape[-1]
   position = image.ndim + axis
@@ -242,9 +246,9 @@ def _resize_axis(image, axis, in_size, out_size, scale, border):
   return jax.lax.slice_in_dim(image, 0, out_size, axis=position)
 
 
-def _resize_axis_uint8(image, axis, in_size, out_size, scale, border):
+def _resize_axis_uint8(image, axis, in_size, out_size, *how):
   """Resizes one axis of a uint8 image in float64, rounding halves up."""
-  sources, weights = _taps(in_size, out_size, scale, border)
+  sources, weights = _taps(in_size, out_size, *how)
   image = np.moveaxis(image, axis, 0)
   out = np.empty((out_size, *image.shape[1:]), np.uint8)
   trailing = (1,) * (image.ndim - 1)

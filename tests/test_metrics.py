@@ -185,8 +185,10 @@ def test_bad_input_raises(metric):
   options = {"crop_border": 0, "y_channel": False}
   with pytest.raises(ValueError, match="same shape"):
     metric(image, image[None], **options)
+  with pytest.raises(ValueError, match=r"\[\.\.\., H, W, C\]"):
+    metric(image[..., 0], image[..., 0], **options)
   with pytest.raises(ValueError, match=r"\[\.\.\., H, W, 3\]"):
-    metric(image[..., :1], image[..., :1], **options)
+    metric(image[..., :1], image[..., :1], crop_border=0, y_channel=True)
   with pytest.raises(ValueError, match="uint8: divide by 255"):
     metric(image.astype(jnp.uint8), image.astype(jnp.uint8), **options)
   with pytest.raises(ValueError, match="crop_border=6 leaves 0x0 of 12x12"):
@@ -195,6 +197,22 @@ def test_bad_input_raises(metric):
     metric(image, image, crop_border=-1, y_channel=False)
   with pytest.raises(TypeError, match="crop_border"):
     metric(image, image)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_number_of_channels(metric, channels):
+  sr, hr = (jnp.asarray(x, jnp.float32) for x in pair(16, 14, channels))
+  options = {"crop_border": 1, "y_channel": False}
+  value = metric(sr, hr, **options)
+  if metric is ssim:  # The mean of its channels.
+    singles = [
+      ssim(sr[..., [c]], hr[..., [c]], **options) for c in range(channels)
+    ]
+    np.testing.assert_allclose(value, np.mean(singles), rtol=1e-5)
+  else:
+    inner = np.square(np.asarray(sr - hr, np.float64))[1:-1, 1:-1]
+    np.testing.assert_allclose(value, -10 * np.log10(inner.mean()), rtol=1e-5)
 
 
 def test_ssim_needs_a_window():

@@ -222,9 +222,9 @@ def test_blocks_join_without_seams(scale):
   length = 1300 if scale < 1 else 70
   image = noise(length, 1, 1)
   sources, weights = resize._taps(
-    length, math.ceil(length * scale), scale, "mirror"
+    length, math.ceil(length * scale), scale, "mirror", True
   )
-  starts, _ = resize._blocks(length, len(sources), scale, "mirror")
+  starts, _ = resize._blocks(length, len(sources), scale, "mirror", True)
   assert len(starts) > 2
   expected = np.sum(weights * image[sources, 0, 0], axis=1)
   image = jnp.asarray(image, jnp.float32)
@@ -235,10 +235,32 @@ def test_blocks_join_without_seams(scale):
   np.testing.assert_allclose(columns[0, :, 0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(9, 7), (13, 20), (50, 64)])
+def test_without_antialias_it_is_jax_images_inside(size):
+  # Keys' kernel as well, not widened; other weights where taps are outside.
+  image = jnp.asarray(noise(26, 30, 2), jnp.float32)
+  found = imresize(image, size=size, antialias=False)
+  expected = jax.image.resize(image, (*size, 2), "cubic", antialias=False)
+  inner = tuple(
+    slice(math.ceil(2 * n / m), -math.ceil(2 * n / m))
+    for n, m in zip(size, image.shape[:2], strict=True)
+  )
+  np.testing.assert_allclose(found[inner], expected[inner], atol=2e-5)
+  levels = np.asarray(image * 255).astype(np.uint8)
+  exact = imresize_uint8(levels, size=size, antialias=False)
+  near = imresize(
+    jnp.asarray(levels / 255, jnp.float32),
+    size=size,
+    antialias=False,
+    round_between=True,
+  )
+  assert np.abs(exact - np.asarray(near * 255)).max() <= 1.01
+
+
 @pytest.mark.parametrize("scale", [1 / 4, 4.0])
 def test_constants_grow_linearly_with_the_image(scale):
   sizes = [
-    resize._blocks(n, math.ceil(n * scale), scale, "mirror")[1].size
+    resize._blocks(n, math.ceil(n * scale), scale, "mirror", True)[1].size
     for n in (4096, 8192)
   ]
   assert sizes[1] <= 2.05 * sizes[0]
