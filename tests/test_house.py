@@ -39,6 +39,7 @@ PROGRAMS = [
   "images",
   "weights",
   "upscaling",
+  "export",
   "data",
   "evaluation",
   "report",

@@ -13,8 +13,8 @@ import argparse
 import pathlib
 from typing import Any
 
-from esrgan_jax import console, storage
-from esrgan_jax.weights import files, find
+from esrgan_jax import console, export, storage
+from esrgan_jax.weights import find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("target", metavar="DST", help=".safetensors or .pth file")
   parser.add_argument(
     "--dtype",
-    choices=("float32", "float16"),
+    choices=export.DTYPES,
     default="float32",
     help="type of the numbers in DST (default: %(default)s)",
   )
@@ -49,14 +49,8 @@ def run(args: argparse.Namespace) -> int:
   weights = find.read(place, scale=args.scale).weights
   for note in weights.notes:
     out.print(f"note: {note}")
-  path = files.write_weights(
-    args.target,
-    weights.params,
-    weights.config,
-    collections=weights.collections,
-    dtype=args.dtype,
-    metadata=weights.metadata,
-    overwrite=args.overwrite,
+  path = export.write(
+    args.target, weights, dtype=args.dtype, overwrite=args.overwrite
   )
   architecture, *fields = weights.config.items()
   config = " ".join(f"{k}={v}" for k, v in fields)
@@ -71,4 +65,4 @@ def _check_target(target: str, overwrite: bool, source: Any) -> None:
     # As ncnn has it.
     both = [source, source.with_name(f"{source.stem}.bin")]
     inputs = storage.file_ids(both)
-  files.check_target(target, overwrite=overwrite, inputs=inputs)
+  export.check_target(target, overwrite=overwrite, inputs=inputs)

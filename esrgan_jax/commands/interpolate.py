@@ -20,10 +20,11 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-from esrgan_jax import console, storage
+from esrgan_jax import console, export, storage
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.text import printable
-from esrgan_jax.weights import files, find
+from esrgan_jax.weights import find
+from esrgan_jax.weights.files import Weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
     "--dtype",
-    choices=("float32", "float16"),
+    choices=export.DTYPES,
     default="float32",
     help="type of the numbers in OUT (default: %(default)s)",
   )
@@ -86,15 +87,20 @@ def run(args: argparse.Namespace) -> int:
   for path in targets.values():
     path.parent.mkdir(parents=True, exist_ok=True)
   for alpha, path in targets.items():
-    params = interpolate_params(a.weights.params, b.weights.params, alpha=alpha)
-    files.write_weights(
-      path,
-      jax.tree.map(np.asarray, params),
-      a.weights.config,
-      dtype=args.dtype,
-      metadata=_metadata(a, b, alpha),
-      overwrite=args.overwrite,
+    params, collections = (
+      jax.tree.map(np.asarray, interpolate_params(x, y, alpha=alpha))
+      for x, y in (
+        (a.weights.params, b.weights.params),
+        (a.weights.collections, b.weights.collections),
+      )
     )
+    mixed = Weights(
+      a.weights.config,
+      params,
+      _metadata(a, b, alpha),
+      collections=collections,
+    )
+    export.write(path, mixed, dtype=args.dtype, overwrite=args.overwrite)
     out.print(f"{path}: {1 - alpha:.12g} * {a.name} + {alpha!r} * {b.name}")
   return 0
 
@@ -111,11 +117,11 @@ def _targets(output: str, alphas: Sequence[float]) -> dict[float, pathlib.Path]:
   alphas = list(dict.fromkeys(alphas))
   path = pathlib.Path(output)
   folder = path.is_dir() or output.endswith(("/", os.sep))
-  if not folder and path.suffix.lower() not in files.WRITABLE:
+  if not folder and path.suffix.lower() not in export.suffixes():
     if len(alphas) == 1 or path.suffix:
       raise ValueError(
         f"cannot write {output}: give a name that ends in"
-        f" {' or '.join(files.WRITABLE)}, or a folder (with / at its end)"
+        f" {' or '.join(export.suffixes())}, or a folder (with / at its end)"
       )
     folder = True
   if folder:
@@ -138,7 +144,7 @@ def _check_targets(
 ) -> None:
   ids = storage.file_ids(inputs)
   for path in paths:
-    files.check_target(path, overwrite=overwrite, inputs=ids, make_folder=True)
+    export.check_target(path, overwrite=overwrite, inputs=ids, make_folder=True)
 
 
 def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:

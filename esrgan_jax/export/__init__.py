@@ -1,0 +1,182 @@
+"""A model as a file of another program's: one file a format, and this table.
+
+The suffix of a file decides. `python -m esrgan_jax convert` and `interpolate`
+read the table; `register_format` adds to it from elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Container
+from typing import Protocol
+
+from esrgan_jax import storage
+from esrgan_jax.export import state_dicts
+from esrgan_jax.text import printable
+from esrgan_jax.weights.files import Weights
+
+__all__ = [
+  "DTYPES",
+  "Format",
+  "Writer",
+  "check_target",
+  "register_format",
+  "suffixes",
+  "write",
+]
+
+DTYPES = ("float32", "float16")
+
+
+class Writer(Protocol):
+  """Writes a model to a new file."""
+
+  def __call__(
+    self, path: pathlib.Path, weights: Weights, *, dtype: str
+  ) -> object:
+    """Writes `weights` to `path`, numbers as `dtype`: one of `DTYPES`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """One kind of file.
+
+  Attributes:
+    suffix: Of its files, such as ".safetensors".
+    title: What it is, and who reads it.
+    write: Writes one; what it raises is told to the user.
+    check: Raises RuntimeError if what it needs is not installed.
+  """
+
+  suffix: str
+  title: str
+  write: Writer
+  check: Callable[[], None] | None = None
+
+
+_formats: dict[str, Format] = {}
+
+
+def register_format(form: Format) -> None:
+  """Adds a format to the table.
+
+  Args:
+    form: Its suffix begins with a dot; no other format may have it.
+
+  Raises:
+    ValueError: If the suffix cannot be, or is another format's.
+
+  >>> register_format(Format("npz", "NumPy arrays", write=print))
+  Traceback (most recent call last):
+  ...
+  ValueError: a suffix is a dot and lower-case letters, got 'npz'
+  """
+  if not form.suffix.startswith(".") or form.suffix != form.suffix.lower():
+    raise ValueError(
+      f"a suffix is a dot and lower-case letters, got {form.suffix!r}"
+    )
+  if _formats.get(form.suffix, form) != form:
+    raise ValueError(f"another format has the suffix {form.suffix}")
+  _formats[form.suffix] = form
+
+
+def suffixes() -> tuple[str, ...]:
+  """Returns the suffixes of all formats.
+
+  >>> suffixes()[:2]
+  ('.safetensors', '.pth')
+  """
+  return tuple(_formats)
+
+
+def check_target(
+  path: str | os.PathLike[str],
+  *,
+  overwrite: bool,
+  inputs: Container[tuple[int, int]] = (),
+  make_folder: bool = False,
+) -> None:
+  """Raises if a model cannot be written to a file, before there is one.
+
+  Args:
+    path: The file.
+    overwrite: Whether it may replace one.
+    inputs: What must not be replaced even so, by `storage.file_ids`.
+    make_folder: Whether its folder will be made where there is none.
+
+  Raises:
+    ValueError: If no format has its suffix.
+    RuntimeError: If what the format needs is not installed.
+    OSError: As `storage.check_output`.
+
+  >>> check_target("model.h5", overwrite=False)
+  Traceback (most recent call last):
+  ...
+  ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
+  """
+  form = _find(path)
+  storage.check_output(
+    path, overwrite=overwrite, inputs=inputs, make_folder=make_folder
+  )
+  if form.check:
+    form.check()
+
+
+def write(
+  path: str | os.PathLike[str],
+  weights: Weights,
+  *,
+  dtype: str = "float32",
+  overwrite: bool = False,
+) -> pathlib.Path:
+  """Writes a model, in whole or not at all.
+
+  Args:
+    path: The file; its suffix decides the format.
+    weights: The model.
+    dtype: Of the numbers: "float32" or, at half the size, "float16".
+    overwrite: Whether to replace a file of that name.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: If no format has the suffix, `dtype` is none of these, or the
+      format cannot hold the model.
+    RuntimeError: If what the format needs is not installed.
+    OSError: As `storage.write_whole`.
+
+  >>> from esrgan_jax.weights import find
+  >>> model = find.find_model("realesrgan-x4plus-anime").weights
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = write(f"{folder}/anime.safetensors", model, dtype="float16")
+  ...   path.stat().st_size // 1_000_000
+  8
+  """
+  path = pathlib.Path(path)
+  check_target(path, overwrite=overwrite)
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+  with tempfile.TemporaryDirectory() as folder:
+    aside = pathlib.Path(folder, f"model{path.suffix.lower()}")
+    _find(path).write(aside, weights, dtype=dtype)
+    storage.write_whole(path, aside.read_bytes(), overwrite=overwrite)
+  return path
+
+
+def _find(path: str | os.PathLike[str]) -> Format:
+  suffix = pathlib.Path(path).suffix.lower()
+  if suffix not in _formats:
+    *others, last = _formats
+    raise ValueError(
+      f"cannot write {printable(path)}: the suffix must be"
+      f" {', '.join(others)} or {last}"
+    )
+  return _formats[suffix]
+
+
+for _suffix, _title, _check in state_dicts.FORMATS:
+  register_format(Format(_suffix, _title, state_dicts.write, _check))
