@@ -21,7 +21,7 @@ from PIL import Image as PilImage
 
 from esrgan_jax import main
 from esrgan_jax.data import cache, pipeline, prepare
-from esrgan_jax.data.sources import DataError, Div2k
+from esrgan_jax.data.sources import DataError, Div2k, div2k
 from esrgan_jax.resize import imresize_uint8
 from tests.training_runs import tiny_config, write_config
 
@@ -89,12 +89,12 @@ def data_dir(archives, tmp_path_factory):
   waited = []
   other = threading.Thread(
     target=lambda: waited.append(
-      prepare.prepare_div2k(folder, process_index=1, wait_seconds=240)
+      div2k.prepare_div2k(folder, process_index=1, wait_seconds=240)
     )
   )
   other.start()
   with _taken_for_official(zips):
-    path = prepare.prepare_div2k(folder, manual_dir=zips)
+    path = div2k.prepare_div2k(folder, manual_dir=zips)
   other.join()
   assert waited == [path]
   return folder
@@ -195,7 +195,7 @@ def test_unknown_splits_are_errors(data_dir):
 def test_missing_zips_are_named(archives, tmp_path):
   zips, _ = archives
   with pytest.raises(FileNotFoundError) as caught:
-    prepare.prepare_div2k(tmp_path, config="bicubic_x2", manual_dir=zips)
+    div2k.prepare_div2k(tmp_path, config="bicubic_x2", manual_dir=zips)
   text = str(caught.value)
   assert re.search(r"lacks DIV2K_train_LR_bicubic_X2\.zip, .*valid", text)
   assert "https://data.vision.ee.ethz.ch/cvl/DIV2K" in text
@@ -217,16 +217,16 @@ def test_a_server_out_of_reach_is_said_at_once(monkeypatch):
     bound.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{bound.getsockname()[1]}/DIV2K.zip"
     with pytest.raises(RuntimeError, match=r"127\.0\.0\.1.*refused\). By hand"):
-      prepare._reach(url, "By hand.")
+      div2k._reach(url, "By hand.")
     bound.listen()
-    prepare._reach(url, "By hand.")
+    div2k._reach(url, "By hand.")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-  prepare._reach(url, "By hand.")  # A proxy's business.
+  div2k._reach(url, "By hand.")  # A proxy's business.
 
 
 def test_waiting_for_process_0_ends(tmp_path):
   with pytest.raises(TimeoutError, match="on each of them first"):
-    prepare.prepare_div2k(tmp_path, process_index=1, wait_seconds=0.2)
+    div2k.prepare_div2k(tmp_path, process_index=1, wait_seconds=0.2)
 
 
 def test_zips_of_another_make_are_refused(archives, tmp_path, capsys):

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import rich.cells
 import rich.progress
 
-from esrgan_jax import compilation, console, storage
+from esrgan_jax import compilation, console, images, storage
 from esrgan_jax.data import sources
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models import registry
@@ -78,6 +78,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
   )
   parser.add_argument(
+    "--max-pixels",
+    type=int,
+    default=images.MAX_PIXELS,
+    metavar="N",
+    help="refuse larger images, and those that claim far more than their bytes"
+    " make believable (default: %(default)s)",
+  )
+  parser.add_argument(
     "--json", metavar="FILE", help="also write the numbers to FILE"
   )
   parser.add_argument(
@@ -93,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
   for name, value, least in (
     ("--scale", args.scale, 1),
     ("--crop-border", args.crop_border, 0),
+    ("--max-pixels", args.max_pixels, 0),
   ):
     if value is not None and value < least:
       raise ValueError(f"{name} is {value}; it must be at least {least}")
@@ -123,7 +132,9 @@ def run(args: argparse.Namespace) -> int:
     )
 
   spec = {"hr": args.hr, "lr": args.lr} if args.lr else args.hr
-  source = sources.open_source(spec, scale=scale, border=args.border)
+  source = sources.open_source(
+    spec, scale=scale, border=args.border, max_pixels=args.max_pixels
+  )
   for problem in source.problems:
     out.print(f"note: {problem.name} is left out: {problem.reason}")
   began = time.perf_counter()
@@ -139,10 +150,7 @@ def run(args: argparse.Namespace) -> int:
       notify=lambda score: bar.advance(task),
     )
   seconds = time.perf_counter() - began
-  lr_from = args.lr or f"made by bicubic imresize ({args.border})"
-  if args.hr.startswith("div2k/"):
-    lr_from = "the data set's"
-  out.print(f"{name} on {args.hr}, LR {lr_from}")
+  out.print(f"{name} on {args.hr}, LR {source.lr_origin}")
   out.print(result.protocol)
   for line in _table(result):
     out.print(line)

@@ -1,5 +1,4 @@
-"""Training data: image sources, the pipeline that feeds steps, augmentation.
+"""Training data: sources of images, and the pipeline that feeds the steps.
 
-`augment` is pure and belongs to the core. `sources`, `pipeline` and `prepare`
-touch files; nothing is imported here, so that the core stays light.
+Nothing is imported here: what a program does not need, it need not load.
 """

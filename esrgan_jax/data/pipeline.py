@@ -49,7 +49,6 @@ from esrgan_jax import augment as augment_lib
 from esrgan_jax import distributed
 from esrgan_jax.data import agreement
 from esrgan_jax.data import cache as cache_lib
-from esrgan_jax.data import prepare as prepare_lib
 from esrgan_jax.data.draws import draw
 from esrgan_jax.data.sources import (
   DataError,
@@ -59,7 +58,7 @@ from esrgan_jax.data.sources import (
   Subset,
   corner,
   open_source,
-  split_spec,
+  prepare,
 )
 
 __all__ = [
@@ -425,31 +424,19 @@ def _open(key, options, scale, gather):
   data_dir = options["data_dir"] or None
   if options["prepare"]:
     # Who fails in here ends at once, and the others with it: they may wait.
-    named = map(_div2k_config, split_spec(options[key]))
-    for name in sorted(set(named) - {None}):
-      try:
-        prepare_lib.prepare_div2k(
-          data_dir,
-          config=name,
-          manual_dir=options["manual_dir"] or None,
-          process_index=jax.process_index(),
-          report=_log.info,
-        )
-      except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise DataError(str(error)) from error
+    prepare(
+      options[key],
+      data_dir=data_dir,
+      manual_dir=options["manual_dir"] or None,
+      process_index=jax.process_index(),
+      report=_log.info,
+    )
   return agreement.agree_on_names(
     lambda: open_source(
       options[key], scale=scale, data_dir=data_dir, border=options["border"]
     ),
     gather,
   )
-
-
-def _div2k_config(spec):
-  """Returns TFDS's configuration that a source names, if it is DIV2K."""
-  if isinstance(spec, str) and spec.startswith("div2k/"):
-    return spec.removeprefix("div2k/").partition(":")[0]
-  return None
 
 
 def _parts(mesh):

@@ -32,7 +32,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
   if width * height > max_pixels:
     raise ImageError(
       f"{width} x {height} pixels are more than max_pixels={max_pixels}; if you"
-      " trust the file, raise max_pixels (upscale: --max-pixels)"
+      " trust the file, raise max_pixels (--max-pixels)"
     )
 
 
@@ -53,7 +53,7 @@ def check_claim(
   if missing > max_pixels // _FREE_PART:
     raise ImageError(
       f"claims {width} x {height} pixels in {found} bytes; if you trust the"
-      f" file, raise max_pixels (upscale: --max-pixels) to"
+      f" file, raise max_pixels (--max-pixels) to"
       f" {_FREE_PART * missing}"
     )
 

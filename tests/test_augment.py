@@ -176,7 +176,7 @@ def test_cut_refuses_what_does_not_divide():
 def test_augmentation_belongs_to_the_core():
   code = """
 import sys
-from esrgan_jax.data import augment
+from esrgan_jax import augment
 heavy = {"grain", "tensorflow", "tensorflow_datasets", "PIL", "ml_collections"}
 print(sorted(heavy & sys.modules.keys()))
 """

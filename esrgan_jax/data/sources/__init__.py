@@ -1,0 +1,45 @@
+"""Where pairs of images come from: folders, DIV2K, sample photos.
+
+A `Source` is a sequence of named (LR, HR) pairs, uint8 RGB. Reading one may
+raise `DataError`, which names the image and says what is wrong with it.
+`open_source` makes a source from the plain value that a config holds.
+"""
+
+from esrgan_jax.data.sources.base import (
+  DataError,
+  Pair,
+  Problem,
+  Source,
+  SourceList,
+  Subset,
+  corner,
+  readable,
+)
+from esrgan_jax.data.sources.div2k import Div2k
+from esrgan_jax.data.sources.folders import ImageFolder, PairFolder
+from esrgan_jax.data.sources.sample_photos import (
+  HELD_OUT_PHOTOS,
+  TRAINING_PHOTOS,
+  SamplePhotos,
+)
+from esrgan_jax.data.sources.specs import open_source, prepare, split_spec
+
+__all__ = [
+  "HELD_OUT_PHOTOS",
+  "TRAINING_PHOTOS",
+  "DataError",
+  "Div2k",
+  "ImageFolder",
+  "Pair",
+  "PairFolder",
+  "Problem",
+  "SamplePhotos",
+  "Source",
+  "SourceList",
+  "Subset",
+  "corner",
+  "open_source",
+  "prepare",
+  "readable",
+  "split_spec",
+]
