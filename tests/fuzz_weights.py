@@ -21,13 +21,14 @@ import numpy as np
 
 from esrgan_jax.weights import files, vgg
 from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits, safetensors_file, torch_file
 from tests import mutation
 from tests import weight_builders as build
 
 _REFUSALS = (
   ValueError,
-  names.UnsupportedWeightsError,
+  UnsupportedWeightsError,
   torch_file.UnsafeFileError,
   limits.DamagedFileError,
 )

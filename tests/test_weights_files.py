@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from esrgan_jax.weights import files
 from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits, safetensors_file
 from tests import weight_builders as build
 
@@ -333,7 +334,7 @@ def test_content_counts_not_the_suffix(tmp_path):
 def test_errors_name_the_file_and_keep_their_kind(tmp_path):
   path = tmp_path / "fc.safetensors"
   safetensors.numpy.save_file({"fc.weight": np.zeros(2, np.float32)}, path)
-  with pytest.raises(names.UnsupportedWeightsError, match=r"fc\.safetensors"):
+  with pytest.raises(UnsupportedWeightsError, match=r"fc\.safetensors"):
     files.read_weights(path)
 
 

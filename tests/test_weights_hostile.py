@@ -15,8 +15,8 @@ import pytest
 import safetensors
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import files
-from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights import files, selection
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import safetensors_file
 from tests import fuzz_weights, mutation
 from tests import weight_builders as build
@@ -229,7 +229,7 @@ _ARCHIVES = {
   "in another file's place": (_field(_ENTRY, 42, "<L", 0, last=True), "over"),
   "no such directory": (_field(_END, 16, "<L", 2**31), "cut off"),
   "more files than there are": (_field(_END, 10, "<H", 999), "cut off|damaged"),
-  "a comment that is not there": (_field(_END, 20, "<H", 999), "an RRDBNet"),
+  "a comment that is not there": (_field(_END, 20, "<H", 999), "not supported"),
   "a name that is not UTF-8": (
     lambda d: _field(_ENTRY, 8, "<H", 0x800)(
       _field(_ENTRY, 46, "<B", 0xFF)(d)
@@ -359,8 +359,8 @@ def test_an_average_among_networks_is_taken_and_said(tmp_path):
 def test_one_network_in_two_places_is_two_networks():
   state = build.random_state(_SMALL)
   tree = {"a": state, **{f"a.{k}": v for k, v in state.items()}}
-  with pytest.raises(names.UnsupportedWeightsError, match="2 networks"):
-    names.from_state_dict(tree)
+  with pytest.raises(UnsupportedWeightsError, match="2 networks"):
+    selection.find_network(tree)
 
 
 def test_what_the_formats_own_reader_refuses_is_refused():

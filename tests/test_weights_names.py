@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from esrgan_jax.weights import selection
 from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from tests import weight_builders as build
 
 
@@ -19,8 +21,8 @@ def _equal(a, b):
 def test_dialects_round_trip_bit_exactly(dialect, prefix):
   state = build.random_state()
   renamed = {prefix + k: v for k, v in dialect(state).items()}
-  found = names.from_state_dict(renamed)
-  assert found.config == build.CONFIG
+  found = selection.find_network(renamed)
+  assert found.config == build.NETWORK
   assert found.notes == ()
   again = names.to_state_dict(found.params)
   _equal(again, state)
@@ -29,7 +31,7 @@ def test_dialects_round_trip_bit_exactly(dialect, prefix):
 
 def test_tree_is_hwio_with_blocks_stacked():
   state = build.random_state()
-  params = names.from_state_dict(state).params
+  params = selection.find_network(state).params
   kernel = params["body"]["rdb2"]["conv3"]["kernel"]
   assert kernel.shape == (2, 3, 3, 6 + 2 * 4, 4)
   weight = state["body.1.rdb2.conv3.weight"]
@@ -46,34 +48,34 @@ def test_tree_is_hwio_with_blocks_stacked():
 def test_scale_is_inferred(dialect, scale, unshuffle):
   config = {"scale": scale, "unshuffle": unshuffle, "num_block": 1}
   state = dialect(build.random_state(config))
-  assert names.from_state_dict(state).config == {**build.CONFIG, **config}
+  assert selection.find_network(state).config == {**build.NETWORK, **config}
 
 
 def test_other_sizes_are_inferred():
   config = {"num_in_ch": 1, "num_out_ch": 2, "num_block": 3, "num_feat": 5}
-  found = names.from_state_dict(build.random_state(config))
-  assert found.config == {**build.CONFIG, **config}
+  found = selection.find_network(build.random_state(config))
+  assert found.config == {**build.NETWORK, **config}
 
 
 def test_x3_looks_like_x2_until_told():
   state = build.random_state({"scale": 3})
-  assert names.from_state_dict(state).config["scale"] == 2
-  assert names.from_state_dict(state, scale=3).config["scale"] == 3
+  assert selection.find_network(state).config["scale"] == 2
+  assert selection.find_network(state, scale=3).config["scale"] == 3
 
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
 def test_contradicting_scale_raises(scale):
   with pytest.raises(ValueError, match=f"scale {scale}.* x4 network"):
-    names.from_state_dict(build.random_state(), scale=scale)
+    selection.find_network(build.random_state(), scale=scale)
 
 
 def test_given_unshuffle_wins():
   state = build.random_state({"num_in_ch": 12})
-  assert names.from_state_dict(state).config["unshuffle"] == 2
-  found = names.from_state_dict(state, unshuffle=1).config
+  assert selection.find_network(state).config["unshuffle"] == 2
+  found = selection.find_network(state, unshuffle=1).config
   assert (found["num_in_ch"], found["unshuffle"]) == (12, 1)
   with pytest.raises(ValueError, match="12 inputs"):
-    names.from_state_dict(state, unshuffle=5)
+    selection.find_network(state, unshuffle=5)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +83,14 @@ def test_given_unshuffle_wins():
 )
 def test_wrapping_dicts_are_opened(wrap):
   state = build.random_state()
-  found = names.from_state_dict({wrap: state, "iter": 5, "note": "text"})
+  found = selection.find_network({wrap: state, "iter": 5, "note": "text"})
   assert found.notes == ()
   _equal(names.to_state_dict(found.params), state)
 
 
 def test_moving_average_is_preferred_and_said():
   plain, average = build.random_state(seed=1), build.random_state(seed=2)
-  found = names.from_state_dict({"params": plain, "params_ema": average})
+  found = selection.find_network({"params": plain, "params_ema": average})
   _equal(names.to_state_dict(found.params), average)
   assert len(found.notes) == 1
   assert "took params_ema (the moving average), left params" in found.notes[0]
@@ -98,14 +100,14 @@ def test_generator_is_found_next_to_its_discriminator():
   state = build.random_state()
   lightning = {f"net_g.{k}": v for k, v in state.items()}
   lightning["net_d.conv0.weight"] = np.zeros((2, 3, 3, 3))
-  found = names.from_state_dict({"state_dict": lightning, "epoch": 3})
+  found = selection.find_network({"state_dict": lightning, "epoch": 3})
   _equal(names.to_state_dict(found.params), state)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats_become_float32(dtype):
   state = build.random_state(dtype=dtype)
-  found = names.from_state_dict(state)
+  found = selection.find_network(state)
   expected = {k: v.astype(np.float32) for k, v in state.items()}
   _equal(names.to_state_dict(found.params), expected)
   assert len(found.notes) == (dtype is np.float64)
@@ -136,22 +138,22 @@ def test_other_floats_become_float32(dtype):
 )
 def test_other_networks_are_called_by_name(keys, kind):
   state = {k: np.zeros((2, 2, 3, 3), np.float32) for k in keys}
-  with pytest.raises(names.UnsupportedWeightsError, match="RRDBNet") as error:
-    names.from_state_dict({"params": state})
+  with pytest.raises(UnsupportedWeightsError, match="RRDBNet") as error:
+    selection.find_network({"params": state})
   assert f"this is {kind}" in str(error.value) or kind in str(error.value)
 
 
 def test_esrgan_plus_is_refused_although_it_has_every_name():
   state = build.oldest(build.random_state())
   state["model.1.sub.0.RDB1.conv1x1.weight"] = np.zeros((4, 6, 1, 1))
-  with pytest.raises(names.UnsupportedWeightsError, match=r"ESRGAN\+"):
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError, match=r"ESRGAN\+"):
+    selection.find_network(state)
 
 
 def test_training_state_is_called_so():
   state = {"epoch": 1, "optimizers": [{"param_groups": []}], "schedulers": []}
-  with pytest.raises(names.UnsupportedWeightsError, match="training state"):
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError, match="training state"):
+    selection.find_network(state)
 
 
 def test_missing_extra_and_misshapen_arrays_are_listed():
@@ -160,8 +162,8 @@ def test_missing_extra_and_misshapen_arrays_are_listed():
     del state[key]
   state["conv_more.weight"] = np.zeros(3, np.float32)
   state["conv_hr.weight"] = np.zeros((6, 6, 1, 1), np.float32)
-  with pytest.raises(names.UnsupportedWeightsError) as error:
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError) as error:
+    selection.find_network(state)
   message = str(error.value)
   assert "10 missing (body.0.rdb3.conv1.weight; " in message
   assert "1 left over (conv_more.weight)" in message
@@ -187,41 +189,41 @@ def test_missing_extra_and_misshapen_arrays_are_listed():
 def test_damage_raises_and_names_the_array(change, message):
   state = build.random_state()
   change(state)
-  with pytest.raises(names.UnsupportedWeightsError, match=message):
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError, match=message):
+    selection.find_network(state)
 
 
 def test_pixel_shuffle_variant_of_the_oldest_names_is_refused():
   state = build.oldest(build.random_state())
   state["model.2.weight"] = state.pop("model.3.weight")
   state["model.2.bias"] = state.pop("model.3.bias")
-  with pytest.raises(names.UnsupportedWeightsError, match="pixel shuffle"):
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError, match="pixel shuffle"):
+    selection.find_network(state)
 
 
 def test_float64_beyond_float32_is_not_finite():
   state = build.random_state(dtype=np.float64)
   state["conv_hr.bias"][0] = 1e300
-  with pytest.raises(names.UnsupportedWeightsError, match=r"hr\.bias has 1"):
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError, match=r"hr\.bias has 1"):
+    selection.find_network(state)
 
 
 def test_dict_that_holds_itself_ends():
   state = {"inner": {}}
   state["inner"]["outer"] = state
-  with pytest.raises(names.UnsupportedWeightsError, match="unknown"):
-    names.from_state_dict(state)
+  with pytest.raises(UnsupportedWeightsError, match="unknown"):
+    selection.find_network(state)
 
 
 def test_to_state_dict_refuses_other_trees():
-  params = names.from_state_dict(build.random_state()).params
-  with pytest.raises(names.UnsupportedWeightsError, match="without the outer"):
+  params = selection.find_network(build.random_state()).params
+  with pytest.raises(UnsupportedWeightsError, match="without the outer"):
     names.to_state_dict({"params": params})
-  with pytest.raises(names.UnsupportedWeightsError, match="batch_norm"):
+  with pytest.raises(UnsupportedWeightsError, match="batch_norm"):
     names.to_state_dict({**params, "batch_norm": {}})
 
 
 def test_shapes_of_a_scale_that_the_net_lacks():
-  config = names.from_state_dict(build.random_state()).config
+  config = selection.find_network(build.random_state()).config
   with pytest.raises(ValueError, match="scale 5 with unshuffle 1"):
     names.shapes(config | {"scale": 5})

@@ -18,9 +18,14 @@ import numpy as np
 
 from esrgan_jax import storage
 from esrgan_jax.models import registry
-from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.text import printable
-from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights import fields, selection
+from esrgan_jax.weights.dialects import DIALECTS, plain
+from esrgan_jax.weights.dialects.protocol import (
+  NamedWeights,
+  Params,
+  UnsupportedWeightsError,
+)
 from esrgan_jax.weights.formats import safetensors_file
 from esrgan_jax.weights.formats.limits import DamagedFileError
 from esrgan_jax.weights.formats.ncnn_file import MAGIC, read_ncnn
@@ -63,7 +68,7 @@ class Weights:
   """
 
   config: dict[str, Any]
-  params: names.Params
+  params: Params
   metadata: dict[str, str]
   notes: tuple[str, ...] = ()
   collections: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -72,7 +77,7 @@ class Weights:
 def read_weights(
   path: str | os.PathLike[str], *, scale: int | None = None
 ) -> Weights:
-  """Reads an RRDBNet from a file of any supported kind.
+  """Reads a network from a file of any supported kind.
 
   Args:
     path: `.safetensors`, `.pth`, `.pt`, or either file of an ncnn pair; told
@@ -85,15 +90,17 @@ def read_weights(
 
   Raises:
     FileNotFoundError: If there is no such file.
-    UnsupportedWeightsError: If the file holds no RRDBNet, or several; says what
-      it holds.
+    UnknownArchitectureError: If the file names one that nobody registered.
+    UnsupportedWeightsError: If the file holds no network that is supported, or
+      several; says what it holds.
     ValueError: If it is damaged, unsafe, or no weight file at all. All of them
       are one line that names the file.
 
   >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=1,
   ...               num_grow_ch=2, scale=3, unshuffle=1)
-  >>> state = {k: np.ones(s) for k, s in names.shapes(config).items()}
-  >>> params = names.from_state_dict(state).params
+  >>> from esrgan_jax.weights.dialects import rrdb
+  >>> state = {k: np.ones(s) for k, s in rrdb.shapes(config).items()}
+  >>> params = rrdb.from_state_dict(state).params
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   path = write_weights(f"{folder}/x3.safetensors", params, config)
@@ -115,18 +122,17 @@ def read_weights(
         # Nothing that holds others: its text may be longer than any memory.
         plain = (str, int, float)
         metadata = {k: str(v) for k, v in own.items() if isinstance(v, plain)}
-    unshuffle = None
-    if kind == "ncnn" or metadata.get("architecture") == "RRDBNet":
-      scale = scale or _integer(metadata, "scale")
-      unshuffle = _integer(metadata, "unshuffle")
-    found = names.from_state_dict(state, scale=scale, unshuffle=unshuffle)
+    found = _network(state, metadata, scale)
+  except registry.UnknownArchitectureError as e:
+    raise registry.UnknownArchitectureError(f"{printable(path)} {e}") from e
   except ValueError as e:
     # The same kind of error, with the file's name in front.
-    kinds = (names.UnsupportedWeightsError, UnsafeFileError, DamagedFileError)
+    kinds = (UnsupportedWeightsError, UnsafeFileError, DamagedFileError)
     error = type(e) if isinstance(e, kinds) else ValueError
     raise error(printable(f"{path}: {e}", limit=1000)) from e
-  config = {"architecture": registry.DEFAULT_GENERATOR, **found.config}
-  return Weights(config, found.params, metadata, found.notes)
+  return Weights(
+    found.config, found.params, metadata, found.notes, found.collections
+  )
 
 
 def write_weights(
@@ -139,7 +145,9 @@ def write_weights(
   metadata: Mapping[str, object] | None = None,
   overwrite: bool = False,
 ) -> pathlib.Path:
-  """Writes an RRDBNet to a file that BasicSR, chaiNNer and ComfyUI load.
+  """Writes a network to a file that BasicSR, chaiNNer and ComfyUI load.
+
+  One without a dialect, such as a user's own, is for this package only.
 
   The file is written aside and renamed once complete, so a crash leaves
   neither half a file nor a damaged old one.
@@ -147,8 +155,8 @@ def write_weights(
   Args:
     path: `.safetensors`, or `.pth` where PyTorch is installed.
     params: The network's parameter tree.
-    config: The network's fields. `scale` is required; an `unshuffle` that is
-      missing or None is BasicSR's default. The rest is read from `params`.
+    config: The network's `architecture` (absent: RRDBNet) and fields. `scale`
+      is required; where there is a dialect, the rest is read from `params`.
     collections: Its variables besides, such as BatchNorm's `batch_stats`.
     dtype: "float32" or, at half the size, "float16".
     metadata: Further notes to keep in the file, such as source, licence, alpha.
@@ -173,22 +181,27 @@ def write_weights(
   check_target(path, overwrite=overwrite)
   if dtype not in ("float32", "float16"):
     raise ValueError(f"dtype {dtype!r} must be 'float32' or 'float16'")
-  state = names.to_state_dict(params)
-  scale, unshuffle = config["scale"], config.get("unshuffle")
-  if unshuffle is None:
-    unshuffle = RRDBNet(scale=scale).unshuffle_factor
-  # Reading back what is to be written checks names, shapes and finiteness.
-  found = names.from_state_dict(state, scale=scale, unshuffle=unshuffle).config
-  for key, value in found.items():
-    if config.get(key) not in (None, value):
-      raise ValueError(
-        f"config says {key} {config[key]}, but the parameters have {value}"
-      )
+  config = {"architecture": registry.DEFAULT_GENERATOR, **config}
+  name, collections = config["architecture"], collections or {}
+  registry.find_generator(name)
+  if dialect := DIALECTS.get(name):
+    state = dialect.to_state_dict(params, collections)
+    # Reading back what is to be written checks names, shapes and finiteness.
+    known = {key: config.get(key) for key in dialect.UNTOLD}
+    found = dialect.from_state_dict(state, scale=config["scale"], **known)
+    for key, value in found.config.items():
+      if config.get(key) not in (None, value):
+        raise ValueError(
+          f"config says {key} {config[key]}, but the parameters have {value}"
+        )
+    own = {key: str(value) for key, value in found.config.items()}
+  else:
+    state = plain.to_state_dict(params, collections)
+    own = {"scale": str(config["scale"]), fields.KEY: fields.to_text(config)}
   if dtype == "float16":
     state = {k: _float16(k, v) for k, v in state.items()}
   notes = {str(k): str(v) for k, v in (metadata or {}).items()}
-  notes |= {"format": "pt", "architecture": "RRDBNet"}
-  notes |= {k: str(v) for k, v in found.items()}
+  notes |= {"format": "pt", "architecture": name, **own}
   if path.suffix.lower() == ".safetensors":
     data = safetensors_file.to_bytes(state, notes)
     storage.write_whole(path, data, overwrite=overwrite)
@@ -239,34 +252,6 @@ def check_target(
     )
 
 
-def checked_config(config: Mapping[str, Any], path: Any) -> dict[str, Any]:
-  """Returns a network's configuration as it stands in a file, looked at.
-
-  Args:
-    config: Architecture and fields.
-    path: What to call the file in errors.
-
-  Raises:
-    UnknownArchitectureError: If nobody has registered the architecture; nothing
-      that a file names is ever imported.
-    ValueError: If the network has no such field, or its value is of another
-      kind.
-
-  >>> checked_config({"architecture": "os", "scale": 4}, "a.pth")
-  Traceback (most recent call last):
-  ...
-  esrgan_jax.models.registry.UnknownArchitectureError: a.pth holds a network...
-  """
-  name = config["architecture"]
-  if not isinstance(name, str) or name not in registry.generators():
-    raise registry.UnknownArchitectureError(
-      f"{printable(path)} holds a network {printable(repr(name), limit=60)},"
-      " which is not registered: name the Python file that does so, --plugin"
-      f" FILE. There are: {', '.join(registry.generators())}"
-    )
-  return dict(config)
-
-
 def _kind(path: pathlib.Path) -> str:
   """Tells by the first bytes how to read a file; explains why it cannot."""
   shown = printable(path)
@@ -300,6 +285,30 @@ def _kind(path: pathlib.Path) -> str:
     f"{shown} is no weight file of a known kind (it begins with"
     f" {start[:8]!r}); supported: {READABLE}"
   )
+
+
+def _network(
+  state: dict[str, Any], metadata: Mapping[str, str], scale: int | None
+) -> NamedWeights:
+  """Finds the network; metadata count where they are of this package."""
+  name = metadata.get("architecture")
+  if name is None:
+    return selection.find_network(state, scale=scale)
+  fields.registered(name)
+  if dialect := DIALECTS.get(name):
+    known = {key: _integer(metadata, key) for key in dialect.UNTOLD}
+    scale = scale or _integer(metadata, "scale")
+    return selection.find_network(
+      state, architecture=name, scale=scale, **known
+    )
+  config = fields.from_text(name, metadata.get(fields.KEY, ""))
+  if scale not in (None, config["scale"]):
+    raise ValueError(
+      f"scale {scale} was asked for, but this is a x{config['scale']} network;"
+      " leave scale out"
+    )
+  params, collections = plain.from_state_dict(state.get("params", state))
+  return NamedWeights(config, params, (), collections)
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int | None:

@@ -30,8 +30,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from esrgan_jax import storage
+from esrgan_jax.models import registry
 from esrgan_jax.text import printable
-from esrgan_jax.weights import files, zoo
+from esrgan_jax.weights import fields, files, zoo
 from esrgan_jax.weights.formats import checkpoint_folders as folders
 
 __all__ = [
@@ -431,7 +432,12 @@ def _read_file(path: Any, scale: int | None) -> files.Weights:
 def _read_checkpoint(path: Any) -> files.Weights:
   with storage.reaching(path), _explaining_imports(path):
     config, params, info, collections = folders.load_model(path)
-  config = files.checked_config(config, path)
+  try:
+    config = fields.checked(config)
+  except registry.UnknownArchitectureError as error:
+    raise registry.UnknownArchitectureError(f"{path} {error}") from error
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
   metadata = {"generator_sha256": info["sha256"]["ema"]}
   if origin := info.get("origin"):
     metadata["begun_from_sha256"] = origin["sha256"]

@@ -1,1 +1,13 @@
-"""What names a network has in files, an architecture each."""
+"""What names a network has in files, an architecture each.
+
+An architecture without a line here, such as a user's own, is written by
+`plain`, and read back by this package only.
+"""
+
+from __future__ import annotations
+
+from esrgan_jax.weights.dialects import rrdb
+from esrgan_jax.weights.dialects.protocol import Dialect
+
+# By the name that `models.registry` has.
+DIALECTS: dict[str, Dialect] = {"RRDBNet": rrdb}

@@ -21,10 +21,13 @@ import numpy as np
 
 from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits
 from esrgan_jax.weights.formats.limits import DamagedFileError, need
 
 MAGIC = "7767517"
+
+_COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
 
 _FLOAT32_TAG = 0
 _FLOAT16_TAG = 0x01306B47
@@ -108,7 +111,7 @@ def read_ncnn(
 
   Raises:
     FileNotFoundError: If one of the two files is missing.
-    names.UnsupportedWeightsError: If the layers are not those of an RRDBNet,
+    UnsupportedWeightsError: If the layers are not those of an RRDBNet,
       for instance those of a compact model (animevideov3).
     limits.DamagedFileError: If a file is damaged.
     ValueError: If its weights are quantised, or a file too large (`limits`).
@@ -120,7 +123,7 @@ def read_ncnn(
   ...   _ = path.with_suffix(".bin").write_bytes(b"")
   ...   try:
   ...     read_ncnn(path)
-  ...   except names.UnsupportedWeightsError as e:
+  ...   except UnsupportedWeightsError as e:
   ...     print(str(e)[:23])
   this is SRVGGNetCompact
   """
@@ -139,12 +142,13 @@ def read_ncnn(
   total = math.prod(factors, start=1.0)
   # As the network itself does: by 2 each time, or by 3 once.
   if not all(f in (2, 3) for f in factors) or total % unshuffle:
-    raise names.UnsupportedWeightsError(
+    raise UnsupportedWeightsError(
       f"{printable(param.name)} upsamples {total:g} times after an unshuffle of"
       f" {unshuffle}: not an RRDBNet"
     )
   scale = int(total) // unshuffle
-  return state, {"scale": str(scale), "unshuffle": str(unshuffle)}
+  found = {"scale": str(scale), "unshuffle": str(unshuffle)}
+  return state, {"architecture": "RRDBNet", **found}
 
 
 def _parse(data: bytes, name: str) -> list[_Layer]:
@@ -170,14 +174,13 @@ def _parse(data: bytes, name: str) -> list[_Layer]:
         f"{name}, line {i} is malformed: {printable(line, limit=80)}"
       )
     if layer.kind == "PReLU":
-      raise names.UnsupportedWeightsError(
-        f"this is {names.COMPACT}, not an RRDBNet; supported is"
-        f" {names.SUPPORTED}"
+      raise UnsupportedWeightsError(
+        f"this is {_COMPACT}, not an RRDBNet; supported is {names.SUPPORTED}"
       )
     if layer.kind in ("Convolution", "Interp"):
       layers.append(layer)
     elif layer.kind not in _BARE:
-      raise names.UnsupportedWeightsError(
+      raise UnsupportedWeightsError(
         f"{name} has a layer of type {printable(layer.kind, limit=40)}, which"
         f" no RRDBNet has; supported is {names.SUPPORTED}"
       )
@@ -237,7 +240,7 @@ def _read_arrays(
         f" {area}"
       )
     if area != 9 or width != 3 or not conv.count(5):
-      raise names.UnsupportedWeightsError(
+      raise UnsupportedWeightsError(
         f"{printable(conv.name)} is no 3x3 convolution with a bias, as all of"
         f" RRDBNet's are; supported is {names.SUPPORTED}"
       )
@@ -263,7 +266,7 @@ def _labels(num_convs: int, num_up: int, name: str) -> list[str]:
   """Returns BasicSR's names in the order of the graph."""
   num_block, rest = divmod(num_convs - num_up - 4, 15)
   if num_block < 1 or rest:
-    raise names.UnsupportedWeightsError(
+    raise UnsupportedWeightsError(
       f"{name} has {num_convs} convolutions and {num_up} upsamplings; an"
       " RRDBNet has 15 a block, one an upsampling and 4 more"
     )

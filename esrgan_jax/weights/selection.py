@@ -1,0 +1,231 @@
+"""Picks a network's arrays out of whatever surrounds them in a file.
+
+Files hold a network bare, wrapped in dicts (`params`, `params_ema`,
+`state_dict`), or with a prefix (`module.`, `generator.`), beside its moving
+average, its discriminator, an optimizer. Which one is meant, and what a file
+holds if it is none of ours, is decided here, by names alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from esrgan_jax.text import printable
+from esrgan_jax.weights.dialects import DIALECTS
+from esrgan_jax.weights.dialects.protocol import (
+  NamedWeights,
+  StateDict,
+  UnsupportedWeightsError,
+)
+
+__all__ = ["describe", "find_network", "supported"]
+
+# Files keep a network, its average, perhaps one more; what looks at every name
+# for every network would take forever with more of them.
+_MAX_NETWORKS = 16
+_MAX_DEPTH = 8  # Of dicts in dicts.
+_MAX_SAMPLE = 4096  # Names are enough to tell what a file is.
+
+# A moving average, by a word of its name: `params_ema`, `modelEMA`; no cinema.
+_EMA = re.compile(r"EMA|Ema(?![a-z])|(?<![A-Za-z])ema(?![a-z])")
+# Networks that have every name of a supported one, and more.
+_VARIANT = "conv1x1"
+
+# Other networks by names found nowhere else; the first match counts.
+_OTHERS: tuple[tuple[str, str], ...] = (
+  (r"conv1x1", "ESRGAN+ (RRDB with extra 1x1 convolutions)"),
+  (r"^model\.diffusion_model\.", "a Stable Diffusion checkpoint"),
+  (r"stylegan_decoder|^final_linear\.|stylegan", "GFPGAN (face restoration)"),
+  (r"quantize\.embedding|idx_pred_layer", "CodeFormer (face restoration)"),
+  (r"overlap_attn|conv_block\.cab", "HAT"),
+  (r"attns\.\d+\.|\.attn\.attns", "DAT"),
+  (r"cpb_mlp|logit_scale", "Swin2SR"),
+  (r"residual_group|relative_position_bias_table", "SwinIR"),
+  (r"\.rcab\.|conv_du", "RCAN"),
+  (r"sk\.weight$|block_\d+\.c\d_r", "SPAN"),
+  (r"weight_orig$|weight_u$", "a U-Net discriminator of Real-ESRGAN"),
+  (r"^conv0_[01]\.|^features\.0\.|^bn\d_\d\.", "a VGG or a VGG-style critic"),
+  (
+    r"param_groups|exp_avg|^optimizers?\b|^schedulers?\b|^optimizer_states",
+    "a training state (optimizers, schedulers), not a network",
+  ),
+  (r"^recon_trunk\.|sub\.\d+\.res\.", "SRResNet / MSRResNet"),
+  (r"^conv_after_body\.|^head\.0\.|^sub_mean\.|^tail\.", "EDSR"),
+  (r"^body\.\d+\.conv1\.", "SRResNet / MSRResNet"),
+  (r"^block[2-8]\.(?:conv|0\.)", "an SRGAN generator"),
+)
+_COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
+
+
+def supported() -> str:
+  """Returns which networks are supported, in words.
+
+  >>> supported()[:7]
+  'RRDBNet'
+  """
+  return "; ".join(dialect.SUPPORTED for dialect in DIALECTS.values())
+
+
+def find_network(
+  state: Mapping[str, Any],
+  *,
+  architecture: str | None = None,
+  scale: int | None = None,
+  **untold: int | None,
+) -> NamedWeights:
+  """Finds a network among named arrays, in any dialect, wrapped or not.
+
+  Args:
+    state: Name to array, or dicts of such dicts as training programs write
+      them. Where the plain weights and their moving average (a name with `ema`)
+      are both there, the average is taken; other choices between networks are
+      left to the caller.
+    architecture: Which one to look for; None for all that have a dialect.
+    scale: Upscaling factor, for networks that do not tell; given for another
+      one, it must agree with what the shapes say.
+    **untold: Further fields that arrays do not tell: those of its dialect's
+      `UNTOLD` are heeded.
+
+  Returns:
+    The network's architecture and fields, its parameter tree, and notes.
+
+  Raises:
+    UnsupportedWeightsError: If there is none, naming what it looks like, or
+      several, naming them; or if arrays are missing, left over, of the wrong
+      shape or not finite.
+    ValueError: If `scale` or another field contradicts the arrays.
+
+  >>> from esrgan_jax.weights.dialects import rrdb
+  >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=2,
+  ...               num_grow_ch=2, scale=4, unshuffle=1)
+  >>> state = {k: np.ones(s) for k, s in rrdb.shapes(config).items()}
+  >>> found = find_network({"params_ema": state})
+  >>> found.config == {"architecture": "RRDBNet", **config}
+  True
+  """
+  wanted = [architecture] if architecture else list(DIALECTS)
+  name, flat, notes = _select(state, wanted)
+  dialect = DIALECTS[name]
+  known = {key: untold[key] for key in dialect.UNTOLD if key in untold}
+  found = dialect.from_state_dict(flat, scale=scale, **known)
+  return dataclasses.replace(
+    found,
+    config={"architecture": name, **found.config},
+    notes=(*notes, *found.notes),
+  )
+
+
+def describe(names: list[str]) -> str:
+  """Returns what kind of network has these array names, in words.
+
+  Args:
+    names: Names of arrays, as they stand in a file.
+
+  Returns:
+    A network's or a file's kind, or "an unknown network".
+
+  >>> describe(["body.0.weight", "body.1.weight"])
+  'SRVGGNetCompact (a compact Real-ESRGAN model)'
+  >>> describe(["layers.0.residual_group.blocks.0.norm1.weight"])
+  'SwinIR'
+  """
+  stripped = [
+    re.sub(r"^(?:module|generator|netG)\.", "", n) for n in names[:_MAX_SAMPLE]
+  ]
+  # The compact net has no other names at all; many nets have a `body.0`.
+  if stripped and all(re.match(r"body\.\d+\.[wb]\w+$", n) for n in stripped):
+    return _COMPACT
+  for pattern, kind in _OTHERS:
+    if any(re.search(pattern, n) for n in stripped):
+      return kind
+  return "an unknown network"
+
+
+def _mappings(
+  tree: Mapping[str, Any],
+) -> Iterator[tuple[tuple[str, ...], StateDict]]:
+  """Yields every dict in `tree` that holds arrays, each object once."""
+  # A hostile file may nest a dict in itself, or one dict a million times.
+  seen: set[int] = set()
+  todo: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), tree)]
+  while todo:
+    path, mapping = todo.pop()
+    if id(mapping) in seen or len(path) > _MAX_DEPTH:
+      continue
+    seen.add(id(mapping))
+    arrays, inner = {}, []
+    for key, value in mapping.items():
+      if isinstance(value, Mapping):
+        inner.append(((*path, str(key)), value))
+      elif (
+        isinstance(key, str)
+        and hasattr(value, "shape")
+        and hasattr(value, "dtype")
+      ):
+        arrays[key] = value
+    todo += reversed(inner)
+    if arrays:
+      yield path, arrays
+
+
+def _select(
+  state: Mapping[str, Any], wanted: list[str]
+) -> tuple[str, StateDict, list[str]]:
+  """Returns the architecture of the network that is meant, and its arrays."""
+  networks: dict[tuple[tuple[str, ...], str, str], StateDict] = {}
+  names: list[str] = []
+  for path, arrays in _mappings(state):
+    names += arrays
+    for name in arrays:
+      for each in wanted:
+        if match := DIALECTS[each].TELLTALE.fullmatch(name):
+          # One network under two sets of names fails further on.
+          networks[path, match["prefix"], each] = arrays
+  if not networks or any(_VARIANT in name for name in names):
+    names = names or [key for key in state if isinstance(key, str)]
+    few = ", ".join(printable(n, limit=60) for n in names[:4]) or "none"
+    raise UnsupportedWeightsError(
+      f"this is {describe(names)}, which is not supported (its first names:"
+      f" {few}); supported is {supported()}"
+    )
+  labels = [
+    "/".join((*path, prefix)).rstrip("/.") for path, prefix, _ in networks
+  ]
+  chosen = _choose(labels)
+  notes = []
+  if others := labels[:chosen] + labels[chosen + 1 :]:
+    notes.append(
+      f"the file holds several networks: took {_shown(labels[chosen])} (the"
+      f" moving average), left {', '.join(map(_shown, others))}"
+    )
+  (_, prefix, architecture), arrays = list(networks.items())[chosen]
+  flat = {
+    k[len(prefix) :]: np.asarray(v)
+    for k, v in arrays.items()
+    if k.startswith(prefix)
+  }
+  return architecture, flat, notes
+
+
+def _choose(labels: list[str]) -> int:
+  """Returns which network is the only one, or the only moving average."""
+  averages = [i for i, label in enumerate(labels) if _EMA.search(label)]
+  if len(labels) <= _MAX_NETWORKS:
+    for found in (range(len(labels)), averages):
+      if len(found) == 1:
+        return found[0]
+  named = [labels[i] for i in averages] or labels
+  few = ", ".join(map(_shown, named[:4]))
+  raise UnsupportedWeightsError(
+    f"the file holds {len(labels)} networks, and nothing says which one is"
+    f" meant: {few}{', ...' if len(named) > 4 else ''}. Save that one alone"
+  )
+
+
+def _shown(label: str) -> str:
+  return printable(label, limit=60) or "the unwrapped one"
