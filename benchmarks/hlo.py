@@ -578,7 +578,9 @@ def jaxpr_flops(jaxpr) -> int:
 
   Returns:
     Operations. Each turn of a scan counts, and of a `cond` the branch that has
-    the most; a `while` whose turns are not known counts once.
+    the most, but where platforms differ, that of the rest of them, which has no
+    operations that only suit a machine; a `while` whose turns are not known
+    counts once.
 
   >>> import jax, jax.numpy as jnp
   >>> def f(x):
@@ -619,7 +621,11 @@ def _equation_flops(equation, out):
     depth = math.prod(shape[axis] for axis in contracted)
     return 2 * depth * math.prod(equation.outvars[0].aval.shape)
   if name == "cond":
-    return max(_live_flops(b.jaxpr, out) for b in params["branches"])
+    branches = params["branches"]
+    platforms = params.get("branches_platforms") or ()
+    if None in platforms:
+      branches = branches[platforms.index(None) :][:1]
+    return max(_live_flops(b.jaxpr, out) for b in branches)
   if name == "scan":
     return params["length"] * jaxpr_flops(params["jaxpr"])
   if name == "while":

@@ -10,6 +10,7 @@ estimates (needs `pip install libtpu`). Each case is a process of its own.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -23,36 +24,49 @@ TASKS = ("forward", "training step")
 
 
 def build(form, num_block, dtype):
-  """Returns a network of that form."""
-  import flax.linen as nn
+  """Returns a network, its parameters' shapes, and how it is applied."""
+  import jax
+  import jax.numpy as jnp
 
-  from esrgan_jax.models import rrdb
+  from esrgan_jax.models.rrdb import RRDBNet
 
-  class Separate(rrdb.RRDBNet):
-    """RRDBNet with a subtree for each block."""
-
-    def setup(self):
-      super().setup()
-      for i in range(self.num_block):
-        block = rrdb.RRDB(self.num_grow_ch, self.dtype)
-        setattr(self, f"body_{i}", block)
-
-    @nn.nowrap
-    def blocks(self):
-      return [getattr(self, f"body_{i}") for i in range(self.num_block)]
-
-    def features(self, lr, valid=None):
-      x, valid, _ = self._flatten(lr.astype(self.dtype), valid)
-      feat = self._apply_conv("conv_first", x)
-      out = feat
-      for block in self.blocks():
-        out = block(out, valid)
-      return feat + self._apply_conv("conv_body", out)
-
-  if form == FORMS[2]:
-    return Separate(num_block=num_block, dtype=dtype)
   unroll = num_block if form == FORMS[1] else 1
-  return rrdb.RRDBNet(num_block=num_block, unroll=unroll, dtype=dtype)
+  net = RRDBNet(num_block=num_block, unroll=unroll, dtype=dtype)
+  params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))[
+    "params"
+  ]
+  if form != FORMS[2]:
+    return params, lambda params, lr: net.apply({"params": params}, lr)
+  block = jax.eval_shape(
+    lambda body: jax.tree.map(lambda a: a[0], body), params.pop("body")
+  )
+  params |= {f"body_{i}": block for i in range(num_block)}
+  return params, functools.partial(apply_separate, net)
+
+
+def apply_separate(net, params, lr):
+  """The network of parameters with a subtree for each block."""
+  from esrgan_jax.ops import dense_block
+  from esrgan_jax.ops.convolution import conv
+
+  def cast(layer):
+    kernel, bias = layer["kernel"], layer["bias"]
+    return kernel.astype(net.dtype), bias.astype(net.dtype)
+
+  def convolve(name, x):
+    kernel, bias = cast(params[name])
+    return conv(x, kernel) + dense_block.channels(bias)
+
+  feat = out = convolve("conv_first", lr.astype(net.dtype))
+  for i in range(net.num_block):
+    x = out
+    for block in ("rdb1", "rdb2", "rdb3"):
+      layers = params[f"body_{i}"][block]
+      convs = [cast(layers[f"conv{j + 1}"]) for j in range(5)]
+      out = dense_block.dense_block(out, dense_block.group_convs(convs))
+    out = dense_block.add_fifth(x, out)
+  feat += convolve("conv_body", out)
+  return net.apply({"params": params}, feat, method="reconstruct")
 
 
 def measure(form, task, num_block, platform):
@@ -64,19 +78,13 @@ def measure(form, task, num_block, platform):
   from esrgan_jax import compilation
 
   cpu = platform == "cpu"
-  net = build(form, num_block, jnp.float32 if cpu else jnp.bfloat16)
+  shapes, apply = build(form, num_block, jnp.float32 if cpu else jnp.bfloat16)
   batch = (1 if task == "forward" else 2) if cpu else 16
   size = 64 if cpu and task == "forward" else 32
-  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))[
-    "params"
-  ]
   optimizer = optax.adam(1e-4)
 
   def loss(params, lr, hr):
-    return jnp.abs(net.apply({"params": params}, lr) - hr).mean()
-
-  def forward(params, lr):
-    return net.apply({"params": params}, lr)
+    return jnp.abs(apply(params, lr) - hr).mean()
 
   def step(state, lr, hr):
     params, opt_state = state
@@ -87,7 +95,7 @@ def measure(form, task, num_block, platform):
   lr = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
   hr = jax.ShapeDtypeStruct((batch, 4 * size, 4 * size, 3), jnp.float32)
   if task == "forward":
-    function, arguments, donate = forward, (shapes, lr), ()
+    function, arguments, donate = apply, (shapes, lr), ()
   else:
     state = (shapes, jax.eval_shape(optimizer.init, shapes))
     function, arguments, donate = step, (state, lr, hr), (0,)

@@ -21,7 +21,6 @@ XLA counts a loop's body once; here it counts as often as it runs
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -42,10 +41,9 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from benchmarks import hlo, textbook
+from benchmarks import hlo
 from esrgan_jax import augment, compilation, tiling
-from esrgan_jax.models import rrdb, vgg
-from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.models import registry, vgg
 from esrgan_jax.steps import gan, psnr
 from esrgan_jax.steps import optimizer as optimizer_lib
 from esrgan_jax.steps import state as state_lib
@@ -182,12 +180,15 @@ def _read_config(program, num_block, settings):
   return config_lib.complete(config)
 
 
-def training_step(config: Any, phase: str) -> tuple[Any, Any, dict[str, Any]]:
+def training_step(
+  config: Any, phase: str, *, form: str = "fast"
+) -> tuple[Any, Any, dict[str, Any]]:
   """Returns a phase's step on 8-bit batches, as `training.loop` builds it.
 
   Args:
     config: A complete config.
     phase: "psnr" or "gan".
+    form: Of the generator.
 
   Returns:
     The step, `(state, raw, **arrays) -> (state, metrics)`; an abstract state;
@@ -195,8 +196,11 @@ def training_step(config: Any, phase: str) -> tuple[Any, Any, dict[str, Any]]:
   """
   settings = config.phases[phase]
   dtype = compilation.compute_dtype(config.dtype, "tpu")
-  generator = rrdb.RRDBNet(
-    **config.generator, scale=config.scale, dtype=dtype, remat=config.remat
+  generator = registry.make_generator(
+    **{**config.generator, "form": form},
+    scale=config.scale,
+    dtype=dtype,
+    remat=config.remat,
   )
 
   def make_optimizer(learning_rate):
@@ -223,7 +227,7 @@ def training_step(config: Any, phase: str) -> tuple[Any, Any, dict[str, Any]]:
     step = functools.partial(psnr.psnr_step, **networks, **common)
   else:
     networks |= {
-      "discriminator": VGGStyleDiscriminator(
+      "discriminator": registry.make_discriminator(
         **config.discriminator, input_size=config.patch_size, dtype=dtype
       ),
       "d_optimizer": make_optimizer(settings.d_learning_rate),
@@ -267,7 +271,7 @@ def training_step(config: Any, phase: str) -> tuple[Any, Any, dict[str, Any]]:
 
 
 def training_program(
-  config: Any, phase: str, mesh: Mesh, batch_size: int
+  config: Any, phase: str, mesh: Mesh, batch_size: int, *, form: str = "fast"
 ) -> Program:
   """Returns a phase's step on a mesh, compiled as `mesh.jit_step` does.
 
@@ -276,11 +280,12 @@ def training_program(
     phase: "psnr" or "gan".
     mesh: From `make_mesh`.
     batch_size: Of all devices together.
+    form: Of the generator.
 
   Returns:
     The program.
   """
-  step, state, arrays = training_step(config, phase)
+  step, state, arrays = training_step(config, phase, form=form)
   whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
   size = config.patch_size
   raw = {
@@ -310,7 +315,9 @@ def _abstract(tree, sharding):
   )
 
 
-def upscaling_program(program: str, mesh: Mesh, num_block: int) -> Program:
+def upscaling_program(
+  program: str, mesh: Mesh, num_block: int, *, form: str = "fast"
+) -> Program:
   """Returns the program of a tile, or the network alone.
 
   Args:
@@ -318,12 +325,15 @@ def upscaling_program(program: str, mesh: Mesh, num_block: int) -> Program:
       "net", `net.apply` of a float image of 256 x 256.
     mesh: From `make_mesh`; one tile a device.
     num_block: Of the network.
+    form: Of the network.
 
   Returns:
     The program.
   """
-  net = rrdb.RRDBNet(
-    num_block=num_block, dtype=compilation.compute_dtype("auto", "tpu")
+  net = registry.make_generator(
+    num_block=num_block,
+    form=form,
+    dtype=compilation.compute_dtype("auto", "tpu"),
   )
   params = jax.eval_shape(
     lambda: net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
@@ -373,14 +383,15 @@ def upscaling_program(program: str, mesh: Mesh, num_block: int) -> Program:
   )
 
 
-# The networks as they are, and as the papers draw them, to compare.
-FORMS = {"default": contextlib.nullcontext, "textbook": textbook.in_use}
+# The generator as it is, and as the paper draws it, to compare.
+FORMS = {"default": "fast", "textbook": "plain"}
 
 
 def make_program(
   program: str,
   mesh: Mesh,
   *,
+  form: str = "fast",
   num_block: int | None = None,
   batch_per_chip: int | None = None,
   settings: Sequence[str] = (),
@@ -390,6 +401,7 @@ def make_program(
   Args:
     program: Its name.
     mesh: From `make_mesh`.
+    form: Of the generator.
     num_block: None for the config's, 23 for upscaling.
     batch_per_chip: Images; None for the config's batch, split over the mesh.
     settings: What replaces the config's values, as "key=value".
@@ -398,14 +410,14 @@ def make_program(
     The program.
   """
   if program not in CONFIGS:
-    return upscaling_program(program, mesh, num_block or 23)
+    return upscaling_program(program, mesh, num_block or 23, form=form)
   config = _read_config(program, num_block, settings)
   batch_size = config.batch_size
   if batch_per_chip:
     kind = GENERATIONS[_generation(mesh)]
     batch_size = batch_per_chip * mesh.size // kind.devices
   batch_size = max(1, batch_size // mesh.size) * mesh.size
-  return training_program(config, CONFIGS[program], mesh, batch_size)
+  return training_program(config, CONFIGS[program], mesh, batch_size, form=form)
 
 
 def _generation(mesh):
@@ -462,21 +474,20 @@ def run_case(case: dict) -> dict:
   """Measures one case, in the process that it has for itself."""
   mesh = make_mesh(case["topology"], case["chips"])
 
-  def make():  # Anew each time: JAX remembers what a function was traced to.
+  def make(form):
     return make_program(
       case["program"],
       mesh,
+      form=FORMS[form],
       num_block=case["num_block"],
       batch_per_chip=case["batch_per_chip"],
       settings=case["settings"],
     )
 
-  with textbook.in_use():  # The same work for every form.
-    program = make()
-    jaxpr = jax.make_jaxpr(program.function)(*program.arguments)
+  program = make("textbook")  # The same work for every form.
+  jaxpr = jax.make_jaxpr(program.function)(*program.arguments)
   flops = hlo.jaxpr_flops(jaxpr) // mesh.size
-  with FORMS[case["form"]]():
-    row = measure(make(), mesh, hlo_file=case["hlo_file"])
+  row = measure(make(case["form"]), mesh, hlo_file=case["hlo_file"])
   kind = GENERATIONS[_generation(mesh)]
   peak = kind.tflops * 1e3 / kind.ghz / kind.devices  # FLOP a cycle.
   return row | {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import typing
+import warnings
 
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.losses import (
@@ -33,18 +34,14 @@ from esrgan_jax.losses import (
 )
 from esrgan_jax.metrics import psnr, rgb_to_y, ssim
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
-from esrgan_jax.models.rrdb import (
-  RRDB,
-  ResidualDenseBlock,
-  RRDBNet,
-  pixel_unshuffle,
-)
+from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.models.vgg import (
   init_vgg19,
   vgg19_features,
   vgg19_from_keras,
   vgg19_from_torchvision,
 )
+from esrgan_jax.ops.pixels import pixel_unshuffle
 from esrgan_jax.resize import imresize, imresize_uint8
 
 if typing.TYPE_CHECKING:
@@ -58,10 +55,14 @@ _LAZY = {
   "load": "esrgan_jax.upscaling.upscaler",
 }
 
+# Names that are leaving, with the version that has them no more.
+_DEPRECATED = {
+  "RRDB": ("esrgan_jax.models.blocks", "0.3"),
+  "ResidualDenseBlock": ("esrgan_jax.models.blocks", "0.3"),
+}
+
 __all__ = [
-  "RRDB",
   "RRDBNet",
-  "ResidualDenseBlock",
   "Upscaler",
   "VGGStyleDiscriminator",
   "charbonnier_loss",
@@ -93,6 +94,15 @@ __all__ = [
 def __getattr__(name: str) -> object:
   if name in _LAZY:
     return getattr(importlib.import_module(_LAZY[name]), name)
+  if name in _DEPRECATED:
+    module, version = _DEPRECATED[name]
+    warnings.warn(
+      f"esrgan_jax.{name} goes in version {version}: RRDBNet is not made of it;"
+      " esrgan_jax.models.reference has the same as a function",
+      DeprecationWarning,
+      stacklevel=2,
+    )
+    return getattr(importlib.import_module(module), name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import types
 
+import jax
+import numpy as np
 import pytest
 
 import esrgan_jax
+from esrgan_jax.models import reference
+from tests.networks import random_params
 
 ROOT = pathlib.Path(esrgan_jax.__file__).parent
 HEAVY = [
@@ -75,6 +79,20 @@ def test_the_list_of_public_names_is_what_there_is():
     _ = esrgan_jax.upscale
 
 
+def test_names_that_are_leaving_say_so_and_work():
+  for name in ("RRDB", "ResidualDenseBlock"):
+    message = rf"{name} goes in version 0\.3"
+    with pytest.warns(DeprecationWarning, match=message):
+      module = getattr(esrgan_jax, name)(num_grow_ch=2)
+  x = np.random.default_rng(0).random((1, 5, 6, 4), np.float32)
+  params = random_params(module, x)
+  np.testing.assert_allclose(
+    jax.jit(module.apply)({"params": params}, x),
+    reference.dense_block(params, x),
+    rtol=1e-5,
+  )
+
+
 @pytest.mark.parametrize("name", esrgan_jax.__all__)
 def test_public_names_are_documented(name):
   value = getattr(esrgan_jax, name)
@@ -88,8 +106,7 @@ def test_public_names_are_documented(name):
     inspect.isclass(value)
     and any(">>>" in (inspect.getdoc(m) or "") for m in vars(value).values())
   )
-  blocks = ("RRDB", "ResidualDenseBlock")  # Shown by the network they make up.
-  assert has_example or name in blocks, f"{name} has no example"
+  assert has_example, f"{name} has no example"
   if inspect.isfunction(value):
     for parameter in inspect.signature(value).parameters:
       # "name: ...", or several that share a line: "sr, hr: ...".

@@ -244,6 +244,15 @@ def conv(x, kernel, **options):
   )
 
 
+def test_where_platforms_differ_the_operations_are_those_of_the_rest():
+  def f(x):
+    return lax.platform_dependent(
+      x, tpu=lambda x: x @ x @ x, cpu=jnp.sin, default=lambda x: x @ x
+    )
+
+  assert hlo.jaxpr_flops(jax.make_jaxpr(f)(jnp.ones((8, 8)))) == 2 * 8**3
+
+
 @pytest.mark.parametrize(
   "options",
   [

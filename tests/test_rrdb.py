@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax.models.rrdb import RRDBNet, pixel_unshuffle
+from esrgan_jax.models.rrdb import FORMS, RRDBNet
+from esrgan_jax.ops.pixels import pixel_unshuffle
 from esrgan_jax.weights.dialects.rrdb import from_state_dict
 from tests import golden
 
@@ -40,12 +41,14 @@ def assert_close(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("scale", "unshuffle"), golden.FORMS)
-def test_every_scale_is_pytorchs(scale, unshuffle):
+def test_every_scale_is_pytorchs(scale, unshuffle, form):
   config = golden.generator_config(scale, unshuffle)
   # Left out, it is BasicSR's.
   default = {1: 4, 2: 2}.get(scale, 1) == unshuffle
-  net = RRDBNet(**{**config, "unshuffle": None if default else unshuffle})
+  fields = {**config, "unshuffle": None if default else unshuffle}
+  net = RRDBNet(**fields, form=form)
   lr = golden.lr_image(unshuffle)
   sr = jax.jit(net.apply)({"params": drawn_params(config)}, lr)
   case = f"x{scale} unshuffle {unshuffle}"
@@ -220,6 +223,9 @@ def test_any_batch_shape_jit_and_vmap_agree():
     ({"scale": 5}, (8, 8, 3), "upsamples by 5"),
     ({"scale": 2}, (7, 8, 3), "multiples of 2"),
     ({"num_block": 0}, (8, 8, 3), "at least 1"),
+    ({"form": "slow"}, (8, 8, 3), "'slow'; choose one of fast, plain"),
+    ({"form": "plain"}, (8, 3), "expected"),
+    ({"form": "plain", "scale": 2}, (7, 8, 3), "multiples of 2"),
   ],
 )
 def test_misuse_is_explained(fields, shape, message):

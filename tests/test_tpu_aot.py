@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import textbook, tpu_aot
+from benchmarks import tpu_aot
 from esrgan_jax.data import pipeline
-from esrgan_jax.models import rrdb
-from esrgan_jax.ops import packing
+from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.steps import gan, psnr
 from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import mesh as mesh_lib
 
 SMALL = {
   "generator": {"num_feat": 8, "num_block": 2, "num_grow_ch": 4},
@@ -80,31 +81,20 @@ def test_peaks_are_whole_numbers_of_matrix_units():
     assert a_cycle == pytest.approx(units[name] * 2 * side**2, rel=2e-3)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("scale", [3, 4])
-def test_the_textbooks_form_computes_the_same(scale, masked):
-  random = np.random.default_rng(0)
-  net = rrdb.RRDBNet(num_feat=8, num_block=2, num_grow_ch=4, scale=scale)
-  lr, valid = np.float32(random.random((1, 5, 6, 3))), None
-  if masked:
-    valid = np.ones((1, 5, 6, 1), np.float32)
-    valid[:, :, 4:] = 0
-  shapes = jax.eval_shape(net.init, jax.random.key(0), lr)
-  variables = jax.tree.map(
-    lambda a: np.float32(random.normal(0, 0.15, a.shape)), shapes
-  )
-  ours = jax.jit(net.apply)(variables, lr, valid)
-  with textbook.in_use():
-    theirs = jax.jit(lambda *args: net.apply(*args))(variables, lr, valid)
-  atol = 1e-5 * float(jnp.abs(theirs).max())
-  np.testing.assert_allclose(ours, theirs, atol=atol)
-
-
-def test_the_textbooks_form_without_a_generator_is_an_error():
-  before = rrdb.run_blocks, rrdb._reconstruct, packing.can_pack
-  with pytest.raises(RuntimeError, match="no generator"), textbook.in_use():
-    pass
-  assert (rrdb.run_blocks, rrdb._reconstruct, packing.can_pack) == before
+@pytest.mark.parametrize("program", ["net", "tile", "psnr_step"])
+def test_the_textbooks_form_has_nothing_of_ours_in_the_generator(program):
+  mesh = mesh_lib.make_mesh(1)
+  settings = SMALL_SETTINGS if program == "psnr_step" else []
+  counts = {}
+  for name, form in tpu_aot.FORMS.items():
+    made = tpu_aot.make_program(
+      program, mesh, form=form, num_block=1, settings=settings
+    )
+    text = str(jax.make_jaxpr(made.function)(*made.arguments))
+    counts[name] = [text.count(w) for w in ("custom_vjp", "platform_index")]
+  # In a step, each parameter's gradient is laid out by platform.
+  assert counts["textbook"][0] == 0 < counts["default"][0]
+  assert counts["textbook"][1] < counts["default"][1]
 
 
 @pytest.mark.parametrize("phase", ["psnr", "gan"])
@@ -116,13 +106,13 @@ def test_the_step_is_that_of_training_on_what_the_pipeline_gives(phase):
     schedule=config.phases[phase].schedule.to_dict(),
   )
   networks = {
-    "generator": rrdb.RRDBNet(**SMALL["generator"]),
+    "generator": RRDBNet(**SMALL["generator"]),
     "optimizer": adam,
   }
   expected_arrays = {}
   if phase == "gan":
     networks |= {
-      "discriminator": tpu_aot.VGGStyleDiscriminator(4, input_size=32),
+      "discriminator": VGGStyleDiscriminator(4, input_size=32),
       "d_optimizer": adam,
     }
     params = jax.eval_shape(tpu_aot.vgg.init_vgg19, jax.random.key(0))

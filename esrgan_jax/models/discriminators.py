@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import packing
 from esrgan_jax.ops.convolution import conv
 
@@ -87,12 +88,15 @@ class VGGStyleDiscriminator(nn.Module):
     for stage in range(num_stages):
       width = self.num_feat * min(2**stage, 8)
       first, second = (
-        _Conv(
+        ConvParams(
           in_ch,
           width,
+          _kernel_init,
+          _bias_init(side**2 * in_ch)
+          if stage == step == 0 or self.norm == "none"
+          else None,
+          self.dtype,
           side,
-          use_bias=stage == step == 0 or self.norm == "none",
-          dtype=self.dtype,
           name=f"conv{stage}_{step}",
         )()
         for step, (side, in_ch) in enumerate(
@@ -143,27 +147,6 @@ class VGGStyleDiscriminator(nn.Module):
         num_groups=1, epsilon=1e-5, dtype=self.dtype, name=f"ln{position}"
       )(features)
     return features
-
-
-class _Conv(nn.Module):
-  """Holds a convolution's parameters, cast to the compute dtype."""
-
-  in_ch: int
-  out_ch: int
-  side: int
-  use_bias: bool
-  dtype: Any
-
-  @nn.compact
-  def __call__(self) -> tuple[Array, Array | None]:
-    shape = (self.side, self.side, self.in_ch, self.out_ch)
-    kernel = self.param("kernel", _kernel_init, shape, jnp.float32)
-    kernel = kernel.astype(self.dtype)
-    if not self.use_bias:
-      return kernel, None
-    init = _bias_init(self.side**2 * self.in_ch)
-    bias = self.param("bias", init, (self.out_ch,), jnp.float32)
-    return kernel, bias.astype(self.dtype)
 
 
 def _add(x: Array, bias: Array | None) -> Array:

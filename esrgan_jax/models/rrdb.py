@@ -14,7 +14,7 @@ from __future__ import annotations
 import fractions
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from esrgan_jax.models import reference
+from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import packing
 from esrgan_jax.ops.convolution import conv, conv_doubling
 from esrgan_jax.ops.dense_block import (
@@ -35,24 +37,28 @@ from esrgan_jax.ops.dense_block import (
   mask,
 )
 from esrgan_jax.ops.layout import keep_last_axis_minor
+from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
 
 Array = jax.Array
 Dtype = Any
 
+FORMS = ("fast", "plain")
 
-def _kernel_init(batch_axis: tuple[int, ...]) -> nn.initializers.Initializer:
+
+def conv_params(
+  in_ch: int,
+  out_ch: int,
+  dtype: Dtype,
+  stack: tuple[int, ...] = (),
+  name: str | None = None,
+) -> ConvParams:
+  """A 3x3 convolution's, small in the beginning."""
   # Kaiming normal (fan in, gain sqrt(2)) times 0.1: "smaller initialization" in
   # the paper, `initialize_weights(scale=0.1)` in the authors' code.
-  return nn.initializers.variance_scaling(
-    2.0 * 0.1**2, "fan_in", "normal", batch_axis=batch_axis
+  init = nn.initializers.variance_scaling(
+    2.0 * 0.1**2, "fan_in", "normal", batch_axis=tuple(range(len(stack)))
   )
-
-
-def _nearest(x: Array, factor: int) -> Array:
-  """Nearest-neighbour upsampling as a broadcast: no gather, forward or back."""
-  n, h, w, c = x.shape
-  x = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, factor, w, factor, c))
-  return x.reshape(n, h * factor, w * factor, c)
+  return ConvParams(in_ch, out_ch, init, dtype=dtype, stack=stack, name=name)
 
 
 # Row r of a transposed convolution's kernel from the rows of one that is slid
@@ -73,53 +79,6 @@ def _double_kernel(kernel: Array) -> Array:
   """
   rows = jnp.asarray(_DOUBLED, jnp.float32)
   return jnp.einsum("ar,bs,rsio->aboi", rows, rows, kernel)
-
-
-def pixel_unshuffle(image: Array, *, factor: int) -> Array:
-  """Moves each `factor` x `factor` block of pixels into channels.
-
-  Args:
-    image: `[..., H, W, C]`, with H and W multiples of `factor`.
-    factor: Side of a block in pixels, >= 1.
-
-  Returns:
-    `[..., H / factor, W / factor, C * factor**2]`, channels in the order of
-    PyTorch's `pixel_unshuffle`: `c * factor**2 + row * factor + column`.
-
-  Raises:
-    ValueError: If H or W is not a multiple of `factor`.
-
-  >>> pixel_unshuffle(jnp.arange(8.0).reshape(2, 4, 1), factor=2).tolist()
-  [[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]
-  """
-  *batch, h, w, c = image.shape
-  if h % factor or w % factor:
-    raise ValueError(
-      f"height {h} and width {w} must be multiples of {factor}: pad the image"
-      " (esrgan_jax.Upscaler does this by itself)"
-    )
-  n = len(batch)
-  x = image.reshape(*batch, h // factor, factor, w // factor, factor, c)
-  x = x.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)
-  return x.reshape(*batch, h // factor, w // factor, c * factor**2)
-
-
-class _Conv(nn.Module):
-  """Holds 3x3 convolutions' parameters, cast to the compute dtype."""
-
-  in_ch: int
-  out_ch: int
-  dtype: Dtype
-  stack: tuple[int, ...] = ()
-
-  @nn.compact
-  def __call__(self) -> tuple[Array, Array]:
-    shape = (*self.stack, 3, 3, self.in_ch, self.out_ch)
-    init = _kernel_init(tuple(range(len(self.stack))))
-    kernel = self.param("kernel", init, shape, jnp.float32)
-    shape = (*self.stack, self.out_ch)
-    bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-    return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
 def run_blocks(
@@ -209,9 +168,9 @@ def _reconstruct(
       double = packing.conv_doubling if packs else conv_doubling
       feat = double(feat, _double_kernel(kernel).astype(feat.dtype))
     else:
-      feat = conv(_nearest(feat, factor), kernel)
+      feat = conv(repeat_pixels(feat, factor), kernel)
     if valid is not None:
-      valid = _nearest(valid, factor)
+      valid = repeat_pixels(valid, factor)
     if packs:
       bias = packing.pack_channels(bias)
       valid = packing.pack_mask(valid, kernel.shape[-1])
@@ -227,67 +186,6 @@ def _reconstruct(
   return packing.unpack(sr) if packed else sr
 
 
-def _make_convs(
-  num_feat: int, num_grow_ch: int, dtype: Dtype, stack: tuple[int, ...] = ()
-) -> list[tuple[Array, Array]]:
-  """Makes the parameters of a dense block, in the module that calls it."""
-  return [
-    _Conv(
-      num_feat + i * num_grow_ch,
-      num_grow_ch if i < 4 else num_feat,
-      dtype,
-      stack,
-      name=f"conv{i + 1}",
-    )()
-    for i in range(5)
-  ]
-
-
-class ResidualDenseBlock(nn.Module):
-  """Five densely connected 3x3 convolutions and a scaled skip.
-
-  Source: ESRGAN, section 3.1; BasicSR `rrdbnet_arch.py::ResidualDenseBlock`.
-
-  Attributes:
-    num_grow_ch: Channels that each of the first four convolutions adds.
-    dtype: Compute dtype; parameters are float32.
-  """
-
-  num_grow_ch: int = 32
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array, valid: Array | None = None) -> Array:
-    """Maps `[N, H, W, C]` to the same shape; `valid` is `[N, H, W, 1]`."""
-    convs = _make_convs(x.shape[-1], self.num_grow_ch, self.dtype)
-    return dense_block(x, group_convs(convs), valid)
-
-
-class RRDB(nn.Module):
-  """Residual in Residual Dense Block: three dense blocks and a scaled skip.
-
-  Source: ESRGAN, section 3.1; BasicSR `rrdbnet_arch.py::RRDB`.
-
-  Attributes:
-    num_grow_ch: Growth channels of the dense blocks.
-    dtype: Compute dtype.
-  """
-
-  num_grow_ch: int = 32
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array, valid: Array | None = None) -> Array:
-    """Maps `[N, H, W, C]` to the same shape; `valid` is `[N, H, W, 1]`."""
-    out = x
-    for i in range(3):
-      block = ResidualDenseBlock(
-        self.num_grow_ch, self.dtype, name=f"rdb{i + 1}"
-      )
-      out = block(out, valid)
-    return add_fifth(x, out)
-
-
 class _StackedDenseBlocks(nn.Module):
   """The parameters of `num_block` dense blocks."""
 
@@ -298,9 +196,16 @@ class _StackedDenseBlocks(nn.Module):
 
   @nn.compact
   def __call__(self) -> Convs:
-    return _make_convs(
-      self.num_feat, self.num_grow_ch, self.dtype, (self.num_block,)
-    )
+    return [
+      conv_params(
+        self.num_feat + i * self.num_grow_ch,
+        self.num_grow_ch if i < 4 else self.num_feat,
+        self.dtype,
+        (self.num_block,),
+        name=f"conv{i + 1}",
+      )()
+      for i in range(5)
+    ]
 
 
 class _StackedRRDBs(nn.Module):
@@ -342,11 +247,17 @@ class RRDBNet(nn.Module):
       front of the network, which then upsamples by `scale * unshuffle`. None
       means BasicSR's choice: 4 at scale 1, 2 at scale 2, else 1. The older
       plain networks of scale 1 and 2 have 1.
-    dtype: Compute dtype, e.g. bfloat16. Parameters and the result are float32.
+    dtype: Compute dtype, e.g. bfloat16. Parameters are drawn in float32, and
+      the result is float32; float64 where the plain form computes in it.
     unroll: Blocks per iteration of the loop over blocks. More can save time a
       step and costs compile time; the parameters are the same.
     remat: Recompute each block in the backward pass instead of storing its
       activations.
+    form: How it computes; the parameters are the same. `"fast"` groups, packs
+      and chooses by platform, for reverse-mode differentiation of images of
+      known size in 16 or 32 bits. `"plain"` is `models/reference.py`, for
+      derivatives in forward mode, float64, symbolic sizes, and interpreters
+      of its jaxpr.
 
   >>> import jax, jax.numpy as jnp
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=4)
@@ -368,6 +279,7 @@ class RRDBNet(nn.Module):
   dtype: Dtype = jnp.float32
   unroll: int = 1
   remat: bool = False
+  form: str = "fast"
 
   @property
   def unshuffle_factor(self) -> int:
@@ -429,9 +341,13 @@ class RRDBNet(nn.Module):
   def setup(self) -> None:
     """Names the layers as BasicSR does."""
 
-    def conv(in_ch: int, out_ch: int) -> _Conv:
-      return _Conv(in_ch, out_ch, self.dtype)
+    def conv(in_ch: int, out_ch: int) -> ConvParams:
+      return conv_params(in_ch, out_ch, self.dtype)
 
+    if self.form not in FORMS:
+      raise ValueError(
+        f"form is {self.form!r}; choose one of {', '.join(FORMS)}"
+      )
     if self.num_block < 1:
       raise ValueError(f"num_block is {self.num_block}; it must be at least 1")
     in_ch = self.num_in_ch * self.unshuffle_factor**2
@@ -498,6 +414,15 @@ class RRDBNet(nn.Module):
         f"lr has shape {lr.shape}; expected [..., H, W, {self.num_in_ch}]"
       )
     x = lr.astype(self.dtype)
+    if self.form == "plain":
+      return reference.features(
+        self._tree("conv_first", "body", "conv_body"),
+        x,
+        valid,
+        unshuffle=self.unshuffle_factor,
+        unroll=min(self.unroll, self.num_block),
+        remat=self.remat,
+      )
     if self.unshuffle_factor > 1:
       x = pixel_unshuffle(x, factor=self.unshuffle_factor)
     x, valid, batch = self._flatten(x, valid)
@@ -522,13 +447,17 @@ class RRDBNet(nn.Module):
     Returns:
       float32 `[..., h * u, w * u, num_out_ch]`, u = scale * unshuffle_factor.
     """
-    feat, valid, batch = self._flatten(feat.astype(self.dtype), valid)
-    ups = [
-      getattr(self, f"conv_up{i + 1}")() for i in range(len(self.upsampling))
-    ]
-    run = functools.partial(_reconstruct, factors=self.upsampling)
+    factors = self.upsampling
+    names = [f"conv_up{i + 1}" for i in range(len(factors))]
+    feat = feat.astype(self.dtype)
+    if self.form == "plain":
+      params = self._tree(*names, "conv_hr", "conv_last")
+      return reference.reconstruct(params, feat, valid, factors=factors)
+    feat, valid, batch = self._flatten(feat, valid)
+    ups = [getattr(self, name)() for name in names]
+    run = functools.partial(_reconstruct, factors=factors)
     operands = (feat, valid, ups, self.conv_hr(), self.conv_last())
-    if self.upsampling[-1:] == (2,):
+    if factors[-1:] == (2,):
       sr = lax.platform_dependent(
         *operands, tpu=functools.partial(run, packed=True), default=run
       )
@@ -545,6 +474,12 @@ class RRDBNet(nn.Module):
       valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
       valid = valid.astype(self.dtype)
     return x.reshape(-1, h, w, c), valid, batch
+
+  def _tree(self, *names: str) -> Mapping[str, Any]:
+    """The parameters, as they are."""
+    for name in names:
+      getattr(self, name)()  # Draws them, or checks their shapes.
+    return self.variables["params"]
 
   def _apply_conv(self, name: str, x: Array) -> Array:
     kernel, bias = getattr(self, name)()

@@ -1,0 +1,59 @@
+"""Pixels moved into channels, and repeated: no arithmetic.
+
+Arrays are `[..., H, W, C]`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def pixel_unshuffle(image: Array, *, factor: int) -> Array:
+  """Moves each `factor` x `factor` block of pixels into channels.
+
+  Args:
+    image: `[..., H, W, C]`, with H and W multiples of `factor`.
+    factor: Side of a block in pixels, >= 1.
+
+  Returns:
+    `[..., H / factor, W / factor, C * factor**2]`, channels in the order of
+    PyTorch's `pixel_unshuffle`: `c * factor**2 + row * factor + column`.
+
+  Raises:
+    ValueError: If H or W is not a multiple of `factor`.
+
+  >>> pixel_unshuffle(jnp.arange(8.0).reshape(2, 4, 1), factor=2).tolist()
+  [[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]
+  """
+  *batch, h, w, c = image.shape
+  if h % factor or w % factor:
+    raise ValueError(
+      f"height {h} and width {w} must be multiples of {factor}: pad the image"
+      " (esrgan_jax.Upscaler does this by itself)"
+    )
+  n = len(batch)
+  x = image.reshape(*batch, h // factor, factor, w // factor, factor, c)
+  x = x.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)
+  return x.reshape(*batch, h // factor, w // factor, c * factor**2)
+
+
+def repeat_pixels(x: Array, factor: int) -> Array:
+  """Nearest-neighbour upsampling as a broadcast: no gather, forward or back.
+
+  Args:
+    x: `[..., H, W, C]`.
+    factor: Size of the result over that of `x`, >= 1.
+
+  Returns:
+    `[..., H * factor, W * factor, C]`.
+
+  >>> repeat_pixels(jnp.array([[[1.0], [2.0]]]), 2)[..., 0].tolist()
+  [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]]
+  """
+  *batch, h, w, c = x.shape
+  x = x[..., :, None, :, None, :]
+  x = jnp.broadcast_to(x, (*batch, h, factor, w, factor, c))
+  return x.reshape(*batch, h * factor, w * factor, c)
