@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from PIL import Image as PilImage
 
-from esrgan_jax.data import draws, sources
+from esrgan_jax.data import draws, resident, sources
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.data.sources import DataError
 
@@ -285,7 +285,7 @@ def test_validation_images_are_looked_at_first(pairs, tmp_path):
 def test_images_too_large_for_a_device_are_refused(
   pairs, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(pipeline_lib, "_memory_limit", lambda mesh: 1000)
+  monkeypatch.setattr(resident, "_memory_limit", lambda mesh: 1000)
   with pytest.raises(DataError, match=r'data\.cache="ram"'):
     _open(pairs, tmp_path, cache="device")
 

@@ -24,42 +24,32 @@ as well.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import difflib
 import functools
-import itertools
 import logging
 import os
-import sys
-import threading
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from esrgan_jax import augment as augment_lib
 from esrgan_jax import distributed
 from esrgan_jax.data import agreement
 from esrgan_jax.data import cache as cache_lib
-from esrgan_jax.data.draws import draw
+from esrgan_jax.data.batches import Crops, Placement, gather_of, parts_of
+from esrgan_jax.data.prefetch import Pipeline
+from esrgan_jax.data.resident import Resident, place_on_devices
 from esrgan_jax.data.sources import (
   DataError,
-  Pair,
-  Problem,
   Source,
   Subset,
-  corner,
   open_source,
   prepare,
 )
+from esrgan_jax.data.streaming import Stream, require_grain
 
 __all__ = [
   "CACHES",
@@ -88,9 +78,6 @@ DEFAULTS = {
   "prefetch": 2,  # Batches made ahead.
 }
 
-# So many images in a row that cannot be read are no problem of theirs.
-_MOST_UNREADABLE = 100
-
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +97,7 @@ class Data:
 
   def __init__(
     self,
-    batches: _Crops | _Stream | _Resident,
+    batches: Crops | Stream | Resident,
     preprocess: Callable[[Array, Any], dict[str, Array]],
     report: agreement.Report,
     prefetch: int,
@@ -133,116 +120,6 @@ class Data:
     if seed < 0:
       raise ValueError(f"seed is {seed}; it must be 0 or more.")
     return Pipeline(self._batches.from_seed(seed), prefetch=self._prefetch)
-
-
-class Pipeline:
-  """Batches by number, made ahead in a thread.
-
-  Attributes:
-    wait_seconds: How long the last call of `batch` blocked.
-
-  >>> with Pipeline(lambda step: step * 10) as pipeline:
-  ...   [pipeline.batch(step) for step in (0, 1, 7)]
-  [0, 10, 70]
-  """
-
-  def __init__(self, produce: Callable[[int], Any], *, prefetch: int = 2):
-    self.wait_seconds = 0.0
-    self._produce = produce
-    self._prefetch = prefetch
-    self._ahead: _Ahead | None = None
-    self._stop = lambda: None
-
-  def batch(self, step: int) -> Any:
-    """Returns the batch of a step; cheapest in rising order.
-
-    Args:
-      step: Number of the step, from 0; any order is possible.
-
-    Returns:
-      A pytree of arrays for `Data.preprocess`; do not donate it.
-
-    Raises:
-      ValueError: If `step` is negative.
-      Exception: Whatever went wrong in the thread that makes batches.
-    """
-    if step < 0:
-      raise ValueError(f"step is {step}; steps count from 0.")
-    begin = time.perf_counter()
-    if self._ahead is None or self._ahead.next_step != step:
-      self._stop()
-      self._ahead = _Ahead(self._produce, step, self._prefetch)
-      # A daemon that still talks to JAX when Python ends brings it down: the
-      # finalizer also runs at exit.
-      self._stop = weakref.finalize(self, self._ahead.stop)
-    try:
-      return self._ahead.take()
-    except BaseException:
-      self.close()
-      raise
-    finally:
-      self.wait_seconds = time.perf_counter() - begin
-
-  def close(self) -> None:
-    """Ends the thread; `batch` would start it again."""
-    self._stop()
-    self._ahead = None
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    self.close()
-
-
-class _Ahead:
-  """One run of the thread: makes batches from a step on, `depth` ahead."""
-
-  def __init__(self, produce, step, depth):
-    self.next_step = step
-    self._made = collections.deque()
-    self._depth = max(depth, 1)
-    self._changed = threading.Condition()
-    self._stopped = False
-    self._thread = threading.Thread(
-      target=self._run, args=(produce, step), name="esrgan-data", daemon=True
-    )
-    self._thread.start()
-
-  def _run(self, produce, step):
-    while not self._stopped:
-      try:
-        made = produce(step), None
-      except BaseException as error:
-        made = None, error
-      with self._changed:
-        self._made.append(made)
-        self._changed.notify_all()
-        if made[1] is not None:
-          return
-        self._changed.wait_for(
-          lambda: self._stopped or len(self._made) < self._depth
-        )
-      step += 1
-
-  def take(self):
-    with self._changed:
-      self._changed.wait_for(lambda: self._made)
-      batch, error = self._made.popleft()
-      self._changed.notify_all()
-    if error is not None:
-      raise error
-    self.next_step += 1
-    return batch
-
-  def stop(self):
-    with self._changed:
-      self._stopped = True
-      self._made.clear()
-      self._changed.notify_all()
-    # The collector may finalize a pipeline in any thread, this one included.
-    if threading.current_thread() is not self._thread:
-      self._thread.join()
 
 
 def open_data(
@@ -297,7 +174,7 @@ def open_data(
       f"patch_size {patch_size} is not a multiple of scale {scale}; choose"
       f" {patch_size - patch_size % scale or scale}."
     )
-  parts, part = _parts(mesh)
+  parts, part = parts_of(mesh)
   devices = sum(map(len, parts))
   if batch_size < 1 or batch_size % devices:
     raise ValueError(
@@ -305,8 +182,8 @@ def open_data(
       " the data axis."
     )
   if options["cache"] == "stream":
-    _require_grain()
-  gather = _gather(mesh)
+    require_grain()
+  gather = gather_of(mesh)
   source, listed = _open("sources", options, scale, gather)
   threads = options["num_threads"] or os.cpu_count() or 1
   kept = {"cache_dir": options["cache_dir"] or None}
@@ -331,17 +208,17 @@ def open_data(
   _judge(agreed.report, options)
 
   if options["cache"] == "device":
-    images = _place_on_devices(agreed, found.pairs, scale, mesh, parts)
-    batches = _Resident(images, agreed.sizes, batch_size, size, mesh)
+    images = place_on_devices(agreed, found.pairs, scale, mesh, parts)
+    batches = Resident(images, agreed.sizes, batch_size, size, mesh)
   else:
-    place = _Placement(mesh, batch_size, scale, size)
+    place = Placement(mesh, batch_size, scale, size)
     if options["cache"] == "stream":
       usable = Subset(source, agreed.usable)
-      batches = _Stream(usable, place, threads, options["on_problem"])
+      batches = Stream(usable, place, threads, options["on_problem"])
     else:
       pairs = [found.pairs[i] for i in agreed.usable]
       workers = threads if options["cache"] == "memmap" else 1
-      batches = _Crops(pairs, place, workers)
+      batches = Crops(pairs, place, workers)
 
   def preprocess(key, batch):
     if options["cache"] == "device":
@@ -439,39 +316,6 @@ def _open(key, options, scale, gather):
   )
 
 
-def _parts(mesh):
-  """Returns each process's coordinates on the data axis, and which is ours.
-
-  Processes that have the same ones (a second axis runs across them) are one
-  part: they make the same rows.
-  """
-  if mesh is None:
-    return [(0,)], 0
-  if "data" not in mesh.axis_names:
-    raise ValueError(f"The mesh has axes {mesh.axis_names}, but no 'data'.")
-  axis = mesh.axis_names.index("data")
-  by_process: dict[int, set[int]] = {}
-  for position, device in np.ndenumerate(mesh.devices):
-    by_process.setdefault(device.process_index, set()).add(position[axis])
-  missing = set(range(jax.process_count())) - by_process.keys()
-  if (missing and len(by_process) > 1) or jax.process_index() in missing:
-    raise ValueError(f"Processes {sorted(missing)} have no device in the mesh.")
-  parts = sorted({tuple(sorted(c)) for c in by_process.values()})
-  if sum(map(len, parts)) != mesh.shape["data"]:
-    raise ValueError(
-      "Processes share some coordinates of the mesh's data axis and not others;"
-      " give each its own, or the same to several."
-    )
-  return parts, parts.index(tuple(sorted(by_process[jax.process_index()])))
-
-
-def _gather(mesh):
-  """Returns how processes of a mesh exchange texts: not at all, if alone."""
-  if mesh is None or len({d.process_index for d in mesh.devices.flat}) == 1:
-    return lambda text: [text]
-  return distributed.gather
-
-
 def _judge(report, options):
   """Stops or goes on, as configured."""
   if report.problems and options["on_problem"] == "stop":
@@ -481,276 +325,3 @@ def _judge(report, options):
     )
   if not report.images:
     raise DataError(f"no image can be used: {report}")
-
-
-class _Placement:
-  """Makes global arrays of the rows that this process has."""
-
-  def __init__(self, mesh, batch_size, scale, size):
-    self.batch_size, self.scale, self.size = batch_size, scale, size
-    self._sharding = None
-    slices = [slice(None)]
-    if mesh is not None:
-      self._sharding = NamedSharding(mesh, P("data"))
-      indices = self._sharding.addressable_devices_indices_map((batch_size,))
-      slices = [index[0] for index in indices.values()]
-    rows = (range(*part.indices(batch_size)) for part in slices)
-    # Of the global batch, in rising order; devices may share them.
-    self.rows = sorted(set(itertools.chain(*rows)))
-
-  @property
-  def abstract_batch(self):
-    return {
-      name: jax.ShapeDtypeStruct(
-        (self.batch_size, side, side, 3), np.uint8, sharding=self._sharding
-      )
-      for name, side in (("lr", self.size), ("hr", self.scale * self.size))
-    }
-
-  def empty(self):
-    """Returns arrays for the rows of this process, to be filled and `put`."""
-    return {
-      name: np.empty((len(self.rows), *struct.shape[1:]), np.uint8)
-      for name, struct in self.abstract_batch.items()
-    }
-
-  def put(self, local):
-    """Puts this process's rows on its devices; returns the global batch."""
-    if self._sharding is None:
-      return jax.tree.map(jnp.asarray, local)
-    # The rows of a device follow each other in either batch.
-    position = {row: i for i, row in enumerate(self.rows)}
-
-    def put(rows):
-      def shard(index):
-        start, stop, _ = index[0].indices(self.batch_size)
-        return rows[position[start] :][: stop - start]
-
-      shape = (self.batch_size, *rows.shape[1:])
-      return jax.make_array_from_callback(shape, self._sharding, shard)
-
-    return jax.tree.map(put, local)
-
-
-class _Crops:
-  """Batches of crops of decoded images."""
-
-  def __init__(self, pairs: Sequence[Pair], place: _Placement, workers: int):
-    self.abstract_batch = place.abstract_batch
-    self._pairs, self._place = pairs, place
-    # Threads wait side by side for pages of a file that are not in memory.
-    self._map = map
-    if workers > 1:
-      self._map = concurrent.futures.ThreadPoolExecutor(workers).map
-
-  def from_seed(self, seed):
-    return functools.partial(self._batch, seed)
-
-  def _batch(self, seed, step):
-    place, size, k = self._place, self._place.size, self._place.scale
-    drawn = draw(
-      seed, step, batch_size=place.batch_size, count=len(self._pairs)
-    )
-    local = place.empty()
-
-    def cut(i, row):
-      lr, hr = self._pairs[drawn.images[row]]
-      y, x = corner(lr.shape, drawn.places[row], size, "")
-      local["lr"][i] = lr[y : y + size, x : x + size]
-      local["hr"][i] = hr[k * y : k * (y + size), k * x : k * (x + size)]
-
-    done = self._map(cut, itertools.count(), place.rows)
-    collections.deque(done, maxlen=0)
-    return place.put(local)
-
-
-class _Stream:
-  """Batches of crops that Grain reads from a source."""
-
-  def __init__(
-    self, source: Source, place: _Placement, threads: int, on_problem: str
-  ):
-    self.abstract_batch = place.abstract_batch
-    self._source, self._place, self._threads = source, place, threads
-    self._stops = on_problem == "stop"
-    self._told, self._telling = set(), threading.Lock()
-    # Grain asks for single rows, of several batches at a time.
-    self._draw = functools.lru_cache(maxsize=64)(draw)
-
-  def from_seed(self, seed):
-    count = len(self._place.rows)
-    iterator, expected = None, None
-
-    def batch(step):
-      nonlocal iterator, expected
-      if expected != step:
-        iterator = self._read_from(seed, step * count)
-      expected = None  # Until all have been read.
-      local = self._place.empty()
-      for i in range(count):
-        local["lr"][i], local["hr"][i] = next(iterator)
-      expected = step + 1
-      return self._place.put(local)
-
-    return batch
-
-  def _read_from(self, seed, number):
-    """Returns an iterator over this process's rows, from one of them on."""
-    import grain
-
-    options = grain.ReadOptions(
-      num_threads=self._threads,
-      prefetch_buffer_size=max(2 * len(self._place.rows), self._threads),
-    )
-    dataset = grain.MapDataset.range(sys.maxsize).map(
-      functools.partial(self._read, seed)
-    )
-    iterator = iter(dataset.to_iter_dataset(options))
-    iterator.set_state({"next_index": number})
-    return iterator
-
-  def _read(self, seed, number):
-    """Reads the crop of a row, of the next image where it cannot be read."""
-    step, row = divmod(number, len(self._place.rows))
-    row, count = self._place.rows[row], len(self._source)
-    drawn = self._draw(
-      seed, step, batch_size=self._place.batch_size, count=count
-    )
-    place = tuple(drawn.places[row])
-    for more in range(min(count, _MOST_UNREADABLE)):
-      index = (int(drawn.images[row]) + more) % count
-      try:
-        return self._source.crop(index, place, self._place.size)
-      except DataError as error:
-        problem = Problem.of(self._source.names[index], error)
-        if self._stops:
-          raise DataError(
-            f"{problem}. It could be read before: restore it, or choose"
-            ' data.on_problem="skip"'
-          ) from error
-        self._tell(problem)
-    raise DataError(
-      f"{more + 1} images in a row cannot be read any more, the last one"
-      f" {problem}; is their disk still there?"
-    )
-
-  def _tell(self, problem):
-    with self._telling:
-      new = problem.name not in self._told
-      self._told.add(problem.name)
-    if new:
-      _log.warning("%s: the next image takes its place from now on", problem)
-
-
-def _require_grain():
-  try:
-    import grain  # noqa: F401
-  except ImportError as error:
-    raise DataError(
-      f'data.cache="stream" needs grain ({error}); pip install grain, or choose'
-      ' "memmap"'
-    ) from error
-
-
-class _Resident:
-  """Batches of draws, of images in device memory."""
-
-  def __init__(
-    self,
-    images: augment_lib.Resident,
-    sizes: Sequence[tuple[int, int]],
-    batch_size: int,
-    size: int,
-    mesh: Mesh | None,
-  ):
-    self._images, self._sizes = images, np.array(sizes)
-    self._batch_size, self._size, self._mesh = batch_size, size, mesh
-    self.abstract_batch = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=None if mesh is None else x.sharding
-      ),
-      self._batch(0, 0),
-    )
-
-  def from_seed(self, seed):
-    return functools.partial(self._batch, seed)
-
-  def _batch(self, seed, step):
-    drawn = draw(
-      seed, step, batch_size=self._batch_size, count=len(self._sizes)
-    )
-    room = self._sizes[drawn.images] - self._size + 1
-    corners = (drawn.places * room).astype(np.int32)
-    return {
-      "images": self._images,
-      "index": _replicate(drawn.images.astype(np.int32), self._mesh),
-      "corners": _replicate(corners, self._mesh),
-    }
-
-
-def _replicate(array, mesh):
-  if mesh is None:
-    return jnp.asarray(array)
-  # `device_put` would have all processes compare what they have.
-  return jax.make_array_from_callback(
-    array.shape, NamedSharding(mesh, P()), lambda index: array[index]
-  )
-
-
-def _place_on_devices(agreed, pairs, scale, mesh, parts):
-  """Packs each process's share of the images for its devices."""
-  devices = sum(map(len, parts))
-  # The largest first, each to the device with the fewest rows so far. Everyone
-  # finds the same places for the images of all.
-  held: dict[int, list[int]] = {c: [] for c in range(devices)}
-  heights = [0] * devices
-  table = np.empty((len(agreed.usable), 5), np.int32)
-  for number in sorted(
-    range(len(agreed.usable)), key=lambda n: -min(agreed.sizes[n])
-  ):
-    mine = parts[agreed.usable[number] % len(parts)]
-    least = min(mine, key=lambda c: (heights[c], c))
-    h, w = agreed.sizes[number]
-    table[number] = (least, heights[least], min(h, w), max(h, w), h > w)
-    held[least].append(number)
-    heights[least] += min(h, w)
-  rows, width = max(heights), int(table[:, 3].max())
-
-  needed = rows * width * 3 * (1 + scale**2)
-  limit = _memory_limit(mesh)
-  if limit and needed > 0.8 * limit:
-    raise DataError(
-      f"the images take {needed / 1e9:.1f} GB on each device, of"
-      f' {limit / 1e9:.1f} GB; choose data.cache="ram" or "memmap"'
-    )
-
-  def packed(which, k):
-    def shard(coordinate):
-      chosen = [
-        np.swapaxes(pairs[agreed.usable[number]][which], 0, 1)
-        if table[number, 4]
-        else pairs[agreed.usable[number]][which]
-        for number in held[coordinate]
-      ]
-      return augment_lib.pack(chosen, rows=k * rows, width=k * width)
-
-    if mesh is None:
-      return jnp.asarray(shard(0))
-    return jax.make_array_from_callback(
-      (devices * k * rows, k * width * 3),
-      NamedSharding(mesh, P("data")),
-      lambda index: shard((index[0].start or 0) // (k * rows)),
-    )
-
-  return augment_lib.Resident(
-    packed(0, 1), packed(1, scale), _replicate(table, mesh)
-  )
-
-
-def _memory_limit(mesh):
-  """Returns bytes of a device's memory, None where it does not say."""
-  device = jax.local_devices()[0] if mesh is None else mesh.local_devices[0]
-  try:
-    return (device.memory_stats() or {}).get("bytes_limit")
-  except (RuntimeError, NotImplementedError):
-    return None
