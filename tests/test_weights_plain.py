@@ -103,6 +103,23 @@ def test_scale_must_agree(tmp_path):
     files.read_weights(path, scale=4)
 
 
+def test_a_network_that_has_changed_since(tmp_path):
+  path = _write(tmp_path / "a.safetensors")
+
+  class Other(Toy):
+    @nn.compact
+    def __call__(self, lr):
+      return nn.Conv(3, (1, 1), name="last")(lr)
+
+  registry.unregister("Toy")
+  registry.register_generator("Toy", Other)
+  with pytest.raises(
+    UnsupportedWeightsError,
+    match=r"a\.saf.*not the weights of Toy as it is now: 0 arrays.*params/last",
+  ):
+    files.read_weights(path)
+
+
 def test_an_unregistered_name_is_not_looked_for_elsewhere(tmp_path):
   path = _write(tmp_path / "a.safetensors")
   registry.unregister("Toy")

@@ -14,12 +14,14 @@ import re
 from collections.abc import Callable, Container, Mapping
 from typing import Any, BinaryIO
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from esrgan_jax import storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
-from esrgan_jax.weights import fields, selection
+from esrgan_jax.weights import fields, partial, selection
 from esrgan_jax.weights.dialects import DIALECTS, plain
 from esrgan_jax.weights.dialects.protocol import (
   NamedWeights,
@@ -308,7 +310,22 @@ def _network(
       " leave scale out"
     )
   params, collections = plain.from_state_dict(state.get("params", state))
+  _check_tree(config, {"params": params, **collections})
   return NamedWeights(config, params, (), collections)
+
+
+def _check_tree(config: Mapping[str, Any], variables: Params) -> None:
+  """Raises if variables are not those that a network has."""
+  net = registry.make_generator(**config)
+  side = 8 * registry.size_multiple(net)
+  wanted = jax.eval_shape(
+    lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
+  )
+  _, report = partial.fit(variables, wanted)
+  if report.left:
+    raise UnsupportedWeightsError(
+      f"not the weights of {config['architecture']} as it is now: {report}"
+    )
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int | None:
