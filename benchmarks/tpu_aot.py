@@ -42,7 +42,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from benchmarks import hlo
-from esrgan_jax import augment, compilation, tiling
+from esrgan_jax import augment, compilation, losses, tiling
 from esrgan_jax.models import registry, vgg
 from esrgan_jax.steps import gan, psnr
 from esrgan_jax.steps import optimizer as optimizer_lib
@@ -238,9 +238,7 @@ def training_step(
       "perceptual_weight",
       "adversarial",
       "adversarial_weight",
-      "detach_means",
-      "halve",
-      "penalty_weight",
+      *losses.find_adversarial_loss(settings.adversarial).options,
     )
     step = functools.partial(
       gan.gan_step,

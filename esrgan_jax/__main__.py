@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from esrgan_jax import text
+from esrgan_jax import plugins, text
 
 # Each is a module of `esrgan_jax.commands`, imported only when it is used.
 _COMMANDS = {
@@ -47,6 +47,14 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
       child.description = module.__doc__
       child.formatter_class = argparse.RawDescriptionHelpFormatter
       module.add_arguments(child)
+      child.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run a Python file that registers networks and measures of your"
+        " own; may be given several times",
+      )
       child.set_defaults(run=module.run)
   return parser
 
@@ -89,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser(chosen).parse_args(argv)
   try:
     with _tidy_ends():
+      plugins.load(args.plugin)
       return args.run(args)
   except KeyboardInterrupt:
     print("\ninterrupted", file=sys.stderr)  # noqa: T201

@@ -7,7 +7,9 @@ on a sharded batch a relativistic mean is over all devices' images, where
 PyTorch's data parallelism takes one mean per GPU.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -347,6 +349,104 @@ def gradient_penalty(
   # A root of exactly 0, where the critic is flat, has no finite derivative.
   norm = jnp.sqrt(squares + 1e-12)
   return jnp.mean(jnp.square(norm - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialLoss:
+  """What both players minimise, by one name.
+
+  Attributes:
+    name: As configs have it.
+    generator: `(real_logits, fake_logits, **options) -> scalar`.
+    discriminator: The same for the discriminator, without the penalty.
+    options: What both take by name, with defaults: plain values.
+    penalty: `(key, critic, real, fake) -> scalar` besides, such as
+      `gradient_penalty`; the discriminator must then see each image apart from
+      the others of its batch. Its weight is the option `penalty_weight`, which
+      the two functions do not get.
+  """
+
+  name: str
+  generator: Callable[..., Array]
+  discriminator: Callable[..., Array]
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  penalty: Callable[..., Array] | None = None
+
+
+ADVERSARIAL_LOSSES: dict[str, AdversarialLoss] = {}
+ADVERSARIAL_OPTIONS: dict[str, Any] = {}
+
+
+def register_adversarial_loss(loss: AdversarialLoss) -> None:
+  """Gives an adversarial loss its name, for configs and steps.
+
+  Args:
+    loss: The loss; its options become keys of a GAN phase's config.
+
+  Raises:
+    ValueError: If another loss has its name, or another default for an option.
+
+  >>> find_adversarial_loss("relativistic").options["halve"]
+  True
+  """
+  if ADVERSARIAL_LOSSES.get(loss.name, loss) != loss:
+    raise ValueError(f"another adversarial loss is called {loss.name!r}")
+  for name, value in loss.options.items():
+    if ADVERSARIAL_OPTIONS.get(name, value) != value:
+      raise ValueError(
+        f"option {name} of {loss.name!r} is {ADVERSARIAL_OPTIONS[name]} by"
+        f" default for another loss, not {value}: call it something else"
+      )
+  ADVERSARIAL_LOSSES[loss.name] = loss
+  ADVERSARIAL_OPTIONS.update(loss.options)
+
+
+def find_adversarial_loss(name: str) -> AdversarialLoss:
+  """Returns the adversarial loss of that name.
+
+  Raises:
+    ValueError: If there is none; says what there is.
+
+  >>> find_adversarial_loss("hinge")
+  Traceback (most recent call last):
+  ...
+  ValueError: adversarial must be one of relativistic, vanilla, wgan-gp, got...
+  """
+  if name not in ADVERSARIAL_LOSSES:
+    raise ValueError(
+      f"adversarial must be one of {', '.join(ADVERSARIAL_LOSSES)}, got"
+      f" {name!r}."
+    )
+  return ADVERSARIAL_LOSSES[name]
+
+
+register_adversarial_loss(
+  AdversarialLoss(
+    "relativistic",  # ESRGAN.
+    lambda real, fake, *, detach_means, halve: relativistic_generator_loss(
+      real, fake, halve=halve
+    ),
+    relativistic_discriminator_loss,
+    # BasicSR detaches. The paper's equation is not halved.
+    options={"detach_means": False, "halve": True},
+  )
+)
+register_adversarial_loss(
+  AdversarialLoss(
+    "vanilla",  # SRGAN.
+    lambda real, fake: vanilla_generator_loss(fake),
+    vanilla_discriminator_loss,
+  )
+)
+register_adversarial_loss(
+  AdversarialLoss(
+    "wgan-gp",
+    lambda real, fake: wasserstein_generator_loss(fake),
+    wasserstein_critic_loss,
+    options={"penalty_weight": 10.0},
+    penalty=gradient_penalty,
+  )
+)
 
 
 def _float32(x):

@@ -72,13 +72,18 @@ def _run(args, overrides):
   distributed.maybe_initialize()
   from esrgan_jax.training import config as config_lib
 
-  config = config_lib.read_config(args.config)
+  given = [value.split(",") for key, value in overrides if key == "plugins"]
+  config = config_lib.read_config(
+    args.config, plugin_names=[name for names in given for name in names]
+  )
   workdir = args.workdir
   if not workdir:
     workdir = pathlib.Path("runs", pathlib.Path(args.config).stem)
     if jax.process_index() == 0:
       print(f"workdir: {text.printable(workdir)}", flush=True)  # noqa: T201
-  config_lib.override(config, overrides)
+  config_lib.override(
+    config, [(key, value) for key, value in overrides if key != "plugins"]
+  )
   config = config_lib.complete(config)
   from esrgan_jax.training import loop
 

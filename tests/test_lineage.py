@@ -45,7 +45,9 @@ def _place(tmp_path):
   folder = tmp_path / "run"
   run = _run(folder)
   _save(run, "psnr", 2, plain_states.psnr(2))
-  _save(run, "gan", 3, plain_states.gan(3), lineage.origin(run, _params(2)))
+  _save(
+    run, "gan", 3, plain_states.gan(3), lineage.origin(run, _params(2), "psnr")
+  )
   for name in (
     "models/psnr.safetensors",
     "models/gan.safetensors",
@@ -87,19 +89,19 @@ def test_what_fits_is_left_alone(place):
   before = _files(place)
   run = _run(place)
   lineage.foresee(run)
-  origin = lineage.origin(run, _params(2))
+  origin = lineage.origin(run, _params(2), "psnr")
   assert (origin["phase"], origin["step"]) == ("psnr", 2)
-  lineage.settle(run, origin)
+  lineage.settle(run, "gan", origin)
   # So are the same parameters from a file.
   run = _run(place, init_from="start.safetensors")
   lineage.foresee(run)
-  lineage.settle(run, lineage.origin(run, _params(2)))
+  lineage.settle(run, "gan", lineage.origin(run, _params(2)))
   assert _files(place) == before
   assert _said(run) == ""
   # And where phase two has not begun.
   run = _run(place.parent / "empty")
   lineage.foresee(run)
-  lineage.settle(run, lineage.origin(run, _params(2)))
+  lineage.settle(run, "gan", lineage.origin(run, _params(2), "psnr"))
 
 
 def test_what_is_stale_is_refused_by_name(place):
@@ -109,12 +111,12 @@ def test_what_is_stale_is_refused_by_name(place):
   after = _files(place)
   with pytest.raises(
     config_lib.ConfigError,
-    match=r"phase two, at step 3, was begun from phase one's step 2"
-    r" \([0-9a-f]{12}\), not from phase one's step 4 \([0-9a-f]{12}\)\. .*"
+    match=r"phase gan, at step 3, was begun from phase psnr's step 2"
+    r" \([0-9a-f]{12}\), not from phase psnr's step 4 \([0-9a-f]{12}\)\. .*"
     r"allow_changes=true: .* is kept, in .*/earlier/1\. .*"
     r"--config\.init_from=.*/models/psnr\.safetensors$",
   ) as caught:
-    lineage.settle(run, lineage.origin(run, _params(4)))
+    lineage.settle(run, "gan", lineage.origin(run, _params(4), "psnr"))
   assert "\n" not in str(caught.value)
   assert _files(place) == after
   assert before.items() <= after.items()
@@ -130,9 +132,9 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
   lineage.foresee(longer)
   assert _files(place) == before
   _save(longer, "psnr", 4, plain_states.psnr(4))
-  origin = lineage.origin(longer, _params(4))
-  lineage.settle(longer, origin)
-  assert "phase two, at step 3, was begun from phase one's step 2" in _said(
+  origin = lineage.origin(longer, _params(4), "psnr")
+  lineage.settle(longer, "gan", origin)
+  assert "phase gan, at step 3, was begun from phase psnr's step 2" in _said(
     longer
   )
   moved = {
@@ -157,7 +159,7 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
   )
   # The next one has a folder of its own.
   _save(longer, "gan", 3, plain_states.gan(3), origin)
-  lineage.settle(longer, lineage.origin(longer, _params(5)))
+  lineage.settle(longer, "gan", lineage.origin(longer, _params(5), "psnr"))
   assert (place / "earlier/2/gan").is_dir()
   assert _files(place / "earlier/1").keys() == {*earlier, "config.json"}
 
@@ -169,7 +171,7 @@ def test_setting_aside_goes_on_after_a_kill(place):
   (place / "earlier/1/models").mkdir(parents=True)
   for path in (place / "models").iterdir():
     path.rename(place / "earlier/1/models" / path.name)
-  lineage.settle(run, origin)
+  lineage.settle(run, "gan", origin)
   assert (place / "earlier/1/gan/checkpoints/3").is_dir()
   assert (place / "earlier/1/models/psnr.safetensors").exists()
   assert not (place / "earlier/2").exists()
@@ -179,12 +181,12 @@ def test_phase_one_is_not_trained_beside_phase_two_unasked(place):
   before = _files(place)
   longer = {"psnr": {"num_train_steps": 9}, "gan": {"num_train_steps": 3}}
   with pytest.raises(
-    config_lib.ConfigError, match="phase one is at step 2 of 9, but phase two"
+    config_lib.ConfigError, match="phase psnr is at step 2 of 9, but phase gan"
   ):
     lineage.foresee(_run(place, phases=longer))
   (place / "psnr").rename(place / "gone")
   with pytest.raises(
-    config_lib.ConfigError, match="phase one is at step 0 of 2, but phase two"
+    config_lib.ConfigError, match="phase psnr is at step 0 of 2, but phase gan"
   ):
     lineage.foresee(_run(place))
   (place / "gone").rename(place / "psnr")
@@ -196,7 +198,7 @@ def test_unknown_descent_is_accepted_until_phase_one_goes_on(tmp_path):
   _save(run, "psnr", 2, plain_states.psnr(2))
   _save(run, "gan", 3, plain_states.gan(3))
   lineage.foresee(run)
-  lineage.settle(run, lineage.origin(run, _params(2)))
+  lineage.settle(run, "gan", lineage.origin(run, _params(2), "psnr"))
   assert "begun by an earlier version" in _said(run)
   assert not (tmp_path / "earlier").exists()
   # It stays unknown when it goes on: nothing is made up.
@@ -224,16 +226,16 @@ def test_models_say_what_they_were_begun_from(tmp_path, capsys):
     jax.tree.map(lambda x, n=n: np.full(x.shape, n, np.float32), shapes)
     for n in range(3)
   )
-  origin = lineage.origin(run, psnr)
-  finish.export(run, "psnr", psnr, 0.0)
-  finish.export(run, "gan", gan, 1.0, origin=origin)
+  origin = lineage.origin(run, psnr, "psnr")
+  finish.export(run, finish.Model("psnr", {"params": psnr}, 0.0))
+  finish.export(run, finish.Model("gan", {"params": gan}, 1.0), origin=origin)
   found = workdir.find_model(tmp_path / "models/psnr.safetensors").weights
   assert found.metadata["generator_sha256"] == origin["sha256"]
   # A file gives the digest that its parameters had.
   assert lineage.origin(run, found.params)["sha256"] == origin["sha256"]
   assert descent.relation_in(run.workdir) == ""
   assert "was begun from" not in report.write_report(tmp_path).read_text()
-  finish.export(run, "psnr", other, 0.0)
+  finish.export(run, finish.Model("psnr", {"params": other}, 0.0))
   assert "was begun from another model" in descent.relation_in(run.workdir)
   page = report.write_report(tmp_path).read_text()
   assert "The GAN model was begun from another model" in page

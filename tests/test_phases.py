@@ -2,6 +2,7 @@
 
 import pytest
 
+from esrgan_jax.steps.state import averaged
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
@@ -23,7 +24,7 @@ def test_phases_in_order(tmp_path):
   psnr, gan = _make(tmp_path, _NO_VGG)
   assert (psnr.name, psnr.total, psnr.seed) == ("psnr", 12, 0)
   assert (gan.name, gan.total, gan.seed) == ("gan", 8, 1)
-  state = gan.abstract_state(psnr.abstract_state(None).ema_params)
+  state = gan.abstract_state(averaged(psnr.abstract_state(None)))
   assert state.ema_params["conv_first"]["kernel"].shape == (3, 3, 3, 4)
   assert state.d_params["linear2"]["bias"].shape == (1,)
   (only,) = _make(tmp_path, ("phases.gan.num_train_steps", "0"))

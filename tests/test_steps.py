@@ -543,7 +543,8 @@ def test_metrics_are_the_losses_and_norms():
     ({"accumulate": 0}, "accumulate must be >= 1, got 0"),
     ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
     ({"pixel_loss": "l3"}, r"\('l1', 'mse', 'charbonnier'\).*got 'l3'"),
-    ({"adversarial": "hinge"}, "'wgan-gp'.*got 'hinge'"),
+    ({"adversarial": "hinge"}, "wgan-gp, got 'hinge'"),
+    ({"halv": True}, "has no option halv; it has detach_means, halve"),
   ],
 )
 def test_misuse_is_explained(options, message):

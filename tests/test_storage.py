@@ -292,7 +292,7 @@ assert [line["g/loss"] for line in found] == [0.5, 0.25, 0.1], found
 # A model, found again as people ask for it.
 import jax
 params = jax.jit(run.generator.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))
-finish.export(run, "psnr", params["params"], 0.0)
+finish.export(run, finish.Model("psnr", params, 0.0))
 for name in ("gs://bucket/a/run", "gs://bucket/a/run/models/psnr.safetensors"):
   model = workdir.find_model(name)
   jax.tree.map(np.testing.assert_array_equal, model.weights.params,

@@ -132,14 +132,14 @@ def test_more_of_phase_one_has_phase_two_trained_again(
   flags = ["phases.psnr.num_train_steps=5"]
   status, _, err = _run(place, workdir, *flags)
   assert status == 1
-  assert "Phase two, now at step 2, is then trained again" in err
+  assert "Phase gan, now at step 2, is then trained again" in err
   assert _digests(workdir) == _digests(finished)
   status, out, err = _run(place, workdir, *flags, "allow_changes=true")
   assert status == 0, err
   assert "psnr: going on from step 4 of 5" in out
   assert re.search(
-    r"phase two, at step 2, was begun from phase one's step 4 \(\w+\), not from"
-    r" phase one's step 5 \(\w+\)",
+    r"phase gan, at step 2, was begun from phase psnr's step 4 \(\w+\), not"
+    r" from phase psnr's step 5 \(\w+\)",
     " ".join(out.split()),
   )
   assert "gan: 2 steps" in out

@@ -39,6 +39,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.models.initialization import start_bilinear
 from esrgan_jax.models.rrdb import RRDBNet
 
 DEFAULT_GENERATOR = "RRDBNet"
@@ -73,11 +74,16 @@ class Architecture:
     make: Fields by name to a module; the module's class, mostly.
     fields: The fields that a config or a file may set, with their defaults:
       plain values.
+    starts: Functions by name, of a generator's random parameters to others of
+      the same shapes, that training may begin with.
   """
 
   name: str
   make: Callable[..., nn.Module]
   fields: Mapping[str, Any]
+  starts: Mapping[str, Callable[[Any], Any]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 _generators: dict[str, Architecture] = {}
@@ -89,6 +95,7 @@ def register_generator(
   make: Callable[..., nn.Module],
   *,
   fields: Mapping[str, Any] | None = None,
+  starts: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> None:
   """Gives a generator a name, for configs, checkpoints and weight files.
 
@@ -97,6 +104,8 @@ def register_generator(
     make: Fields by name to a module: a Linen module's class, or a function.
     fields: The fields that a config may set, with their defaults. None means
       all that the class has, of plain values.
+    starts: What `config.initialization` may be besides "published"; see
+      `Architecture`.
 
   Raises:
     ValueError: If another architecture has the name, or there is no `scale`.
@@ -112,7 +121,7 @@ def register_generator(
   4
   >>> unregister("Nearest")
   """
-  _register(_generators, name, make, fields)
+  _register(_generators, name, make, fields, starts)
 
 
 def register_discriminator(
@@ -314,7 +323,7 @@ def _takes(net, argument):
   return argument in inspect.signature(type(net).__call__).parameters
 
 
-def _register(table, name, make, fields):
+def _register(table, name, make, fields, starts=None):
   if name in table and table[name].make is not make:
     raise ValueError(
       f"another network is called {name!r}: choose another name for {make!r}"
@@ -326,7 +335,7 @@ def _register(table, name, make, fields):
       f"{make!r} has no field `scale`, the size of its result over that of its"
       " image: a generator needs one"
     )
-  table[name] = Architecture(name, make, dict(fields))
+  table[name] = Architecture(name, make, dict(fields), dict(starts or {}))
 
 
 def _plain_fields(make):
@@ -374,5 +383,7 @@ def _make(found, fields, extra):
   return found.make(**fields)
 
 
-register_generator(DEFAULT_GENERATOR, RRDBNet)
+register_generator(
+  DEFAULT_GENERATOR, RRDBNet, starts={"bilinear": start_bilinear}
+)
 register_discriminator(DEFAULT_DISCRIMINATOR, VGGStyleDiscriminator)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import PIL.Image
@@ -27,7 +28,10 @@ from esrgan_jax.weights import descent
 
 __all__ = ["write_report"]
 
-_PHASES = {"psnr": "Phase one: PSNR", "gan": "Phase two: GAN"}
+# Where the config does not say.
+_NETWORK = "RRDBNet"
+_PHASES = ("psnr", "gan")
+_ORDINALS = ("one", "two", "three", "four", "five", "six")
 _BASELINE = "bicubic"
 _NO_MEASURES = {"alpha", "name"}  # What else a row holds.
 _MOST_PICTURES = 6
@@ -128,17 +132,22 @@ pre { background: var(--card); border: 1px solid var(--rule);
 """
 
 
-def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
+def write_report(
+  workdir: str | os.PathLike[str],
+  *,
+  titles: Mapping[str, str] | None = None,
+) -> epath.Path:
   """Writes a workdir's `report.html`.
 
-  Reads, each if it is there: `config.json`; `{psnr,gan}/metrics.jsonl` (or in
-  `metrics/` below), as `metric_log` writes it; `evaluation.json`, as
-  `evaluator` writes it; `interpolation.json`, `{"rows": [...]}` with `alpha`
-  and means; and `samples/*.png`, of which the last of each kind is shown, the
-  kind being the name without its number.
+  Reads, each if it is there: `config.json`; `metrics.jsonl` of each phase's
+  folder (or in `metrics/` below), as `metric_log` writes it;
+  `evaluation.json`, as `evaluator` writes it; `interpolation.json`, `{"rows":
+  [...]}` with `alpha` and means; and `samples/*.png`, of which the last of each
+  kind is shown, the kind being the name without its number.
 
   Args:
     workdir: The folder of a training run. `gs://` works as well.
+    titles: What to call phases, by name; none is the name.
 
   Returns:
     Path of the page; one that was there is replaced.
@@ -157,16 +166,22 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
     raise FileNotFoundError(f"no folder {workdir}")
   config = _read_json(workdir / "config.json")
   evaluations = _read_evaluations(workdir / "evaluation.json")
-  logs = {phase: _read_log(workdir / phase) for phase in _PHASES}
+  names = _phases(config)
+  titles = {name: name.upper() for name in names} | dict(titles or {})
+  logs = {name: _read_log(workdir / name) for name in names}
   sections = [
     _descent(workdir),
     _results(evaluations),
     _pictures(workdir / "samples"),
-    *(_curves(title, logs[phase]) for phase, title in _PHASES.items()),
+    *(
+      _curves(f"Phase {number}: {titles[name]}", logs[name])
+      for number, name in zip(_numbers(), names, strict=False)
+    ),
     _trade_off(_read_json(workdir / "interpolation.json")),
     _images(evaluations),
     _config(config),
   ]
+  facts = {titles[name]: log for name, log in logs.items()}
   body = "\n".join(filter(None, sections))
   if not body:
     body = "<p>Nothing has been logged yet.</p>"
@@ -175,7 +190,7 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     f"<title>{title}: ESRGAN training</title>\n<style>{_STYLE}</style></head>\n"
-    f"<body><h1>{title}</h1>\n{_facts(config, evaluations, logs)}\n{body}\n"
+    f"<body><h1>{title}</h1>\n{_facts(config, evaluations, facts)}\n{body}\n"
     "</body></html>\n"
   )
   path = workdir / "report.html"
@@ -186,6 +201,20 @@ def write_report(workdir: str | os.PathLike[str]) -> epath.Path:
 def _text(value: object, *, limit: int = 200) -> str:
   """Returns a text for the page, which may be a name that a stranger chose."""
   return html.escape(printable(value, limit=limit))
+
+
+def _phases(config: Any) -> tuple[str, ...]:
+  """Returns the names of a config's phases, in order."""
+  try:
+    names = config["phase_order"] or _PHASES
+    return tuple(name for name in names if isinstance(name, str) and name)
+  except (KeyError, TypeError):
+    return _PHASES
+
+
+def _numbers() -> Iterator[str]:
+  yield from _ORDINALS
+  yield from map(str, itertools.count(len(_ORDINALS) + 1))
 
 
 def _read_json(path: epath.Path) -> Any:
@@ -222,16 +251,15 @@ def _facts(config: Any, evaluations: Sequence[Any], logs: Any) -> str:
   words = []
   generator = (config or {}).get("generator") or {}
   if generator:
-    sizes = "/".join(
-      str(generator.get(key, "?"))
-      for key in ("num_feat", "num_block", "num_grow_ch")
-    )
-    words.append(f"RRDBNet {sizes}")
+    sizes = ("num_feat", "num_block", "num_grow_ch")
+    words.append(str(generator.get("architecture", _NETWORK)))
+    if any(key in generator for key in sizes):
+      words[0] += " " + "/".join(str(generator.get(k, "?")) for k in sizes)
   if (config or {}).get("scale"):
     words.append(f"x{config['scale']}")
   for phase, log in logs.items():
     if log:
-      words.append(f"{log[-1]['step']:,} steps of {phase.upper()}")
+      words.append(f"{log[-1]['step']:,} steps of {phase}")
   facts = []
   base = _mean_of(evaluations, _BASELINE, "psnr_y")
   for each in evaluations:

@@ -15,6 +15,7 @@ passes, moves them five times by the same. Training never reads them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +30,6 @@ from esrgan_jax.steps import shared
 from esrgan_jax.steps.optimizer import Optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
 from esrgan_jax.steps.state import GanState
-
-ADVERSARIAL_LOSSES = ("relativistic", "vanilla", "wgan-gp")
 
 
 def vgg_perceptual(
@@ -94,10 +93,8 @@ def gan_gradients(
   perceptual_weight: float = 1.0,
   adversarial: str = "relativistic",
   adversarial_weight: float = 5e-3,
-  detach_means: bool = False,
-  halve: bool = True,
-  penalty_weight: float = 10.0,
   penalty_key: Array | None = None,
+  **options: Any,
 ) -> tuple[Any, Any, Any, Any, Metrics]:
   """Returns both networks' gradients in phase two, at the same parameters.
 
@@ -116,16 +113,16 @@ def gan_gradients(
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
     pixel_weight: ESRGAN's eta, for images in [0, 1].
     perceptual_weight: ESRGAN 1; SRGAN 0.006 with `"l2"` features.
-    adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN) or `"wgan-gp"`.
+    adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN), `"wgan-gp"`, or
+      another of `losses.ADVERSARIAL_LOSSES`.
     adversarial_weight: ESRGAN's lambda; SRGAN 1e-3.
-    detach_means: For `"relativistic"`: stop D's gradients at the means, as
-      BasicSR does.
-    halve: For `"relativistic"`: halve both players' sums, as all published
-      codes do; `False` is the paper's equation.
-    penalty_weight: For `"wgan-gp"`: weight of the gradient penalty.
     penalty_key: For `"wgan-gp"`: random key of the places of the penalty. It
       sees D with running statistics, since it needs images apart from each
       other; choose a D without BatchNorm.
+    **options: Of that loss, where they are not to be its defaults. Of
+      `"relativistic"`: `detach_means` stops D's gradients at the means, as
+      BasicSR does; `halve` halves both players' sums, as all published codes
+      do, `False` is the paper's equation. Of `"wgan-gp"`: `penalty_weight`.
 
   Returns:
     Gradients like `params`; gradients like `d_params`; the new
@@ -135,7 +132,8 @@ def gan_gradients(
     the second.
 
   Raises:
-    ValueError: If a loss is unknown, or `"wgan-gp"` has no key.
+    ValueError: If a loss or an option of it is unknown, or one with a penalty
+      has no key.
 
   Source: ESRGAN (arXiv:1809.00219), section 3.4, equation 3; BasicSR
   `models/esrgan_model.py::optimize_parameters`.
@@ -156,9 +154,11 @@ def gan_gradients(
   """
   lr, hr = batch["lr"], batch["hr"]
   pixel = shared.find_pixel_loss(pixel_loss)
-  g_adversarial, d_adversarial = _adversarial_losses(
-    adversarial, detach_means=detach_means, halve=halve
-  )
+  loss = losses.find_adversarial_loss(adversarial)
+  options = _all_options(loss, options)
+  penalty_weight = options.pop("penalty_weight", 1.0)
+  g_adversarial = functools.partial(loss.generator, **options)
+  d_adversarial = functools.partial(loss.discriminator, **options)
 
   def apply_d(d_params, d_batch_stats, image):
     logits, updates = discriminator.apply(
@@ -201,13 +201,15 @@ def gan_gradients(
   (real_grads,), (fake_grads, _) = real_vjp(d_logits[0]), fake_vjp(d_logits[1])
   d_grads = jax.tree.map(jnp.add, real_grads, fake_grads)
   metrics = {}
-  if adversarial == "wgan-gp":
+  if loss.penalty:
     if penalty_key is None:
-      raise ValueError("adversarial 'wgan-gp' needs penalty_key, got None.")
+      raise ValueError(
+        f"adversarial {adversarial!r} needs penalty_key, got None."
+      )
 
     def penalty(d_params):
       variables = {"params": d_params, "batch_stats": d_batch_stats}
-      return losses.gradient_penalty(
+      return loss.penalty(
         penalty_key,
         lambda image: discriminator.apply(variables, image, train=False),
         hr,
@@ -250,6 +252,7 @@ def gan_step(
   d_optimizer: Optimizer,
   ema_decay: float = 0.999,
   accumulate: int = 1,
+  adversarial: str = "relativistic",
   seed: int = 0,
   **options: Any,
 ) -> tuple[GanState, Metrics]:
@@ -271,10 +274,9 @@ def gan_step(
     accumulate: Microbatches that the batch is split into, one after another,
       to save memory. BatchNorm's statistics and the relativistic means are then
       those of a microbatch, so the result is not that of the whole batch.
+    adversarial: As of `gan_gradients`.
     seed: Seed of the random numbers of `"wgan-gp"`, with step and microbatch.
-    **options: Losses and their weights, as of `gan_gradients`: `perceptual`,
-      `pixel_loss`, `pixel_weight`, `perceptual_weight`, `adversarial`,
-      `adversarial_weight`, `detach_means`, `halve`, `penalty_weight`.
+    **options: Losses, their weights and options, as of `gan_gradients`.
 
   Returns:
     The new state, and metrics: those of `gan_gradients`, `g/grad_norm` and
@@ -305,12 +307,12 @@ def gan_step(
   (1, '1e-04')
   """
   shared.check_decay(ema_decay)
-  is_wgan = options.get("adversarial") == "wgan-gp"
+  is_random = losses.find_adversarial_loss(adversarial).penalty is not None
 
   def gradients(carry, microbatch, index):
     d_batch_stats, collections = carry
     key = None
-    if is_wgan:
+    if is_random:
       key = jax.random.fold_in(jax.random.key(seed), state.step)
       key = jax.random.fold_in(key, index)
     grads, d_grads, d_batch_stats, collections, metrics = gan_gradients(
@@ -321,6 +323,7 @@ def gan_step(
       generator=generator,
       discriminator=discriminator,
       collections=collections,
+      adversarial=adversarial,
       penalty_key=key,
       **options,
     )
@@ -360,27 +363,13 @@ def gan_step(
   return state, shared.with_counters(metrics, state)
 
 
-def _adversarial_losses(name, *, detach_means, halve):
-  """G's and D's loss, as functions of real and fake logits."""
-  if name == "relativistic":
-    return (
-      lambda real, fake: losses.relativistic_generator_loss(
-        real, fake, halve=halve
-      ),
-      lambda real, fake: losses.relativistic_discriminator_loss(
-        real, fake, detach_means=detach_means, halve=halve
-      ),
+def _all_options(loss, given):
+  """A loss's options: those given, and defaults."""
+  unknown = [name for name in given if name not in loss.options]
+  if unknown:
+    has = ", ".join(loss.options) or "none"
+    raise ValueError(
+      f"adversarial {loss.name!r} has no option {', '.join(unknown)}; it has"
+      f" {has}."
     )
-  if name == "vanilla":
-    return (
-      lambda _, fake: losses.vanilla_generator_loss(fake),
-      losses.vanilla_discriminator_loss,
-    )
-  if name == "wgan-gp":
-    return (
-      lambda _, fake: losses.wasserstein_generator_loss(fake),
-      losses.wasserstein_critic_loss,
-    )
-  raise ValueError(
-    f"adversarial must be one of {ADVERSARIAL_LOSSES}, got {name!r}."
-  )
+  return {**loss.options, **given}

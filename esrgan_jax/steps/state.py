@@ -192,6 +192,34 @@ def init_generator(key: Array, generator: nn.Module) -> dict[str, Any]:
   return dict(generator.init(key, jnp.zeros((1, size, size, 3)), **mode))
 
 
+def averaged(state: PsnrState | GanState) -> dict[str, Any]:
+  """Returns the variables of the averaged generator: what makes a model.
+
+  Args:
+    state: Of either phase.
+
+  >>> zero = jnp.zeros((), jnp.int32)
+  >>> averaged(PsnrState(zero, {"a": 1}, (), {"a": 2}, zero, zero))
+  {'params': {'a': 2}}
+  """
+  return {"params": state.ema_params, **state.collections}
+
+
+def split(variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
+  """Returns a generator's parameters, and its other collections.
+
+  Args:
+    variables: As of `init_generator`; of None, both are None.
+
+  >>> split({"params": 1, "batch_stats": 2}), split(None)
+  ((1, {'batch_stats': 2}), (None, None))
+  """
+  if variables is None:
+    return None, None
+  others = {name: x for name, x in variables.items() if name != "params"}
+  return variables["params"], others
+
+
 def _variables(key, generator, params, collections):
   """Random parameters, or a float32 copy of given ones; and collections."""
   others = dict(collections or {})

@@ -19,45 +19,73 @@ from esrgan_jax import console, distributed
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.report import page as report
+from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import lineage
+from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files
 
-__all__ = ["export", "finish"]
+__all__ = ["Model", "export", "finish"]
 
 
-def finish(run: run_lib.Run, psnr_params: Any, gan_params: Any) -> epath.Path:
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A generator of this training.
+
+  Attributes:
+    name: Its phase, or what it was begun from.
+    variables: Its parameters, averaged, and other collections.
+    alpha: How far it is from the first model to the last, 0 to 1; None where
+      it does not lie in between.
+    title: What tables call it, if not so.
+  """
+
+  name: str
+  variables: Mapping[str, Any]
+  alpha: float | None = None
+  title: str = ""
+
+
+def finish(
+  run: run_lib.Run, models: Sequence[Model], *, perceptual: bool = False
+) -> epath.Path:
   """Exports the model in between, evaluates all, and writes the report.
 
   Args:
     run: The run.
-    psnr_params: Phase one's averaged generator.
-    gan_params: Phase two's; None if it has not been asked for.
+    models: Those of its phases, one after another; before them, of a single
+      phase, what it was begun from. In between is between the first and the
+      last.
+    perceptual: Whether to measure the perceptual distance as well.
 
   Returns:
     Path of the report. What failed is in `run.failures`.
   """
-  config = run.config
   run.drop_data()
   # What follows runs on this process's devices, or on none.
-  psnr_params, gan_params = map(run_lib.on_host, (psnr_params, gan_params))
-  models = {run.start_name or "psnr": (psnr_params, 0.0)}
+  models = [
+    dataclasses.replace(each, variables=run_lib.on_host(each.variables))
+    for each in models
+  ]
   mix = None
-  if gan_params is not None:
-    mix = functools.partial(_mix, psnr_params, gan_params)
-    models["gan"] = (gan_params, 1.0)
-    mixed = f"interpolated_{config.export_alpha:g}"
-    models[mixed] = mix(alpha=config.export_alpha), config.export_alpha
-    export(run, mixed, *models[mixed])
+  if len(models) > 1:
+    first, last = models[0].variables, models[-1].variables
+    mix = functools.partial(_mix, first, last)
+    alpha = run.config.export_alpha
+    mixed = Model(f"interpolated_{alpha:g}", mix(alpha=alpha), alpha)
+    export(run, mixed)
+    models.append(mixed)
   if run.eval_source is not None:
-    _evaluate(run, models, mix)
+    _evaluate(run, models, mix, perceptual=perceptual and mix is not None)
   return _report(run)
 
 
 def _evaluate(
   run: run_lib.Run,
-  models: Mapping[str, tuple[Any, float]],
+  models: Sequence[Model],
   mix: Callable[..., Any] | None,
+  *,
+  perceptual: bool,
 ) -> None:
   """Measures the models, and those in between, and shows what they do.
 
@@ -67,28 +95,34 @@ def _evaluate(
   config = run.config
   with run.tolerating("the final evaluation"):
     more = []
-    if mix and config.phases.gan.perceptual_weight:
-      perceptual = measures.find("perceptual")
-      more = [dataclasses.replace(perceptual, function=run.perceptual())]
+    if perceptual:
+      looks = measures.find("perceptual")
+      more = [dataclasses.replace(looks, function=run.perceptual())]
     measure = run.make_evaluator(measures=more)
     found, alphas = {"bicubic": measure.bicubic()}, {}
 
-    def add(name: str, params: Any, alpha: float) -> None:
+    def add(name: str, variables: Any, alpha: float | None) -> None:
       # The others are not to blame, and have been trained.
       with run.tolerating(f"the final evaluation of {name}"):
-        found[name], alphas[name] = measure(params, model=name), alpha
+        params, collections = state_lib.split(variables)
+        found[name] = measure(params, collections, model=name)
+        alphas[name] = alpha
 
-    for name, (params, alpha) in models.items():
-      add(name, params, alpha)
+    for each in models:
+      add(each.title or each.name, each.variables, each.alpha)
+    known = [each.alpha for each in models]
     for alpha in config.interpolation_alphas if mix else ():
-      if all(alpha != known for _, known in models.values()):
+      if alpha not in known:
         add(f"alpha {alpha:g}", mix(alpha=alpha), alpha)
     found = dict(zip(found, _comparable(found.values()), strict=True))
-    by_alpha = {alpha: found[name] for name, alpha in alphas.items()}
-    shown = [found[name] for name in ("bicubic", *models) if name in found]
+    by_alpha = {
+      alpha: found[name] for name, alpha in alphas.items() if alpha is not None
+    }
+    names = ("bicubic", *(each.title or each.name for each in models))
+    shown = [found[name] for name in names if name in found]
     with run.tolerating("writing the final evaluation"):
       _write(run, shown, by_alpha if mix else {})
-  run.write_samples("final", {k: v[0] for k, v in models.items()})
+  run.write_samples("final", {each.name: each.variables for each in models})
 
 
 def _comparable(
@@ -125,16 +159,14 @@ def _write(
 
 
 @jax.jit
-def _mix(psnr_params: Any, gan_params: Any, alpha: jax.Array) -> Any:
+def _mix(first: Any, last: Any, alpha: jax.Array) -> Any:
   """One program for all alphas, not several for each shape of a leaf."""
-  return interpolate_params(psnr_params, gan_params, alpha=alpha)
+  return interpolate_params(first, last, alpha=alpha)
 
 
 def export(
   run: run_lib.Run,
-  name: str,
-  params: Any,
-  alpha: float,
+  model: Model,
   *,
   origin: Mapping[str, Any] | None = None,
 ) -> None:
@@ -142,27 +174,27 @@ def export(
 
   Args:
     run: The run.
-    name: The file's name, without suffix.
-    params: The generator's parameters.
-    alpha: How far it is from phase one's model to phase two's, for the record.
+    model: The model, which gives the file its name.
     origin: What it was begun from, as of `lineage.origin`, if anything.
   """
   if jax.process_index():
     return
-  params = run_lib.on_host(params)
+  params, collections = state_lib.split(run_lib.on_host(model.variables))
+  notes = {} if model.alpha is None else {"alpha": f"{model.alpha:g}"}
   with tempfile.TemporaryDirectory() as folder:
     path = files.write_weights(
       os.path.join(folder, "model.safetensors"),
       params,
-      {**run.config.generator, "scale": run.config.scale},
+      run.network,
       metadata={
-        "alpha": f"{alpha:g}",
-        "phase": name,
+        **notes,
+        "phase": model.name,
         "trained_by": "esrgan_jax",
         **lineage.metadata(params, origin),
       },
+      collections=collections,
     )
-    run.write(f"models/{name}.safetensors", path.read_bytes())
+    run.write(f"models/{model.name}.safetensors", path.read_bytes())
 
 
 def _show_table(run: run_lib.Run, evaluations: Sequence[Any]) -> None:
@@ -189,7 +221,8 @@ def _report(run: run_lib.Run) -> epath.Path:
   path = run.workdir / "report.html"
   if jax.process_index() == 0:
     with run.tolerating("the report"):
-      report.write_report(run.workdir)
+      titles = {name: phases_lib.title(run.config, name) for name in run.order}
+      report.write_report(run.workdir, titles=titles)
       run.say(f"report: {path}")
   everyones = map(json.loads, distributed.gather(json.dumps(run.failures)))
   run.failures[:] = dict.fromkeys(itertools.chain.from_iterable(everyones))

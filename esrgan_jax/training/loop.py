@@ -1,11 +1,11 @@
-"""The training program: both phases, evaluation, the interpolated model.
+"""The training program: all phases, evaluation, the interpolated model.
 
 `train(config, workdir)` does, or goes on with, all of it. What a workdir holds:
 
 | path                         | what                                        |
 | ---------------------------- | ------------------------------------------- |
 | `config.json`                | the whole config                            |
-| `psnr/`, `gan/`              | a phase's `checkpoints/` and metrics        |
+| `psnr/`, `gan/`, ...         | a phase's `checkpoints/` and metrics        |
 | `samples/*.png`              | fixed crops of validation images            |
 | `models/*.safetensors`       | averaged generators, and one in between     |
 | `evaluation.json`            | a row an image and model, and means         |
@@ -32,7 +32,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import rich.console
 from clu import parameter_overview
@@ -43,19 +42,14 @@ from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.evaluation import measures
 from esrgan_jax.report import metric_log
-from esrgan_jax.training import checkpoint, finish, lineage
-from esrgan_jax.training import config as config_lib
+from esrgan_jax.steps import state as state_lib
+from esrgan_jax.training import checkpoint, finish, lineage, start
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
 from esrgan_jax.training import run as run_lib
-from esrgan_jax.weights import find as workdir_lib
 
 __all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
-
-# How far from phase one's model to phase two's.
-_ALPHAS = {"psnr": 0.0, "gan": 1.0}
-
 
 # What tells that training has gone off, and not into a bad patch. Images are
 # from 0 to 1, so that black ones are off by less than 1.
@@ -93,7 +87,7 @@ def train(
   *,
   console: rich.console.Console | None = None,
 ) -> epath.Path:
-  """Trains ESRGAN in two phases, or goes on where a run of this workdir ended.
+  """Trains ESRGAN, mostly in two phases, or goes on where a run here ended.
 
   Args:
     config: See `esrgan_jax.training.config`; what it lacks is as published.
@@ -111,50 +105,72 @@ def train(
     CheckpointError: If what is there cannot be gone on from.
     SaveError: If a checkpoint cannot be written.
     TrainingError: If updates keep failing.
-    IncompleteError: If both models are there, but an evaluation, a sample
+    IncompleteError: If all models are there, but an evaluation, a sample
       picture or the report failed.
     StoppedError: If SIGTERM or SIGINT came; a checkpoint was written.
   """
   run = run_lib.make_run(config, workdir, console=console)
   with run_lib.claim_workdir(run):
     # What cannot work is found now, not after hours: cheap things first.
-    params = _read_init(run) if run.config.init_from else None
+    begun = start.read(run) if run.config.init_from else None
+    variables = begun and begun.variables
     phases = phases_lib.make_phases(run)
     _ = run.eval_source
     for phase in phases:
       with _open_checkpoints(run, phase) as checkpoints:
         checkpoints.check(
-          phase.abstract_state(params), changes=run.config.allow_changes
+          phase.abstract_state(variables), changes=run.config.allow_changes
         )
     lineage.foresee(run)
     run.write_config()
     with _Signals() as signals:
-      return _train(run, phases, params, signals)
+      return _train(run, phases, begun, signals)
 
 
-def _train(run, phases, params, signals):
-  """All phases, and what comes after; `params` are those to start from."""
+def _train(run, phases, begun, signals):
+  """All phases, and what comes after; `begun` is what to start from."""
   run.say(
     f"{jax.device_count()} {jax.default_backend()} device(s) in"
     f" {jax.process_count()} process(es), compute"
-    f" {np.dtype(run.generator.dtype).name}, workdir {run.workdir}"
+    f" {np.dtype(run.dtype).name}, workdir {run.workdir}"
   )
-  models, origin = {}, None
-  if params is not None:
-    models["psnr"] = params
-    origin = lineage.origin(run, params)
-    lineage.settle(run, origin)
-    finish.export(run, "psnr", params, _ALPHAS["psnr"])
+  models, variables, origin = [], None, None
+  if begun:
+    variables = begun.variables
+    origin = lineage.origin(run, variables["params"])
+    # What one phase alone has been begun from is the other end.
+    if begun.is_whole and len(phases) == 1:
+      start_model = finish.Model(
+        run.start_key, variables, alpha=0.0, title=run.start_name
+      )
+      models.append((start_model, None))
+  count = len(models) + len(phases)
   for phase in phases:
-    params, begun_from = _run_phase(run, phase, params, signals, origin)
-    models[phase.name] = params
-    if phase.name == "psnr":
-      origin = lineage.origin(run, run_lib.on_host(params))
-      lineage.settle(run, origin)
-    finish.export(
-      run, phase.name, params, _ALPHAS[phase.name], origin=begun_from
+    # Before a model is written over one that a later phase was begun from.
+    if origin and lineage.settle(run, phase.name, origin):
+      unwritten = models
+    else:
+      unwritten = models[-1:]
+    for model, begun_from in unwritten:
+      finish.export(run, model, origin=begun_from)
+    before = {}
+    if models:
+      before = {models[-1][0].name: run_lib.on_host(variables)}
+    variables, begun_from = _run_phase(
+      run, phase, variables, signals, origin, before
     )
-  report = finish.finish(run, models["psnr"], models.get("gan"))
+    ends = {0: 0.0, count - 1: 1.0} if count > 1 else {0: 0.0}
+    model = finish.Model(phase.name, variables, ends.get(len(models)))
+    models.append((model, begun_from))
+    params = run_lib.on_host(variables["params"])
+    origin = lineage.origin(run, params, phase.name)
+  for model, begun_from in models[-1:]:
+    finish.export(run, model, origin=begun_from)
+  report = finish.finish(
+    run,
+    [model for model, _ in models],
+    perceptual=any("perceptual" in phase.arrays for phase in phases),
+  )
   if run.failures:
     listed = "".join(f"\n  {line}" for line in run.failures)
     raise IncompleteError(
@@ -192,34 +208,6 @@ class _Signals:
     signal.signal(number, self._before[number])
 
 
-def _read_init(run):
-  """The generator's parameters that `config.init_from` names."""
-  name = run.config.init_from
-  found = workdir_lib.find_model(name, scale=run.config.scale)
-  config, params = found.weights.config, found.weights.params
-  wanted = {**run.config.generator, "scale": run.config.scale}
-  different = {k: config[k] for k in wanted if config.get(k) != wanted[k]}
-  if different:
-    flags = " ".join(
-      f"--config.{'' if k == 'scale' else 'generator.'}{k}={v}"
-      for k, v in different.items()
-    )
-    raise config_lib.ConfigError(
-      f"config.init_from is {name!r}, a network of another shape; add {flags}"
-    )
-  expected = jax.eval_shape(
-    lambda: run.generator.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-  )["params"]
-  shapes = jax.tree.map(lambda x: x.shape, (expected, dict(params)))
-  if shapes[0] != shapes[1]:
-    raise config_lib.ConfigError(
-      f"config.init_from is {name!r}, whose layers are not those of"
-      f" RRDBNet(scale={run.config.scale})"
-    )
-  run.say(f"phase one is skipped: the generator is {found.name}")
-  return jax.tree.map(lambda x: np.asarray(x, np.float32), dict(params))
-
-
 def _open_checkpoints(run, phase, origin=None):
   return checkpoint.Checkpoints(
     run.workdir / phase.name,
@@ -229,11 +217,12 @@ def _open_checkpoints(run, phase, origin=None):
   )
 
 
-def _run_phase(run, phase, params, signals, origin):
+def _run_phase(run, phase, variables, signals, origin, before):
   """Trains from the newest checkpoint on to the last step of a phase.
 
-  Returns the averaged generator, and what the phase was begun from; `params`
-  are those of the phase before, of which `origin` tells.
+  Returns the averaged generator, and what the phase was begun from; `variables`
+  are the generator's to begin with, of which `origin` tells. `before` has the
+  model before by name, for pictures.
   """
   config, name, total = run.config, phase.name, phase.total
   whole = mesh_lib.replicated(run.mesh)
@@ -242,7 +231,7 @@ def _run_phase(run, phase, params, signals, origin):
     checkpoints = stack.enter_context(_open_checkpoints(run, phase, origin))
     like = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-      phase.abstract_state(params),
+      phase.abstract_state(variables),
     )
 
     def begin():
@@ -250,7 +239,7 @@ def _run_phase(run, phase, params, signals, origin):
       create = jax.jit(
         phase.create, out_shardings=whole, compiler_options=options
       )
-      given = jax.device_put(params, whole)
+      given = jax.device_put(variables, whole)
       return create(jax.random.key(phase.seed), given)
 
     restored = checkpoints.restore(
@@ -258,7 +247,7 @@ def _run_phase(run, phase, params, signals, origin):
     )
     if restored and restored.step >= total:
       run.say(f"{name}: finished before, at step {restored.step}")
-      return restored.state.ema_params, checkpoints.origin
+      return state_lib.averaged(restored.state), checkpoints.origin
     pipeline = stack.enter_context(run.data.pipeline(phase.seed))
     if restored:
       state, start = restored.state, restored.step
@@ -287,7 +276,7 @@ def _run_phase(run, phase, params, signals, origin):
       log=log,
       progress=progress,
       signals=signals,
-      before={} if params is None else {"psnr": run_lib.on_host(params)},
+      before=before,
       like=like,
     )
     rated = bool(restored and restored.metrics)
@@ -403,7 +392,7 @@ class _Loop:
           signal.Signals[stop],
         )
     self.checkpoints.wait()
-    return state.ema_params
+    return state_lib.averaged(state)
 
   def _look_at(self, done, metrics, *, always=False):
     """Logs a step's metrics if it is time; returns a rescued state and step.
@@ -423,7 +412,8 @@ class _Loop:
       self._add_speed(done, figures)
       self.log.write(done, figures)
       self.progress.show(done, figures)
-    row, pixel = int(figures["skipped_in_a_row"]), figures["g/pixel"]
+    row = int(figures["skipped_in_a_row"])
+    pixel = figures.get("g/pixel", 0.0)
     if row >= config.max_skipped_in_a_row:
       return self._rescue(
         done,
@@ -445,16 +435,21 @@ class _Loop:
     """
     config, settings = self.run.config, self.run.config.phases[self.name]
     failing = f"phase {self.name} has diverged: {problem}"
-    rates = [f"config.phases.{self.name}.learning_rate"]
-    if "d_learning_rate" in settings:
-      rates.append("d_learning_rate")
-    values = [f"{settings[key.rpartition('.')[2]]:g}" for key in rates]
-    advice = [f"lower {' and '.join(rates)} ({', '.join(values)})"]
+    rates = {
+      key: settings[key]
+      for key in ("learning_rate", "d_learning_rate")
+      if key in settings
+    }
+    advice = []
+    if rates:
+      names = f"config.phases.{self.name}.{' and '.join(rates)}"
+      values = ", ".join(f"{value:g}" for value in rates.values())
+      advice.append(f"lower {names} ({values})")
     if not config.clip_norm:
       advice.append("set config.clip_norm")
     if np.dtype(self.run.dtype) != np.float32:
       advice.append("choose config.dtype='float32'")
-    advice = ", or ".join(advice)
+    advice = ", or ".join(advice) or "train it in other steps"
     tried = [f"step {step}" for step in self.went_back_to]
     if len(tried) == _MAX_RESCUES:
       raise TrainingError(
@@ -494,16 +489,16 @@ class _Loop:
     A failure of another kind is told, and ends nothing.
     """
     what = f"evaluation at step {done} of phase {self.name}"
-    params, means = run_lib.on_host(state.ema_params), None
+    variables, means = run_lib.on_host(state_lib.averaged(state)), None
     with self.run.tolerating(what):
       try:
-        means = self.run.evaluator(params).means
+        means = self.run.evaluator(*state_lib.split(variables)).means
       except FloatingPointError as error:
         return f"at step {done}, {error}"
     if means is None:
       return ""
     with self.run.tolerating(f"what is shown of {what}"):
-      self._show(done, params, means)
+      self._show(done, variables, means)
     score = means["psnr_y"]
     before = [x for x in self.checkpoints.scores().values() if x is not None]
     if before and score < max(before) - _ABSURD_FALL:
@@ -512,7 +507,7 @@ class _Loop:
       self.checkpoints.rate(done, means)
     return ""
 
-  def _show(self, done, params, means):
+  def _show(self, done, variables, means):
     self.log.write(done, {f"eval/{k}": v for k, v in means.items()})
     shown = [
       f"{measure.heading} {measure.show(value)} {measure.unit}".rstrip()
@@ -521,7 +516,7 @@ class _Loop:
       )
     ]
     self.progress.say("  ".join([f"{self.name} {done}/{self.total}", *shown]))
-    models = {**self.before, self.name: params}
+    models = {**self.before, self.name: variables}
     picture = self.run.write_samples(f"{self.name}_{done:07d}", models)
     if picture:
       self.log.write_picture(done, "samples", picture)

@@ -26,22 +26,21 @@ from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import everywhere
 from esrgan_jax.evaluation import evaluator
 from esrgan_jax.evaluation import measures as measures_lib
-from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.models import registry
 from esrgan_jax.report import samples
 from esrgan_jax.steps import gan as gan_lib
+from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
+from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
-from esrgan_jax.weights import find as workdir
 from esrgan_jax.weights.formats import checkpoint_folders
 
 __all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
 
 _log = logging.getLogger(__name__)
-
-_TITLES = {"psnr": "PSNR model", "gan": "GAN model"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +76,9 @@ class Run:
     return compilation.compute_dtype(self.config.dtype, self.platform)
 
   @functools.cached_property
-  def generator(self) -> RRDBNet:
+  def generator(self) -> Any:
     """The network, without parameters."""
-    return RRDBNet(
+    return registry.make_generator(
       **self.config.generator,
       scale=self.config.scale,
       dtype=self.dtype,
@@ -148,11 +147,27 @@ class Run:
       devices=self.mesh.local_devices,
     )
 
+  @functools.cached_property
+  def network(self) -> dict[str, Any]:
+    """The network, as weight files and `registry.make_generator` have it."""
+    return {**self.plain["generator"], "scale": self.config.scale}
+
+  @functools.cached_property
+  def order(self) -> tuple[str, ...]:
+    """The phases' names, as they follow each other."""
+    return phases_lib.order(self.config)
+
   @property
   def start_name(self) -> str:
-    """What phase two starts from where there is no phase one; else nothing."""
+    """What the first phase starts from, if from weights; else nothing."""
     parts = pathlib.PurePath(self.config.init_from).parts
     return text.printable("/".join(parts[-2:]))
+
+  @property
+  def start_key(self) -> str:
+    """What that is called among the models of this workdir."""
+    # Where it takes the place of phase one, all that read workdirs look there.
+    return "start" if self.config.phase_order else phases_lib.PUBLISHED[0]
 
   def perceptual(self) -> Any:
     """The perceptual distance: VGG19's, of the config's layers."""
@@ -196,7 +211,7 @@ class Run:
     storage.write_whole(path, content, overwrite=True)
 
   def write_samples(self, name: str, models: Mapping[str, Any]) -> bytes:
-    """Writes a picture of crops: LR, models by name, HR.
+    """Writes a picture of crops: LR, models' variables by name, HR.
 
     Returns:
       The PNG file's content; nothing where there are no crops, it failed, and
@@ -215,10 +230,15 @@ class Run:
         evaluator.bicubic(image, scale=self.config.scale) for image in lr
       ]
     }
-    titles = _TITLES | {"psnr": self.start_name or _TITLES["psnr"]}
-    for model, params in models.items():
+    titles = {
+      phase: f"{phases_lib.title(self.config, phase)} model"
+      for phase in self.order
+    }
+    if self.start_name:
+      titles[self.start_key] = self.start_name
+    for model, variables in models.items():
       title = text.printable(titles.get(model, model), limit=24)
-      columns[title] = self._upscale_crops(params, lr)
+      columns[title] = self._upscale_crops(variables, lr)
     columns["HR"] = [crop.hr for crop in self._crops]
     picture = samples.png(samples.grid(columns))
     self.write(f"samples/{name}.png", picture)
@@ -263,17 +283,18 @@ class Run:
     """Upscales sample crops, uint8, on one device."""
     device = self.mesh.local_devices[0]
 
-    def run(params, lr):
-      sr = self.generator.apply(
-        {"params": params}, lr.astype(jnp.float32) / 255
-      )
+    mode = {"train": False} if registry.takes_train(self.generator) else {}
+
+    def run(variables, lr):
+      image = lr.astype(jnp.float32) / 255
+      sr = self.generator.apply(variables, image, **mode)
       return jnp.round(jnp.clip(sr, 0, 1) * 255).astype(jnp.uint8)
 
     jitted = jax.jit(
       run, compiler_options=compilation.compiler_options(self.platform)
     )
-    return lambda params, lr: np.asarray(
-      jitted(*jax.device_put((on_host(params), lr), device))
+    return lambda variables, lr: np.asarray(
+      jitted(*jax.device_put((on_host(variables), lr), device))
     )
 
   @functools.cached_property
@@ -371,7 +392,7 @@ def claim_workdir(run: Run) -> Iterator[None]:
 def _compare_configs(run):
   """Raises if the config has changed in what matters, and may not."""
   path = run.workdir / "config.json"
-  folders = [run.workdir / name for name in workdir.PHASES]
+  folders = [run.workdir / name for name in run.config.phases]
   # Where nothing has been saved, a mistake may just have been corrected.
   if not path.exists() or not any(map(checkpoint_folders.newest, folders)):
     return
@@ -389,7 +410,7 @@ def _compare_configs(run):
   shape = [
     line for line in changes if line.startswith(("generator.", "scale:"))
   ]
-  if shape:
+  if shape and _is_another_network(run, before):
     raise config_lib.ConfigError(
       f"{run.workdir} was begun with another config:{listed}\nA generator of"
       " another shape cannot go on from what is there: set"
@@ -404,20 +425,41 @@ def _compare_configs(run):
   run.say(f"going on with another config than before:{listed}")
 
 
+def _is_another_network(run, before):
+  """Whether what an earlier config's network has learnt fits in none of now."""
+  network = {**before.get("generator", {}), "scale": before.get("scale")}
+  same = ("architecture", "scale")
+  default = {"architecture": registry.DEFAULT_GENERATOR}
+  if any({**default, **network}[key] != run.network[key] for key in same):
+    return True
+  try:
+    nets = (registry.make_generator(**each) for each in (network, run.network))
+    there, here = (
+      jax.eval_shape(lambda net=net: init_generator(jax.random.key(0), net))
+      for net in nets
+    )
+  except (TypeError, ValueError):
+    return True
+  return there != here
+
+
 def _consequence(run):
-  """What going on with another config means for phase two, if anything."""
-  first, second = (
-    checkpoint_folders.newest(run.workdir / name) for name in workdir.PHASES
-  )
-  total = run.config.phases.psnr.num_train_steps
-  if run.config.init_from or not (first and second) or int(first.name) >= total:
-    return ""
-  return (
-    f". Phase two, now at step {second.name}, is then trained again after phase"
-    " one; what there is of it is kept"
-  )
+  """What going on with another config means for later phases, if anything."""
+  for index, name in enumerate(run.order):
+    newest = checkpoint_folders.newest(run.workdir / name)
+    total = run.config.phases[name].num_train_steps
+    if newest and int(newest.name) >= total:
+      continue
+    for later in run.order[index + 1 :]:
+      found = checkpoint_folders.newest(run.workdir / later)
+      if newest and found:
+        return (
+          f". Phase {later}, now at step {found.name}, is then trained again"
+          f" after phase {name}; what there is of it is kept"
+        )
+  return ""
 
 
-def on_host(params: Any) -> Any:
-  """Replicated parameters as NumPy arrays, on one process or several."""
-  return jax.tree.map(np.asarray, params)
+def on_host(variables: Any) -> Any:
+  """Replicated arrays as NumPy's, on one process or several."""
+  return jax.tree.map(np.asarray, variables)

@@ -1,0 +1,117 @@
+"""What a training's phases are: where each begins, and what a step of it does.
+
+A phase has a section in the config, `config.phases.NAME`, and is of a kind,
+which is mostly the name: a file each in this folder, or a plugin's. They follow
+in the order of `config.phase_order`.
+
+All of them are built and checked before the first step of the first: a mistake
+in settings of phase two is found in seconds, not after a million steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from esrgan_jax.training.errors import ConfigError
+from esrgan_jax.training.phases import gan as _gan  # noqa: F401
+from esrgan_jax.training.phases import psnr as _psnr  # noqa: F401
+from esrgan_jax.training.phases.kinds import (
+  PUBLISHED,
+  Kind,
+  Phase,
+  find_kind,
+  kinds,
+  make_optimizer,
+  make_phase,
+  order,
+  register_kind,
+  starts,
+  title,
+  unregister_kind,
+  variables,
+)
+
+__all__ = [
+  "PUBLISHED",
+  "Kind",
+  "Phase",
+  "find_kind",
+  "kinds",
+  "make_optimizer",
+  "make_phase",
+  "make_phases",
+  "order",
+  "register_kind",
+  "starts",
+  "title",
+  "unregister_kind",
+  "variables",
+]
+
+
+def make_phases(run: Any) -> list[Phase]:
+  """Builds the phases that a config asks for, in order, and checks each.
+
+  Args:
+    run: The run, as `training.run.make_run` returns it. Weights of the
+      perceptual loss are read, or fetched.
+
+  Returns:
+    The phases of `order(run.config)`.
+
+  Raises:
+    ConfigError: If a phase could not do a single step.
+    FileNotFoundError: If weights of the perceptual loss are not there.
+    ValueError: If they are not what they should be.
+  """
+  names = order(run.config)
+  for name in names:
+    _check(run, name)
+  return [_make(run, name, run.generator) for name in names]
+
+
+def _make(run: Any, name: str, generator: nn.Module) -> Phase:
+  return find_kind(run.config.phases[name].kind).make(run, name, generator)
+
+
+def _check(run: Any, name: str) -> None:
+  """Traces a phase's beginning, and its first step: shapes only."""
+  config = run.config
+  sizes = {"lr": config.patch_size // config.scale, "hr": config.patch_size}
+  batch = {
+    name: jax.ShapeDtypeStruct((config.batch_size, n, n, 3), jnp.float32)
+    for name, n in sizes.items()
+  }
+  # The generator takes most of the time and depends on nothing but itself: the
+  # step is traced around another one.
+  phase, stand_in = _make(run, name, run.generator), _Repeat(config.scale)
+  around = _make(run, name, stand_in)
+  first = jax.eval_shape(stand_in.init, jax.random.key(0), batch["lr"])
+  try:
+    phase.abstract_state(None)
+    jax.eval_shape(
+      around.step, around.abstract_state(first), batch, **around.arrays
+    )
+  except ValueError as error:
+    reason = " ".join(str(error).split())
+    raise ConfigError(
+      f"phase {phase.name} cannot be trained with patches of"
+      f" {config.patch_size} pixels (config.patch_size), in batches of"
+      f" {config.batch_size} (config.batch_size), at scale {config.scale}:"
+      f" {reason}"
+    ) from error
+
+
+class _Repeat(nn.Module):
+  """A generator that repeats pixels, in a brightness that can be learnt."""
+
+  scale: int
+
+  @nn.compact
+  def __call__(self, lr: jax.Array) -> jax.Array:
+    gain = self.param("gain", nn.initializers.ones, ())
+    return gain * lr.repeat(self.scale, axis=1).repeat(self.scale, axis=2)

@@ -1,0 +1,99 @@
+"""The generator that a training starts from, where it is not random numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from esrgan_jax.steps.state import init_generator, split
+from esrgan_jax.training import run as run_lib
+from esrgan_jax.training.errors import ConfigError
+from esrgan_jax.weights import find
+
+__all__ = ["Start", "read"]
+
+
+class Start(NamedTuple):
+  """What `config.init_from` names.
+
+  Attributes:
+    variables: The generator's, NumPy arrays.
+    is_whole: Whether all of it is from there: then it is a model itself.
+  """
+
+  variables: dict[str, Any]
+  is_whole: bool
+
+
+def read(run: run_lib.Run) -> Start:
+  """Reads the generator that `config.init_from` names.
+
+  Args:
+    run: The run; it is told what was found.
+
+  Raises:
+    ConfigError: If it is another network, or one of another shape.
+    ValueError: If there is no such model, or it is damaged.
+    FileNotFoundError: If there is no such file.
+  """
+  name = run.config.init_from
+  found = find.find_model(name, scale=run.config.scale)
+  weights = found.weights
+  expected = jax.eval_shape(
+    lambda: init_generator(jax.random.key(0), run.generator)
+  )
+  variables = _float32({"params": weights.params, **weights.collections})
+  problem = _difference(run, weights.config)
+  if not problem and _shapes(expected) != _shapes(variables):
+    problem = f"whose layers are not those of {_network(run)}"
+  if problem:
+    raise ConfigError(f"config.init_from is {name!r}, {problem}")
+  run.say(f"{_beginning(run)}: the generator is {found.name}")
+  return Start(variables, is_whole=True)
+
+
+def _beginning(run):
+  """What starting from weights means for the first phase."""
+  if run.config.phase_order:
+    return f"phase {run.order[0]} starts from weights"
+  return "phase one is skipped"
+
+
+def _difference(run, config):
+  """How another network differs, and what to do about it, if it does."""
+  wanted = run.network
+  architecture = config["architecture"]
+  if architecture != wanted["architecture"]:
+    return (
+      f"of {architecture}, another network: add"
+      f" --config.generator.architecture={architecture}"
+    )
+  different = {
+    key: config[key]
+    for key, value in wanted.items()
+    # None is what the others come to.
+    if value is not None and config.get(key, value) not in (value, None)
+  }
+  if not different:
+    return ""
+  flags = " ".join(
+    f"--config.{'' if key == 'scale' else 'generator.'}{key}={value}"
+    for key, value in different.items()
+  )
+  return f"a network of another shape; add {flags}"
+
+
+def _network(run):
+  return f"{run.network['architecture']}(scale={run.config.scale})"
+
+
+def _float32(variables):
+  params, collections = split(variables)
+  params = jax.tree.map(lambda x: np.asarray(x, np.float32), dict(params))
+  return {"params": params, **collections}
+
+
+def _shapes(tree):
+  return jax.tree.map(lambda x: x.shape, tree)
