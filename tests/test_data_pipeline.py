@@ -144,6 +144,21 @@ def test_batches_are_those_of_the_draws(pairs, tmp_path):
     _assert_equal(_batches(data, range(2, 5)), expected[2:])
 
 
+@pytest.mark.parametrize("cache", ["ram", "memmap", "device"])
+def test_images_are_decoded_once_for_all_phases(pairs, tmp_path, cache):
+  counts = []
+  progress = {"progress": lambda *count: counts.append(count)}
+  data = _open(pairs, tmp_path, cache=cache, sizes=progress)
+  assert counts == [(i + 1, 6) for i in range(6)]
+  expected = _batches(data, [0], seed=1)
+  for kind in ("hr", "lr"):
+    shutil.rmtree(tmp_path / kind)
+  _assert_equal(_batches(data, [0], seed=1), expected)
+  other = _batches(data, [0], seed=2)
+  assert (other[0]["hr"] != expected[0]["hr"]).any()
+  assert len(counts) == 6
+
+
 @pytest.mark.parametrize("cache", pipeline_lib.CACHES)
 def test_eight_devices_turn_the_batch_as_one_does(cache, pairs, tmp_path):
   batches = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,6 +237,36 @@ def test_evaluator_takes_new_parameters_without_compiling(net, params):
   assert run._model._programs == programs
   assert run(params).scores == first.scores
   assert run.bicubic().means["ssim_y"] > first.means["ssim_y"]
+
+
+class _Normed(nn.Module):
+  """Has running statistics."""
+
+  scale: int = 4
+
+  @nn.compact
+  def __call__(self, lr, train=False):
+    x = nn.BatchNorm(use_running_average=not train)(lr)
+    return x.repeat(self.scale, axis=-3).repeat(self.scale, axis=-2)
+
+
+def test_statistics_are_measured_with_the_parameters(source):
+  net = _Normed()
+  variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  run = evaluator.Evaluator(net, source, devices=jax.devices()[:1])
+  params, statistics = variables["params"], variables["batch_stats"]
+  plain = run(params, {"batch_stats": statistics}).means["psnr_y"]
+  darker = jax.tree.map(lambda x: x + 0.3, statistics)
+  # As if 0.3 had been taken off and all divided by sqrt(1.3).
+  changed = run(params, {"batch_stats": darker}, model="darker")
+  assert changed.means["psnr_y"] < plain - 3
+
+  def upscale(lr):
+    x = np.clip((lr / 255 - 0.3) / np.sqrt(1.3), 0, 1)
+    return np.rint(x * 255).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+
+  expected = run.measure(upscale, model="").means["psnr_y"]
+  assert changed.means["psnr_y"] == pytest.approx(expected, abs=0.01)
 
 
 def test_evaluator_refuses_another_scale(source):

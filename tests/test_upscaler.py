@@ -299,6 +299,59 @@ class _Normed(nn.Module):
     return nn.Conv(3, (3, 3))(x)
 
 
+class _Masked(nn.Module):
+  """Takes a mask, has no halves."""
+
+  scale: int = 2
+  receptive_radius: int = 3
+
+  @nn.compact
+  def __call__(self, lr, valid=None):
+    x = nn.Conv(8, (5, 5))(lr)
+    x = x if valid is None else x * valid  # Its bias is not zero outside.
+    x = x.repeat(self.scale, axis=-3).repeat(self.scale, axis=-2)
+    return nn.Conv(3, (3, 3))(x)
+
+
+class _InHalves(nn.Module):
+  """Has halves, takes no mask."""
+
+  scale: int = 2
+  num_feat: int = 6
+  receptive_radius: int = 3
+  reconstruct_radius: int = 1
+
+  def setup(self):
+    self.first = nn.Conv(self.num_feat, (5, 5))
+    self.last = nn.Conv(3, (3, 3))
+
+  def __call__(self, lr):
+    return self.reconstruct(self.features(lr))
+
+  def features(self, lr):
+    return self.first(lr)
+
+  def reconstruct(self, features):
+    x = features.repeat(self.scale, axis=-3).repeat(self.scale, axis=-2)
+    return self.last(x)
+
+
+@pytest.mark.parametrize("net", [_Masked(), _InHalves()])
+@pytest.mark.parametrize("size", [(61, 37), (9, 40)])
+def test_a_mask_and_halves_each_without_the_other(monkeypatch, net, size):
+  variables = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  params = jax.tree.map(lambda x: x + 0.1, variables["params"])
+  model = Upscaler(net, params, devices=jax.devices()[:1])
+  image = photo(*size, 3)
+  # A few rows a strip, where there are strips.
+  monkeypatch.setattr(memory, "strip_size", lambda platform: 2000)
+  for tile in (0, 16):
+    actual = model.upscale(image, tile=tile, exact=True)
+    np.testing.assert_allclose(actual, whole(model, image), atol=1e-5)
+  strips = {key[0][2] for key in model._programs}
+  assert (max(strips) > 1) == isinstance(net, _InHalves)
+
+
 @pytest.mark.parametrize("size", [(61, 37), (9, 40), (3, 2)])
 def test_tiles_of_a_network_without_mask_equal_the_whole_image(size):
   net = _Blur()
