@@ -44,7 +44,7 @@ def symmetry(image: Array, code: Array | int) -> Array:
   if image.ndim < 3 or image.shape[-3] != image.shape[-2]:
     raise ValueError(
       f"symmetry takes square images [..., H, H, C], got {image.shape}: a"
-      " quarter turn would change the shape; crop first."
+      " quarter turn would change the shape; crop first"
     )
   image = jnp.where(code & 1, jnp.flip(image, -2), image)
   image = jnp.where(code & 2, jnp.flip(image, -3), image)
@@ -76,7 +76,7 @@ def augment(key: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
   lr, hr = batch["lr"], batch["hr"]
   if len(lr) != len(hr):
     raise ValueError(
-      f"A batch needs as many LR as HR images, got {len(lr)} and {len(hr)}."
+      f"a batch needs as many LR as HR images, got {len(lr)} and {len(hr)}"
     )
   codes = jax.random.randint(key, (len(lr),), 0, NUM_SYMMETRIES)
   turn = jax.vmap(symmetry)
@@ -101,7 +101,7 @@ def to_float(batch: Mapping[str, Array]) -> dict[str, Array]:
   """
   for name, image in batch.items():
     if image.dtype != jnp.uint8:
-      raise TypeError(f"to_float takes uint8, but {name!r} is {image.dtype}.")
+      raise TypeError(f"to_float takes uint8, but {name!r} is {image.dtype}")
   return {k: v.astype(jnp.float32) / 255 for k, v in batch.items()}
 
 
@@ -152,8 +152,8 @@ def pack(images: Sequence[np.ndarray], *, rows: int, width: int) -> np.ndarray:
   widest = max((image.shape[1] for image in images), default=0)
   if height > rows or widest > width:
     raise ValueError(
-      f"Images of {height} rows in all, {widest} wide at most, do not fit"
-      f" {rows} rows of width {width}."
+      f"images of {height} rows in all, {widest} wide at most, do not fit"
+      f" {rows} rows of width {width}"
     )
   packed = np.zeros((rows, width, 3), np.uint8)
   top = 0
@@ -207,13 +207,13 @@ def cut(
   """
   if patch_size % scale:
     raise ValueError(
-      f"patch_size {patch_size} is not a multiple of scale {scale}."
+      f"patch_size {patch_size} is not a multiple of scale {scale}"
     )
   devices = 1 if mesh is None else mesh.shape["data"]
   if len(index) % devices:
     raise ValueError(
       f"batch_size {len(index)} is not a multiple of the {devices} devices of"
-      " the data axis."
+      " the data axis"
     )
   size = patch_size // scale
   rows = images.table[index]

@@ -46,10 +46,10 @@ def interpolate_params(
   if jnp.ndim(alpha) != 0:
     raise ValueError(
       f"alpha must be a scalar, got shape {jnp.shape(alpha)}: use jax.vmap "
-      "over alpha for several models."
+      "over alpha for several models"
     )
   if isinstance(alpha, int | float) and not math.isfinite(alpha):
-    raise ValueError(f"alpha must be finite, got {alpha}.")
+    raise ValueError(f"alpha must be finite, got {alpha}")
   _check_alike(params_a, params_b)
 
   def mix(a, b):
@@ -91,7 +91,7 @@ def _check_alike(params_a, params_b):
     more = len(problems) - _SHOWN
     raise ValueError(
       "params_a and params_b must be float trees of one architecture: "
-      f"{shown}{f'; and {more} more' if more > 0 else ''}."
+      f"{shown}{f'; and {more} more' if more > 0 else ''}"
     )
 
 

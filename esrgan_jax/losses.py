@@ -82,7 +82,7 @@ def charbonnier_loss(sr: Array, hr: Array, *, epsilon: float = 1e-12) -> Array:
   if not epsilon > 0:
     raise ValueError(
       f"epsilon must be > 0, got {epsilon}: at 0 the gradient of equal images "
-      "is not finite; use l1_loss."
+      "is not finite; use l1_loss"
     )
   return jnp.mean(jnp.sqrt(jnp.square(_difference(sr, hr)) + epsilon))
 
@@ -124,17 +124,17 @@ def perceptual_loss(
   """
   if criterion not in _CRITERIA:
     raise ValueError(
-      f"criterion must be one of {tuple(_CRITERIA)}, got {criterion!r}."
+      f"criterion must be one of {tuple(_CRITERIA)}, got {criterion!r}"
     )
   if layer_weights is None:
     layer_weights = dict.fromkeys(sr_features, 1.0)
   if not layer_weights:
-    raise ValueError("perceptual_loss needs at least one layer, got none.")
+    raise ValueError("perceptual_loss needs at least one layer, got none")
   if not set(layer_weights) == set(sr_features) == set(hr_features):
     raise ValueError(
-      "Layers must be the same: sr_features has "
+      "layers must be the same: sr_features has "
       f"{sorted(sr_features)}, hr_features {sorted(hr_features)}, "
-      f"layer_weights {sorted(layer_weights)}."
+      f"layer_weights {sorted(layer_weights)}"
     )
   distance = _CRITERIA[criterion]
   return sum(
@@ -339,7 +339,7 @@ def gradient_penalty(
   if real.shape != fake.shape or real.size == 0:
     raise ValueError(
       "real and fake must have the same shape, and images, got "
-      f"{real.shape} and {fake.shape}."
+      f"{real.shape} and {fake.shape}"
     )
   place = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1))
   between = place * real + (1 - place) * fake
@@ -415,7 +415,7 @@ def find_adversarial_loss(name: str) -> AdversarialLoss:
   if name not in ADVERSARIAL_LOSSES:
     raise ValueError(
       f"adversarial must be one of {', '.join(ADVERSARIAL_LOSSES)}, got"
-      f" {name!r}."
+      f" {name!r}"
     )
   return ADVERSARIAL_LOSSES[name]
 
@@ -460,7 +460,7 @@ def _difference(sr, hr):
   if jnp.shape(sr) != jnp.shape(hr):
     raise ValueError(
       "sr and hr must have the same shape, got "
-      f"{jnp.shape(sr)} and {jnp.shape(hr)}."
+      f"{jnp.shape(sr)} and {jnp.shape(hr)}"
     )
   return _float32(sr) - _float32(hr)
 
@@ -468,7 +468,7 @@ def _difference(sr, hr):
 def _logits(logits):
   """Logits in float32; the mean of none would be nan."""
   if jnp.size(logits) == 0:
-    raise ValueError(f"Logits are empty, of shape {jnp.shape(logits)}.")
+    raise ValueError(f"logits are empty, of shape {jnp.shape(logits)}")
   return _float32(logits)
 
 

@@ -40,7 +40,7 @@ def rgb_to_y(image: Array) -> Array:
   """
   image = jnp.asarray(image)
   if image.ndim < 3 or image.shape[-1] != 3:
-    raise ValueError(f"Images must be [..., H, W, 3], got {image.shape}.")
+    raise ValueError(f"images must be [..., H, W, 3], got {image.shape}")
   image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
   red, green, blue = (image[..., i : i + 1] for i in range(3))
   # Written out: a matrix product would run in bfloat16 on a TPU.
@@ -153,26 +153,26 @@ def _prepare(sr, hr, crop_border, y_channel, *, smallest):
   sr, hr = jnp.asarray(sr), jnp.asarray(hr)
   if sr.shape != hr.shape:
     raise ValueError(
-      f"sr and hr must have the same shape, got {sr.shape} and {hr.shape}."
+      f"sr and hr must have the same shape, got {sr.shape} and {hr.shape}"
     )
   for name, image in (("sr", sr), ("hr", hr)):
     if not jnp.issubdtype(image.dtype, jnp.floating):
       raise ValueError(
-        f"{name} must be float in [0, 1], got {image.dtype}: divide by 255."
+        f"{name} must be float in [0, 1], got {image.dtype}: divide by 255"
       )
   if sr.ndim < 3 or not sr.shape[-1]:
     raise ValueError(
-      f"Images must be [..., H, W, C], got {sr.shape}: give a grey image a "
-      "channel axis, image[..., None]."
+      f"images must be [..., H, W, C], got {sr.shape}: give a grey image a "
+      "channel axis, image[..., None]"
     )
   if crop_border < 0:
-    raise ValueError(f"crop_border must be >= 0, got {crop_border}.")
+    raise ValueError(f"crop_border must be >= 0, got {crop_border}")
   height, width = (n - 2 * crop_border for n in sr.shape[-3:-1])
   if min(height, width) < smallest:
     raise ValueError(
       f"crop_border={crop_border} leaves {max(height, 0)}x{max(width, 0)} of "
       f"{sr.shape[-3]}x{sr.shape[-2]} pixels; at least {smallest}x{smallest} "
-      "are needed."
+      "are needed"
     )
   rows = slice(crop_border, crop_border + height)
   columns = slice(crop_border, crop_border + width)

@@ -74,7 +74,7 @@ def imresize(
   if not jnp.issubdtype(image.dtype, jnp.floating):
     raise TypeError(
       f"imresize takes float images in [0, 1], got {image.dtype}: divide by "
-      "255, or use imresize_uint8."
+      "255, or use imresize_uint8"
     )
   passes = _plan(image.shape, scale, size, border, antialias)
   dtype = image.dtype
@@ -129,7 +129,7 @@ def imresize_uint8(
   image = np.asarray(image)
   if image.dtype != np.uint8:
     raise TypeError(
-      f"imresize_uint8 takes uint8 images, got {image.dtype}: use imresize."
+      f"imresize_uint8 takes uint8 images, got {image.dtype}: use imresize"
     )
   for axis, *axis_plan in _plan(image.shape, scale, size, border, antialias):
     image = _resize_axis_uint8(image, axis, *axis_plan)
@@ -140,19 +140,19 @@ def _plan(shape, scale, size, border, antialias):
   """Validates; returns an axis and what `_taps` takes, per pass."""
   if len(shape) < 3 or 0 in shape[-3:]:
     raise ValueError(
-      f"Images must be [..., H, W, C] with pixels, got shape {tuple(shape)}; "
-      "give a grey image a channel axis: image[..., None]."
+      f"images must be [..., H, W, C] with pixels, got shape {tuple(shape)}; "
+      "give a grey image a channel axis: image[..., None]"
     )
   if border not in BORDERS:
-    raise ValueError(f"border must be one of {BORDERS}, got {border!r}.")
+    raise ValueError(f"border must be one of {BORDERS}, got {border!r}")
   if (scale is None) == (size is None):
     raise ValueError(
-      f"Give either scale or size, got scale={scale} and size={size}."
+      f"give either scale or size, got scale={scale} and size={size}"
     )
   in_sizes = shape[-3:-1]
   if size is None:
     if not (math.isfinite(scale) and scale > 0):
-      raise ValueError(f"scale must be finite and > 0, got {scale}.")
+      raise ValueError(f"scale must be finite and > 0, got {scale}")
     scales = (float(scale), float(scale))
     out_sizes = tuple(math.ceil(scales[0] * n) for n in in_sizes)
   else:
@@ -160,7 +160,7 @@ def _plan(shape, scale, size, border, antialias):
       isinstance(n, numbers.Integral) and n > 0 for n in size
     ):
       raise ValueError(
-        f"size must be (height, width), two whole numbers > 0, got {size}."
+        f"size must be (height, width), two whole numbers > 0, got {size}"
       )
     out_sizes = tuple(int(n) for n in size)
     scales = tuple(o / i for o, i in zip(out_sizes, in_sizes, strict=True))

@@ -50,3 +50,6 @@ def test_other_networks_are_refused():
   _, params = _params(num_in_ch=3, num_out_ch=1)
   with pytest.raises(ValueError, match=r"got 3, 1 and 6.*published"):
     start_bilinear(params)
+  del params["conv_hr"]
+  with pytest.raises(ValueError, match=r"has no conv_hr; .*published"):
+    start_bilinear(params)

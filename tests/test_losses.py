@@ -141,9 +141,9 @@ def test_perceptual_loss_refuses_other_layers():
   sr = {"conv5_4": jnp.zeros(3)}
   with pytest.raises(ValueError, match="criterion must be one of"):
     losses.perceptual_loss(sr, sr, criterion="huber")
-  with pytest.raises(ValueError, match="Layers must be the same"):
+  with pytest.raises(ValueError, match="layers must be the same"):
     losses.perceptual_loss(sr, {"relu5_4": jnp.zeros(3)})
-  with pytest.raises(ValueError, match="Layers must be the same"):
+  with pytest.raises(ValueError, match="layers must be the same"):
     losses.perceptual_loss(sr, sr, layer_weights={"conv1_1": 1.0})
   with pytest.raises(ValueError, match="at least one layer"):
     losses.perceptual_loss({}, {})

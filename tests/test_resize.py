@@ -358,7 +358,7 @@ def test_bad_options_raise(options, message):
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 3)])
 def test_bad_shapes_raise(shape):
-  with pytest.raises(ValueError, match="Images must be"):
+  with pytest.raises(ValueError, match="images must be"):
     imresize(jnp.zeros(shape), scale=2)
 
 

@@ -44,19 +44,19 @@ def parts_of(mesh: Mesh | None) -> tuple[list[tuple[int, ...]], int]:
   if mesh is None:
     return [(0,)], 0
   if "data" not in mesh.axis_names:
-    raise ValueError(f"The mesh has axes {mesh.axis_names}, but no 'data'.")
+    raise ValueError(f"the mesh has axes {mesh.axis_names}, but no 'data'")
   axis = mesh.axis_names.index("data")
   by_process: dict[int, set[int]] = {}
   for position, device in np.ndenumerate(mesh.devices):
     by_process.setdefault(device.process_index, set()).add(position[axis])
   missing = set(range(jax.process_count())) - by_process.keys()
   if (missing and len(by_process) > 1) or jax.process_index() in missing:
-    raise ValueError(f"Processes {sorted(missing)} have no device in the mesh.")
+    raise ValueError(f"processes {sorted(missing)} have no device in the mesh")
   parts = sorted({tuple(sorted(c)) for c in by_process.values()})
   if sum(map(len, parts)) != mesh.shape["data"]:
     raise ValueError(
-      "Processes share some coordinates of the mesh's data axis and not others;"
-      " give each its own, or the same to several."
+      "processes share some coordinates of the mesh's data axis and not others;"
+      " give each its own, or the same to several"
     )
   return parts, parts.index(tuple(sorted(by_process[jax.process_index()])))
 

@@ -118,7 +118,7 @@ class Data:
       ValueError: If `seed` is negative.
     """
     if seed < 0:
-      raise ValueError(f"seed is {seed}; it must be 0 or more.")
+      raise ValueError(f"seed is {seed}; it must be 0 or more")
     return Pipeline(self._batches.from_seed(seed), prefetch=self._prefetch)
 
 
@@ -172,14 +172,14 @@ def open_data(
   if patch_size % scale:
     raise ValueError(
       f"patch_size {patch_size} is not a multiple of scale {scale}; choose"
-      f" {patch_size - patch_size % scale or scale}."
+      f" {patch_size - patch_size % scale or scale}"
     )
   parts, part = parts_of(mesh)
   devices = sum(map(len, parts))
   if batch_size < 1 or batch_size % devices:
     raise ValueError(
       f"batch_size {batch_size} is not a multiple of the {devices} devices of"
-      " the data axis."
+      " the data axis"
     )
   if options["cache"] == "stream":
     require_grain()
@@ -291,7 +291,7 @@ def _options(config):
   for key, choices in (("cache", CACHES), ("on_problem", ("skip", "stop"))):
     if options[key] not in choices:
       raise ValueError(
-        f"data.{key} is {options[key]!r}; choose one of {' '.join(choices)}."
+        f"data.{key} is {options[key]!r}; choose one of {' '.join(choices)}"
       )
   return options
 
@@ -321,7 +321,7 @@ def _judge(report, options):
   if report.problems and options["on_problem"] == "stop":
     raise DataError(
       f"some images cannot be used: {report}\nRepair or remove them, or choose"
-      ' data.on_problem="skip".'
+      ' data.on_problem="skip"'
     )
   if not report.images:
     raise DataError(f"no image can be used: {report}")

@@ -44,7 +44,7 @@ class Pipeline:
       Exception: Whatever went wrong in the thread that makes batches.
     """
     if step < 0:
-      raise ValueError(f"step is {step}; steps count from 0.")
+      raise ValueError(f"step is {step}; steps count from 0")
     begin = time.perf_counter()
     if self._ahead is None or self._ahead.next_step != step:
       self._stop()

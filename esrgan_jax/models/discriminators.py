@@ -77,12 +77,12 @@ class VGGStyleDiscriminator(nn.Module):
         another shape.
     """
     if self.norm not in NORMS:
-      raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}.")
+      raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
     num_stages = _num_stages(self.input_size)
     if image.ndim != 4 or image.shape[1:3] != (self.input_size,) * 2:
       raise ValueError(
-        f"Images must be [B, {self.input_size}, {self.input_size}, C], got "
-        f"{image.shape}: crop them, or set input_size."
+        f"images must be [B, {self.input_size}, {self.input_size}, C], got "
+        f"{image.shape}: crop them, or set input_size"
       )
     features = image.astype(self.dtype)
     for stage in range(num_stages):
@@ -206,7 +206,7 @@ def linear1_from_torch(weight: np.ndarray, *, channels: int) -> np.ndarray:
   if channels * side * side != inputs:
     raise ValueError(
       f"{inputs} inputs are not a square map of {channels} channels: pass the "
-      "channels of the last convolution."
+      "channels of the last convolution"
     )
   kernel = weight.reshape(out, channels, side, side)
   return kernel.transpose(2, 3, 1, 0).reshape(inputs, out)
@@ -235,7 +235,7 @@ def linear1_to_torch(kernel: np.ndarray, *, channels: int) -> np.ndarray:
   if channels * side * side != inputs:
     raise ValueError(
       f"{inputs} inputs are not a square map of {channels} channels: pass the "
-      "channels of the last convolution."
+      "channels of the last convolution"
     )
   weight = kernel.reshape(side, side, channels, out)
   return weight.transpose(3, 2, 0, 1).reshape(out, inputs)
@@ -249,7 +249,7 @@ def _num_stages(input_size):
   if size not in (3, 4) or num_stages == 0:
     raise ValueError(
       "input_size must be 3 or 4 times a power of two, at least 6, such as 96, "
-      f"128, 192 or 256; got {input_size}."
+      f"128, 192 or 256; got {input_size}"
     )
   return num_stages
 

@@ -44,6 +44,12 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   >>> bool(abs(sr[:, 8:-8, 8:-8].mean() - 0.5) < 0.1)
   True
   """
+  missing = {"conv_first", "conv_hr", "conv_last"} - set(params)
+  if missing:
+    raise ValueError(
+      "a bilinear start needs an RRDBNet, and this network has no"
+      f" {', '.join(sorted(missing))}; choose initialization=published"
+    )
   first = params["conv_first"]["kernel"]
   last = params["conv_last"]["kernel"]
   ups = [name for name in params if name.startswith("conv_up")]

@@ -102,17 +102,17 @@ def vgg19_features(
   if unknown or not layers:
     raise ValueError(
       f"layers must be some of {LAYERS[0]}, {LAYERS[1]}, ..., {LAYERS[-1]}, "
-      f"got {unknown or layers}."
+      f"got {unknown or layers}"
     )
   image = jnp.asarray(image)
   if image.ndim < 3 or image.shape[-1] != 3:
-    raise ValueError(f"Images must be [..., H, W, 3], got {image.shape}.")
+    raise ValueError(f"images must be [..., H, W, 3], got {image.shape}")
   depth = 1 + max(LAYERS.index(layer) for layer in layers)
   num_pools = sum(layer.startswith("pool") for layer in LAYERS[:depth])
   if min(image.shape[-3:-1]) < 2**num_pools:
     raise ValueError(
       f"{LAYERS[depth - 1]} needs images of {2**num_pools} pixels a side or "
-      f"more, got {image.shape[-3]}x{image.shape[-2]}."
+      f"more, got {image.shape[-3]}x{image.shape[-2]}"
     )
   missing = [
     name
@@ -120,7 +120,7 @@ def vgg19_features(
     if name.startswith(("conv", "norm")) and name not in params
   ]
   if missing:
-    raise ValueError(f"params lack {missing}; they have {sorted(params)}.")
+    raise ValueError(f"params lack {missing}; they have {sorted(params)}")
 
   dtype = jnp.dtype(image.dtype if dtype is None else dtype)
   leading = image.shape[:-3]
@@ -198,7 +198,7 @@ def vgg19_from_torchvision(
   >>> vgg19_from_torchvision({"features.0.weight": weight})
   Traceback (most recent call last):
   ...
-  ValueError: The VGG19 weights lack features.0.bias and 30 more.
+  ValueError: the VGG19 weights lack features.0.bias and 30 more
   """
   # Positions in `features`: a convolution and a ReLU each, a pool per stage.
   without_relu = [name for name in LAYERS if name in CONV_LAYERS]
@@ -243,7 +243,7 @@ def vgg19_from_keras(
   >>> vgg19_from_keras({})
   Traceback (most recent call last):
   ...
-  ValueError: The VGG19 weights lack block1_conv1 and 15 more.
+  ValueError: the VGG19 weights lack block1_conv1 and 15 more
   """
   names = {layer: f"block{layer[4]}_conv{layer[6]}" for layer in CONV_LAYERS}
   _check_present(weights, names.values())
@@ -329,12 +329,12 @@ def _check_present(mapping, names):
   missing = [name for name in names if name not in mapping]
   if missing:
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    raise ValueError(f"The VGG19 weights lack {missing[0]}{more}.")
+    raise ValueError(f"the VGG19 weights lack {missing[0]}{more}")
 
 
 def _check_rank(name, kernel):
   """Raises unless a kernel has the rank of a convolution's."""
   if kernel.ndim != 4:
     raise ValueError(
-      f"{name} must be a convolution kernel of 4 axes, got {kernel.shape}."
+      f"{name} must be a convolution kernel of 4 axes, got {kernel.shape}"
     )

@@ -204,7 +204,7 @@ def gan_gradients(
   if loss.penalty:
     if penalty_key is None:
       raise ValueError(
-        f"adversarial {adversarial!r} needs penalty_key, got None."
+        f"adversarial {adversarial!r} needs penalty_key, got None"
       )
 
     def penalty(d_params):
@@ -370,6 +370,6 @@ def _all_options(loss, given):
     has = ", ".join(loss.options) or "none"
     raise ValueError(
       f"adversarial {loss.name!r} has no option {', '.join(unknown)}; it has"
-      f" {has}."
+      f" {has}"
     )
   return {**loss.options, **given}

@@ -90,10 +90,10 @@ def milestone_schedule(
   milestones = tuple(milestones)
   if any(b <= a for a, b in itertools.pairwise((-1, *milestones))):
     raise ValueError(
-      f"milestones must be steps >= 0 in ascending order, got {milestones}."
+      f"milestones must be steps >= 0 in ascending order, got {milestones}"
     )
   if not factor > 0:
-    raise ValueError(f"factor must be > 0, got {factor}.")
+    raise ValueError(f"factor must be > 0, got {factor}")
   # Computed by Python once: float32 powers would round.
   rates = [learning_rate * factor**n for n in range(len(milestones) + 1)]
 
@@ -140,18 +140,18 @@ def cosine_restart_schedule(
   _check_rate(learning_rate)
   periods = tuple(periods)
   if not periods or min(periods) <= 0:
-    raise ValueError(f"periods must be steps > 0, at least one, got {periods}.")
+    raise ValueError(f"periods must be steps > 0, at least one, got {periods}")
   weights = (1.0,) * len(periods)
   if restart_weights is not None:
     weights = tuple(restart_weights)
   if len(weights) != len(periods):
     raise ValueError(
       f"restart_weights must have a value for each of the {len(periods)} "
-      f"periods, got {weights}."
+      f"periods, got {weights}"
     )
   if not 0 <= minimum <= learning_rate:
     raise ValueError(
-      f"minimum must be in [0, learning_rate = {learning_rate}], got {minimum}."
+      f"minimum must be in [0, learning_rate = {learning_rate}], got {minimum}"
     )
   ends = tuple(itertools.accumulate(periods))
   starts = (0, *ends[:-1])
@@ -201,7 +201,7 @@ def make_schedule(
   name = options.pop("name", None)
   if name not in _SCHEDULES:
     raise ValueError(
-      f"schedule's name must be one of {tuple(_SCHEDULES)}, got {name!r}."
+      f"schedule's name must be one of {tuple(_SCHEDULES)}, got {name!r}"
     )
   return _SCHEDULES[name](learning_rate, **options)
 
@@ -241,10 +241,10 @@ def make_optimizer(
   """
   for name, value in (("b1", b1), ("b2", b2)):
     if not 0 <= value < 1:
-      raise ValueError(f"{name} must be in [0, 1), got {value}.")
+      raise ValueError(f"{name} must be in [0, 1), got {value}")
   if clip_norm is not None and not clip_norm > 0:
     raise ValueError(
-      f"clip_norm must be > 0, got {clip_norm}: None does not clip."
+      f"clip_norm must be > 0, got {clip_norm}: None does not clip"
     )
   transform = optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8)
   if clip_norm is not None:
@@ -256,5 +256,5 @@ def _check_rate(learning_rate):
   """Raises unless a learning rate is positive and finite."""
   if not 0 < learning_rate < math.inf:
     raise ValueError(
-      f"learning_rate must be positive and finite, got {learning_rate}."
+      f"learning_rate must be positive and finite, got {learning_rate}"
     )

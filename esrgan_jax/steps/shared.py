@@ -36,7 +36,7 @@ def find_pixel_loss(pixel_loss):
   if pixel_loss not in PIXEL_LOSSES:
     raise ValueError(
       f"pixel_loss must be one of {tuple(PIXEL_LOSSES)} or a function of "
-      f"(sr, hr), got {pixel_loss!r}."
+      f"(sr, hr), got {pixel_loss!r}"
     )
   return PIXEL_LOSSES[pixel_loss]
 
@@ -55,14 +55,14 @@ def run_generator(generator, params, collections, lr):
 def accumulate_gradients(gradients, carry, batch, num):
   """Means of `gradients(carry, microbatch, index) -> (carry, tree)`."""
   if num < 1:
-    raise ValueError(f"accumulate must be >= 1, got {num}.")
+    raise ValueError(f"accumulate must be >= 1, got {num}")
   if num == 1:
     return gradients(carry, batch, 0)
 
   def split(array):
     if array.shape[0] % num:
       raise ValueError(
-        f"accumulate {num} does not divide the batch of {array.shape[0]}."
+        f"accumulate {num} does not divide the batch of {array.shape[0]}"
       )
     # Every num-th image, so that a sharded batch's microbatches are sharded
     # alike: contiguous ones would lie on some of the devices only.
@@ -115,7 +115,7 @@ def average(ema_params, params, decay):
 def check_decay(ema_decay):
   """Raises unless a decay is in range."""
   if not 0 <= ema_decay <= 1:
-    raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}.")
+    raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
 
 
 def keep_finite(finite, updated, state):

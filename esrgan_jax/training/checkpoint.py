@@ -118,7 +118,7 @@ class Checkpoints:
     origin: Mapping[str, Any] | None = None,
   ):
     if keep < 1:
-      raise ValueError(f"keep is {keep}; at least one checkpoint must stay.")
+      raise ValueError(f"keep is {keep}; at least one checkpoint must stay")
     self._phase = storage.absolute(folder)
     self._config, self.origin = dict(config), origin and dict(origin)
     self._keep = _NewestAndBest(keep, {})

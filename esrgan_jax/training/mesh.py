@@ -40,12 +40,12 @@ def make_mesh(num: int | None = None) -> Mesh:
   if not 1 <= num <= len(devices):
     raise ValueError(
       f"num must be in 1..{len(devices)}, the devices here, got {num}: None "
-      "takes all."
+      "takes all"
     )
   if num < len(devices) and jax.process_count() > 1:
     raise ValueError(
       f"num is {num} of {len(devices)} devices; {jax.process_count()} "
-      "processes must use all: pass None."
+      "processes must use all: pass None"
     )
   # Auto: the compiler propagates shardings. The default has changed over time.
   return jax.make_mesh(
@@ -103,13 +103,13 @@ def local_batch_size(
   16
   """
   if accumulate < 1:
-    raise ValueError(f"accumulate must be >= 1, got {accumulate}.")
+    raise ValueError(f"accumulate must be >= 1, got {accumulate}")
   parts = mesh.size * accumulate
   if batch_size < 1 or batch_size % parts:
     nearest = max(parts, round(batch_size / parts) * parts)
     raise ValueError(
       f"batch_size {batch_size} is not a multiple of {parts} ({mesh.size} "
-      f"devices times {accumulate} microbatches): use {nearest}."
+      f"devices times {accumulate} microbatches): use {nearest}"
     )
   return batch_size // jax.process_count()
 
@@ -140,7 +140,7 @@ def global_batch(mesh: Mesh, local_batch: Any) -> Any:
       raise ValueError(
         f"local_batch{jax.tree_util.keystr(path)} has shape {np.shape(array)}; "
         f"its first axis must be a multiple of this process's {local} devices: "
-        "choose batch_size with local_batch_size."
+        "choose batch_size with local_batch_size"
       )
     return jax.make_array_from_process_local_data(sharding, np.asarray(array))
 

@@ -251,7 +251,7 @@ def prepare_div2k(
   except ImportError as error:
     raise ImportError(
       f"preparing DIV2K needs TensorFlow ({error}); pip install"
-      " tensorflow-cpu. Reading it afterwards does not."
+      " tensorflow-cpu. Reading it afterwards does not"
     ) from error
   import tensorflow_datasets as tfds
 
