@@ -42,7 +42,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from benchmarks import hlo
-from esrgan_jax import augment, compilation, losses, tiling
+from esrgan_jax import augment, compilation, losses
 from esrgan_jax.models import registry, vgg
 from esrgan_jax.steps import gan, psnr
 from esrgan_jax.steps import optimizer as optimizer_lib
@@ -353,7 +353,7 @@ def upscaling_program(
     return Program(function, (params, arguments), {}, note)
 
   # As `Upscaler._program`, for devices that are not there.
-  halo = min(tiling.DEFAULT_HALO, net.receptive_radius)
+  halo = tiles.choose_halo(net)
   plan = tiles.Plan.make((*PHOTO, 3), net, TILE, halo, memory.strip_size("tpu"))
   spec = PartitionSpec(mesh_lib.AXIS)
   function = jax.shard_map(

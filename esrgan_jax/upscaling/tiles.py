@@ -254,6 +254,43 @@ def _cut(x: jax.Array, corner: jax.Array, size: Sequence[int]) -> jax.Array:
   return jnp.stack(pieces)
 
 
+def choose_halo(
+  net: registry.Generator, halo: int | None = None, *, exact: bool = False
+) -> int:
+  """Returns how far tiles of a network overlap, in LR pixels.
+
+  Args:
+    net: The network.
+    halo: What was asked for; None means a width whose error is not seen.
+    exact: As far as the network looks, whatever else was asked for.
+
+  Returns:
+    LR pixels around what a tile contributes.
+
+  Raises:
+    ValueError: If tiles cannot be exact: the network does not tell how far it
+      looks.
+
+  >>> from esrgan_jax.models.rrdb import RRDBNet
+  >>> net = RRDBNet(num_block=6)
+  >>> choose_halo(net), choose_halo(net, 20), choose_halo(net, exact=True)
+  (80, 20, 94)
+  """
+  radius = registry.receptive_radius(net)
+  if exact and radius is None:
+    raise ValueError(
+      f"tiles cannot be exact: a {type(net).__name__} does not tell how far it"
+      " looks (receptive_radius); do not tile (tile 0), or choose a wide halo"
+      f" (default {tiling.DEFAULT_HALO})"
+    )
+  if exact:
+    return radius
+  if halo is not None:
+    return halo
+  default = tiling.DEFAULT_HALO
+  return default if radius is None else min(default, radius)
+
+
 def pad_to_multiple(pixels: np.ndarray, multiple: int) -> np.ndarray:
   """Mirrors the last rows and columns, as Real-ESRGAN's `mod_pad` does.
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from esrgan_jax import compilation, tiling
+from esrgan_jax import compilation
 from esrgan_jax.models import registry
 from esrgan_jax.upscaling import memory, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
@@ -194,7 +194,7 @@ class Upscaler:
       raise ValueError(
         f"out is {out.dtype} {out.shape}; it must be {dtype} {shape}"
       )
-    halo = self._choose_halo(halo, exact)
+    halo = tiles.choose_halo(self.net, halo, exact=exact)
     if tile != "auto" and (not isinstance(tile, int) or tile < 0):
       raise ValueError(f"tile is {tile!r}; give 'auto', 0 or pixels")
 
@@ -227,22 +227,6 @@ class Upscaler:
           f" trying again with --tile {size}"
         )
     return out[..., 0] if image.ndim == 2 else out
-
-  def _choose_halo(self, halo: int | None, exact: bool) -> int:
-    """Returns how far tiles overlap, in LR pixels."""
-    radius = registry.receptive_radius(self.net)
-    if exact and radius is None:
-      raise ValueError(
-        f"tiles of {self!r} cannot be exact: a {type(self.net).__name__} does"
-        " not tell how far it looks (receptive_radius); do not tile (tile 0),"
-        f" or choose a wide halo (default {tiling.DEFAULT_HALO})"
-      )
-    if exact:
-      return radius
-    if halo is not None:
-      return halo
-    default = tiling.DEFAULT_HALO
-    return default if radius is None else min(default, radius)
 
   def _check(self, pixels: np.ndarray) -> np.dtype:
     """Returns the result's dtype, or raises if the image cannot be used."""
