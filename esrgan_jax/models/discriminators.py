@@ -15,6 +15,8 @@ from esrgan_jax.ops.convolution import conv
 
 NORMS = ("batch", "layer", "none")
 
+Conv = tuple[Array, Array | None]  # Kernel and bias.
+
 # PyTorch's default initialisation, which the authors' 2019-06 code and BasicSR
 # leave in place: uniform within 1 / sqrt(fan_in), for kernels and biases.
 _kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -153,7 +155,7 @@ def _add(x: Array, bias: Array | None) -> Array:
   return x if bias is None else x + bias.reshape(1, 1, 1, -1)
 
 
-def _run_first_stage(image: Array, first: tuple, second: tuple) -> Array:
+def _run_first_stage(image: Array, first: Conv, second: Conv) -> Array:
   """The two convolutions at the image's own resolution, and below."""
   if not packing.can_pack(image):
     return _run_stage(image, first, second)
@@ -166,12 +168,12 @@ def _run_first_stage(image: Array, first: tuple, second: tuple) -> Array:
   )
 
 
-def _run_stage(image, first, second):
+def _run_stage(image: Array, first: Conv, second: Conv) -> Array:
   features = nn.leaky_relu(_add(conv(image, first[0]), first[1]), 0.2)
   return _add(conv(features, second[0], 2), second[1])
 
 
-def _run_stage_packed(image, first, second):
+def _run_stage_packed(image: Array, first: Conv, second: Conv) -> Array:
   """The same for a TPU's 128 lanes."""
   kernel, bias = first
   features = packing.convolve(packing.pack(image), kernel)
@@ -241,7 +243,7 @@ def linear1_to_torch(kernel: np.ndarray, *, channels: int) -> np.ndarray:
   return weight.transpose(3, 2, 0, 1).reshape(out, inputs)
 
 
-def _num_stages(input_size):
+def _num_stages(input_size: int) -> int:
   """Halvings from `input_size` to a side of 3 or 4."""
   size, num_stages = input_size, 0
   while size > 4 and size % 2 == 0:
@@ -254,7 +256,7 @@ def _num_stages(input_size):
   return num_stages
 
 
-def _bias_init(fan_in):
+def _bias_init(fan_in: int) -> nn.initializers.Initializer:
   """PyTorch's bias initialisation: uniform within 1 / sqrt(fan_in)."""
   bound = 1 / math.sqrt(fan_in)
 

@@ -12,7 +12,7 @@ kernel, which is exact.
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ from esrgan_jax.ops.convolution import conv
 _STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
 
-def _kernel_shapes():
+def _kernel_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
   """The shape of every convolution's kernel, HWIO."""
   channels = 3
   for stage, (count, width) in enumerate(_STAGES, 1):
@@ -40,7 +40,7 @@ KERNEL_SHAPES = dict(_kernel_shapes())
 CONV_LAYERS = tuple(KERNEL_SHAPES)
 
 
-def _all_layers():
+def _all_layers() -> Iterator[str]:
   """Every layer name in the order of computation."""
   for stage, (count, _) in enumerate(_STAGES, 1):
     for index in range(1, count + 1):
@@ -265,7 +265,7 @@ def vgg19_from_keras(
   return params
 
 
-def _torchvision_normalization():
+def _torchvision_normalization() -> dict[str, Array]:
   """ImageNet's mean and standard deviation, RGB in [0, 1]."""
   return {
     "mean": jnp.asarray(_TORCHVISION_MEAN, jnp.float32),
@@ -273,7 +273,14 @@ def _torchvision_normalization():
   }
 
 
-def _run_layers(x, params, *, layers, depth, packed):
+def _run_layers(
+  x: Array,
+  params: Mapping[str, Mapping[str, Array]],
+  *,
+  layers: Sequence[str],
+  depth: int,
+  packed: bool,
+) -> list[Array]:
   """The features of some layers; the first stage packed, where asked for."""
   features = {}
   x = packing.pack(x) if packed else x
@@ -289,7 +296,7 @@ def _run_layers(x, params, *, layers, depth, packed):
   return [features[layer] for layer in layers]
 
 
-def _conv(layer, x, packed):
+def _conv(layer: Mapping[str, Array], x: Array, packed: bool) -> Array:
   """A 3x3 convolution with zero padding and bias, in `x`'s dtype."""
   kernel = jnp.asarray(layer["kernel"], x.dtype)
   bias = jnp.asarray(layer["bias"], x.dtype)
@@ -300,20 +307,20 @@ def _conv(layer, x, packed):
   return x + bias.reshape(1, 1, 1, -1)
 
 
-def _max_pool(x):
+def _max_pool(x: Array) -> Array:
   """2x2 maxima; an odd last row or column is dropped, as in PyTorch."""
   return lax.platform_dependent(
     x, cpu=_max_pool_by_reshape, default=_max_pool_by_window
   )
 
 
-def _max_pool_by_window(x):
+def _max_pool_by_window(x: Array) -> Array:
   return lax.reduce_window(
     x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
   )
 
 
-def _max_pool_by_reshape(x):
+def _max_pool_by_reshape(x: Array) -> Array:
   """The same; the window's gradient is slow on CPU, and this on a TPU.
 
   It differs in what equal maxima get: shares here, one of them all there. After
@@ -324,7 +331,7 @@ def _max_pool_by_reshape(x):
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
-def _check_present(mapping, names):
+def _check_present(mapping: Mapping[str, Any], names: Iterable[str]) -> None:
   """Raises naming the first of the missing weights."""
   missing = [name for name in names if name not in mapping]
   if missing:
@@ -332,7 +339,7 @@ def _check_present(mapping, names):
     raise ValueError(f"the VGG19 weights lack {missing[0]}{more}")
 
 
-def _check_rank(name, kernel):
+def _check_rank(name: str, kernel: np.ndarray) -> None:
   """Raises unless a kernel has the rank of a convolution's."""
   if kernel.ndim != 4:
     raise ValueError(
