@@ -23,7 +23,8 @@ import numpy as np
 from esrgan_jax import console, export, storage
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.text import printable
-from esrgan_jax.weights import find
+from esrgan_jax.weights import descent, find, partial
+from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.files import Weights
 
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     models.append(model)
   a, b = models
   _check_alike(a, b)
-  if found := find.relation(a.weights.metadata, b.weights.metadata):
+  if found := descent.relation(a.weights.metadata, b.weights.metadata):
     out.print(
       f"note: {b.name} {found}, {a.name}: what lies between may be neither"
     )
@@ -150,11 +151,16 @@ def _check_targets(
 def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:
   """Raises if two networks differ, in the words of their configuration."""
   ours, theirs = a.weights.config, b.weights.config
+  _, report = partial.fit(b.weights.params, a.weights.params)
+  keys = {**ours, **theirs}
+  if ours["architecture"] in DIALECTS and not report.left:
+    # What does not show in the weights is how they are computed with.
+    keys = ("architecture", "scale")
   differences = [
     f"{key} is {ours.get(key)} in {a.name} and {theirs.get(key)} in {b.name}"
-    for key in {**ours, **theirs}
-    # A checkpoint's configuration may leave out what is the default.
-    if key in ours and key in theirs and ours[key] != theirs[key]
+    for key in keys
+    # A checkpoint's configuration may not tell what is the default.
+    if None not in (ours.get(key), theirs.get(key)) and ours[key] != theirs[key]
   ]
   if differences:
     raise ValueError(

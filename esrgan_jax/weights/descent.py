@@ -3,22 +3,58 @@
 from __future__ import annotations
 
 import json
+import typing
+from collections.abc import Mapping
 
-from etils import epath
-
+from esrgan_jax.text import printable
 from esrgan_jax.weights import find
+
+if typing.TYPE_CHECKING:
+  from etils import epath
+
+__all__ = ["relation", "relation_in"]
 
 _HEADER = 10_000_000  # Bytes, of a safetensors file: far more than ours have.
 
 
-def relation_in(workdir: epath.Path) -> str:
-  """Returns what `workdir.relation` says of a workdir's two models.
+def relation(first: Mapping[str, str], last: Mapping[str, str]) -> str:
+  """Returns what does not fit between two models' descents, if anything.
 
-  >>> relation_in(epath.Path("/nowhere"))
+  Args:
+    first: Metadata of what should be the start, as `lineage` writes it.
+    last: Of what should have been begun from it.
+
+  Returns:
+    A clause; empty if they fit, or if nothing is known of either.
+
+  >>> ours = {"generator_sha256": "ab"}
+  >>> relation(ours, {"begun_from_sha256": "ab"}), relation(ours, {})
+  ('', '')
+  >>> relation(ours, {"begun_from_sha256": "cd"})
+  'was begun from another model (cd), not from this one (ab)'
+  """
+  start, begun_from = first.get("generator_sha256"), last.get("begun_from_sha256")
+  if not start or not begun_from or start == begun_from:
+    return ""
+  return (
+    f"was begun from another model ({printable(begun_from[:12])}), not from"
+    f" this one ({printable(start[:12])})"
+  )
+
+
+def relation_in(workdir: epath.Path) -> str:
+  """Returns what `relation` says of a workdir's first and last model.
+
+  >>> import pathlib
+  >>> relation_in(pathlib.Path("/nowhere"))
   ''
   """
-  models = (workdir / "models" / f"{n}.safetensors" for n in find.PHASES)
-  return find.relation(*map(_read_metadata, models))
+  names = find.phases(workdir)
+  if len(names) < 2:
+    return ""
+  models = (workdir / "models" / f"{name}.safetensors" for name in names)
+  first, *_, last = map(_read_metadata, models)
+  return relation(first, last)
 
 
 def _read_metadata(path):

@@ -36,7 +36,6 @@ from esrgan_jax.weights import fields, files, zoo
 from esrgan_jax.weights.formats import checkpoint_folders as folders
 
 __all__ = [
-  "PHASES",
   "FoundModel",
   "Place",
   "find_discriminator",
@@ -45,11 +44,10 @@ __all__ = [
   "locate",
   "phases",
   "read",
-  "relation",
 ]
 
 # Of a workdir that does not say; all were so once.
-PHASES = ("psnr", "gan")
+_PHASES = ("psnr", "gan")
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".param", ".bin", ".ckpt")
 _MODELS = "models"
@@ -232,7 +230,7 @@ def phases(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
     return ()
   order = _order(workdir)
   # A model that a run began with stands before its phases.
-  others = sorted(there - set(order), key=lambda n: (n not in PHASES, n))
+  others = sorted(there - set(order), key=lambda n: (n not in _PHASES, n))
   return (*others, *(name for name in order if name in there))
 
 
@@ -243,31 +241,6 @@ def is_workdir(path: str | os.PathLike[str]) -> bool:
   False
   """
   return bool(phases(path))
-
-
-def relation(psnr: Mapping[str, str], gan: Mapping[str, str]) -> str:
-  """Returns what does not fit between two models' descents, if anything.
-
-  Args:
-    psnr: Metadata of what should be the start, as `lineage` writes it.
-    gan: Of what should have been begun from it.
-
-  Returns:
-    A clause; empty if they fit, or if nothing is known of either.
-
-  >>> ours = {"generator_sha256": "ab"}
-  >>> relation(ours, {"begun_from_sha256": "ab"}), relation(ours, {})
-  ('', '')
-  >>> relation(ours, {"begun_from_sha256": "cd"})
-  'was begun from another model (cd), not from this one (ab)'
-  """
-  start, begun_from = psnr.get("generator_sha256"), gan.get("begun_from_sha256")
-  if not start or not begun_from or start == begun_from:
-    return ""
-  return (
-    f"was begun from another model ({printable(begun_from[:12])}), not from"
-    f" this one ({printable(start[:12])})"
-  )
 
 
 def _looks_like_a_path(text: str) -> bool:
@@ -401,10 +374,10 @@ def _order(workdir: Any) -> tuple[str, ...]:
   try:
     config = json.loads((workdir / "config.json").read_text())
     order = config.get("phase_order") or ()
-    named = [name for name in config.get("phases", ()) if name not in PHASES]
-    order = [str(name) for name in order] or [*PHASES, *named]
+    named = [name for name in config.get("phases", ()) if name not in _PHASES]
+    order = [str(name) for name in order] or [*_PHASES, *named]
   except (OSError, ValueError, AttributeError, TypeError):
-    return PHASES
+    return _PHASES
   return tuple(order)
 
 
