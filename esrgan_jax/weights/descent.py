@@ -33,7 +33,8 @@ def relation(first: Mapping[str, str], last: Mapping[str, str]) -> str:
   >>> relation(ours, {"begun_from_sha256": "cd"})
   'was begun from another model (cd), not from this one (ab)'
   """
-  start, begun_from = first.get("generator_sha256"), last.get("begun_from_sha256")
+  start = first.get("generator_sha256")
+  begun_from = last.get("begun_from_sha256")
   if not start or not begun_from or start == begun_from:
     return ""
   return (
