@@ -1,11 +1,18 @@
 """Training configs: published values, overrides, mistakes."""
 
+import json
 import pathlib
+import tarfile
 
+import flax.linen as nn
+import jax.numpy as jnp
 import ml_collections
 import pytest
 
+from esrgan_jax import losses
+from esrgan_jax.models import registry
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import phases
 
 _CARDS = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
 
@@ -100,10 +107,35 @@ def test_wrong_overrides(name, text, message):
     ({"eval": {"measures": ("psnr",)}}, "did you mean psnr_y?"),
     ({"eval": {"measures": ("perceptual",)}}, "training measures it by itself"),
     ({"data": {"cache": "disk"}}, "ram, memmap, device, stream"),
+    ({"generator": {"num_blocks": 2}}, "RRDBNet has form, num_block, num_feat"),
+    ({"generator": {"num_feat": 0}}, "it must be more than 0"),
+    ({"generator": {"architecture": "RDBNet"}}, "did you mean RRDBNet?"),
+    ({"discriminator": {"num_feats": 2}}, "VGGStyleDiscriminator has"),
+    ({"initialization": "zero"}, "RRDBNet begins as published or bilinear"),
+    ({"phases": {"psrn": {}}}, "did you mean config.phases.psnr? A phase"),
+    ({"phases": {"a": {"kind": "b"}}}, "no kind of phase 'b'"),
+    ({"phases": {"../a": {"kind": "gan"}}}, "a phase's name is a folder's"),
+    ({"phases": {"models": {"kind": "gan"}}}, "another folder of a workdir"),
+    ({"phase_order": ("psnr", "psnr")}, "a phase comes once"),
+    ({"phase_order": ("gan", "psnr")}, "phase gan is the first"),
+    ({"phase_order": "psnr"}, "it must be a tuple"),
+    (
+      {"phases": {"gan": {"adversarial": "hinge"}}},
+      "relativistic, vanilla",
+    ),
+    (
+      {"phases": {"gan": {"adversarial": "wgan-gp"}}},
+      "config.phases.gan.adversarial is 'wgan-gp', whose penalty needs images",
+    ),
+    (
+      {"init_from": "a", "phases": {"gan": {"num_train_steps": 0}}},
+      "has no",
+    ),
+    ({"plugins": ("nowhere.py",)}, "no plugin nowhere.py"),
   ],
 )
 def test_wrong_values(changes, message):
-  with pytest.raises(config_lib.ConfigError, match="config") as caught:
+  with pytest.raises(ValueError, match=message[:1]) as caught:
     config_lib.complete(changes)
   assert message in str(caught.value)
 
@@ -130,3 +162,135 @@ def test_unusable_files(tmp_path, content, message):
   with pytest.raises(config_lib.ConfigError) as caught:
     config_lib.read_config(path)
   assert message in str(caught.value)
+
+
+class Nearest(nn.Module):
+  """A network of somebody's own."""
+
+  scale: int = 4
+  gain: float = 1.0
+  num_feat: int = 5
+
+  @nn.compact
+  def __call__(self, lr):
+    return self.gain * lr.repeat(self.scale, -3).repeat(self.scale, -2)
+
+
+@pytest.fixture(name="nearest")
+def _nearest():
+  registry.register_generator("Nearest", Nearest)
+  yield
+  registry.unregister("Nearest")
+
+
+def test_a_networks_fields_are_its_keys(nearest):
+  config = config_lib.complete({"generator": {"architecture": "Nearest"}})
+  own = {"architecture": "Nearest", "gain": 1.0, "num_feat": 5}
+  assert config.generator.to_dict() == own
+  # By name as well, and whichever comes first; another network's are not kept.
+  config = config_lib.complete({"generator": {"num_feat": 32}})
+  flags = [("generator.gain", "2"), ("generator.architecture", "Nearest")]
+  config_lib.override(config, flags)
+  assert config.generator.to_dict() == own | {"gain": 2.0}
+  assert config_lib.complete(config).generator.gain == 2.0
+  with pytest.raises(config_lib.ConfigError, match="Nearest has gain, num_fea"):
+    config_lib.override(config, [("generator.num_block", "3")])
+
+
+def test_fields_without_a_value_stay_so():
+  config = config_lib.complete({})
+  assert config.generator.unshuffle is None
+  for text, value in (("2", 2), ("None", None), ("1", 1)):
+    config_lib.override(config, [("generator.unshuffle", text)])
+    assert config.generator.unshuffle == value
+    again = config_lib.complete(config_lib.plain(config_lib.complete(config)))
+    assert again.generator.unshuffle == value
+    net = registry.make_generator(**again.generator, scale=again.scale)
+    assert net.unshuffle == value
+
+
+def test_phases_of_a_users_choice():
+  config = config_lib.complete(
+    {
+      "phases": {"fine": {"kind": "gan", "learning_rate": 1e-5}},
+      "phase_order": ("psnr", "gan", "fine"),
+    }
+  )
+  assert config.phases.fine.learning_rate == 1e-5
+  assert config.phases.fine.d_learning_rate == 1e-4
+  assert config.phases.gan.learning_rate == 1e-4
+  assert phases.order(config) == ("psnr", "gan", "fine")
+  # The same by name.
+  other = config_lib.complete({})
+  assert phases.order(other) == ("psnr", "gan")
+  config_lib.override(
+    other,
+    [
+      ("phases.fine.learning_rate", "1e-5"),
+      ("phase_order", "psnr,gan,fine"),
+      ("phases.fine.kind", "gan"),
+    ],
+  )
+  assert config_lib.plain(other) == config_lib.plain(config)
+  for changes, names in (
+    ({"init_from": "a"}, ("gan",)),
+    ({"init_from": "a", "phase_order": ("psnr",)}, ("psnr",)),
+    ({"phases": {"gan": {"num_train_steps": 0}}}, ("psnr",)),
+  ):
+    assert phases.order(config_lib.complete(changes)) == names
+
+
+def test_an_adversarial_loss_is_one_entry():
+  hinge = losses.AdversarialLoss(
+    "hinge",
+    lambda real, fake, *, margin: -jnp.mean(fake),
+    lambda real, fake, *, margin: (
+      jnp.mean(jnp.maximum(margin - real, 0))
+      + jnp.mean(jnp.maximum(margin + fake, 0))
+    ),
+    options={"margin": 1.0},
+  )
+  losses.register_adversarial_loss(hinge)
+  try:
+    config = config_lib.complete(
+      {"phases": {"gan": {"adversarial": "hinge", "margin": 2.0}}}
+    )
+    assert config.phases.gan.margin == 2.0
+    with pytest.raises(ValueError, match="called 'hinge'"):
+      losses.register_adversarial_loss(losses.AdversarialLoss("hinge", 1, 2))
+  finally:
+    del losses.ADVERSARIAL_LOSSES["hinge"], losses.ADVERSARIAL_OPTIONS["margin"]
+  with pytest.raises(config_lib.ConfigError, match=r"phases\.gan\.margin"):
+    config_lib.complete({"phases": {"gan": {"margin": 2.0}}})
+
+
+def test_a_config_of_the_version_before_is_the_same(tmp_path):
+  here = pathlib.Path(__file__).parent
+  with tarfile.open(here / "goldens/workdir_of_0.1.tar.xz") as file:
+    file.extractall(tmp_path, filter="data")
+  before = json.loads((tmp_path / "run/config.json").read_text())
+  assert "architecture" not in before["generator"]
+  config = config_lib.complete(config_lib.read_config(tmp_path / "config.py"))
+  now = config_lib.plain(config)
+  assert config_lib.difference(before, now) == []
+  now["generator"]["num_feat"] = 6
+  assert config_lib.difference(before, now) == ["generator.num_feat: 4 -> 6"]
+
+
+def test_plugins_are_beside_the_config(tmp_path):
+  (tmp_path / "own.py").write_text(
+    "from esrgan_jax.models import registry\n"
+    "from tests.test_config import Nearest\n"
+    "registry.register_generator('Own', Nearest)\n"
+  )
+  path = tmp_path / "config.py"
+  path.write_text(
+    "def get_config():\n  return {'plugins': ('own.py',),"
+    " 'generator': {'architecture': 'Own'}}\n"
+  )
+  try:
+    config = config_lib.complete(config_lib.read_config(path))
+    assert config.generator.gain == 1.0
+    assert registry.generators()[-1] == "Own"
+  finally:
+    registry.unregister("Own")

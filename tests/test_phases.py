@@ -33,6 +33,28 @@ def test_phases_in_order(tmp_path):
   assert only.name == "gan"
 
 
+def test_phases_of_one_kind(tmp_path):
+  fine = {"kind": "gan", "num_train_steps": 5, "perceptual_weight": 0.0}
+  phases = tiny_config(tmp_path)["phases"] | {"fine": fine, "more": fine}
+  made = _make(
+    tmp_path,
+    _NO_VGG,
+    ("phase_order", "psnr,gan,more,fine"),
+    ("phases.more.num_train_steps", "7"),
+    phases=phases,
+  )
+  assert [(p.name, p.title, p.total, p.seed) for p in made] == [
+    ("psnr", "PSNR", 12, 0),
+    ("gan", "GAN", 8, 1),
+    ("more", "GAN (more)", 7, 4),
+    ("fine", "GAN (fine)", 5, 5),
+  ]
+  (only,) = _make(
+    tmp_path, ("phase_order", "psnr"), ("init_from", "realesrgan-x4plus")
+  )
+  assert only.name == "psnr"
+
+
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [

@@ -162,10 +162,7 @@ def create_gan_state(
   state = create_psnr_state(
     g_key, generator, optimizer, params=params, collections=collections
   )
-  size = getattr(discriminator, "input_size", 64)
-  variables = discriminator.init(
-    d_key, jnp.zeros((1, size, size, 3)), train=False
-  )
+  variables = init_discriminator(d_key, discriminator)
   return GanState(
     **{name: getattr(state, name) for name in state.__dataclass_fields__},
     d_params=variables["params"],
@@ -190,6 +187,24 @@ def init_generator(key: Array, generator: nn.Module) -> dict[str, Any]:
   size = max(8, registry.size_multiple(generator))
   mode = {"train": False} if registry.takes_train(generator) else {}
   return dict(generator.init(key, jnp.zeros((1, size, size, 3)), **mode))
+
+
+def init_discriminator(key: Array, discriminator: nn.Module) -> dict[str, Any]:
+  """Returns the variables that a discriminator begins with.
+
+  Args:
+    key: Random key.
+    discriminator: Linen module of images to logits; see `create_gan_state`.
+
+  >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  >>> net = VGGStyleDiscriminator(num_feat=2, input_size=8)
+  >>> sorted(jax.eval_shape(
+  ...   lambda: init_discriminator(jax.random.key(0), net)))
+  ['batch_stats', 'params']
+  """
+  size = getattr(discriminator, "input_size", 64)
+  images = jnp.zeros((1, size, size, 3))
+  return dict(discriminator.init(key, images, train=False))
 
 
 def averaged(state: PsnrState | GanState) -> dict[str, Any]:

@@ -175,6 +175,7 @@ def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
   ordered = config.get("phase_order", ())
   named = ordered if isinstance(ordered, tuple | list) else ()
   for name in dict.fromkeys((*phases_lib.PUBLISHED, *sections, *named)):
+    _check_name(name)
     kind = _section(sections, name, "phases.").get("kind", name)
     if kind == name and name not in phases_lib.kinds():
       _raise_no_kind(name, found)
@@ -196,9 +197,22 @@ def _section(config, key, prefix=""):
   return value
 
 
+def _check_name(name):
+  if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", str(name)):
+    raise ConfigError(
+      f"config.phases has {name!r}: a phase's name is a folder's, of letters,"
+      " digits, _ and -"
+    )
+  if name in _FOLDERS:
+    raise ConfigError(
+      f"config.phases has {name!r}, which is another folder of a workdir:"
+      " choose another name"
+    )
+
+
 def _raise_no_kind(name, found):
   near = difflib.get_close_matches(str(name), found["phases"], n=1, cutoff=0.5)
-  hint = f"; did you mean config.phases.{near[0]}?" if near else ""
+  hint = f"; did you mean config.phases.{near[0]}?" if near else "."
   raise ConfigError(
     f"no key config.phases.{name}{hint} A phase of a name of your own has a"
     f" kind: config.phases.{name}.kind is one of"
@@ -328,6 +342,7 @@ def override(
   for name, text in shaping:
     _begin_section(config, name, text)
     _assign(config, name, text)
+  if shaping:
     _refill(config)
   for name, text in assignments:
     if not _shapes(name):
@@ -457,7 +472,7 @@ def _raise_unknown(name, config):
   section, _, field = name.partition(".")
   if section in _NETWORKS and field:
     own = config[section]
-    fields = ", ".join(key for key in own if key != "architecture")
+    fields = ", ".join(sorted(key for key in own if key != "architecture"))
     raise ConfigError(
       f"no key config.{name}: {own['architecture']} has {fields}"
     )
@@ -594,8 +609,6 @@ def _layers_problem(layers):
 def _limits(key, default, config):
   """What a value may be, or None, and whether it must be more than 0."""
   section, _, rest = key.partition(".")
-  if key == "initialization":
-    return phases_lib.starts(config.generator.architecture), False
   if section in _NETWORKS:
     # What a network counts, it has some of.
     return None, isinstance(default, int) and default > 0
@@ -607,6 +620,10 @@ def _limits(key, default, config):
 
 
 def _range_problem(key, value, default, config):
+  if key == "initialization":
+    network = config.generator.architecture
+    own = phases_lib.starts(network)
+    return "" if value in own else f"{network} begins as {' or '.join(own)}"
   choices, positive = _limits(key, default, config)
   if choices is not None and value not in choices:
     return f"choose one of {', '.join(map(str, choices))}"
@@ -640,17 +657,6 @@ def _range_problem(key, value, default, config):
 
 def _check_phases(config):
   """Raises if the phases that are asked for cannot follow each other."""
-  for name in config.phases:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-      raise ConfigError(
-        f"config.phases has {name!r}: a phase's name is a folder's, of letters,"
-        " digits, _ and -"
-      )
-    if name in _FOLDERS:
-      raise ConfigError(
-        f"config.phases has {name!r}, which is another folder of a workdir:"
-        " choose another name"
-      )
   given = config.phase_order
   if len({*given}) < len(given):
     raise ConfigError(

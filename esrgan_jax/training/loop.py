@@ -240,7 +240,11 @@ def _run_phase(run, phase, variables, signals, origin, before):
         phase.create, out_shardings=whole, compiler_options=options
       )
       given = jax.device_put(variables, whole)
-      return create(jax.random.key(phase.seed), given)
+      state = create(jax.random.key(phase.seed), given)
+      if phase.load:
+        # The step consumes it: nothing may share its memory.
+        state = jax.device_put(phase.load(state), whole, may_alias=False)
+      return state
 
     restored = checkpoints.restore(
       like, begin=begin if config.allow_changes else None

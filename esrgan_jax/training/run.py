@@ -36,6 +36,7 @@ from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
+from esrgan_jax.weights import find, partial
 from esrgan_jax.weights.formats import checkpoint_folders
 
 __all__ = ["Run", "claim_workdir", "everywhere", "make_run", "on_host"]
@@ -177,6 +178,36 @@ class Run:
       criterion=self.config.perceptual.criterion,
       dtype=self.dtype,
     )
+
+  def begin_discriminator(self, params: Any) -> Any:
+    """Returns the discriminator that `config.init_discriminator` names.
+
+    Args:
+      params: Those that a discriminator would begin with, abstract or not:
+        the same are returned where none is named.
+
+    Raises:
+      ConfigError: If it is one of another shape.
+      ValueError: If there is none.
+    """
+    name = self.config.init_discriminator
+    if not name:
+      return params
+    found, report = partial.fit(self._d_params, params)
+    if report.left and not (self.config.init_partial and report.taken):
+      raise config_lib.ConfigError(
+        f"config.init_discriminator is {name!r}, a discriminator of another"
+        f" shape: {report}. Set config.discriminator and config.patch_size as"
+        " there; or config.init_partial, which takes what fits"
+      )
+    return found
+
+  @functools.cached_property
+  def _d_params(self) -> dict[str, Any]:
+    name = self.config.init_discriminator
+    found = find.find_discriminator(name)
+    self.say(f"the discriminator starts from {text.printable(name)}")
+    return found
 
   @contextlib.contextmanager
   def tolerating(self, what: str) -> Iterator[None]:

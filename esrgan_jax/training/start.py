@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from esrgan_jax import compilation
 from esrgan_jax.steps.state import init_generator, split
+from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.training.errors import ConfigError
-from esrgan_jax.weights import find
+from esrgan_jax.weights import find, partial
 
 __all__ = ["Start", "read"]
 
@@ -39,12 +41,16 @@ def read(run: run_lib.Run) -> Start:
     FileNotFoundError: If there is no such file.
   """
   name = run.config.init_from
-  found = find.find_model(name, scale=run.config.scale)
+  # It is asked for where a file does not tell; of another network it says none.
+  scale = None if run.config.init_partial else run.config.scale
+  found = find.find_model(name, scale=scale)
   weights = found.weights
   expected = jax.eval_shape(
     lambda: init_generator(jax.random.key(0), run.generator)
   )
   variables = _float32({"params": weights.params, **weights.collections})
+  if _shapes(expected) != _shapes(variables) and run.config.init_partial:
+    return _take_what_fits(run, found.name, variables)
   problem = _difference(run, weights.config)
   if not problem and _shapes(expected) != _shapes(variables):
     problem = f"whose layers are not those of {_network(run)}"
@@ -52,6 +58,24 @@ def read(run: run_lib.Run) -> Start:
     raise ConfigError(f"config.init_from is {name!r}, {problem}")
   run.say(f"{_beginning(run)}: the generator is {found.name}")
   return Start(variables, is_whole=True)
+
+
+def _take_what_fits(run, name, variables):
+  """A start of two networks: tells what of it begins anew."""
+  key = jax.random.key(run.config.seed)
+  options = compilation.compiler_options(run.platform, once=True)
+  fresh = jax.jit(
+    lambda key: phases_lib.variables(run.config, run.generator, key),
+    compiler_options=options,
+  )
+  taken, report = partial.fit(variables, jax.device_get(fresh(key)))
+  if not report.taken:
+    raise ConfigError(
+      f"config.init_from is {run.config.init_from!r}, of which nothing fits in"
+      f" {_network(run)}"
+    )
+  run.say(f"{_beginning(run)}, from {name}: {report}")
+  return Start(taken, is_whole=not report.left)
 
 
 def _beginning(run):

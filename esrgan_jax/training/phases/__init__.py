@@ -92,7 +92,7 @@ def _check(run: Any, name: str) -> None:
   around = _make(run, name, stand_in)
   first = jax.eval_shape(stand_in.init, jax.random.key(0), batch["lr"])
   try:
-    phase.abstract_state(None)
+    state = phase.abstract_state(None)
     jax.eval_shape(
       around.step, around.abstract_state(first), batch, **around.arrays
     )
@@ -104,6 +104,8 @@ def _check(run: Any, name: str) -> None:
       f" {config.batch_size} (config.batch_size), at scale {config.scale}:"
       f" {reason}"
     ) from error
+  if phase.load:
+    phase.load(state)
 
 
 class _Repeat(nn.Module):

@@ -43,6 +43,9 @@ def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
       collections=others,
     )
 
+  def load(begun):
+    return begun.replace(d_params=run.begin_discriminator(begun.d_params))
+
   adversarial = losses.find_adversarial_loss(settings.adversarial)
   step = functools.partial(
     gan.gan_step,
@@ -58,7 +61,8 @@ def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
   arrays = {}
   if settings.perceptual_weight:
     arrays["perceptual"] = run.perceptual()
-  return kinds.make_phase(run, name, create, step, arrays)
+  load = load if config.init_discriminator else None
+  return kinds.make_phase(run, name, create, step, arrays, load=load)
 
 
 def _check(settings, config):

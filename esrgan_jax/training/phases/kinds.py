@@ -53,6 +53,8 @@ class Phase:
       state has the fields of `PsnrState`, at least; among the metrics are
       `skipped` and `skipped_in_a_row`.
     arrays: Arguments of `step` that stay the same: put on the devices once.
+    load: `state -> state` of the state that `create` has made, or an abstract
+      one, with arrays of a file for some; None for none.
   """
 
   name: str
@@ -62,6 +64,7 @@ class Phase:
   create: Callable[[jax.Array, Any], Any]
   step: Callable[..., tuple[Any, dict[str, jax.Array]]]
   arrays: Mapping[str, Any]
+  load: Callable[[Any], Any] | None = None
 
   def abstract_state(self, variables: Any) -> Any:
     """Returns the shapes of its state.
@@ -231,6 +234,8 @@ def make_phase(
   create: Callable[..., Any],
   step: Callable[..., Any],
   arrays: Mapping[str, Any] | None = None,
+  *,
+  load: Callable[[Any], Any] | None = None,
 ) -> Phase:
   """Returns a phase, from what its kind has made of its section.
 
@@ -240,6 +245,7 @@ def make_phase(
     create: See `Phase`.
     step: See `Phase`.
     arrays: See `Phase`.
+    load: See `Phase`.
   """
   config = run.config
   kind = find_kind(config.phases[name].kind)
@@ -254,6 +260,7 @@ def make_phase(
     create=create,
     step=step,
     arrays=arrays or {},
+    load=load,
   )
 
 
