@@ -162,25 +162,21 @@ class Checkpoints:
     """
     if self.steps() and step <= self.steps()[-1]:
       return False
+    self.wait()
     items = _split(state)
     info = {
       "config": self._config,
       "metrics": dict(metrics or {}),
       "origin": self.origin,
-      "sha256": {
-        name: stored.digest(stored.flatten(tree))
-        for name, tree in items.items()
-      },
       "versions": {"jax": jax.__version__},
     }
-    info["sha256"]["info"] = stored.digest_of_info(info)
-    self.wait()
+    copies = _copies(items)
     self._saving = step
     with self._writing():
       saved = self._open().save(
         step,
         args=ocp.args.Composite(
-          info=ocp.args.JsonSave(info),
+          info=_InfoSave(info, copies),
           **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
         ),
         force=True,
@@ -516,6 +512,53 @@ def _split(state):
   if collections := fields.pop("collections"):
     items["collections"] = collections
   return {**items, "state": fields}
+
+
+class _InfoHandler(ocp.AsyncCheckpointHandler):
+  """Takes the digests and writes them, in a thread beside the loop.
+
+  A checkpoint gets its name when all of its parts are written, this among them.
+  """
+
+  async def async_save(self, directory: Any, args: Any) -> Any:
+    writes = self._write(directory, args)
+    return [ocp.future.CommitFutureAwaitingContractedSignals(writes)]
+
+  async def _write(self, directory, args):
+    if jax.process_index():
+      return
+    digests = {name: stored.digest(each) for name, each in args.items.items()}
+    info = {**args.info, "sha256": digests}
+    digests["info"] = stored.digest_of_info(info)
+    (directory / "metadata").write_text(json.dumps(info))
+
+  def save(self, directory: Any, args: Any) -> None:
+    raise NotImplementedError("only beside the loop")
+
+  def restore(self, directory: Any, args: Any = None) -> Any:
+    raise NotImplementedError("`stored_arrays` reads checkpoints")
+
+
+@ocp.args.register_with_handler(_InfoHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _InfoSave(ocp.args.CheckpointArgs):
+  """An info without its digests, and the arrays that they are of."""
+
+  info: dict[str, Any]
+  items: dict[str, dict[stored.Path, np.ndarray]]
+
+
+def _copies(items):
+  """Items in memory of their own, which no step will take; in one process."""
+  if jax.process_index():
+    return {}
+  for leaf in jax.tree.leaves(items):
+    if isinstance(leaf, jax.Array):
+      leaf.copy_to_host_async()  # All are on their way before one is there.
+  return {
+    name: {path: np.array(leaf) for path, leaf in stored.flatten(tree).items()}
+    for name, tree in items.items()
+  }
 
 
 def _worst(code):
