@@ -223,6 +223,7 @@ def test_any_batch_shape_jit_and_vmap_agree():
     ({"scale": 5}, (8, 8, 3), "upsamples by 5"),
     ({"scale": 2}, (7, 8, 3), "multiples of 2"),
     ({"num_block": 0}, (8, 8, 3), "at least 1"),
+    ({"unroll": 0}, (8, 8, 3), "unroll is 0; it must be at least 1"),
     ({"form": "slow"}, (8, 8, 3), "'slow'; choose one of fast, plain"),
     ({"form": "plain"}, (8, 3), "expected"),
     ({"form": "plain", "scale": 2}, (7, 8, 3), "multiples of 2"),

@@ -348,8 +348,10 @@ class RRDBNet(nn.Module):
       raise ValueError(
         f"form is {self.form!r}; choose one of {', '.join(FORMS)}"
       )
-    if self.num_block < 1:
-      raise ValueError(f"num_block is {self.num_block}; it must be at least 1")
+    for name in ("num_block", "unroll"):
+      value = getattr(self, name)
+      if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
     in_ch = self.num_in_ch * self.unshuffle_factor**2
     self.conv_first = conv(in_ch, self.num_feat)
     self.body = _StackedRRDBs(
