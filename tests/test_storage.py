@@ -264,8 +264,10 @@ import rich.console
 from etils import epath
 from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.training import (
-  evaluator, finish, metric_log, report, run as run_lib, workdir)
+from esrgan_jax.evaluation import evaluator
+from esrgan_jax.report import metric_log, page as report
+from esrgan_jax.training import finish, run as run_lib
+from esrgan_jax.weights import find as workdir
 from tests.bucket_stand_in import Bucket
 
 sizes = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}
@@ -348,7 +350,8 @@ _TRAINING = """
 import sys
 from tests.bucket_stand_in import Bucket
 from esrgan_jax import main
-from esrgan_jax.training import metric_log, workdir
+from esrgan_jax.report import metric_log
+from esrgan_jax.weights import find as workdir
 
 flags = [sys.argv[1], "--workdir=gs://bucket/run",
          "--config.phases.gan.num_train_steps=0"]

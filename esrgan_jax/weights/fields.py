@@ -87,8 +87,8 @@ def to_text(config: Mapping[str, Any]) -> str:
   Returns:
     JSON of all of its fields.
 
-  >>> to_text({"architecture": "RRDBNet", "num_block": 6})[:36]
-  '{"num_block": 6, "num_feat": 64, "nu'
+  >>> to_text({"architecture": "RRDBNet", "num_block": 6})[-32:]
+  ' "unroll": 1, "unshuffle": null}'
   """
   name = config["architecture"]
   found = {**registry.find_generator(name).fields, **config}

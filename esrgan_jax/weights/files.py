@@ -114,7 +114,7 @@ def read_weights(
   metadata: dict[str, str] = {}
   try:
     if kind == "ncnn":
-      state, metadata = read_ncnn(path)
+      state, metadata = selection.name_layers(read_ncnn(path))
     elif kind == "safetensors":
       state, metadata = read_safetensors(path)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,12 @@ from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.dialects.protocol import (
   NamedWeights,
+  NcnnLayer,
   StateDict,
   UnsupportedWeightsError,
 )
 
-__all__ = ["describe", "find_network", "supported"]
+__all__ = ["describe", "find_network", "name_layers", "supported"]
 
 # Files keep a network, its average, perhaps one more; what looks at every name
 # for every network would take forever with more of them.
@@ -117,6 +118,40 @@ def find_network(
     found,
     config={"architecture": name, **found.config},
     notes=(*notes, *found.notes),
+  )
+
+
+def name_layers(
+  layers: Sequence[NcnnLayer],
+) -> tuple[StateDict, dict[str, str]]:
+  """Names the arrays of an ncnn network's layers.
+
+  Args:
+    layers: Its convolutions, and what enlarges.
+
+  Returns:
+    A state dict, and metadata for `find_network`: the architecture and what its
+    arrays do not tell, as text.
+
+  Raises:
+    UnsupportedWeightsError: If no dialect knows such layers; says why.
+
+  >>> name_layers([])
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: there are 0...
+  """
+  problems = []
+  for architecture, dialect in DIALECTS.items():
+    try:
+      state, known = dialect.from_ncnn(layers)
+    except UnsupportedWeightsError as error:
+      problems.append(str(error))
+      continue
+    found = {key: str(value) for key, value in known.items()}
+    return state, {"architecture": architecture, **found}
+  raise UnsupportedWeightsError(
+    f"{'; '.join(problems)}; supported is {supported()}"
   )
 
 

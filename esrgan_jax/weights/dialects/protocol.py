@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from esrgan_jax.text import printable
 __all__ = [
   "Dialect",
   "NamedWeights",
+  "NcnnLayer",
   "Params",
   "StateDict",
   "UnsupportedWeightsError",
@@ -51,6 +52,15 @@ class NamedWeights:
   collections: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class NcnnLayer(Protocol):
+  """A layer as `formats.ncnn_file` reads it."""
+
+  kind: str
+  factor: float
+  weight: np.ndarray | None
+  bias: np.ndarray | None
+
+
 class Dialect(Protocol):
   """The names of one architecture's arrays in files; a module has them all.
 
@@ -79,6 +89,21 @@ class Dialect(Protocol):
       UnsupportedWeightsError: If arrays are missing, left over, of the wrong
         shape or not finite.
       ValueError: If an argument contradicts the arrays.
+    """
+
+  def from_ncnn(
+    self, layers: Sequence[NcnnLayer]
+  ) -> tuple[StateDict, dict[str, int]]:
+    """Names the arrays of ncnn's layers, which are known by their order.
+
+    Args:
+      layers: The network's convolutions, and what enlarges.
+
+    Returns:
+      A state dict for `from_state_dict`, and arguments that go with it.
+
+    Raises:
+      UnsupportedWeightsError: If they are not this architecture's.
     """
 
   def to_state_dict(

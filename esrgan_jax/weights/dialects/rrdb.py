@@ -21,8 +21,9 @@ Two is assumed, as everywhere else, unless `scale=3` is given.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects.protocol import (
   NamedWeights,
+  NcnnLayer,
   Params,
   StateDict,
   UnsupportedWeightsError,
@@ -160,6 +162,57 @@ def from_state_dict(
     for r in (1, 2, 3)
   }
   return NamedWeights(config, params, tuple(notes))
+
+
+def from_ncnn(
+  layers: Sequence[NcnnLayer],
+) -> tuple[StateDict, dict[str, int]]:
+  """Names the arrays of ncnn's layers, which are known by their order.
+
+  Args:
+    layers: The network's convolutions, and what enlarges.
+
+  Returns:
+    Name to array under BasicSR's names, and the network's `scale` and
+    `unshuffle`, which these layers show.
+
+  Raises:
+    UnsupportedWeightsError: If they are not those of an RRDBNet.
+
+  >>> from_ncnn([])
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: there are 0...
+  """
+  convs = [layer for layer in layers if layer.kind == "Convolution"]
+  factors = [layer.factor for layer in layers if layer.kind == "Interp"]
+  num_block, rest = divmod(len(convs) - len(factors) - 4, 15)
+  if num_block < 1 or rest:
+    raise UnsupportedWeightsError(
+      f"there are {len(convs)} convolutions and {len(factors)} upsamplings; an"
+      " RRDBNet has 15 a block, one an upsampling and 4 more"
+    )
+  blocks = [
+    f"body.{n}.rdb{r}.conv{c}"
+    for n in range(num_block)
+    for r in (1, 2, 3)
+    for c in range(1, 6)
+  ]
+  ups = [f"conv_up{i + 1}" for i in range(len(factors))]
+  names = ["conv_first", *blocks, "conv_body", *ups, "conv_hr", "conv_last"]
+  state: StateDict = {}
+  for name, conv in zip(names, convs, strict=True):
+    state[f"{name}.weight"], state[f"{name}.bias"] = conv.weight, conv.bias
+  inputs, outputs = convs[0].weight.shape[1], convs[-1].weight.shape[0]
+  unshuffle = {4: 2, 16: 4}.get(inputs // outputs, 1)
+  total = math.prod(factors, start=1.0)
+  # As the network itself does: by 2 each time, or by 3 once.
+  if not all(f in (2, 3) for f in factors) or total % unshuffle:
+    raise UnsupportedWeightsError(
+      f"it upsamples {total:g} times after an unshuffle of {unshuffle}: not an"
+      " RRDBNet"
+    )
+  return state, {"scale": int(total) // unshuffle, "unshuffle": unshuffle}
 
 
 def to_state_dict(

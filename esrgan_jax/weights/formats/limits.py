@@ -15,7 +15,7 @@ from esrgan_jax.text import printable
 
 __all__ = ["Budget", "DamagedFileError", "need", "read_file"]
 
-# An RRDBNet takes 67 MB; a full training state 0.3 GB.
+# The largest RRDBNet takes 67 MB; a full training state 0.3 GB.
 MAX_FILE_BYTES = 2**31
 # Of all names, shapes and places together; an RRDBNet's take 0.1 MB.
 MAX_TABLE_BYTES = 2**22
@@ -91,7 +91,7 @@ def read_file(path: pathlib.Path, *, limit: int | None = None) -> bytes:
   ...   read_file(path, limit=2)
   Traceback (most recent call last):
   ...
-  ValueError: a.bin has 3 bytes; the limit is 2: no file of an RRDBNet
+  ValueError: a.bin has 3 bytes; the limit is 2: no file of weights
   """
   limit = MAX_FILE_BYTES if limit is None else limit
   with path.open("rb") as file:
@@ -99,6 +99,6 @@ def read_file(path: pathlib.Path, *, limit: int | None = None) -> bytes:
     if size > limit:
       raise ValueError(
         f"{printable(path.name)} has {size} bytes; the limit is {limit}: no"
-        " file of an RRDBNet"
+        " file of weights"
       )
     return file.read(size)

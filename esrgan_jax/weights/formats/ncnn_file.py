@@ -1,9 +1,9 @@
-"""Reads RRDBNet from ncnn's pair of files, `.param` and `.bin`.
+"""Reads networks from ncnn's pair of files, `.param` and `.bin`.
 
 The `.param` file is text: a magic number, counts, and one line a layer. The
 `.bin` file holds the convolutions' arrays in the order of these lines: a tag
 for the number format, the OIHW kernel, the float32 bias. The layers carry no
-names of use, so a convolution is known by its place.
+names of use, so a convolution is known by its place; a dialect knows which.
 
 Source: Tencent/ncnn wiki, "param and model file structure"; `src/layer/
 convolution.cpp::load_model`, `src/modelbin.cpp`.
@@ -12,7 +12,6 @@ convolution.cpp::load_model`, `src/modelbin.cpp`.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 import re
@@ -20,7 +19,6 @@ import re
 import numpy as np
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights.dialects import rrdb as names
 from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits
 from esrgan_jax.weights.formats.limits import DamagedFileError, need
@@ -43,7 +41,26 @@ _BARE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
+class Layer:
+  """A layer of a network that tells what the network is.
+
+  Attributes:
+    kind: `Convolution` or `Interp`.
+    name: As the file has it, which is mostly a number.
+    factor: How many times an `Interp` enlarges, else 1.
+    weight: A convolution's kernel, OIHW; float32 or float16.
+    bias: Its bias, float32.
+  """
+
+  kind: str
+  name: str
+  factor: float = 1.0
+  weight: np.ndarray | None = None
+  bias: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
   kind: str
   name: str
   options: dict[str, str]
@@ -97,22 +114,19 @@ def find_pair(
   return pair
 
 
-def read_ncnn(
-  path: str | os.PathLike[str],
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  r"""Returns an ncnn RRDBNet's arrays under BasicSR's names.
+def read_ncnn(path: str | os.PathLike[str]) -> list[Layer]:
+  r"""Returns the layers of an ncnn network that tell what it is.
 
   Args:
     path: The `.param` or the `.bin` file; the other one lies next to it.
 
   Returns:
-    Name to float32 or float16 array (kernels OIHW), and the network's `scale`
-    and `unshuffle`, which the `.param` file shows, as strings.
+    Its convolutions and what enlarges, in order.
 
   Raises:
     FileNotFoundError: If one of the two files is missing.
-    UnsupportedWeightsError: If the layers are not those of an RRDBNet,
-      for instance those of a compact model (animevideov3).
+    UnsupportedWeightsError: If it has layers that no supported network has, for
+      instance those of a compact model (animevideov3).
     limits.DamagedFileError: If a file is damaged.
     ValueError: If its weights are quantised, or a file too large (`limits`).
 
@@ -129,29 +143,20 @@ def read_ncnn(
   """
   param, binary = find_pair(path)
   text = limits.read_file(param, limit=limits.MAX_TABLE_BYTES)
-  layers = _parse(text, printable(param.name))
-  convs = [layer for layer in layers if layer.kind == "Convolution"]
-  arrays = _read_arrays(convs, binary)
-  factors = [layer.number(1, 1.0) for layer in layers if layer.kind == "Interp"]
-  labels = _labels(len(convs), len(factors), printable(param.name))
-  state: dict[str, np.ndarray] = {}
-  for label, (weight, bias) in zip(labels, arrays, strict=True):
-    state[f"{label}.weight"], state[f"{label}.bias"] = weight, bias
-  inputs, outputs = arrays[0][0].shape[1], arrays[-1][0].shape[0]
-  unshuffle = {4: 2, 16: 4}.get(inputs // outputs, 1)
-  total = math.prod(factors, start=1.0)
-  # As the network itself does: by 2 each time, or by 3 once.
-  if not all(f in (2, 3) for f in factors) or total % unshuffle:
-    raise UnsupportedWeightsError(
-      f"{printable(param.name)} upsamples {total:g} times after an unshuffle of"
-      f" {unshuffle}: not an RRDBNet"
-    )
-  scale = int(total) // unshuffle
-  found = {"scale": str(scale), "unshuffle": str(unshuffle)}
-  return state, {"architecture": "RRDBNet", **found}
+  lines = _parse(text, printable(param.name))
+  convs = [line for line in lines if line.kind == "Convolution"]
+  arrays = iter(_read_arrays(convs, binary))
+  layers = []
+  for line in lines:
+    if line.kind == "Interp":
+      layers.append(Layer(line.kind, line.name, line.number(1, 1.0)))
+    else:
+      weight, bias = next(arrays)
+      layers.append(Layer(line.kind, line.name, 1.0, weight, bias))
+  return layers
 
 
-def _parse(data: bytes, name: str) -> list[_Layer]:
+def _parse(data: bytes, name: str) -> list[_Line]:
   """Splits a `.param` file into layers; keeps those that matter."""
   try:
     lines = data.decode("ascii").splitlines()
@@ -175,14 +180,14 @@ def _parse(data: bytes, name: str) -> list[_Layer]:
       )
     if layer.kind == "PReLU":
       raise UnsupportedWeightsError(
-        f"this is {_COMPACT}, not an RRDBNet; supported is {names.SUPPORTED}"
+        f"this is {_COMPACT}, which is not supported"
       )
     if layer.kind in ("Convolution", "Interp"):
       layers.append(layer)
     elif layer.kind not in _BARE:
       raise UnsupportedWeightsError(
         f"{name} has a layer of type {printable(layer.kind, limit=40)}, which"
-        f" no RRDBNet has; supported is {names.SUPPORTED}"
+        " no supported network has"
       )
     count += 1
   need(
@@ -198,7 +203,7 @@ def _parse(data: bytes, name: str) -> list[_Layer]:
   return layers
 
 
-def _layer(fields: list[str]) -> _Layer | None:
+def _layer(fields: list[str]) -> _Line | None:
   """A line's type, name, numbers of inputs and outputs, these, and options."""
   if len(fields) < 4 or not all(map(_DIGITS.fullmatch, fields[2:4])):
     return None
@@ -206,11 +211,11 @@ def _layer(fields: list[str]) -> _Layer | None:
   options = [field.partition("=") for field in fields[skipped:]]
   if len(fields) < skipped or not all(sign for _, sign, _ in options):
     return None
-  return _Layer(fields[0], fields[1], {key: text for key, _, text in options})
+  return _Line(fields[0], fields[1], {key: text for key, _, text in options})
 
 
 def _read_arrays(
-  convs: list[_Layer], file: pathlib.Path
+  convs: list[_Line], file: pathlib.Path
 ) -> list[tuple[np.ndarray, np.ndarray]]:
   """Reads kernel and bias of every convolution, and no byte is left."""
   data = limits.read_file(file)
@@ -242,7 +247,7 @@ def _read_arrays(
     if area != 9 or width != 3 or not conv.count(5):
       raise UnsupportedWeightsError(
         f"{printable(conv.name)} is no 3x3 convolution with a bias, as all of"
-        f" RRDBNet's are; supported is {names.SUPPORTED}"
+        " the supported networks' are"
       )
     tag = int(take(1, "<u4", conv.name)[0])
     if tag not in (_FLOAT32_TAG, _FLOAT16_TAG):
@@ -260,21 +265,3 @@ def _read_arrays(
       " does it belong to this .param?"
     )
   return arrays
-
-
-def _labels(num_convs: int, num_up: int, name: str) -> list[str]:
-  """Returns BasicSR's names in the order of the graph."""
-  num_block, rest = divmod(num_convs - num_up - 4, 15)
-  if num_block < 1 or rest:
-    raise UnsupportedWeightsError(
-      f"{name} has {num_convs} convolutions and {num_up} upsamplings; an"
-      " RRDBNet has 15 a block, one an upsampling and 4 more"
-    )
-  blocks = [
-    f"body.{n}.rdb{r}.conv{c}"
-    for n in range(num_block)
-    for r in (1, 2, 3)
-    for c in range(1, 6)
-  ]
-  ups = [f"conv_up{i + 1}" for i in range(num_up)]
-  return ["conv_first", *blocks, "conv_body", *ups, "conv_hr", "conv_last"]

@@ -53,7 +53,7 @@ def read_safetensors(
 
   Raises:
     limits.DamagedFileError: If the file is cut off or contradicts itself.
-    ValueError: If it is larger than any RRDBNet (`limits`), or holds a type
+    ValueError: If it is larger than any of ours (`limits`), or holds a type
       that no weights of one have, such as float8.
 
   >>> import tempfile

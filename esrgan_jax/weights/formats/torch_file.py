@@ -78,7 +78,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
       of tensors; it names what.
     DamagedFileError: If the file is truncated or its parts disagree.
     ValueError: If it is a TorchScript archive, holds no dict, or is larger than
-      any RRDBNet checkpoint (`limits`).
+      any checkpoint of ours (`limits`).
 
   Source: pytorch `torch/serialization.py`, `torch/_utils.py`.
 
