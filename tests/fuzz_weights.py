@@ -2,7 +2,8 @@
 
   python -m tests.fuzz_weights --count 20000 --seed 1
 
-Kinds: `.pth` of both containers, `.safetensors`, ncnn's two files; VGG19 as
+Kinds: `.pth` of both containers, `.safetensors`, also of a network that only
+its user knows, ncnn's two files; VGG19 as
 `.pth` and as `.h5` in Keras's two layouts. What is read must be a network of
 finite numbers and the shapes that its configuration says.
 """
@@ -17,9 +18,13 @@ import sys
 import tempfile
 import zipfile
 
+import flax.linen as nn
+import jax
 import numpy as np
 
-from esrgan_jax.weights import files, vgg
+from esrgan_jax.models import registry
+from esrgan_jax.weights import fields, files, vgg
+from esrgan_jax.weights.dialects import plain
 from esrgan_jax.weights.dialects import rrdb as names
 from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits, safetensors_file, torch_file
@@ -42,8 +47,34 @@ _VALUES = (
 )
 
 
+class _Net(nn.Module):
+  """A network of the user's own, which has no dialect."""
+
+  scale: int = 2
+  width: int = 2
+  sizes: tuple[int, ...] = (1, 1)
+
+  @nn.compact
+  def __call__(self, lr):
+    x = nn.BatchNorm(use_running_average=True, name="norm")(lr)
+    x = nn.Conv(self.width, self.sizes, name="first")(x)
+    return nn.Conv(3, (1, 1), name="last")(x).repeat(self.scale, 1)
+
+
+def _plain_file():
+  variables = jax.tree.map(
+    lambda x: np.full(x.shape, 0.5, np.float32),
+    jax.eval_shape(_Net().init, jax.random.key(0), np.zeros((1, 8, 8, 3))),
+  )
+  config = {"architecture": "FuzzNet", "scale": 2}
+  state = plain.to_state_dict(variables.pop("params"), variables)
+  notes = {"architecture": "FuzzNet", "fields": fields.to_text(config)}
+  return safetensors_file.to_bytes(state, notes)
+
+
 def targets():
   """Returns every kind of file with its reader."""
+  registry.register_generator("FuzzNet", _Net)
   small = {"num_block": 1, "num_feat": 2, "num_grow_ch": 1}
   states = [
     build.random_state(small),
@@ -92,6 +123,12 @@ def targets():
       ],
       _reader(".safetensors"),
       (_header, _header, _length),
+    ),
+    (
+      "plain",
+      [_plain_file()],
+      _read_plain,
+      (_fields, _fields, _header, _length),
     ),
     (
       "param",
@@ -144,6 +181,20 @@ def _reader(suffix, other=None, content=b""):
       assert isinstance(value, str), key
 
   return read
+
+
+def _read_plain(folder, data):
+  path = folder / "model.safetensors"
+  path.write_bytes(data)
+  weights = files.read_weights(path)
+  net = registry.make_generator(**weights.config)
+  found = {"params": weights.params, **weights.collections}
+  expected = jax.eval_shape(
+    net.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32)
+  )
+  assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, expected)
+  for value in jax.tree.leaves(found):
+    assert np.isfinite(value).all()
 
 
 def _read_vgg(folder, data):
@@ -253,6 +304,24 @@ def _zip_record(rng: random.Random, data: bytes) -> bytes:
   value = rng.choice((*_INTEGERS, len(data), rng.choice(places)))
   raw = (value % 256**width).to_bytes(width, "little")
   return data[:place] + raw + data[place + width :]
+
+
+def _fields(rng: random.Random, data: bytes) -> bytes:
+  """Sets a field of the network, or damages their text."""
+  size = int.from_bytes(data[:8], "little")
+  header = json.loads(data[8 : 8 + size])
+  notes = header["__metadata__"]
+  found = json.loads(notes["fields"])
+  value = rng.choice((*_VALUES, *_INTEGERS, [1, 2], [[1]], [-1, 0], [70000, 1]))
+  found[rng.choice((*found, "architecture", "parent", "x"))] = value
+  text = json.dumps(found)
+  if rng.random() < 0.2:
+    damaged = mutation.damage_any(rng, text.encode())
+    text = damaged.decode("latin-1")
+  head = json.dumps(
+    header | {"__metadata__": notes | {"fields": text}}
+  ).encode()
+  return len(head).to_bytes(8, "little") + head + data[8 + size :]
 
 
 def _header(rng: random.Random, data: bytes) -> bytes:

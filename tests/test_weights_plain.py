@@ -162,6 +162,9 @@ def test_an_unregistered_name_is_not_looked_for_elsewhere(tmp_path):
     ('{"scale": 2, "sizes": [3, "3"]}', "Toy cannot have sizes="),
     ('{"scale": 2, "extra": {"a": 1}}', "Toy cannot have extra="),
     ('{"width": 4}', "no scale"),
+    ('{"scale": 2, "width": null}', "Toy cannot be made with its fields: "),
+    ('{"scale": 2, "sizes": [-1, 3]}', "Toy cannot be made with its fields: "),
+    ('{"scale": 2}', "not the weights of Toy as it is now: 0 arrays"),
   ],
 )
 def test_fields_are_not_believed(tmp_path, fields, message):

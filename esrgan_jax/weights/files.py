@@ -316,15 +316,22 @@ def _network(
 
 def _check_tree(config: Mapping[str, Any], variables: Params) -> None:
   """Raises if variables are not those that a network has."""
-  net = registry.make_generator(**config)
-  side = 8 * registry.size_multiple(net)
-  wanted = jax.eval_shape(
-    lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
-  )
+  name = config["architecture"]
+  try:
+    net = registry.make_generator(**config)
+    side = 8 * registry.size_multiple(net)
+    wanted = jax.eval_shape(
+      lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    )
+  except Exception as error:  # Of whoever wrote the network.
+    raise ValueError(
+      f"{name} cannot be made with its {fields.KEY}: {type(error).__name__}"
+      f" {printable(error)}"
+    ) from error
   _, report = partial.fit(variables, wanted)
   if report.left:
     raise UnsupportedWeightsError(
-      f"not the weights of {config['architecture']} as it is now: {report}"
+      f"not the weights of {name} as it is now: {report}"
     )
 
 
