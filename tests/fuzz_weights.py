@@ -309,18 +309,19 @@ def _zip_record(rng: random.Random, data: bytes) -> bytes:
 def _fields(rng: random.Random, data: bytes) -> bytes:
   """Sets a field of the network, or damages their text."""
   size = int.from_bytes(data[:8], "little")
-  header = json.loads(data[8 : 8 + size])
-  notes = header["__metadata__"]
-  found = json.loads(notes["fields"])
-  value = rng.choice((*_VALUES, *_INTEGERS, [1, 2], [[1]], [-1, 0], [70000, 1]))
-  found[rng.choice((*found, "architecture", "parent", "x"))] = value
-  text = json.dumps(found)
-  if rng.random() < 0.2:
-    damaged = mutation.damage_any(rng, text.encode())
-    text = damaged.decode("latin-1")
-  head = json.dumps(
-    header | {"__metadata__": notes | {"fields": text}}
-  ).encode()
+  try:
+    header = json.loads(data[8 : 8 + size])
+    notes = header["__metadata__"]
+    found = json.loads(notes["fields"])
+    value = rng.choice((*_VALUES, *_INTEGERS, [1, 2], [[1]], [-1, 0], [9**5]))
+    found[rng.choice((*found, "architecture", "parent", "x"))] = value
+    notes["fields"] = json.dumps(found)
+    if rng.random() < 0.2:
+      damaged = mutation.damage_any(rng, notes["fields"].encode())
+      notes["fields"] = damaged.decode("latin-1")
+    head = json.dumps(header).encode()
+  except Exception:  # It was damaged before.
+    return mutation.damage_any(rng, data)
   return len(head).to_bytes(8, "little") + head + data[8 + size :]
 
 
