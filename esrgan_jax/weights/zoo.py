@@ -348,5 +348,13 @@ def _by_hand(model: ZooModel, path: pathlib.Path, why: str) -> str:
   origin = model.url or model.page
   return (
     f"{model.name}: {why}. Download {model.filename} from {origin} and put it"
-    f" at {path} (expected SHA-256: {model.sha256})"
+    f" at {path} (expected SHA-256: {model.sha256}){_instead(model)}"
   )
+
+
+def _instead(model: ZooModel) -> str:
+  """Names the model that is the same but for rounding, if that is here."""
+  for row in models():
+    if row.path and model.name == f"{row.model.name}-float32":
+      return f"; {row.model.name} is the same in float16, and is here"
+  return ""
