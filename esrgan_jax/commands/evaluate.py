@@ -23,8 +23,7 @@ from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling import upscaler
-from esrgan_jax.weights import find as workdir
-from esrgan_jax.weights import zoo
+from esrgan_jax.weights import find, zoo
 
 _BICUBIC = "bicubic"
 
@@ -114,9 +113,7 @@ def run(args: argparse.Namespace) -> int:
     upscale = lambda lr: evaluator.bicubic(lr, scale=scale)  # noqa: E731
   else:
     with console.fetch_progress(args.model, quiet=False) as progress:
-      found = workdir.find_model(
-        args.model, scale=args.scale, progress=progress
-      )
+      found = find.find_model(args.model, scale=args.scale, progress=progress)
     for note in found.weights.notes:
       out.print(f"note: {note}")
     config = found.weights.config
