@@ -30,6 +30,16 @@ def test_the_library_example_runs():
   assert np.abs(names["large"] - expected).max() <= 1
 
 
+def test_the_generators_example_exports_it_for_every_size():
+  page = (ROOT / "docs" / "generator.md").read_text()
+  (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  names = {}
+  exec(code.replace("load()", 'load("realesrgan-x4plus-anime")'), names)
+  lr = np.zeros((1, 5, 7, 3), np.float32)
+  sr = names["exported"].call({"params": names["model"].params}, lr)
+  assert sr.shape == (1, 20, 28, 3)
+
+
 def test_commands_and_names_exist():
   for command in re.findall(r"python -m esrgan_jax (\w+)", README):
     assert command in __main__._COMMANDS
