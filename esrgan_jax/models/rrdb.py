@@ -52,7 +52,18 @@ def conv_params(
   stack: tuple[int, ...] = (),
   name: str | None = None,
 ) -> ConvParams:
-  """A 3x3 convolution's, small in the beginning."""
+  """Returns a 3x3 convolution's parameters, which begin small: a module.
+
+  Args:
+    in_ch: Channels of the image.
+    out_ch: Channels of the result.
+    dtype: Compute dtype.
+    stack: Leading axes, of convolutions that are stacked.
+    name: Of the module, where it is made in a compact method.
+
+  >>> conv_params(4, 8, jnp.bfloat16).init_with_output(jax.random.key(0))[0][1]
+  Array([0, 0, 0, 0, 0, 0, 0, 0], dtype=bfloat16)
+  """
   # Kaiming normal (fan in, gain sqrt(2)) times 0.1: "smaller initialization" in
   # the paper, `initialize_weights(scale=0.1)` in the authors' code.
   init = nn.initializers.variance_scaling(
