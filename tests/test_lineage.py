@@ -14,9 +14,9 @@ from esrgan_jax.report import page as report
 from esrgan_jax.training import checkpoint, finish, lineage
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import run as run_lib
-from esrgan_jax.weights import descent
-from esrgan_jax.weights import find as workdir
+from esrgan_jax.weights import descent, find
 from esrgan_jax.weights.formats import checkpoint_folders
+from esrgan_jax.weights.workdir import phases
 from tests import plain_states
 
 _SIZES = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}
@@ -149,7 +149,7 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
   assert earlier == moved
   assert _files(place).keys().isdisjoint(moved)
   # It is one that all commands read.
-  assert workdir.is_workdir(place / "earlier/1")
+  assert phases(place / "earlier/1") == ("psnr", "gan")
   model = checkpoint_folders.load_model(
     checkpoint_folders.newest(place / "earlier/1/gan")
   )
@@ -229,7 +229,7 @@ def test_models_say_what_they_were_begun_from(tmp_path, capsys):
   origin = lineage.origin(run, psnr, "psnr")
   finish.export(run, finish.Model("psnr", {"params": psnr}, 0.0))
   finish.export(run, finish.Model("gan", {"params": gan}, 1.0), origin=origin)
-  found = workdir.find_model(tmp_path / "models/psnr.safetensors").weights
+  found = find.find_model(tmp_path / "models/psnr.safetensors").weights
   assert found.metadata["generator_sha256"] == origin["sha256"]
   # A file gives the digest that its parameters had.
   assert lineage.origin(run, found.params)["sha256"] == origin["sha256"]
@@ -243,7 +243,7 @@ def test_models_say_what_they_were_begun_from(tmp_path, capsys):
   _save(run, "psnr", 2, plain_states.psnr(2))
   for path in (tmp_path / "models").iterdir():
     path.unlink()
-  metadata = workdir.find_model(tmp_path).weights.metadata
+  metadata = find.find_model(tmp_path).weights.metadata
   digest = lineage.origin(run, _params(2))["sha256"]
   assert metadata == {"generator_sha256": digest}
 

@@ -267,7 +267,8 @@ from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.evaluation import evaluator
 from esrgan_jax.report import metric_log, page as report
 from esrgan_jax.training import finish, run as run_lib
-from esrgan_jax.weights import find as workdir
+from esrgan_jax.weights import find
+from esrgan_jax.weights.workdir import phases
 from tests.bucket_stand_in import Bucket
 
 sizes = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}
@@ -296,14 +297,14 @@ import jax
 params = jax.jit(run.generator.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))
 finish.export(run, finish.Model("psnr", params, 0.0))
 for name in ("gs://bucket/a/run", "gs://bucket/a/run/models/psnr.safetensors"):
-  model = workdir.find_model(name)
+  model = find.find_model(name)
   jax.tree.map(np.testing.assert_array_equal, model.weights.params,
                dict(params["params"]))
   assert str(model.path).startswith("gs://bucket/a/run/models/"), model.path
-assert workdir.is_workdir("gs://bucket/a/run")
-assert not workdir.is_workdir("gs://bucket/a")
+assert phases(epath.Path("gs://bucket/a/run")) == ("psnr",)
+assert phases(epath.Path("gs://bucket/a")) == ()
 try:
-  workdir.find_model("gs://bucket/a/run/config.json")
+  find.find_model("gs://bucket/a/run/config.json")
 except ValueError as error:
   assert str(error).startswith("gs://bucket/a/run/config.json"), error
 else:
@@ -351,7 +352,7 @@ import sys
 from tests.bucket_stand_in import Bucket
 from esrgan_jax import main
 from esrgan_jax.report import metric_log
-from esrgan_jax.weights import find as workdir
+from esrgan_jax.weights import find
 
 flags = [sys.argv[1], "--workdir=gs://bucket/run",
          "--config.phases.gan.num_train_steps=0"]
@@ -372,7 +373,7 @@ assert main.main([*flags, "--config.allow_changes=true"]) == 0
 lines = metric_log.read_metrics("gs://bucket/run/psnr")
 assert [e["step"] for e in lines if "g/loss" in e] == [1, 2, 4, 6], lines
 assert any("damaged_checkpoints/4/" in name for name in Bucket.objects)
-found = workdir.find_model("gs://bucket/run/psnr/checkpoints")
+found = find.find_model("gs://bucket/run/psnr/checkpoints")
 assert found.weights.config["num_feat"] == 4
 assert "bucket/run/report.html" in Bucket.objects
 print("done")

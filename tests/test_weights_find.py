@@ -16,6 +16,7 @@ from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import checkpoint
 from esrgan_jax.weights import files, find, zoo
 from esrgan_jax.weights.formats.stored_arrays import CheckpointError
+from esrgan_jax.weights.workdir import phases
 from tests import plain_states
 from tests import weight_builders as build
 
@@ -104,12 +105,12 @@ def test_phases_are_those_of_the_config(run):
   _write(run / "models/sharp.safetensors", 90)
   _save(run / "clean", 4)
   # Nothing tells the order of those that nobody knows.
-  assert find.phases(run) == ("clean", "sharp", "psnr")
+  assert phases(run) == ("clean", "sharp", "psnr")
   assert find.find_model(run).name == "run/psnr"
   config = {"phases": {"sharp": {}, "clean": {}, "psnr": {}}}
   text = json.dumps(config | {"phase_order": ["psnr", "clean", "sharp"]})
   (run / "config.json").write_text(text)
-  assert find.phases(run) == ("psnr", "clean", "sharp")
+  assert phases(run) == ("psnr", "clean", "sharp")
   assert _number(find.find_model(run)) == 90
   assert find.find_model(run, phase="first").name == "run/psnr"
   (run / "models/sharp.safetensors").unlink()

@@ -14,7 +14,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from esrgan_jax.weights import selection
 from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits, torch_file
 from tests import golden
 from tests import weight_builders as build
@@ -232,8 +234,8 @@ def test_deep_nesting_and_cycles_end(save):
   cycle = b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."
   tree = read(save(build.zip_file(cycle, {})))
   assert tree["a"] is tree
-  with pytest.raises(names.UnsupportedWeightsError):
-    names.from_state_dict(tree)
+  with pytest.raises(UnsupportedWeightsError):
+    selection.find_network(tree)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 
 from esrgan_jax.text import printable
-from esrgan_jax.weights import find
+from esrgan_jax.weights import workdir as layout
 
 if typing.TYPE_CHECKING:
   from etils import epath
@@ -50,10 +50,10 @@ def relation_in(workdir: epath.Path) -> str:
   >>> relation_in(pathlib.Path("/nowhere"))
   ''
   """
-  names = find.phases(workdir)
+  names = layout.phases(workdir)
   if len(names) < 2:
     return ""
-  models = (workdir / "models" / f"{name}.safetensors" for name in names)
+  models = (layout.model_of(workdir, name) for name in names)
   first, *_, last = map(_read_metadata, models)
   return relation(first, last)
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import tempfile
@@ -34,25 +33,18 @@ from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, files, zoo
 from esrgan_jax.weights.formats import checkpoint_folders as folders
+from esrgan_jax.weights.workdir import MODELS, SUFFIX, model_of, order, phases
 
 __all__ = [
   "FoundModel",
   "Place",
   "find_discriminator",
   "find_model",
-  "is_workdir",
   "locate",
-  "phases",
   "read",
 ]
 
-# Of a workdir that does not say; all were so once.
-_PHASES = ("psnr", "gan")
-
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".param", ".bin", ".ckpt")
-_MODELS = "models"
-_FILE = ".safetensors"
-_MIXED = "interpolated_"  # How models between two phases' are called.
 
 Progress = Callable[[int, int | None], None]
 
@@ -215,34 +207,6 @@ def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
   )
 
 
-def phases(workdir: str | os.PathLike[str]) -> tuple[str, ...]:
-  """Returns the phases of which a workdir has something, in their order.
-
-  Args:
-    workdir: A folder. What is none of training's has no phases.
-
-  >>> phases("/")
-  ()
-  """
-  workdir = _as_path(workdir)
-  there = _there(workdir)
-  if not there:
-    return ()
-  order = _order(workdir)
-  # A model that a run began with stands before its phases.
-  others = sorted(there - set(order), key=lambda n: (n not in _PHASES, n))
-  return (*others, *(name for name in order if name in there))
-
-
-def is_workdir(path: str | os.PathLike[str]) -> bool:
-  """Returns whether a folder is one that training wrote, or is writing.
-
-  >>> is_workdir("/")
-  False
-  """
-  return bool(phases(path))
-
-
 def _looks_like_a_path(text: str) -> bool:
   suffix = os.path.splitext(text)[1].lower()
   return os.sep in text or text in (os.curdir, os.pardir) or suffix in _SUFFIXES
@@ -269,14 +233,14 @@ def _locate(path: Any, phase: str | None, *, finished: bool = True) -> Place:
     return Place(_name(path), path / str(steps[-1]), is_checkpoint=True)
   if folders.number(path):
     raise FileNotFoundError(f"no checkpoint in {path} is complete")
-  if path.name != _MODELS and _is_phase(path):
+  if path.name != MODELS and _is_phase(path):
     found = _of_phase(path.parent, path.name, finished=finished)
     if found is None:
       raise _nothing_of(path.parent, [path.name])
     return found
   if phases(path):
     return _of_workdir(path, phase)
-  models = sorted(each.name for each in path.glob(f"*{_FILE}"))
+  models = sorted(each.name for each in path.glob(f"*{SUFFIX}"))
   raise ValueError(
     f"{path} is a folder: give a file in it"
     f" ({', '.join(map(printable, models)) or 'no model'}), or a workdir of"
@@ -303,7 +267,7 @@ def _locate_what_is_elsewhere(path: Any) -> Place:
         f"no checkpoint of step {path.name} in {printable(phase)}; there are:"
         f" {', '.join(map(str, sorted(there)))}"
       )
-  model = path.parent / _MODELS / f"{path.name}{_FILE}"
+  model = model_of(path.parent, path.name)
   if path.name and model.is_file():
     return Place(_name(path), model)
   raise FileNotFoundError(f"no file {printable(path)}")
@@ -311,18 +275,18 @@ def _locate_what_is_elsewhere(path: Any) -> Place:
 
 def _of_workdir(workdir: Any, phase: str | None) -> Place:
   """A phase's model or newest checkpoint."""
-  there, order = phases(workdir), _order(workdir)
+  there, ordered = phases(workdir), order(workdir)
   if phase is None:
     wanted = list(reversed(there))
-    if len(there) > 1 and not set(there) & set(order):
+    if len(there) > 1 and not set(there) & set(ordered):
       raise ValueError(
         f"{workdir} has models of several phases, and no config.json that says"
         f" which is the last: give one, such as {workdir / there[-1]}"
       )
   elif phase == "last":
-    wanted = [order[-1]]
-  elif len(order) > 1 or len(there) == 1:
-    wanted = [order[0]]
+    wanted = [ordered[-1]]
+  elif len(ordered) > 1 or len(there) == 1:
+    wanted = [ordered[0]]
   else:  # The one phase began from a model that lies beside its own.
     wanted = [there[0]]
   for name in wanted:
@@ -333,7 +297,7 @@ def _of_workdir(workdir: Any, phase: str | None) -> Place:
 
 def _of_phase(workdir: Any, name: str, *, finished: bool = True) -> Any:
   label = _name(workdir / name)
-  model = workdir / _MODELS / f"{name}{_FILE}"
+  model = model_of(workdir, name)
   if finished and model.is_file():
     return Place(label, model)
   if newest := folders.newest(workdir / name):
@@ -349,36 +313,8 @@ def _nothing_of(workdir: Any, names: list[str]) -> FileNotFoundError:
 
 
 def _is_phase(path: Any) -> bool:
-  model = path.parent / _MODELS / f"{path.name}{_FILE}"
+  model = model_of(path.parent, path.name)
   return bool(folders.all_of(path)) or model.is_file()
-
-
-def _there(workdir: Any) -> set[str]:
-  """The phases that have a model or a folder of checkpoints."""
-  models = workdir / _MODELS
-  names = [path.stem for path in _listed(models) if path.suffix == _FILE]
-  names = [name for name in names if not name.startswith(_MIXED)]
-  names += [path.name for path in _listed(workdir) if folders.all_of(path)]
-  return set(names)
-
-
-def _listed(folder: Any) -> Iterator[Any]:
-  try:
-    yield from folder.iterdir()
-  except (FileNotFoundError, NotADirectoryError, PermissionError):
-    return
-
-
-def _order(workdir: Any) -> tuple[str, ...]:
-  """The phases that a workdir's config has, in their order."""
-  try:
-    config = json.loads((workdir / "config.json").read_text())
-    order = config.get("phase_order") or ()
-    named = [name for name in config.get("phases", ()) if name not in _PHASES]
-    order = [str(name) for name in order] or [*_PHASES, *named]
-  except (OSError, ValueError, AttributeError, TypeError):
-    return _PHASES
-  return tuple(order)
 
 
 def _name(path: Any) -> str:
