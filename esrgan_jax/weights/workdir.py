@@ -1,10 +1,10 @@
 """What a workdir of training holds: phases, their models and checkpoints.
 
-| in a workdir             | what                                        |
-| ------------------------ | ------------------------------------------- |
-| `models/NAME.safetensors` | a phase's model, once it is done           |
-| `NAME/checkpoints`        | a phase's checkpoints                      |
-| `config.json`             | the run's configuration, with the order    |
+| in a workdir              | what                               |
+| ------------------------- | ---------------------------------- |
+| `models/NAME.safetensors` | a phase's model, once it is done   |
+| `NAME/checkpoints`        | a phase's checkpoints              |
+| `config.json`             | the run's config, with their order |
 """
 
 from __future__ import annotations
