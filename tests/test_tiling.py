@@ -23,8 +23,12 @@ CASES = [
 def test_windows_cover_the_axis_once_and_keep_their_halo(
   length, tile, halo, multiple
 ):
-  size, spans = tiling.cut(length, tile=tile, halo=halo, multiple=multiple)
+  options = {"tile": tile, "halo": halo, "multiple": multiple}
+  size, spans = tiling.cut(length, **options)
   assert size % multiple == 0
+  exact, same = tiling.cut(length, **options, rounded=False)
+  assert same == spans
+  assert {span.stop - span.start for span in same} == {exact}
   kept = [range(span.keep_start, span.keep_stop) for span in spans]
   np.testing.assert_array_equal(
     np.concatenate([list(r) for r in kept]), np.arange(length)

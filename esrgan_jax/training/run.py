@@ -314,11 +314,9 @@ class Run:
     """Upscales sample crops, uint8, on one device."""
     device = self.mesh.local_devices[0]
 
-    mode = {"train": False} if registry.takes_train(self.generator) else {}
-
     def run(variables, lr):
       image = lr.astype(jnp.float32) / 255
-      sr = self.generator.apply(variables, image, **mode)
+      sr = registry.infer(self.generator, variables, image)
       return jnp.round(jnp.clip(sr, 0, 1) * 255).astype(jnp.uint8)
 
     jitted = jax.jit(
