@@ -5,16 +5,26 @@ and test_lock.
 """
 
 import hashlib
+import itertools
+import json
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
+import jax
+import numpy as np
 import pytest
 
+from esrgan_jax import plugins
+from esrgan_jax.models import registry
+from esrgan_jax.training import phases
+from esrgan_jax.weights import find
+from esrgan_jax.weights.files import read_weights
 from tests.training_runs import (
   ROOT,
   assert_same_models,
@@ -183,3 +193,179 @@ def test_two_runs_in_one_workdir(place, finished, tmp_path):
     out, err = second.communicate(timeout=300)
   assert second.returncode == 128 + signal.SIGTERM, err
   assert "psnr: going on from step" in out
+
+
+def test_a_workdir_of_the_version_before_goes_on(tmp_path):
+  """As 0.1 left it: phase one is done, phase two at step 2 of 4."""
+  with tarfile.open(ROOT / "tests/goldens/workdir_of_0.1.tar.xz") as file:
+    file.extractall(tmp_path, filter="data")
+  command = [sys.executable, "-m", "esrgan_jax.main"]
+  done = subprocess.run(
+    [*command, "--config=config.py", "--workdir=run"],
+    cwd=tmp_path,
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "psnr: finished before, at step 4" in done.stdout
+  assert "gan: going on from step 2 of 4" in done.stdout
+  steps = [row["step"] for row in logged(tmp_path / "run", "gan")]
+  assert steps == [1, 2, 3, 4]
+  # And ends where that version did.
+  ours, theirs = (
+    read_weights(tmp_path / name).params
+    for name in ("run/models/gan.safetensors", "expected.safetensors")
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs
+  )
+  assert (tmp_path / "run/models/interpolated_0.8.safetensors").exists()
+
+
+@pytest.fixture(scope="module", name="own")
+def _own(tmp_path_factory):
+  """A network, phases and an order of one's own, from a plugin."""
+  folder = tmp_path_factory.mktemp("own")
+  shutil.copy(ROOT / "tests/own_network.py", folder)
+  gan = {
+    "num_train_steps": 2,
+    "perceptual_weight": 0.0,
+    "schedule": {"name": "constant"},
+  }
+  config = tiny_config(
+    folder,
+    plugins=("own_network.py",),
+    generator={"architecture": "Normalized", "width": 6},
+    initialization="published",
+    phase_order=("soft", "gan", "fine"),
+    phases={"gan": gan, "fine": {**gan, "kind": "gan", "learning_rate": 1e-5}},
+  )
+  config["data"]["eval"] = config["data"]["sources"]
+  write_config(folder / "config.py", config)
+  status, out, err = _run(folder, folder / "run")
+  assert status == 0, err
+  plugins.load(["tests/own_network.py"], folder=ROOT)  # To read it here.
+  yield folder, out
+  registry.unregister("Normalized")
+  phases.unregister_kind("soft")
+
+
+def _statistics(workdir, phase):
+  found = find.find_model(workdir / "models" / f"{phase}.safetensors")
+  return found.weights.collections["batch_stats"]["norm"]["mean"]
+
+
+def test_a_network_and_phases_of_ones_own(own, tmp_path):
+  folder, out = own
+  run = folder / "run"
+  for name, steps in (("soft", 3), ("gan", 2), ("fine", 2)):
+    assert f"{name}: {steps} steps" in out
+  page = (run / "report.html").read_text()
+  for text in ("one: Soft L1", "two: GAN", "three: GAN (fine)", "Normalized"):
+    assert text in page
+  names = {path.stem for path in (run / "models").iterdir()}
+  assert names == {"soft", "gan", "fine", "interpolated_0.8"}
+  rows = json.loads((run / "interpolation.json").read_text())["rows"]
+  means = {
+    each["model"]: each["means"]
+    for each in json.loads((run / "evaluation.json").read_text())["evaluations"]
+  }
+  assert list(means) == ["bicubic", "soft", "gan", "fine", "interpolated_0.8"]
+  assert rows[0] == {"alpha": 0.0, **means["soft"]}
+  assert rows[-1] == {"alpha": 1.0, **means["fine"]}
+  # BatchNorm's statistics move in every phase, and are what is evaluated.
+  seen = [_statistics(run, name) for name in ("soft", "gan", "fine")]
+  assert all(np.abs(a - b).max() > 0 for a, b in itertools.pairwise(seen))
+  command = [sys.executable, "-m", "esrgan_jax", "evaluate", f"--model={run}"]
+  command += [f"--hr={folder / 'photos'}", f"--json={tmp_path / 'again.json'}"]
+  done = subprocess.run(
+    [*command, f"--plugin={folder / 'own_network.py'}"],
+    cwd=ROOT,
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  (again,) = json.loads((tmp_path / "again.json").read_text())["evaluations"]
+  assert again["means"]["psnr_y"] == pytest.approx(
+    means["fine"]["psnr_y"], abs=1e-3
+  )
+
+
+def test_a_phase_in_the_middle_that_goes_on(own, tmp_path):
+  folder, _ = own
+  workdir = shutil.copytree(folder / "run", tmp_path / "run")
+  flags = ["phases.gan.num_train_steps=3"]
+  status, _, err = _run(folder, workdir, *flags)
+  assert status == 1
+  assert "Phase fine, now at step 2, is then trained again after" in err
+  status, out, err = _run(folder, workdir, *flags, "allow_changes=true")
+  assert status == 0, err
+  assert "soft: finished before, at step 3" in out
+  assert "gan: going on from step 2 of 3" in out
+  assert "fine: 2 steps" in out
+  assert_same_models(workdir / "earlier/1", folder / "run")
+  assert models(workdir).keys() == models(folder / "run").keys()
+  status, out, err = _run(folder, workdir, *flags)
+  assert status == 0, err
+  assert "fine: finished before, at step 2" in out
+
+
+def test_one_phase_from_weights_and_a_discriminator(own, tmp_path):
+  folder, _ = own
+  run = folder / "run"
+  flags = [f"init_from={run}", "phase_order=soft"]
+  status, out, err = _run(folder, tmp_path / "soft", *flags)
+  assert status == 0, err
+  assert "phase soft starts from weights: the generator is" in out
+  names = {path.stem for path in (tmp_path / "soft/models").iterdir()}
+  assert names == {"start", "soft", "interpolated_0.8"}
+  start, fine = (
+    read_weights(path)
+    for path in (
+      tmp_path / "soft/models/start.safetensors",
+      run / "models/fine.safetensors",
+    )
+  )
+  jax.tree.map(np.testing.assert_array_equal, start.params, fine.params)
+  jax.tree.map(
+    np.testing.assert_array_equal, start.collections, fine.collections
+  )
+
+  flags = [f"init_from={run}/soft", "phase_order=gan"]
+  flags += [f"init_discriminator={run}", "phases.gan.learning_rate=1e-9"]
+  flags += ["phases.gan.d_learning_rate=1e-9"]
+  status, out, err = _run(folder, tmp_path / "gan", *flags)
+  assert status == 0, err
+  ours, theirs = map(find.find_discriminator, (tmp_path / "gan", run))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs
+  )
+  flags.append("discriminator.num_feat=4")
+  status, _, err = _run(folder, tmp_path / "other", *flags)
+  assert status == 1
+  assert "a discriminator of another shape" in err
+
+
+def test_what_fits_of_another_network(own, tmp_path):
+  folder, _ = own
+  flags = [f"init_from={folder / 'run/soft'}", "phase_order=soft"]
+  flags += ["generator.width=8", "phases.soft.learning_rate=1e-9"]
+  status, _, err = _run(folder, tmp_path / "run", *flags)
+  assert status == 1
+  assert "a network of another shape; add --config.generator.width=6" in err
+  flags.append("init_partial=true")
+  status, out, err = _run(folder, tmp_path / "run", *flags)
+  assert status == 0, err
+  said = " ".join(out.split())
+  assert "phase soft starts from weights, from run/soft: 1 array" in said
+  assert "params/first/kernel (3x3x3x6 there, 3x3x3x8 here)" in said
+  # A mixture is no model to compare with.
+  assert not (tmp_path / "run/models/start.safetensors").exists()
+  # The same start again: nothing is stale.
+  status, out, err = _run(folder, tmp_path / "run", *flags)
+  assert status == 0, err
+  assert "soft: finished before, at step 3" in out
