@@ -4,6 +4,8 @@ Reproduces: RRDB_PSNR x4 of arXiv:1809.00219, on DIV2K alone. Published, trained
   on DF2K, Y: 32.73 dB on Set5, 28.99 on Set14; mmagic on DIV2K, RGB: 30.64 and
   27.05.
 Command: python -m esrgan_jax.main --config=configs/psnr.py --workdir=DIR
+  Going on from trained weights (a name, a file, a workdir):
+  --config.init_from=MODEL --config.phase_order=psnr
 Data: as configs/gan.py; VGG19 is not needed.
 Hardware: meant for one TPU host or GPU, 16 GB of memory and 8 GB of RAM.
 Cost: not measured. The authors: about a week on a Titan Xp.

@@ -527,7 +527,11 @@ class _InfoHandler(ocp.AsyncCheckpointHandler):
   async def _write(self, directory, args):
     if jax.process_index():
       return
-    digests = {name: stored.digest(each) for name, each in args.items.items()}
+    # The model's is its identity as well: see `lineage`.
+    digests = {
+      name: (stored.digest if name == "ema" else stored.digest_by_leaf)(each)
+      for name, each in args.items.items()
+    }
     info = {**args.info, "sha256": digests}
     digests["info"] = stored.digest_of_info(info)
     (directory / "metadata").write_text(json.dumps(info))
