@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from esrgan_jax.models import registry
 from esrgan_jax.weights import selection
+from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.dialects import rrdb as names
 from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from tests import weight_builders as build
@@ -76,6 +78,14 @@ def test_given_unshuffle_wins():
   assert (found["num_in_ch"], found["unshuffle"]) == (12, 1)
   with pytest.raises(ValueError, match="12 inputs"):
     selection.find_network(state, unshuffle=5)
+
+
+def test_a_scale_tells_the_unshuffle():
+  """Of 12 channels, x4 has two upsamplings: nothing was unshuffled."""
+  state = build.random_state({"num_in_ch": 12})
+  found = selection.find_network(state, scale=4).config
+  assert (found["num_in_ch"], found["unshuffle"], found["scale"]) == (12, 1, 4)
+  assert selection.find_network(state, scale=2).config["unshuffle"] == 2
 
 
 @pytest.mark.parametrize(
@@ -227,3 +237,22 @@ def test_shapes_of_a_scale_that_the_net_lacks():
   config = selection.find_network(build.random_state()).config
   with pytest.raises(ValueError, match="scale 5 with unshuffle 1"):
     names.shapes(config | {"scale": 5})
+
+
+def test_what_an_rrdbnet_cannot_be():
+  state = build.random_state()
+  params = names.from_state_dict(state).params
+  with pytest.raises(UnsupportedWeightsError, match="has no batch_stats"):
+    names.to_state_dict(params, {"batch_stats": {"mean": np.zeros(1)}})
+  rest = {k: v for k, v in state.items() if not k.startswith("body.")}
+  with pytest.raises(UnsupportedWeightsError, match="without a block"):
+    names.from_state_dict(rest)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_dialects_are_of_networks_that_are_registered(name):
+  dialect = DIALECTS[name]
+  known = registry.find_generator(name).fields
+  assert {"scale", *dialect.UNTOLD} <= known.keys()
+  assert "prefix" in dialect.TELLTALE.groupindex
+  assert name in dialect.SUPPORTED
