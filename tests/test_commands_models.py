@@ -126,3 +126,15 @@ def test_what_is_no_model_is_one_line(run, tmp_path, capsys, command):
   assert "is a folder: give a file in it (gan.safetensors, " in error
   assert error.count("\n") == 1
   assert list(pathlib.Path(tmp_path).iterdir()) == []
+
+
+def test_another_scale_is_not_ignored(run, tmp_path, capsys):
+  out = str(tmp_path / "out.safetensors")
+  for command in (
+    ["convert", str(run / "gan/8"), out],
+    ["interpolate", str(run / "psnr/12"), str(run), "-o", out],
+    ["evaluate", "--hr", str(run.parent / "photos"), "-m", str(run / "gan/8")],
+  ):
+    assert main([*command, "--scale", "2"]) == 1
+    assert "is a x4 model, not x2" in capsys.readouterr().err
+  assert list(tmp_path.iterdir()) == []

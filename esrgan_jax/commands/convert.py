@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     place = find.locate(args.source, progress=progress)
   _check_target(args.target, args.overwrite, place.path)
   weights = find.read(place, scale=args.scale).weights
+  find.check_scale(place.name, weights.config, args.scale)
   for note in weights.notes:
     out.print(f"note: {note}")
   path = export.write(

@@ -118,8 +118,7 @@ def run(args: argparse.Namespace) -> int:
       out.print(f"note: {note}")
     config = found.weights.config
     name, scale = found.name, config["scale"]
-    if args.scale not in (None, scale):
-      raise ValueError(f"{args.model} is a x{scale} model, not x{args.scale}")
+    find.check_scale(args.model, config, args.scale)
     dtype = compilation.compute_dtype(args.precision)
     upscale = upscaler.Upscaler(
       registry.make_generator(**config, dtype=dtype),

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
       model = find.find_model(
         text, phase=phase, scale=args.scale, progress=progress
       )
+    find.check_scale(model.name, model.weights.config, args.scale)
     for note in model.weights.notes:
       out.print(f"note: {model.name}: {note}")
     models.append(model)

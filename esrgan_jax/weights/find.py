@@ -38,6 +38,7 @@ from esrgan_jax.weights.workdir import MODELS, SUFFIX, model_of, order, phases
 __all__ = [
   "FoundModel",
   "Place",
+  "check_scale",
   "find_discriminator",
   "find_model",
   "locate",
@@ -170,6 +171,31 @@ def read(place: Place, *, scale: int | None = None) -> FoundModel:
     notes=place.notes + weights.notes,
   )
   return FoundModel(place.name, place.path, weights)
+
+
+def check_scale(
+  name: str, config: Mapping[str, Any], scale: int | None
+) -> None:
+  """Raises if a model has not the scale that was asked for.
+
+  Files are compared as they are read, by what their arrays tell; a checkpoint
+  says what it is, whatever was asked for.
+
+  Args:
+    name: What to call the model.
+    config: Its configuration.
+    scale: As it was asked for; None for any.
+
+  Raises:
+    ValueError: If it has another one.
+
+  >>> check_scale("run/gan", {"scale": 4}, 2)
+  Traceback (most recent call last):
+  ...
+  ValueError: run/gan is a x4 model, not x2
+  """
+  if scale not in (None, config["scale"]):
+    raise ValueError(f"{name} is a x{config['scale']} model, not x{scale}")
 
 
 def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
