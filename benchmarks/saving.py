@@ -1,6 +1,6 @@
 """What saving costs the loop: a state of full size, its digest, and the wait.
 
-  python -m benchmarks.saving [--d_num_feat 64] [--repeat 3]
+  python -m benchmarks.saving [--repeat 3]
 
 Makes the state of the GAN phase as published (RRDBNet 64/23/32, the VGG-style
 discriminator, Adam's moments and the average: 0.43 GB), with any numbers, and
@@ -71,15 +71,15 @@ def measure(state, repeat):
 def main():
   """Prints a line a part."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--num_block", type=int, default=23)
-  parser.add_argument("--num_feat", type=int, default=64)
-  parser.add_argument("--d_num_feat", type=int, default=64)
-  parser.add_argument("--repeat", type=int, default=3)
-  args = parser.parse_args()
-  state = make_state(
-    {"num_feat": args.num_feat, "num_block": args.num_block},
-    {"num_feat": args.d_num_feat},
+  parser.add_argument("--repeat", type=int, default=3, help="how often")
+  parser.add_argument(
+    "--tiny", action="store_true", help="try it: a small state, no figures"
   )
+  args = parser.parse_args()
+  fields, d_fields = {"num_feat": 64, "num_block": 23}, {"num_feat": 64}
+  if args.tiny:
+    fields, d_fields = {"num_feat": 4, "num_block": 1}, {"num_feat": 2}
+  state = make_state(fields, d_fields)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
   print(f"state: {size / 1e9:.2f} GB, {jax.default_backend()}")
   names = ("digest of all", "save returns after", "written after")

@@ -37,9 +37,16 @@ def rows(output):
   return [cells for cells in lines if len(cells) > 1]
 
 
-@pytest.mark.parametrize("script", ["train", "input"])
+@pytest.mark.parametrize("script", ["train", "input", "saving"])
 def test_help(script):
   assert "--tiny" in run(script, "--help")
+
+
+def test_saving_tells_how_long_the_loop_waits():
+  output = run("saving", "--tiny", "--repeat", "1")
+  for name in ("digest of all", "save returns after", "written after"):
+    (seconds,) = re.findall(rf"^{name}: (\d+\.\d\d) s", output, re.MULTILINE)
+    assert 0 <= float(seconds) < 60
 
 
 @pytest.mark.torch

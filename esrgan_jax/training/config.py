@@ -165,7 +165,7 @@ def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     given = _section(config, key)
     name = given.get("architecture", found[key]["architecture"])
     try:
-      fields = find(name).fields
+      fields = find(str(name)).fields
     except ValueError as error:
       raise ConfigError(f"config.{key}.architecture: {error}") from error
     found[key] = {"architecture": name, **fields}
@@ -179,7 +179,7 @@ def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     kind = _section(sections, name, "phases.").get("kind", name)
     if kind == name and name not in phases_lib.kinds():
       _raise_no_kind(name, found)
-    settings = copy.deepcopy(dict(phases_lib.find_kind(kind).defaults))
+    settings = copy.deepcopy(dict(phases_lib.find_kind(str(kind)).defaults))
     found["phases"][name] = {"kind": kind, **settings}
   return found
 

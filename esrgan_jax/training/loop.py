@@ -453,7 +453,7 @@ class _Loop:
       advice.append("set config.clip_norm")
     if np.dtype(self.run.dtype) != np.float32:
       advice.append("choose config.dtype='float32'")
-    advice = ", or ".join(advice) or "train it in other steps"
+    advice = ", or ".join(advice) or "change its settings"
     tried = [f"step {step}" for step in self.went_back_to]
     if len(tried) == _MAX_RESCUES:
       raise TrainingError(
