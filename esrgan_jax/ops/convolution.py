@@ -70,21 +70,16 @@ def convolve(
 
 
 def convolve_on_cpu(
-  x: Array,
-  kernel: Array,
-  *,
-  stride: int = 1,
-  pad: int = 1,
-  out_dtype: Dtype | None = None,
+  x: Array, kernel: Array, *, stride: int = 1, pad: int = 1
 ) -> Array:
   """`convolve`, in the form that is fastest on a CPU.
 
   >>> convolve_on_cpu(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))).shape
   (1, 4, 4, 5)
   """
-  if _has_winograd(x, kernel, stride, pad, out_dtype):
+  if _has_winograd(x, kernel, stride, pad):
     return winograd.convolve(x, kernel)
-  return convolve(x, kernel, stride=stride, pad=pad, out_dtype=out_dtype)
+  return convolve(x, kernel, stride=stride, pad=pad)
 
 
 def _has_winograd(
