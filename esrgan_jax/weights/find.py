@@ -321,7 +321,9 @@ def _of_workdir(workdir: Any, phase: str | None) -> Place:
   raise _nothing_of(workdir, wanted)
 
 
-def _of_phase(workdir: Any, name: str, *, finished: bool = True) -> Any:
+def _of_phase(
+  workdir: Any, name: str, *, finished: bool = True
+) -> Place | None:
   label = _name(workdir / name)
   model = model_of(workdir, name)
   if finished and model.is_file():

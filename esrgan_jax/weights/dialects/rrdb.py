@@ -384,15 +384,12 @@ def _stack(
 ) -> tuple[str, np.ndarray]:
   """Stacks arrays as float32, kernels HWIO; refuses what is not finite."""
   leaf = "bias" if kind == "bias" else "kernel"
-  turned = [_turned(flat[name]) for name in names]
+  values = [flat[name] for name in names]
+  turned = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
   result = np.empty((len(names), *turned[0].shape), np.float32)
   for name, value, target in zip(names, turned, result, strict=True):
     as_float32(name, value, target)
   return leaf, result
-
-
-def _turned(value: np.ndarray) -> np.ndarray:
-  return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
 
 
 def _put(state: StateDict, name: str, kernel: Any, bias: Any) -> None:
