@@ -197,6 +197,17 @@ def test_a_networks_fields_are_its_keys(nearest):
     config_lib.override(config, [("generator.num_block", "3")])
 
 
+def test_a_start_is_the_networks_own(nearest):
+  given = {
+    "generator": {"architecture": "Nearest"},
+    "initialization": "bilinear",
+  }
+  with pytest.raises(
+    config_lib.ConfigError, match=r"'bilinear'; Nearest begins as published$"
+  ):
+    config_lib.complete(given)
+
+
 def test_fields_without_a_value_stay_so():
   config = config_lib.complete({})
   assert config.generator.unshuffle is None

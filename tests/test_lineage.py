@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from esrgan_jax.models import registry
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.report import page as report
 from esrgan_jax.training import checkpoint, finish, lineage
@@ -162,6 +163,42 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
   lineage.settle(longer, "gan", lineage.origin(longer, _params(5), "psnr"))
   assert (place / "earlier/2/gan").is_dir()
   assert _files(place / "earlier/1").keys() == {*earlier, "config.json"}
+
+
+def test_another_network_is_refused_by_name(place):
+  def claim(**generator):
+    run = _run(place, generator=generator)
+    with run_lib.claim_workdir(run):
+      pass
+
+  claim(**_SIZES)
+  before = _files(place)
+  # As the version before has left it.
+  config = json.loads((place / "config.json").read_text())
+  for key in ("plugins", "phase_order", "init_partial", "init_discriminator"):
+    del config[key]
+  config["generator"] = _SIZES
+  del config["discriminator"]["architecture"]
+  (place / "config.json").write_text(json.dumps(config))
+  claim(**_SIZES)
+  registry.register_generator("Other", RRDBNet)
+  try:
+    with pytest.raises(
+      config_lib.ConfigError,
+      match=r"\n  generator.architecture: RRDBNet -> Other\nA generator of"
+      r" another shape .*: set generator.architecture back, or",
+    ):
+      claim(architecture="Other", **_SIZES)
+  finally:
+    registry.unregister("Other")
+  # Another form of the same is a change like others.
+  with pytest.raises(
+    config_lib.ConfigError,
+    match=r"\n  generator.unroll: 1 -> 2\nTo go on with the new one, add",
+  ):
+    claim(unroll=2, **_SIZES)
+  (place / "config.json").write_bytes(before["config.json"])
+  assert _files(place) == before
 
 
 def test_setting_aside_goes_on_after_a_kill(place):
