@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
-    epilog="Configs are in configs/; their keys, esrgan_jax/training/config.py",
+    epilog="Configs are in configs/; keys in esrgan_jax/training/defaults.py",
   )
   parser.add_argument("--config", required=True, help="a config file")
   parser.add_argument(

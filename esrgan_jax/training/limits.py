@@ -1,0 +1,178 @@
+"""What values the keys of a training config may have."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from esrgan_jax.data import pipeline
+from esrgan_jax.evaluation import measures
+from esrgan_jax.models import vgg
+from esrgan_jax.training import phases as phases_lib
+from esrgan_jax.training.defaults import ANY_TYPE, NETWORKS, is_section
+from esrgan_jax.training.errors import ConfigError
+
+__all__ = ["check_phases", "problem_of"]
+
+
+def problem_of(key: str, value: Any, default: Any, config: Any) -> str:
+  """Returns why a key cannot have a value; nothing if it can.
+
+  Args:
+    key: Its name, with dots.
+    value: Its value.
+    default: What it is by default, which says its type.
+    config: The whole config.
+  """
+  return _type_problem(key, value, default) or _range_problem(
+    key, value, default, config
+  )
+
+
+def _type_problem(key, value, default):
+  if key in ANY_TYPE:
+    return ""
+  if default is None:
+    good = value is None or isinstance(
+      value, bool | int | float | str | tuple | list
+    )
+    kind = "a plain value, or None"
+  elif isinstance(default, bool):
+    good, kind = isinstance(value, bool), "True or False"
+  elif isinstance(default, int):
+    good = isinstance(value, int) and not isinstance(value, bool)
+    kind = "an integer"
+  elif isinstance(default, float):
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    kind = "a number"
+  elif isinstance(default, tuple):
+    good, kind = isinstance(value, tuple | list), "a tuple"
+  elif isinstance(default, Mapping):
+    good, kind = is_section(value), "a section"
+  else:
+    good, kind = isinstance(value, str), "a text"
+  return "" if good else f"it must be {kind}"
+
+
+_CHOICES = {
+  "dtype": ("auto", "float32", "bfloat16"),
+  "scale": (1, 2, 3, 4, 8),
+  "perceptual.criterion": ("l1", "l2"),
+  "data.cache": pipeline.CACHES,
+  "data.on_problem": ("skip", "stop"),
+  "data.border": ("mirror", "clamp"),
+}
+_POSITIVE = (
+  "batch_size",
+  "patch_size",
+  "accumulate",
+  "keep",
+  "log_every_steps",
+  "eval_every_steps",
+  "checkpoint_every_steps",
+  "max_skipped_in_a_row",
+  "eval.sample_size",
+)
+
+
+def _layers_problem(layers):
+  for layer, weight in layers.items():
+    if layer not in vgg.LAYERS:
+      near = difflib.get_close_matches(layer, vgg.LAYERS, n=1, cutoff=0)
+      return f"VGG19 has no layer {layer!r}; did you mean {near[0]!r}?"
+    if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+      return f"the weight of {layer} must be a number above 0"
+  return "" if layers else "name a layer, such as {'conv5_4': 1.0}"
+
+
+def _limits(key, default, config):
+  """What a value may be, or None, and whether it must be more than 0."""
+  section, _, rest = key.partition(".")
+  if section in NETWORKS:
+    # What a network counts, it has some of.
+    return None, isinstance(default, int) and default > 0
+  if section == "phases":
+    name, _, last = rest.partition(".")
+    kind = phases_lib.find_kind(config.phases[name].kind)
+    return kind.choices.get(last), last in kind.positive
+  return _CHOICES.get(key), key in _POSITIVE
+
+
+def _range_problem(key, value, default, config):
+  if key == "initialization":
+    network = config.generator.architecture
+    own = phases_lib.starts(network)
+    return "" if value in own else f"{network} begins as {' or '.join(own)}"
+  choices, positive = _limits(key, default, config)
+  if choices is not None and value not in choices:
+    return f"choose one of {', '.join(map(str, choices))}"
+  if positive and not 0 < value < math.inf:
+    return "it must be more than 0"
+  if key == "ema_decay" and not 0 <= value <= 1:
+    return "it must be from 0 to 1"
+  if isinstance(value, int | float) and not value >= 0:
+    return "it must be 0 or more"
+  if key == "export_alpha" and not 0 <= value <= 1:
+    return "it must be from 0, the first phase's model, to 1, the last one's"
+  if key == "interpolation_alphas" and not all(
+    isinstance(v, int | float) and 0 <= v <= 1 for v in value
+  ):
+    return "it must be numbers from 0 to 1"
+  if key == "eval.measures":
+    try:
+      measures.choose(value)
+    except ValueError as error:
+      return str(error)
+  if key == "perceptual.layers":
+    return _layers_problem(value)
+  if key.endswith("schedule") and "name" not in value:
+    return "it needs a name, such as {'name': 'constant'}"
+  if key in ("phase_order", "plugins") and not all(
+    isinstance(name, str) for name in value
+  ):
+    return "it must be names"
+  return ""
+
+
+def check_phases(config: Any) -> None:
+  """Raises if the phases that are asked for cannot follow each other.
+
+  Args:
+    config: The whole config, its values checked.
+
+  Raises:
+    ConfigError: If they cannot.
+  """
+  given = config.phase_order
+  if len({*given}) < len(given):
+    raise ConfigError(
+      f"config.phase_order is {tuple(given)!r}; a phase comes once: give the"
+      " second of a kind a name and a section of its own, with `kind`"
+    )
+  names = phases_lib.order(config)
+  if not names:
+    raise ConfigError(
+      "config.phase_order has no phase with steps: nothing is to be done. See"
+      " config.phases.NAME.num_train_steps; init_from alone skips phase one,"
+      f" --config.phase_order={phases_lib.PUBLISHED[0]} goes on with it"
+    )
+  kinds = [phases_lib.find_kind(config.phases[name].kind) for name in names]
+  if kinds[0].needs_start and not config.init_from:
+    raise ConfigError(
+      f"phase {names[0]} is the first and config.init_from is empty: it needs"
+      " a generator to start from; set config.init_from, or have another phase"
+      f" come before it ({_before(config)})"
+    )
+  for name, kind in zip(names, kinds, strict=True):
+    problem = kind.check and kind.check(config.phases[name], config)
+    if problem:
+      raise ConfigError(f"config.phases.{name}.{problem}")
+
+
+def _before(config):
+  """What to set for a phase before the first, in words."""
+  if config.phase_order:
+    return "config.phase_order"
+  return f"config.phases.{phases_lib.PUBLISHED[0]}.num_train_steps is 0"
