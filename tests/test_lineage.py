@@ -12,7 +12,7 @@ import rich.console
 from esrgan_jax.models import registry
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.report import page as report
-from esrgan_jax.training import checkpoint, finish, lineage
+from esrgan_jax.training import checkpoint, claim, finish, lineage
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import descent, find
@@ -166,12 +166,12 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
 
 
 def test_another_network_is_refused_by_name(place):
-  def claim(**generator):
+  def begin(**generator):
     run = _run(place, generator=generator)
-    with run_lib.claim_workdir(run):
+    with claim.claim_workdir(run):
       pass
 
-  claim(**_SIZES)
+  begin(**_SIZES)
   before = _files(place)
   # As the version before has left it.
   config = json.loads((place / "config.json").read_text())
@@ -180,7 +180,7 @@ def test_another_network_is_refused_by_name(place):
   config["generator"] = _SIZES
   del config["discriminator"]["architecture"]
   (place / "config.json").write_text(json.dumps(config))
-  claim(**_SIZES)
+  begin(**_SIZES)
   registry.register_generator("Other", RRDBNet)
   try:
     with pytest.raises(
@@ -188,7 +188,7 @@ def test_another_network_is_refused_by_name(place):
       match=r"\n  generator.architecture: RRDBNet -> Other\nA generator of"
       r" another shape .*: set generator.architecture back, or",
     ):
-      claim(architecture="Other", **_SIZES)
+      begin(architecture="Other", **_SIZES)
   finally:
     registry.unregister("Other")
   # Another form of the same is a change like others.
@@ -196,7 +196,7 @@ def test_another_network_is_refused_by_name(place):
     config_lib.ConfigError,
     match=r"\n  generator.unroll: 1 -> 2\nTo go on with the new one, add",
   ):
-    claim(unroll=2, **_SIZES)
+    begin(unroll=2, **_SIZES)
   (place / "config.json").write_bytes(before["config.json"])
   assert _files(place) == before
 

@@ -266,7 +266,7 @@ from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.evaluation import evaluator
 from esrgan_jax.report import metric_log, page as report
-from esrgan_jax.training import finish, run as run_lib
+from esrgan_jax.training import claim, finish, run as run_lib
 from esrgan_jax.weights import find
 from esrgan_jax.weights.workdir import phases
 from tests.bucket_stand_in import Bucket
@@ -277,7 +277,7 @@ config = {"generator": sizes, "data": {"sources": "sample_photos", "eval": ""},
           "mesh": {"num_devices": 1}}
 run = run_lib.make_run(config, "gs://bucket/a/run", console=console)
 for _ in range(2):  # The second time, there is something.
-  with run_lib.claim_workdir(run):
+  with claim.claim_workdir(run):
     run.write_config()
 
 # Metrics: nothing is lost that was flushed, resuming drops what comes after.

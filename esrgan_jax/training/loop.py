@@ -43,7 +43,7 @@ from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.evaluation import measures
 from esrgan_jax.report import metric_log
 from esrgan_jax.steps import state as state_lib
-from esrgan_jax.training import checkpoint, finish, lineage, start
+from esrgan_jax.training import checkpoint, claim, finish, lineage, start
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
@@ -110,7 +110,7 @@ def train(
     StoppedError: If SIGTERM or SIGINT came; a checkpoint was written.
   """
   run = run_lib.make_run(config, workdir, console=console)
-  with run_lib.claim_workdir(run):
+  with claim.claim_workdir(run):
     # What cannot work is found now, not after hours: cheap things first.
     begun = start.read(run) if run.config.init_from else None
     variables = begun and begun.variables
