@@ -125,7 +125,7 @@ def test_the_generators_last_layers(factors, masked):
     valid = jnp.ones((2, 3, 5, 1)).at[:, 2:].set(0).at[0, :, 3:].set(0)
 
   def run(packed):
-    return lambda feat, convs: rrdb._reconstruct(
+    return lambda feat, convs: rrdb._upsample(
       feat, valid, *convs, factors=factors, packed=packed
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from esrgan_jax.models.parameters import ConvParams
-from esrgan_jax.ops import packing
+from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
 
 NORMS = ("batch", "layer", "none")
@@ -106,12 +106,12 @@ class VGGStyleDiscriminator(nn.Module):
         )
       )
       if stage == 0:
-        features = _run_first_stage(features, first, second)
+        features = axes.anywhere(_run_first_stage, features, first, second)
       else:
-        features = _add(conv(features, first[0]), first[1])
+        features = axes.anywhere(_convolve, features, first)
         features = self._normalize(features, f"{stage}_0", train)
         features = nn.leaky_relu(features, 0.2)
-        features = _add(conv(features, second[0], 2), second[1])
+        features = axes.anywhere(_convolve_strided, features, second)
       features = self._normalize(features, f"{stage}_1", train)
       features = nn.leaky_relu(features, 0.2)
     features = features.reshape(features.shape[0], -1)
@@ -153,6 +153,16 @@ class VGGStyleDiscriminator(nn.Module):
 
 def _add(x: Array, bias: Array | None) -> Array:
   return x if bias is None else x + bias.reshape(1, 1, 1, -1)
+
+
+def _convolve(x: Array, params: tuple[Array, Array | None]) -> Array:
+  kernel, bias = params
+  return _add(conv(x, kernel), bias)
+
+
+def _convolve_strided(x: Array, params: tuple[Array, Array | None]) -> Array:
+  kernel, bias = params
+  return _add(conv(x, kernel, 2), bias)
 
 
 def _run_first_stage(image: Array, first: Conv, second: Conv) -> Array:

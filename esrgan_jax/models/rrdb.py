@@ -25,7 +25,7 @@ from jax import lax
 
 from esrgan_jax.models import reference
 from esrgan_jax.models.parameters import ConvParams
-from esrgan_jax.ops import packing
+from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv, conv_doubling
 from esrgan_jax.ops.dense_block import (
   Convs,
@@ -158,7 +158,63 @@ def _scan_blocks(
   return lax.scan(rrdb, x, blocks, unroll=unroll)[0]
 
 
+def _features(
+  x: Array,
+  valid: Array | None,
+  conv_first: tuple[Array, Array],
+  blocks: Sequence[Convs],
+  conv_body: tuple[Array, Array],
+  *,
+  unshuffle: int,
+  unroll: int,
+  remat: bool,
+) -> Array:
+  """The network up to its first upsampling; see `RRDBNet.features`."""
+  if unshuffle > 1:
+    x = pixel_unshuffle(x, factor=unshuffle)
+  x, valid, batch = _flatten(x, valid)
+  kernel, bias = conv_first
+  feat = mask(conv(mask(x, valid), kernel) + channels(bias), valid)
+  out = run_blocks(feat, blocks, valid, unroll=unroll, remat=remat)
+  kernel, bias = conv_body
+  feat += mask(conv(out, kernel) + channels(bias), valid)
+  return feat.reshape(*batch, *feat.shape[1:])
+
+
 def _reconstruct(
+  feat: Array,
+  valid: Array | None,
+  *convs: Any,
+  factors: tuple[int, ...],
+) -> Array:
+  """The network from there on, on any platform; see `RRDBNet.reconstruct`."""
+  feat, valid, batch = _flatten(feat, valid)
+  run = functools.partial(_upsample, factors=factors)
+  if factors[-1:] == (2,):
+    sr = lax.platform_dependent(
+      feat,
+      valid,
+      *convs,
+      tpu=functools.partial(run, packed=True),
+      default=run,
+    )
+  else:
+    sr = run(feat, valid, *convs)
+  return sr.reshape(*batch, *sr.shape[1:])
+
+
+def _flatten(
+  x: Array, valid: Array | None
+) -> tuple[Array, Array | None, list[int]]:
+  """Makes one batch axis of all; returns the axes that it stands for."""
+  *batch, h, w, c = x.shape
+  if valid is not None:
+    valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
+    valid = valid.astype(x.dtype)
+  return x.reshape(-1, h, w, c), valid, batch
+
+
+def _upsample(
   feat: Array,
   valid: Array | None,
   ups: Convs,
@@ -428,27 +484,23 @@ class RRDBNet(nn.Module):
       )
     x = lr.astype(self.dtype)
     if self.form == "plain":
-      return reference.features(
-        self._tree("conv_first", "body", "conv_body"),
-        x,
-        valid,
+      params = self._tree("conv_first", "body", "conv_body")
+      run = functools.partial(
+        reference.features,
         unshuffle=self.unshuffle_factor,
         unroll=min(self.unroll, self.num_block),
         remat=self.remat,
       )
-    if self.unshuffle_factor > 1:
-      x = pixel_unshuffle(x, factor=self.unshuffle_factor)
-    x, valid, batch = self._flatten(x, valid)
-    feat = mask(self._apply_conv("conv_first", mask(x, valid)), valid)
-    out = run_blocks(
-      feat,
-      self.body(),
-      valid,
+      return axes.anywhere(lambda x, v, p: run(p, x, v), x, valid, params)
+    run = functools.partial(
+      _features,
+      unshuffle=self.unshuffle_factor,
       unroll=min(self.unroll, self.num_block),
       remat=self.remat,
     )
-    feat += mask(self._apply_conv("conv_body", out), valid)
-    return feat.reshape(*batch, *feat.shape[1:])
+    return axes.anywhere(
+      run, x, valid, self.conv_first(), self.body(), self.conv_body()
+    )
 
   def reconstruct(self, feat: Array, valid: Array | None = None) -> Array:
     """Runs the network from its first upsampling on.
@@ -465,35 +517,16 @@ class RRDBNet(nn.Module):
     feat = feat.astype(self.dtype)
     if self.form == "plain":
       params = self._tree(*names, "conv_hr", "conv_last")
-      return reference.reconstruct(params, feat, valid, factors=factors)
-    feat, valid, batch = self._flatten(feat, valid)
+      run = functools.partial(reference.reconstruct, factors=factors)
+      return axes.anywhere(lambda x, v, p: run(p, x, v), feat, valid, params)
     ups = [getattr(self, name)() for name in names]
     run = functools.partial(_reconstruct, factors=factors)
-    operands = (feat, valid, ups, self.conv_hr(), self.conv_last())
-    if factors[-1:] == (2,):
-      sr = lax.platform_dependent(
-        *operands, tpu=functools.partial(run, packed=True), default=run
-      )
-    else:
-      sr = run(*operands)
-    return sr.reshape(*batch, *sr.shape[1:])
-
-  def _flatten(
-    self, x: Array, valid: Array | None
-  ) -> tuple[Array, Array | None, list[int]]:
-    """Makes one batch axis of all; returns the axes that it stands for."""
-    *batch, h, w, c = x.shape
-    if valid is not None:
-      valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
-      valid = valid.astype(self.dtype)
-    return x.reshape(-1, h, w, c), valid, batch
+    return axes.anywhere(
+      run, feat, valid, ups, self.conv_hr(), self.conv_last()
+    )
 
   def _tree(self, *names: str) -> Mapping[str, Any]:
     """The parameters, as they are."""
     for name in names:
       getattr(self, name)()  # Draws them, or checks their shapes.
     return self.variables["params"]
-
-  def _apply_conv(self, name: str, x: Array) -> Array:
-    kernel, bias = getattr(self, name)()
-    return conv(x, kernel) + channels(bias)

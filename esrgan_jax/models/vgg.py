@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from esrgan_jax.ops import packing
+from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
 
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
@@ -123,25 +123,38 @@ def vgg19_features(
     raise ValueError(f"params lack {missing}; they have {sorted(params)}")
 
   dtype = jnp.dtype(image.dtype if dtype is None else dtype)
+  used = {layer: params[layer] for layer in LAYERS[:depth] if layer in params}
+  run = functools.partial(_features, layers=layers, depth=depth, dtype=dtype)
+  features = axes.anywhere(run, image, params["normalization"], used)
+  return dict(zip(layers, features, strict=True))
+
+
+def _features(
+  image: Array,
+  normalization: Mapping[str, Array],
+  params: Mapping[str, Any],
+  *,
+  layers: tuple[str, ...],
+  depth: int,
+  dtype: Any,
+) -> list[Array]:
+  """Normalises images and runs the layers."""
   leading = image.shape[:-3]
   x = image.reshape(-1, *image.shape[-3:])
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   mean, std = (
-    jnp.asarray(params["normalization"][name]).reshape(1, 1, 1, 3)
+    jnp.asarray(normalization[name]).reshape(1, 1, 1, 3)
     for name in ("mean", "std")
   )
   x = ((x - mean) / std).astype(dtype)
   run = functools.partial(_run_layers, layers=layers, depth=depth)
   features = lax.platform_dependent(
     x,
-    {layer: params[layer] for layer in LAYERS[:depth] if layer in params},
+    params,
     tpu=functools.partial(run, packed=packing.can_pack(x)),
     default=functools.partial(run, packed=False),
   )
-  return {
-    layer: feature.reshape(*leading, *feature.shape[1:])
-    for layer, feature in zip(layers, features, strict=True)
-  }
+  return [feature.reshape(*leading, *feature.shape[1:]) for feature in features]
 
 
 def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from esrgan_jax.ops import winograd
+from esrgan_jax.ops import axes, winograd
 
 Array = jax.Array
 Dtype = Any
@@ -268,10 +268,11 @@ def kernel_gradient_by_conv(
   >>> kernel_gradient_by_conv(x, dy).shape
   (3, 3, 2, 5)
   """
+  x, dy = axes.vary_alike((x, dy))
   shape = (side, side, x.shape[-1], dy.shape[-1])
   transposed = jax.linear_transpose(
     lambda kernel: convolve(x, kernel, stride=stride, pad=pad),
-    jax.ShapeDtypeStruct(shape, x.dtype),
+    axes.abstract(shape, x),
   )
   return transposed(dy)[0]
 
@@ -325,7 +326,7 @@ def input_gradient_by_transposition(
   """An input's gradient as XLA forms it: dy with zeros between its pixels."""
   transposed = jax.linear_transpose(
     lambda x: convolve(x, kernel, stride=stride, pad=pad),
-    jax.ShapeDtypeStruct(shape, dy.dtype),
+    axes.abstract(shape, dy),
   )
   return transposed(dy)[0]
 

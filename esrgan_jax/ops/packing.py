@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from esrgan_jax.ops import axes
+
 Array = jax.Array
 Dtype = Any
 
@@ -138,7 +140,7 @@ def conv_doubling(x: Array, kernel: Array) -> Array:
   shape = (n, 2 * h, w, PIXELS * kernel.shape[-2])
   transposed = jax.linear_transpose(
     lambda y: convolve(y, kernel, stride=2, packs=False),
-    jax.ShapeDtypeStruct(shape, x.dtype),
+    axes.abstract(shape, x),
   )
   return transposed(x)[0]
 

@@ -5,8 +5,12 @@ Arrays are `[..., H, W, C]`.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+from esrgan_jax.ops import axes
 
 Array = jax.Array
 
@@ -28,12 +32,17 @@ def pixel_unshuffle(image: Array, *, factor: int) -> Array:
   >>> pixel_unshuffle(jnp.arange(8.0).reshape(2, 4, 1), factor=2).tolist()
   [[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]
   """
-  *batch, h, w, c = image.shape
+  h, w = image.shape[-3:-1]
   if h % factor or w % factor:
     raise ValueError(
       f"height {h} and width {w} must be multiples of {factor}: pad the image"
       " (esrgan_jax.Upscaler does this by itself)"
     )
+  return axes.anywhere(functools.partial(_unshuffle, factor=factor), image)
+
+
+def _unshuffle(image: Array, *, factor: int) -> Array:
+  *batch, h, w, c = image.shape
   n = len(batch)
   x = image.reshape(*batch, h // factor, factor, w // factor, factor, c)
   x = x.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)

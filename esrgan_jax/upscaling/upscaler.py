@@ -279,12 +279,13 @@ class Upscaler:
         program,
         compiler_options=compilation.compiler_options(self._device.platform),
       )
-      self._programs[key] = program.lower(
-        self._variables,
-        sharded(*window, pixels.shape[-1], dtype=pixels.dtype),
-        sharded(plan.num_strips, 2, dtype=jnp.int32),
-        inside,
-      ).compile()
+      with jax.set_mesh(self._sharded.mesh):  # Whatever the caller's is.
+        self._programs[key] = program.lower(
+          self._variables,
+          sharded(*window, pixels.shape[-1], dtype=pixels.dtype),
+          sharded(plan.num_strips, 2, dtype=jnp.int32),
+          inside,
+        ).compile()
     return self._programs[key]
 
   def _run(
