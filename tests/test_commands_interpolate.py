@@ -1,12 +1,15 @@
 """`python -m esrgan_jax interpolate`."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from esrgan_jax.__main__ import main
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.weights import files
+from esrgan_jax.report import page
+from esrgan_jax.weights import descent, files
 from tests.networks import random_params
 
 NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
@@ -74,6 +77,43 @@ def test_another_descent_is_told(tmp_path, capsys):
     assert main(["interpolate", str(a), str(b), "-o", out]) == 0
     text = capsys.readouterr().out.replace("\n", " ")
     assert ("note: b.safetensors was begun from another model" in text) == told
+
+
+def test_a_chain_of_phases_is_one_descent(tmp_path, capsys):
+  run = tmp_path / "run"
+  digests = ["1a" * 32, "2b" * 32, "3c" * 32]
+  names = ("warm", "soft", "sharp")
+
+  def write(seed, start):
+    notes = {"generator_sha256": digests[seed]}
+    notes |= {"begun_from_sha256": start} if start else {}
+    path = run / "models" / f"{names[seed]}.safetensors"
+    path.unlink(missing_ok=True)
+    return write_model(path, seed, notes)
+
+  first = write(0, None)
+  for seed in (1, 2):
+    write(seed, digests[seed - 1])
+  (run / "config.json").write_text(json.dumps({"phase_order": names}))
+  last = run / "models" / "sharp.safetensors"
+  for pair in ((run, run), (first, last), (last, last)):
+    out = str(tmp_path / "out.safetensors")
+    assert main(["interpolate", *map(str, pair), "-o", out, "--overwrite"]) == 0
+    assert "note: " not in capsys.readouterr().out
+  assert descent.relation_in(run) == ""
+  assert "begun from" not in page.write_report(run).read_text()
+  # The one in the middle is another by now.
+  write(1, "7d" * 32)
+  assert (
+    main(["interpolate", str(run), str(run), "-o", f"{run}/o.safetensors"]) == 0
+  )
+  assert "run/sharp was begun from another" in capsys.readouterr().out
+  assert (
+    "The model of phase soft was begun" in page.write_report(run).read_text()
+  )
+  (run / "interpolation.json").write_text('{"rows": [{"alpha": 0.5}]}')
+  text = page.write_report(run, titles={"sharp": "<Sharp>"}).read_text()
+  assert "(1 - alpha) * WARM model + alpha * &lt;Sharp&gt; model." in text
 
 
 def test_files_and_workdirs_mix_and_patterns_name(run, tmp_path):

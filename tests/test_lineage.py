@@ -275,7 +275,7 @@ def test_models_say_what_they_were_begun_from(tmp_path, capsys):
   finish.export(run, finish.Model("psnr", {"params": other}, 0.0))
   assert "was begun from another model" in descent.relation_in(run.workdir)
   page = report.write_report(tmp_path).read_text()
-  assert "The GAN model was begun from another model" in page
+  assert "The model of phase gan was begun from another model" in page
   # So does a checkpoint.
   _save(run, "psnr", 2, plain_states.psnr(2))
   for path in (tmp_path / "models").iterdir():

@@ -81,7 +81,10 @@ def run(args: argparse.Namespace) -> int:
     models.append(model)
   a, b = models
   _check_alike(a, b)
-  if found := descent.relation(a.weights.metadata, b.weights.metadata):
+  found = descent.relation(
+    a.weights.metadata, b.weights.metadata, descent.models_beside(b.path)
+  )
+  if found:
     out.print(
       f"note: {b.name} {found}, {a.name}: what lies between may be neither"
     )

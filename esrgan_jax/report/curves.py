@@ -91,11 +91,15 @@ def of_phase(title: str, log: Sequence[Mapping[str, Any]]) -> str:
   return f"<h2>{title}</h2>{note}{charts}"
 
 
-def trade_off(content: Any) -> str:
+def trade_off(
+  content: Any, first: str = "first model", last: str = "last model"
+) -> str:
   """Returns the perception-distortion curve over alpha, and its table.
 
   Args:
     content: Of `interpolation.json`.
+    first: What the model at alpha 0 is called.
+    last: What that at alpha 1 is called.
 
   Returns:
     A section of the page; nothing where there are no rows.
@@ -132,7 +136,7 @@ def trade_off(content: Any) -> str:
   table = parts.table("alpha", [(f"{row['alpha']:g}", row) for row in rows])
   return (
     "<h2>Between the two models</h2>"
-    '<p class="soft">Weights (1 - alpha) * PSNR model + alpha * GAN model: from'
-    " faithful to full of detail. Perceptual distance: lower is closer.</p>"
+    f'<p class="soft">Weights (1 - alpha) * {parts.text(first)} + alpha *'
+    f" {parts.text(last)}. Perceptual distance: lower is closer.</p>"
     f'<div class="charts">{"".join(figures)}</div><br>{table}'
   )

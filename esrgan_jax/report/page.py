@@ -81,7 +81,9 @@ def write_report(
       curves.of_phase(f"Phase {number}: {titles[name]}", logs[name])
       for number, name in zip(_numbers(), names, strict=False)
     ),
-    curves.trade_off(_read_json(workdir / "interpolation.json")),
+    curves.trade_off(
+      _read_json(workdir / "interpolation.json"), *_ends(titles, names)
+    ),
     _images(evaluations),
     _config(config),
   ]
@@ -112,6 +114,15 @@ def _phases(config: Any) -> tuple[str, ...]:
     return _PHASES
 
 
+def _ends(titles: Mapping[str, str], names: Sequence[str]) -> tuple[str, str]:
+  """Returns what the models are called between which others lie."""
+  if len(names) > 1:
+    return f"{titles[names[0]]} model", f"{titles[names[-1]]} model"
+  # The one phase began from another's.
+  last = f"{titles[names[0]]} model" if names else "last model"
+  return "first model", last
+
+
 def _numbers() -> Iterator[str]:
   yield from _ORDINALS
   yield from map(str, itertools.count(len(_ORDINALS) + 1))
@@ -139,11 +150,11 @@ def _read_log(folder: epath.Path) -> list[dict[str, Any]]:
 
 
 def _descent(workdir: epath.Path) -> str:
-  """Returns a warning where the two models do not belong together."""
+  """Returns a warning where the models do not belong together."""
   found = descent.relation_in(workdir)
   if not found:
     return ""
-  return f"<p>The GAN model {html.escape(found)}, the PSNR model.</p>"
+  return f"<p>{html.escape(found[0].upper() + found[1:])}.</p>"
 
 
 def _facts(config: Any, evaluations: Sequence[Any], logs: Any) -> str:
