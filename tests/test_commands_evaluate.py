@@ -85,7 +85,7 @@ def test_measures_that_are_asked_for(folders, capsys, monkeypatch):
   )
   out = folders / "numbers.json"
   command = ["evaluate", "--model", "bicubic", "--hr", str(folders / "hr")]
-  command += ["--measures", "brightness,ssim_y", "--json", str(out)]
+  command += ["--measures", "brightness, ssim_y", "--json", str(out)]
   assert main(command) == 0
   (found,) = evaluator.read_evaluations(out)
   assert list(found["means"]) == ["brightness", "ssim_y"]

@@ -1,8 +1,10 @@
 """Evaluation: the numbers, the protocol, and the work of several processes."""
 
+import itertools
 import json
 import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -267,6 +269,49 @@ def test_statistics_are_measured_with_the_parameters(source):
 
   expected = run.measure(upscale, model="").means["psnr_y"]
   assert changed.means["psnr_y"] == pytest.approx(expected, abs=0.01)
+
+
+def _fails(compared):
+  del compared
+  return 1 // 0
+
+
+@pytest.mark.parametrize(
+  ("function", "message"),
+  [
+    (_fails, "0.png: measure 'worst' fails: ZeroDivisionError: "),
+    (lambda compared: None, "0.png: measure 'worst' returns None; it must be"),
+    (lambda compared: "7", "0.png: measure 'worst' returns '7'; it must be"),
+    (lambda compared: compared.sr.shape, "0.png: measure 'worst' returns (3"),
+  ],
+)
+def test_a_measure_that_fails_is_named_and_can_be_done_without(
+  net, source, function, message
+):
+  worst = measures.Measure("worst", "Worst", function=function)
+  chosen = [*measures.choose(["psnr_y"]), worst]
+  with pytest.raises(ValueError, match=re.escape(message)):
+    evaluator.Evaluator(net, source, measures=chosen).bicubic()
+  told = []
+  found = evaluator.Evaluator(
+    net, source, measures=chosen, failed=told.append
+  ).bicubic()
+  assert list(found.means) == ["psnr_y"]
+  assert message.removeprefix("0.png: ") in str(told[0])
+
+
+def test_a_measure_that_fails_on_one_image_has_no_value_on_any(net, source):
+  calls = itertools.count()
+  moody = measures.Measure(
+    "moody", "Moody", function=lambda pair: 1 // next(calls)
+  )
+  chosen = [*measures.choose(["psnr_y"]), moody]
+  found = evaluator.Evaluator(
+    net, source, measures=chosen, failed=lambda error: None
+  ).bicubic()
+  assert [list(score.values) for score in found.scores] == [["psnr_y"]] * len(
+    source
+  )
 
 
 def test_evaluator_refuses_another_scale(source):

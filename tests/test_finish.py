@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_measured_leaves_the_others(workdir, register):
   def fails_once(pair):
     del pair
     if next(calls) == 3:  # Bicubic's three images are done.
-      raise ValueError("no number for this one")
+      raise FloatingPointError("no number for this one")
     return 1.0
 
   register(measures.Measure("moody", "Moody", function=fails_once))
@@ -81,7 +81,8 @@ def test_a_model_that_cannot_be_measured_leaves_the_others(workdir, register):
     train(folder, config, measures=("moody",))
   lines = str(caught.value).splitlines()[1:-1]
   assert lines == [
-    "  the final evaluation of psnr: 0.png: no number for this one"
+    "  the final evaluation of psnr: 0.png: measure 'moody' fails:"
+    " FloatingPointError: no number for this one"
   ]
   found = json.loads((folder / "evaluation.json").read_text())["evaluations"]
   names = [each["model"] for each in found]

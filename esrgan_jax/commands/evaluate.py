@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
   ):
     if value is not None and value < least:
       raise ValueError(f"{name} is {value}; it must be at least {least}")
-  chosen = measures.choose(filter(None, args.measures.split(",")))
+  names = map(str.strip, args.measures.split(","))
+  chosen = measures.choose(filter(None, names))
   if args.json:
     _check_json(args.json, args.overwrite)
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")

@@ -189,6 +189,8 @@ class Evaluator:
       memory.
     crop_border: HR pixels removed from each side; None means the scale.
     measures: See `evaluate_pairs`.
+    failed: Told of each measure that fails on an image of this process's; no
+      image has a value of it then. None raises the error instead.
     skip: Told of each image that cannot be read, each time; it has no score
       then. None raises the error instead.
     tile: See `Upscaler.upscale`.
@@ -213,6 +215,7 @@ class Evaluator:
     *,
     crop_border: int | None = None,
     measures: Sequence[Measure] | None = None,
+    failed: Callable[[ValueError], None] | None = None,
     skip: Callable[[Problem], None] | None = None,
     tile: int | str = "auto",
     devices: Sequence[jax.Device] | None = None,
@@ -226,7 +229,7 @@ class Evaluator:
     self.names = tuple(source.names)
     self._source = source
     self._crop_border = net.scale if crop_border is None else crop_border
-    self._take = measures_lib.compile_measures(measures)
+    self._take = measures_lib.compile_measures(measures, failed=failed)
     self._skip = skip
     self._tile = tile
     self._model = Upscaler(net, {}, devices=devices)
@@ -301,7 +304,11 @@ class Evaluator:
     values = dict(itertools.chain.from_iterable(v["scores"] for v in views))
     if not values:
       raise DataError("there is no image left to evaluate on")
-    scores = tuple(Score(self.names[i], values[i]) for i in sorted(values))
+    taken = set.intersection(*map(set, values.values()))
+    scores = tuple(
+      Score(self.names[i], {k: v for k, v in found.items() if k in taken})
+      for i, found in sorted(values.items())
+    )
     return Evaluation(model, self._source.scale, self._crop_border, scores)
 
 

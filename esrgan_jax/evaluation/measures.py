@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from esrgan_jax.evaluation.compared import Compared
+from esrgan_jax.text import printable
 
 __all__ = [
   "DEFAULT",
@@ -228,11 +229,15 @@ def looks_of(name: str) -> Measure:
 
 def compile_measures(
   measures: Sequence[Measure] | None = None,
+  *,
+  failed: Callable[[ValueError], None] | None = None,
 ) -> Callable[[Compared], dict[str, float]]:
   """Returns what takes measures on one image after the other.
 
   Args:
     measures: Which, each with a function; None means `DEFAULT`.
+    failed: Told of each measure that fails on an image, which then has no value
+      of it. None raises the error instead: a ValueError that names the measure.
 
   Returns:
     A function of a `Compared` to values by name.
@@ -242,9 +247,38 @@ def compile_measures(
     each.name: _on_patch(each) if each.on == "patch" else each.function
     for each in chosen
   }
-  return lambda compared: {
-    name: float(function(compared)) for name, function in functions.items()
-  }
+
+  def take(compared: Compared) -> dict[str, float]:
+    values = {}
+    for name, function in functions.items():
+      try:
+        values[name] = _take(name, function, compared)
+      except ValueError as error:
+        if failed is None:
+          raise
+        failed(error)
+    return values
+
+  return take
+
+
+def _take(name, function, compared):
+  """A measure's number; what goes wrong is told with its name."""
+  try:
+    value = function(compared)
+  except Exception as error:
+    # One is the model's fault, and ends its evaluation: what is not finite.
+    not_finite = isinstance(error, FloatingPointError)
+    raise (FloatingPointError if not_finite else ValueError)(
+      f"measure {name!r} fails: {type(error).__name__}: {printable(error)}"
+    ) from error
+  try:
+    if np.ndim(value) == 0 and not isinstance(value, str | bytes):
+      return float(value)
+  except (TypeError, ValueError):
+    pass
+  what = printable(repr(value), limit=80)
+  raise ValueError(f"measure {name!r} returns {what}; it must be one number")
 
 
 def _on_patch(measure):

@@ -128,14 +128,22 @@ def _evaluate(
 def _comparable(
   evaluations: Collection[evaluator.Evaluation],
 ) -> list[evaluator.Evaluation]:
-  """Keeps scores of images that were measured each time: some may vanish."""
+  """Keeps what was measured each time: images may vanish, measures fail."""
   names = [{score.name for score in each.scores} for each in evaluations]
   common = set.intersection(*names)
   if not common:
     raise ValueError("no image could be read for all models")
+  taken = set.intersection(*(set(each.means) for each in evaluations))
   return [
     dataclasses.replace(
-      each, scores=tuple(s for s in each.scores if s.name in common)
+      each,
+      scores=tuple(
+        evaluator.Score(
+          score.name, {k: v for k, v in score.values.items() if k in taken}
+        )
+        for score in each.scores
+        if score.name in common
+      ),
     )
     for each in evaluations
   ]

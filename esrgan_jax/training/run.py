@@ -141,6 +141,7 @@ class Run:
       sources.Subset(source, range(len(source))[:limit]) if limit else source,
       crop_border=self.config.eval.crop_border,
       measures=[*measures_lib.choose(names), *measures],
+      failed=self._do_without,
       skip=None if self.config.data.on_problem == "stop" else self._skip,
       devices=self.mesh.local_devices,
     )
@@ -284,6 +285,14 @@ class Run:
     if problem.name not in self._told:
       self._told.add(problem.name)
       _log.warning("%s: evaluation goes on without it", problem)
+
+  def _do_without(self, error: ValueError) -> None:
+    """Names a measure that fails, once, and goes on without it."""
+    name = str(error)
+    if name not in self._told:
+      self._told.add(name)
+      self.failures.append(name)
+      _log.error("%s: evaluation goes on without it", name)
 
   @functools.cached_property
   def _told(self) -> set[Any]:
