@@ -381,15 +381,24 @@ def test_a_network_that_does_not_tell_how_far_it_looks():
     {"params": variables["params"], "batch_stats": statistics}, image
   )
   # The default halo is wide enough by far for this one.
-  for options in ({"tile": 0}, {"tile": 16, "halo": 3}, {}):
+  one = {"tile": 40, "exact": True}
+  for options in (
+    {"tile": 0},
+    {"tile": 16, "halo": 3},
+    {},
+    one,
+    one | {"tile": 0},
+  ):
     actual = model.upscale(image, **options)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
   np.testing.assert_allclose(whole(model, image), expected, atol=1e-5)
   others = {"batch_stats": variables["batch_stats"]}
   other = model.with_params(variables["params"], others)
   assert np.abs(other.upscale(image) - expected).max() > 1e-3
-  with pytest.raises(ValueError, match="does not tell how far it looks"):
-    model.upscale(image, tile=16, exact=True)
+  with pytest.raises(
+    ValueError, match=r": _Normed does not tell how far it looks.*\(tile 0\)"
+  ):
+    model.upscale(image, tile=16, halo=3, exact=True)
 
 
 def test_default_model_is_pytorchs_within_a_level():

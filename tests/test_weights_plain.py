@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -101,6 +103,30 @@ def test_scale_must_agree(tmp_path):
   assert files.read_weights(path, scale=2).config["scale"] == 2
   with pytest.raises(ValueError, match=r"scale 4 was asked for, .* a x2"):
     files.read_weights(path, scale=4)
+
+
+class _Usual(Toy):
+  """Has fields as Flax's own layers have them."""
+
+  act: Callable[[jax.Array], jax.Array] = nn.relu
+  param_dtype: Any = jnp.float32
+  sizes: tuple[int, ...] = (3, 1)
+  norm: str | None = None
+  layers: Any = (nn.relu, 3)
+
+
+def test_fields_that_no_config_can_hold_are_the_codes():
+  registry.register_generator("_Usual", _Usual)
+  try:
+    fields = dict(registry.find_generator("_Usual").fields)
+    plain = dict(registry.find_generator("Toy").fields)
+    assert fields == plain | {"sizes": (3, 1), "norm": None}
+    made = registry.make_generator("_Usual", sizes=(5, 1))
+    assert (made.sizes, made.act) == ((5, 1), nn.relu)
+    with pytest.raises(ValueError, match="_Usual has no field act"):
+      registry.make_generator("_Usual", act="relu")
+  finally:
+    registry.unregister("_Usual")
 
 
 def test_a_network_that_has_changed_since(tmp_path):

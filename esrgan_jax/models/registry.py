@@ -339,7 +339,7 @@ def _register(table, name, make, fields, starts=None):
 
 
 def _plain_fields(make):
-  """Fields of a module's class with defaults, but for what programs set."""
+  """Fields of plain values with defaults, but for what programs set."""
   if not dataclasses.is_dataclass(make):
     raise ValueError(
       f"{make!r} is no Linen module's class: pass `fields`, with defaults"
@@ -351,7 +351,14 @@ def _plain_fields(make):
       f"{make!r} has no default for {', '.join(missing)}: give it one, or pass"
       " `fields`"
     )
-  return {f.name: f.default for f in fields}
+  # An activation, say, or a type of numbers is the code's to choose.
+  return {f.name: f.default for f in fields if _is_plain(f.default)}
+
+
+def _is_plain(value):
+  if isinstance(value, tuple):
+    return all(map(_is_plain, value))
+  return value is None or isinstance(value, bool | int | float | str)
 
 
 def _find(table, kind, name):

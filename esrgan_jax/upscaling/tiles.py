@@ -262,14 +262,11 @@ def choose_halo(
   Args:
     net: The network.
     halo: What was asked for; None means a width whose error is not seen.
-    exact: As far as the network looks, whatever else was asked for.
+    exact: As far as the network looks, whatever else was asked for, where it
+      tells.
 
   Returns:
     LR pixels around what a tile contributes.
-
-  Raises:
-    ValueError: If tiles cannot be exact: the network does not tell how far it
-      looks.
 
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_block=6)
@@ -277,18 +274,37 @@ def choose_halo(
   (80, 20, 94)
   """
   radius = registry.receptive_radius(net)
-  if exact and radius is None:
-    raise ValueError(
-      f"tiles cannot be exact: a {type(net).__name__} does not tell how far it"
-      " looks (receptive_radius); do not tile (tile 0), or choose a wide halo"
-      f" (default {tiling.DEFAULT_HALO})"
-    )
-  if exact:
+  if exact and radius is not None:
     return radius
   if halo is not None:
     return halo
   default = tiling.DEFAULT_HALO
   return default if radius is None else min(default, radius)
+
+
+def check_exact(net: registry.Generator, plan: Plan, *, whole: bool) -> None:
+  """Raises if a plan's tiles cannot be exact; one that is all always is.
+
+  Args:
+    net: The network.
+    plan: Of the image.
+    whole: Whether it was to be one tile, for which memory does not suffice.
+
+  Raises:
+    ValueError: If there are several tiles, and the network does not tell how
+      far it looks.
+  """
+  several = len(plan.rows) * len(plan.columns) > 1
+  if not several or registry.receptive_radius(net) is not None:
+    return
+  remedy = "do not tile (tile 0)"
+  if whole:
+    remedy = "free memory, for the whole image does not fit"
+  raise ValueError(
+    f"tiles cannot be exact: {type(net).__name__} does not tell how far it"
+    f" looks (receptive_radius); {remedy}, or do without exact tiles, with a"
+    f" wide halo (default {tiling.DEFAULT_HALO})"
+  )
 
 
 def pad_to_multiple(pixels: np.ndarray, multiple: int) -> np.ndarray:

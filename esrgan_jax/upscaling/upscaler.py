@@ -154,7 +154,7 @@ class Upscaler:
         top. "auto" takes the largest that fits the memory, 0 does not tile.
       exact: Give tiles a halo as wide as the network looks, so that the result
         equals that of the whole image to rounding. Slow for deep networks;
-        not possible where a network does not tell how far it looks.
+        where a network does not tell how far it looks, only one tile is.
       halo: LR pixels around a tile; None means a width whose error is below
         one level of 255 (docs/tiling.md).
       out: Where to write the result, e.g. a `numpy.memmap`.
@@ -204,6 +204,8 @@ class Upscaler:
       size = memory.largest_tile(self._device.platform)
     while True:
       plan = self._plan(padded, size, halo)
+      if exact:
+        tiles.check_exact(self.net, plan, whole=tile == 0)
       # Bound at once: `plan` changes from turn to turn.
       program = functools.partial(self._program, plan, padded)
       enough = memory.fits(self._device, program)
