@@ -127,6 +127,7 @@ def test_discriminator_and_vgg_under_explicit_axes():
   _assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_a_step_of_phase_two_under_explicit_axes():
   nets = {
     "generator": esrgan_jax.RRDBNet(**WIDTHS["tiny"]),
