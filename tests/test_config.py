@@ -13,6 +13,7 @@ from esrgan_jax import losses
 from esrgan_jax.models import registry
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import phases
+from esrgan_jax.weights import fields
 
 _CARDS = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
 
@@ -57,6 +58,7 @@ def test_cards_hold_the_published_recipe(name):
     ("dtype", "bfloat16", "bfloat16"),
     ("init_from", "2", "2"),
     ("interpolation_alphas", "0,0.5", (0, 0.5)),
+    ("phase_order", "psnr, gan", ("psnr", "gan")),
     ("interpolation_alphas", "(0.25,)", (0.25,)),
     ("data.sources", "a folder/of, photos", "a folder/of, photos"),
     ("data.sources", "('a', 'b')", ("a", "b")),
@@ -116,6 +118,10 @@ def test_wrong_overrides(name, text, message):
     ({"phases": {"a": {"kind": "b"}}}, "no kind of phase 'b'"),
     ({"phases": {"../a": {"kind": "gan"}}}, "a phase's name is a folder's"),
     ({"phases": {"models": {"kind": "gan"}}}, "another folder of a workdir"),
+    ({"phases": {"checkpoints": {"kind": "gan"}}}, "choose another name"),
+    ({"phases": {"bicubic": {"kind": "gan"}}}, "choose another name"),
+    ({"phases": {"interpolated_2": {"kind": "gan"}}}, "choose another name"),
+    ({"phases": {"7": {"kind": "gan"}}}, "and no number"),
     ({"phase_order": ("psnr", "psnr")}, "a phase comes once"),
     ({"phase_order": ("gan", "psnr")}, "phase gan is the first"),
     ({"phase_order": "psnr"}, "it must be a tuple"),
@@ -132,6 +138,13 @@ def test_wrong_overrides(name, text, message):
       "has no",
     ),
     ({"plugins": ("nowhere.py",)}, "no plugin nowhere.py"),
+    ({"plugins": "nowhere.py"}, "no plugin nowhere.py"),
+    ({"plugins": ("json", 3)}, "must be names of files or modules"),
+    ({"init_partial": True}, "config.init_partial is True, but nothing"),
+    ({"phases": {"psnr": {"b1": -0.1}}}, "it must be 0 or more"),
+    ({"phases": {"gan": {"penalty_weight": -1.0}}}, "it must be 0 or more"),
+    ({"generator": {"num_feat": 70_000}}, "numbers up to 65536"),
+    ({"generator": {"unshuffle": 70_000}}, "numbers up to 65536"),
   ],
 )
 def test_wrong_values(changes, message):
@@ -195,6 +208,82 @@ def test_a_networks_fields_are_its_keys(nearest):
   assert config_lib.complete(config).generator.gain == 2.0
   with pytest.raises(config_lib.ConfigError, match="Nearest has gain, num_fea"):
     config_lib.override(config, [("generator.num_block", "3")])
+
+
+class Many(nn.Module):
+  """A network of all kinds of fields."""
+
+  scale: int = 4
+  dims: tuple[int, ...] = (1, 2)
+  nested: tuple[tuple[int, ...], ...] = ((1, 2), (3,))
+  mixed: tuple[int | str, ...] = (1, "a")
+  shift: float = -0.5
+  offset: int = 3
+  schedule: str = "linear"
+  input_size: int = 7
+  any: object = None
+
+
+@pytest.fixture(name="many")
+def _many():
+  registry.register_generator("Many", Many)
+  yield {"generator": {"architecture": "Many"}}
+  registry.unregister("Many")
+
+
+def test_what_a_config_takes_a_file_holds(many):
+  config = config_lib.complete(many)
+  flags = {
+    "nested": "((4,), (5, 6), ())",
+    "mixed": "('b', 2)",
+    "shift": "-3",
+    "offset": "-2",
+    "schedule": "cosine",
+    "input_size": "9",
+    "any": "((1, 2), 'a')",
+  }
+  config_lib.override(config, [(f"generator.{k}", v) for k, v in flags.items()])
+  found = config_lib.complete(config).generator.to_dict()
+  assert found["any"] == ((1, 2), "a")
+  again = fields.from_text("Many", fields.to_text({**found, "scale": 4}))
+  assert again == {**found, "scale": 4}
+  # As a run of JSON has it.
+  plain = config_lib.plain(config_lib.complete(config))
+  assert fields.checked(plain["generator"]) == found
+
+
+@pytest.mark.parametrize(
+  ("key", "text", "message"),
+  [
+    ("dims", "((1, 2), (3, 4))", "the default is (1, 2), and a model's file"),
+    ("dims", f"{(0,) * 1001}", "tuples of up to 1000"),
+    ("dims", "(1, 'a')", "plain values of its kind"),
+    ("any", "((((1,),),),)", "3 in each other"),
+    ("any", "100000", "numbers up to 65536"),
+    ("any", "{'a': 1}", "any is {'a': 1}; it must be a plain value, or None"),
+    ("any", f"{('a' * 9,) * 1000}", "characters; the limit is"),
+  ],
+)
+def test_what_no_file_could_hold(many, key, text, message):
+  config = config_lib.complete(many)
+  config_lib.override(config, [(f"generator.{key}", text)])
+  with pytest.raises(config_lib.ConfigError) as caught:
+    config_lib.complete(config)
+  assert message in str(caught.value)
+  assert len(str(caught.value)) < 600
+
+
+def test_a_kinds_own_numbers_may_be_negative():
+  kind = phases.Kind("own", "Own", {"num_train_steps": 3, "sign": -1.0}, None)
+  phases.register_kind(kind)
+  try:
+    given = {"phases": {"own": {"sign": -2.0}}, "phase_order": ("psnr", "own")}
+    assert config_lib.complete(given).phases.own.sign == -2.0
+    given["phases"]["own"] = {"num_train_steps": -1}
+    with pytest.raises(config_lib.ConfigError, match="must be 0 or more"):
+      config_lib.complete(given)
+  finally:
+    phases.unregister_kind("own")
 
 
 def test_a_start_is_the_networks_own(nearest):

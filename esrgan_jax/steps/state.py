@@ -184,7 +184,8 @@ def init_generator(key: Array, generator: nn.Module) -> dict[str, Any]:
   >>> sorted(init_generator(jax.random.key(0), nn.Conv(3, (3, 3))))
   ['params']
   """
-  size = max(8, registry.size_multiple(generator))
+  multiple = registry.size_multiple(generator)
+  size = -(-8 // multiple) * multiple  # 8 pixels, or a little more.
   mode = {"train": False} if registry.takes_train(generator) else {}
   return dict(generator.init(key, jnp.zeros((1, size, size, 3)), **mode))
 

@@ -21,6 +21,7 @@ from typing import Any
 import ml_collections
 
 from esrgan_jax import plugins
+from esrgan_jax import text as text_lib
 from esrgan_jax.training import limits
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.defaults import (
@@ -100,20 +101,31 @@ def read_config(
     raise ConfigError(
       f"{os.fspath(path)} fails: {type(error).__name__}: {error}"
     ) from error
-  names = found.get("plugins", ()) if is_section(found) else ()
-  if isinstance(names, tuple | list):
-    folder = pathlib.Path(path).parent
-    names = [_beside(folder, name) for name in names]
-    plugins.load([*names, *plugin_names])
+  folder = pathlib.Path(path).parent
+  names = [_beside(folder, name) for name in _plugins(found)]
+  plugins.load([*names, *plugin_names])
   config = _fill(found)
   with config.unlocked():
     config.plugins = (*names, *plugin_names)
   return config
 
 
+def _plugins(config):
+  """The plugins that a config names; one needs no tuple."""
+  found = config.get("plugins", ()) if is_section(config) else ()
+  names = (found,) if isinstance(found, str) else found
+  if not isinstance(names, tuple | list) or not all(
+    isinstance(name, str) for name in names
+  ):
+    raise ConfigError(
+      f"config.plugins is {found!r}; it must be names of files or modules"
+    )
+  return tuple(names)
+
+
 def _beside(folder, name):
-  path = folder / str(name)
-  return str(path) if path.is_file() else str(name)
+  path = folder / name
+  return str(path) if path.is_file() else name
 
 
 def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -137,14 +149,16 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
   ...
   esrgan_jax.training.errors.ConfigError: no key config.batch_siez; did you...
   """
-  names = config.get("plugins", ())
-  plugins.load(names if isinstance(names, tuple | list) else ())
+  plugins.load(_plugins(config))
   filled = _fill(config)
   for key, default in _leaves(defaults(filled.to_dict())):
     value = _get(filled, key)
     problem = limits.problem_of(key, value, default, filled)
     if problem:
-      raise ConfigError(f"config.{key} is {value!r}; {problem}")
+      shown = value.to_dict() if is_section(value) else value
+      shown = text_lib.printable(repr(shown), limit=300)
+      raise ConfigError(f"config.{key} is {shown}; {problem}")
+  limits.check_generator(filled)
   if filled.patch_size % filled.scale:
     raise ConfigError(
       f"config.patch_size is {filled.patch_size}; it must be a multiple of"
@@ -294,6 +308,7 @@ def _fill(config):
     raise ConfigError(f"a config is a ConfigDict, got {type(config).__name__}")
   known = defaults(config)
   merged = _merge(known, config, "", known)
+  merged["plugins"] = _plugins(config)
   return ml_collections.ConfigDict(merged).lock()
 
 
@@ -380,7 +395,7 @@ def _parse(name, text, old):
       return ml_collections.ConfigDict(literal)
     if isinstance(literal, tuple | list):
       return tuple(literal)
-    return tuple(_literal(part) for part in text.split(",") if part)
+    return tuple(_literal(part.strip()) for part in text.split(",") if part)
   except (ValueError, KeyError, OverflowError):
     kind = {
       bool: "true or false",

@@ -18,6 +18,7 @@ from esrgan_jax.evaluation import measures
 from esrgan_jax.models import registry
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.errors import ConfigError
+from esrgan_jax.weights import workdir
 
 __all__ = ["ANY_TYPE", "FREE_FORM", "NETWORKS", "defaults", "is_section"]
 
@@ -100,9 +101,17 @@ _COMMON: dict[str, Any] = {
 FREE_FORM = ("schedule", "layers")
 ANY_TYPE = ("data.sources", "data.eval")
 # Fields of a network that are not of its section: other keys say them.
-_ELSEWHERE = ("scale", "input_size")
-# What a workdir has besides phases.
-_FOLDERS = ("earlier", "metrics", "models", "samples")
+_ELSEWHERE = {"generator": "scale", "discriminator": "input_size"}
+# What a workdir, or a report, has besides phases.
+_FOLDERS = (
+  "bicubic",
+  "checkpoints",
+  "earlier",
+  "metrics",
+  "models",
+  "samples",
+  "start",
+)
 
 
 def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -130,8 +139,7 @@ def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     except ValueError as error:
       raise ConfigError(f"config.{key}.architecture: {error}") from error
     found[key] = {"architecture": name, **fields}
-    for other in _ELSEWHERE:
-      found[key].pop(other, None)
+    found[key].pop(_ELSEWHERE[key], None)
   sections = _section(config, "phases")
   ordered = config.get("phase_order", ())
   named = ordered if isinstance(ordered, tuple | list) else ()
@@ -159,15 +167,16 @@ def _section(config, key, prefix=""):
 
 
 def _check_name(name):
-  if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", str(name)):
+  # A number is a checkpoint's.
+  if not re.fullmatch(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}", str(name)):
     raise ConfigError(
       f"config.phases has {name!r}: a phase's name is a folder's, of letters,"
-      " digits, _ and -"
+      " digits, _ and -, and no number"
     )
-  if name in _FOLDERS:
+  if name in _FOLDERS or name.startswith(workdir.MIXED):
     raise ConfigError(
-      f"config.phases has {name!r}, which is another folder of a workdir:"
-      " choose another name"
+      f"config.phases has {name!r}, which is another folder of a workdir, or"
+      " another model's name: choose another name"
     )
 
 

@@ -23,7 +23,7 @@ from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import lineage
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
-from esrgan_jax.weights import files
+from esrgan_jax.weights import files, workdir
 
 __all__ = ["Model", "export", "finish"]
 
@@ -72,7 +72,7 @@ def finish(
     first, last = models[0].variables, models[-1].variables
     mix = functools.partial(_mix, first, last)
     alpha = run.config.export_alpha
-    mixed = Model(f"interpolated_{alpha:g}", mix(alpha=alpha), alpha)
+    mixed = Model(f"{workdir.MIXED}{alpha:g}", mix(alpha=alpha), alpha)
     export(run, mixed)
     models.append(mixed)
   if run.eval_source is not None:

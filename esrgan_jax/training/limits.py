@@ -7,14 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from esrgan_jax import losses, text
 from esrgan_jax.data import pipeline
 from esrgan_jax.evaluation import measures
-from esrgan_jax.models import vgg
+from esrgan_jax.models import registry, vgg
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.defaults import ANY_TYPE, NETWORKS, is_section
 from esrgan_jax.training.errors import ConfigError
+from esrgan_jax.weights import fields
 
-__all__ = ["check_phases", "problem_of"]
+__all__ = ["check_generator", "check_phases", "problem_of"]
 
 
 def problem_of(key: str, value: Any, default: Any, config: Any) -> str:
@@ -56,6 +58,9 @@ def _type_problem(key, value, default):
   return "" if good else f"it must be {kind}"
 
 
+_PUBLISHED = (registry.DEFAULT_GENERATOR, registry.DEFAULT_DISCRIMINATOR)
+# Of the adversarial losses that are here, not of a plugin's.
+_OPTIONS = tuple(losses.ADVERSARIAL_OPTIONS)
 _CHOICES = {
   "dtype": ("auto", "float32", "bfloat16"),
   "scale": (1, 2, 3, 4, 8),
@@ -88,16 +93,26 @@ def _layers_problem(layers):
 
 
 def _limits(key, default, config):
-  """What a value may be, or None, and whether it must be more than 0."""
+  """What a value may be, or None; the least number, or what it is more than.
+
+  What a network or a kind of phase of somebody's own can have, they say.
+  """
   section, _, rest = key.partition(".")
   if section in NETWORKS:
+    if config[section].architecture not in _PUBLISHED:
+      return None, None, None
     # What a network counts, it has some of.
-    return None, isinstance(default, int) and default > 0
+    counts = isinstance(default, int) and default > 0
+    return None, 0, 0 if counts else None
   if section == "phases":
     name, _, last = rest.partition(".")
     kind = phases_lib.find_kind(config.phases[name].kind)
-    return kind.choices.get(last), last in kind.positive
-  return _CHOICES.get(key), key in _POSITIVE
+    known = last == "num_train_steps" or kind.name in phases_lib.PUBLISHED
+    # Other losses' options may be anything.
+    known &= last not in losses.ADVERSARIAL_OPTIONS or last in _OPTIONS
+    more = 0 if last in kind.positive else None
+    return kind.choices.get(last), 0 if known else None, more
+  return _CHOICES.get(key), 0, 0 if key in _POSITIVE else None
 
 
 def _range_problem(key, value, default, config):
@@ -105,15 +120,19 @@ def _range_problem(key, value, default, config):
     network = config.generator.architecture
     own = phases_lib.starts(network)
     return "" if value in own else f"{network} begins as {' or '.join(own)}"
-  choices, positive = _limits(key, default, config)
+  choices, least, above = _limits(key, default, config)
   if choices is not None and value not in choices:
     return f"choose one of {', '.join(map(str, choices))}"
-  if positive and not 0 < value < math.inf:
-    return "it must be more than 0"
+  if above is not None and not above < value < math.inf:
+    return f"it must be more than {above}"
   if key == "ema_decay" and not 0 <= value <= 1:
     return "it must be from 0 to 1"
-  if isinstance(value, int | float) and not value >= 0:
-    return "it must be 0 or more"
+  is_number = isinstance(value, int | float)
+  if is_number and least is not None and not value >= least:
+    return f"it must be {least} or more"
+  if key.startswith("generator.") and not fields.fits(value, default):
+    held = text.printable(repr(default), limit=60)
+    return f"the default is {held}, and a model's file holds {fields.LIMITS}"
   if key == "export_alpha" and not 0 <= value <= 1:
     return "it must be from 0, the first phase's model, to 1, the last one's"
   if key == "interpolation_alphas" and not all(
@@ -127,13 +146,28 @@ def _range_problem(key, value, default, config):
       return str(error)
   if key == "perceptual.layers":
     return _layers_problem(value)
-  if key.endswith("schedule") and "name" not in value:
+  is_schedule = is_section(default) and key.endswith(".schedule")
+  if is_schedule and "name" not in value:
     return "it needs a name, such as {'name': 'constant'}"
-  if key in ("phase_order", "plugins") and not all(
-    isinstance(name, str) for name in value
-  ):
+  if key == "phase_order" and not all(isinstance(n, str) for n in value):
     return "it must be names"
   return ""
+
+
+def check_generator(config: Any) -> None:
+  """Raises if the model's file could not be read again.
+
+  Args:
+    config: The whole config, its values checked.
+
+  Raises:
+    ConfigError: If its fields are too long a text.
+  """
+  found = {**config.generator, "scale": config.scale}
+  try:
+    fields.from_text(found["architecture"], fields.to_text(found))
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"config.generator: {error}") from error
 
 
 def check_phases(config: Any) -> None:
@@ -157,6 +191,13 @@ def check_phases(config: Any) -> None:
       "config.phase_order has no phase with steps: nothing is to be done. See"
       " config.phases.NAME.num_train_steps; init_from alone skips phase one,"
       f" --config.phase_order={phases_lib.PUBLISHED[0]} goes on with it"
+    )
+  if config.init_partial and not (
+    config.init_from or config.init_discriminator
+  ):
+    raise ConfigError(
+      "config.init_partial is True, but nothing says what to take: set"
+      " config.init_from, or leave it out"
     )
   kinds = [phases_lib.find_kind(config.phases[name].kind) for name in names]
   if kinds[0].needs_start and not config.init_from:

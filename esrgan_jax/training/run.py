@@ -198,14 +198,14 @@ class Run:
         f" shape: {report}. Set config.discriminator and config.patch_size as"
         " there; or config.init_partial, which takes what fits"
       )
+    if name not in self._told:
+      self._told.add(name)
+      self.say(f"the discriminator starts from {text.printable(name)}")
     return found
 
   @functools.cached_property
   def _d_params(self) -> dict[str, Any]:
-    name = self.config.init_discriminator
-    found = find.find_discriminator(name)
-    self.say(f"the discriminator starts from {text.printable(name)}")
-    return found
+    return find.find_discriminator(self.config.init_discriminator)
 
   @contextlib.contextmanager
   def tolerating(self, what: str) -> Iterator[None]:

@@ -13,6 +13,7 @@ from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.training.errors import ConfigError
 from esrgan_jax.weights import find, partial
+from esrgan_jax.weights.dialects import DIALECTS
 
 __all__ = ["Start", "read"]
 
@@ -41,9 +42,7 @@ def read(run: run_lib.Run) -> Start:
     FileNotFoundError: If there is no such file.
   """
   name = run.config.init_from
-  # It is asked for where a file does not tell; of another network it says none.
-  scale = None if run.config.init_partial else run.config.scale
-  found = find.find_model(name, scale=scale)
+  found = _find(run)
   weights = found.weights
   expected = jax.eval_shape(
     lambda: init_generator(jax.random.key(0), run.generator)
@@ -51,13 +50,32 @@ def read(run: run_lib.Run) -> Start:
   variables = _float32({"params": weights.params, **weights.collections})
   if _shapes(expected) != _shapes(variables) and run.config.init_partial:
     return _take_what_fits(run, found.name, variables)
-  problem = _difference(run, weights.config)
-  if not problem and _shapes(expected) != _shapes(variables):
+  fits = _shapes(expected) == _shapes(variables)
+  problem = _difference(run, weights.config, fits=fits)
+  if not problem and not fits:
     problem = f"whose layers are not those of {_network(run)}"
   if problem:
     raise ConfigError(f"config.init_from is {name!r}, {problem}")
   run.say(f"{_beginning(run)}: the generator is {found.name}")
   return Start(variables, is_whole=True)
+
+
+def _find(run):
+  """The model, of whatever scale it is."""
+  name = run.config.init_from
+  if run.config.init_partial:
+    return find.find_model(name)
+  try:
+    # The rare file does not tell its scale.
+    return find.find_model(name, scale=run.config.scale)
+  except ValueError:
+    try:
+      found = find.find_model(name)
+    except ValueError:
+      found = None
+    if found and found.weights.config["scale"] != run.config.scale:
+      return found
+    raise
 
 
 def _take_what_fits(run, name, variables):
@@ -85,7 +103,7 @@ def _beginning(run):
   return "phase one is skipped"
 
 
-def _difference(run, config):
+def _difference(run, config, *, fits):
   """How another network differs, and what to do about it, if it does."""
   wanted = run.network
   architecture = config["architecture"]
@@ -100,13 +118,20 @@ def _difference(run, config):
     # None is what the others come to.
     if value is not None and config.get(key, value) not in (value, None)
   }
+  if fits and architecture in DIALECTS:
+    # The others are how it is computed, which may change.
+    told = ("scale", *DIALECTS[architecture].UNTOLD)
+    different = {k: v for k, v in different.items() if k in told}
   if not different:
     return ""
   flags = " ".join(
     f"--config.{'' if key == 'scale' else 'generator.'}{key}={value}"
     for key, value in different.items()
   )
-  return f"a network of another shape; add {flags}"
+  partly = ""
+  if "scale" in different:
+    partly = ", or --config.init_partial=true to take what fits"
+  return f"a network of another shape; add {flags}{partly}"
 
 
 def _network(run):

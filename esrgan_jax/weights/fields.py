@@ -13,13 +13,27 @@ from typing import Any
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 
-__all__ = ["KEY", "checked", "from_text", "registered", "to_text"]
+__all__ = [
+  "KEY",
+  "LIMITS",
+  "checked",
+  "fits",
+  "from_text",
+  "registered",
+  "to_text",
+]
 
 KEY = "fields"  # In the metadata of a file.
 
 _MAX_TEXT = 10_000  # Characters.
 _MAX_NUMBER = 2**16  # More layers, or channels, than any network has.
 _MAX_ITEMS = 1000
+_MAX_DEPTH = 3  # Of lists in lists.
+
+LIMITS = (
+  f"plain values of its kind, numbers up to {_MAX_NUMBER}, tuples of up to"
+  f" {_MAX_ITEMS}, {_MAX_DEPTH} in each other"
+)
 
 
 def registered(name: object) -> str:
@@ -70,12 +84,12 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
         f"{name} has no field {printable(key, limit=60)};"
         f" it has {', '.join(known)}"
       )
-    if not _fits(value, known[key]):
+    if not fits(value, known[key]):
       raise ValueError(
         f"{name} cannot have {key}={printable(repr(value), limit=60)}"
       )
   # JSON has no tuples.
-  return {k: tuple(v) if _is_list(v) else v for k, v in config.items()}
+  return {key: _tuples(value) for key, value in config.items()}
 
 
 def to_text(config: Mapping[str, Any]) -> str:
@@ -124,8 +138,20 @@ def from_text(name: str, text: str) -> dict[str, Any]:
   return checked({"architecture": name, **found})
 
 
-def _fits(value: Any, default: Any) -> bool:
-  """Whether a value is a plain one, of the kind of a default."""
+def fits(value: Any, default: Any) -> bool:
+  """Returns whether a value is plain, and of the kind of a default.
+
+  Args:
+    value: As it stands in a file, or a config.
+    default: The field's; None takes all that is plain.
+
+  >>> fits(((1, 2), (3,)), ((0, 0),)), fits((1, "a"), (0, 0)), fits(7, "a")
+  (True, False, False)
+  """
+  return _fits(value, default, _MAX_DEPTH)
+
+
+def _fits(value, default, depth):
   match value:
     case bool():
       return default is None or isinstance(default, bool)
@@ -139,13 +165,19 @@ def _fits(value: Any, default: Any) -> bool:
     case None:
       return True
     case list() | tuple():
-      like = next(iter(default), None) if _is_list(default) else None
       listed = default is None or _is_list(default)
-      few = listed and len(value) <= _MAX_ITEMS
-      return few and all(
-        not _is_list(item) and _fits(item, like) for item in value
+      if not (listed and depth and len(value) <= _MAX_ITEMS):
+        return False
+      # Each as some item of the default.
+      likes = {repr(item): item for item in default or (None,)}.values()
+      return all(
+        any(_fits(item, like, depth - 1) for like in likes) for item in value
       )
   return False
+
+
+def _tuples(value):
+  return tuple(map(_tuples, value)) if _is_list(value) else value
 
 
 def _is_list(value: Any) -> bool:

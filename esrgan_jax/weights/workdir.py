@@ -19,14 +19,14 @@ from esrgan_jax.weights.formats import checkpoint_folders as folders
 if typing.TYPE_CHECKING:
   from etils import epath
 
-__all__ = ["MODELS", "SUFFIX", "model_of", "order", "phases"]
+__all__ = ["MIXED", "MODELS", "SUFFIX", "model_of", "order", "phases"]
 
 SUFFIX = ".safetensors"
 MODELS = "models"
+MIXED = "interpolated_"  # How models between two phases' are called.
 
 # Of a workdir that does not say; all were so once.
 _PHASES = ("psnr", "gan")
-_MIXED = "interpolated_"  # How models between two phases' are called.
 
 
 def phases(workdir: epath.Path) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def _there(workdir: Any) -> set[str]:
   """The phases that have a model or a folder of checkpoints."""
   models = workdir / MODELS
   names = [path.stem for path in _listed(models) if path.suffix == SUFFIX]
-  names = [name for name in names if not name.startswith(_MIXED)]
+  names = [name for name in names if not name.startswith(MIXED)]
   names += [path.name for path in _listed(workdir) if folders.all_of(path)]
   return set(names)
 

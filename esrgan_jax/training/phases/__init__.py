@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax.models import registry
+from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training.errors import ConfigError
 from esrgan_jax.training.phases import gan as _gan  # noqa: F401
 from esrgan_jax.training.phases import psnr as _psnr  # noqa: F401
@@ -69,13 +71,42 @@ def make_phases(run: Any) -> list[Phase]:
     ValueError: If they are not what they should be.
   """
   names = order(run.config)
+  _check_patch(run)
   for name in names:
     _check(run, name)
-  return [_make(run, name, run.generator) for name in names]
+  phases = [_make(run, name, run.generator) for name in names]
+  if run.config.init_discriminator and not any(p.load for p in phases):
+    raise ConfigError(
+      f"config.init_discriminator is {run.config.init_discriminator!r}, but no"
+      f" phase of {', '.join(names)} trains a discriminator: leave it out, or"
+      " add one to config.phase_order, such as gan"
+    )
+  return phases
 
 
 def _make(run: Any, name: str, generator: nn.Module) -> Phase:
-  return find_kind(run.config.phases[name].kind).make(run, name, generator)
+  kind = find_kind(run.config.phases[name].kind)
+  phase = kind.make(run, name, generator)
+  if not isinstance(phase, Phase):
+    raise ConfigError(
+      f"config.phases.{name}: `make` of the kind {kind.name!r} returns"
+      f" {type(phase).__name__}, not a Phase; see phases.make_phase"
+    )
+  return phase
+
+
+def _check_patch(run: Any) -> None:
+  """Whether the generator takes patches of that size."""
+  config, multiple = run.config, registry.size_multiple(run.generator)
+  side = config.patch_size // config.scale
+  if side % multiple:
+    step = multiple * config.scale
+    near = max(round(config.patch_size / step), 1) * step
+    raise ConfigError(
+      f"config.patch_size is {config.patch_size}: LR patches of {side} pixels,"
+      f" but {config.generator.architecture} takes multiples of {multiple}; it"
+      f" must be a multiple of {step}, such as {near}"
+    )
 
 
 def _check(run: Any, name: str) -> None:
@@ -97,6 +128,7 @@ def _check(run: Any, name: str) -> None:
       around.step, around.abstract_state(first), batch, **around.arrays
     )
   except ValueError as error:
+    _check_generator(run)
     reason = " ".join(str(error).split())
     raise ConfigError(
       f"phase {phase.name} cannot be trained with patches of"
@@ -106,6 +138,15 @@ def _check(run: Any, name: str) -> None:
     ) from error
   if phase.load:
     phase.load(state)
+
+
+def _check_generator(run: Any) -> None:
+  """Whether it is the generator that cannot be, whatever the patches."""
+  try:
+    jax.eval_shape(lambda: init_generator(jax.random.key(0), run.generator))
+  except ValueError as error:
+    reason = " ".join(str(error).split())
+    raise ConfigError(f"config.generator: {reason}") from error
 
 
 class _Repeat(nn.Module):
