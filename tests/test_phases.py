@@ -1,11 +1,17 @@
 """What is found before the first step of the first phase."""
 
+import flax.linen as nn
+import jax.numpy as jnp
 import pytest
 
+from esrgan_jax.models import registry, rrdb
 from esrgan_jax.steps.state import averaged
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
+from esrgan_jax.training import start
+from esrgan_jax.weights import files
+from tests import networks
 from tests.training_runs import tiny_config
 
 
@@ -70,15 +76,96 @@ def test_phases_of_one_kind(tmp_path):
     ("perceptual.layers", "{'conv5_4': 'much'}", "perceptual.layers.*much"),
     ("export_alpha", "7", "config.export_alpha is 7.0; it must be from 0"),
     ("mesh.num_devices", "99", "config.mesh.num_devices is 99; .* 1 to 8"),
+    ("patch_size", "26", "patch_size is 26: LR .* 13 .* multiple of 4.* 24"),
+    ("generator.form", "plian", "^config.generator: .*plian"),
+    ("generator.num_in_ch", "1", "^config.generator: .*, 1]"),
     ("generator.num_feat", "2", "3 features or more.*initialization=published"),
   ],
 )
 def test_what_no_phase_can_do_is_found_first(tmp_path, key, value, message):
   overrides = [(key, value)]
+  if value == "26":
+    overrides += [("scale", "2"), ("phases.gan.num_train_steps", "0")]
   if not key.startswith("perceptual"):
     overrides.append(_NO_VGG)
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     _make(tmp_path, *overrides)
+
+
+class Threes(nn.Module):
+  """A generator of images that are multiples of 3."""
+
+  scale: int = 2
+  size_multiple: int = 3
+
+  @nn.compact
+  def __call__(self, lr):
+    if lr.shape[-3] % self.size_multiple or lr.shape[-2] % self.size_multiple:
+      raise ValueError(f"{lr.shape} is no multiple")
+    gain = self.param("gain", nn.initializers.ones, ())
+    return gain * lr.repeat(self.scale, -3).repeat(self.scale, -2)
+
+
+def test_a_generator_of_threes(tmp_path):
+  registry.register_generator("Threes", Threes)
+  try:
+    changes = {
+      "generator": {"architecture": "Threes"},
+      "initialization": "published",
+      "scale": 2,
+    }
+    order = ("phase_order", "psnr")
+    (only,) = _make(tmp_path, order, ("patch_size", "24"), **changes)
+    assert set(only.abstract_state(None).params) == {"gain"}
+    with pytest.raises(config_lib.ConfigError, match=r"multiple of 6, .* 30$"):
+      _make(tmp_path, order, ("patch_size", "28"), **changes)
+  finally:
+    registry.unregister("Threes")
+
+
+def test_a_discriminator_that_no_phase_takes(tmp_path):
+  with pytest.raises(config_lib.ConfigError, match="init_discriminator is 'a'"):
+    _make(tmp_path, ("phase_order", "psnr"), ("init_discriminator", "a"))
+
+
+def test_a_kind_that_makes_no_phase(tmp_path):
+  kind = phases_lib.Kind("own", "Own", {"num_train_steps": 1}, lambda *_: None)
+  phases_lib.register_kind(kind)
+  try:
+    with pytest.raises(config_lib.ConfigError, match="'own' returns NoneType"):
+      _make(tmp_path, ("phase_order", "own"))
+  finally:
+    phases_lib.unregister_kind("own")
+
+
+def _start(tmp_path, **changes):
+  sizes = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2}
+  path = tmp_path / "start.safetensors"
+  if not path.exists():
+    image = jnp.zeros((1, 8, 8, 3))
+    params = networks.random_params(rrdb.RRDBNet(**sizes), image)
+    files.write_weights(path, params, {**sizes, "scale": 4})
+  generator = sizes | changes.pop("generator", {})
+  config = tiny_config(
+    tmp_path, init_from=str(path), generator=generator, **changes
+  )
+  return start.read(run_lib.make_run(config, tmp_path / "run"))
+
+
+def test_what_is_computed_otherwise_may_begin_a_training(tmp_path):
+  for form in ("plain", "fast"):
+    generator = {"form": form, "unroll": 2}
+    assert _start(tmp_path, generator=generator).is_whole
+  message = "another shape; add --config.generator.num_feat=4$"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    _start(tmp_path, generator={"num_feat": 6})
+
+
+def test_a_start_of_another_scale(tmp_path):
+  message = "add --config.scale=4, or --config.init_partial=true"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    _start(tmp_path, scale=2)
+  assert not _start(tmp_path, scale=2, init_partial=True).is_whole
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
