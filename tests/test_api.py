@@ -148,3 +148,13 @@ def test_version_is_the_distributions():
     pytest.skip("running from a checkout")
   assert installed == esrgan_jax.__version__
   assert importlib.import_module("esrgan_jax") is esrgan_jax
+
+
+def test_modules_that_have_moved_are_found_by_their_old_names():
+  with pytest.warns(DeprecationWarning, match=r"esrgan_jax\.report\.page now"):
+    from esrgan_jax.training import report
+  from esrgan_jax.report import page
+
+  assert report is page
+  with pytest.raises(ImportError):
+    from esrgan_jax.training import nothing  # noqa: F401
