@@ -50,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--config.KEY", metavar="VALUE", help="set a value of the config"
   )
+  parser.add_argument(
+    "--plugin",
+    action="append",
+    default=[],
+    metavar="FILE",
+    help="run a Python file that registers networks, phases and measures of"
+    " your own, as those of config.plugins; may be given several times",
+  )
   overrides, rest = _split(argv)
   args = parser.parse_args(rest)
   text.log_warnings(force=True)
@@ -73,8 +81,9 @@ def _run(args, overrides):
   from esrgan_jax.training import config as config_lib
 
   given = [value.split(",") for key, value in overrides if key == "plugins"]
+  named = [name.strip() for names in given for name in names]
   config = config_lib.read_config(
-    args.config, plugin_names=[name for names in given for name in names]
+    args.config, plugin_names=[*named, *args.plugin]
   )
   workdir = args.workdir
   if not workdir:

@@ -139,6 +139,7 @@ def test_another_config_is_shown_and_refused(place, undisturbed):
     ("--config.data.sources=/nowhere", "/nowhere"),
     ("--config.init_from=realesrgan-x4-plus", "did you mean realesrgan-x4plus"),
     ("--config.data.sources=", "config.data.sources is empty"),
+    ("--plugin=nowhere.py", "no plugin nowhere.py: give a Python file"),
   ],
 )
 def test_mistakes_are_one_line_errors(place, tmp_path, flag, message, capsys):

@@ -55,7 +55,8 @@ def registered(name: object) -> str:
   raise registry.UnknownArchitectureError(
     f"holds a network {printable(repr(name), limit=60)},"
     " which is not registered here: give the Python file that does so, --plugin"
-    f" FILE. There are: {', '.join(registry.generators())}"
+    " FILE, in Python esrgan_jax.plugins.load(FILE). There are:"
+    f" {', '.join(registry.generators())}"
   )
 
 
