@@ -119,6 +119,7 @@ def test_models_of_every_kind(folders, capsys, kind):
     (["--model", "bicubic", "--measures", ""], "no measure is named"),
     (["--model", "bicubic", "--measures", "ssim_y,ssim_y"], "named twice"),
     (["--model", "bicubic", "--max-pixels", "1000"], "raise max_pixels (--max"),
+    (["--model", ""], "the model's name is empty: give"),
     (["--model", "missing.pth"], "no file missing.pth"),
     (["--model", "bicubic", "--scale", "0"], "--scale is 0"),
     (["--model", "bicubic", "--crop-border", "-1"], "--crop-border is -1"),

@@ -1,5 +1,7 @@
 """The table of formats, and that a file is there in whole or not at all."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,38 @@ def test_a_format_of_ones_own(model, tmp_path, table):
     export.register_format(export.Format(".txt", "another", print))
   with pytest.raises(ValueError, match=r"must be .safetensors, .pth or .txt"):
     export.write(tmp_path / "a.bmp", model)
+
+
+def test_a_suffix_of_two_parts(model, tmp_path, table):
+  def write(path, weights, *, dtype):
+    path.write_text(path.name)
+
+  for suffix in (".gz", ".tar.gz"):
+    export.register_format(export.Format(suffix, "packed", write))
+  path = export.write(tmp_path / "a.b.TAR.GZ", model)
+  assert path.read_text() == "model.tar.gz"
+  assert export.write(tmp_path / "a.gz", model).read_text() == "model.gz"
+  with pytest.raises(ValueError, match=r"cannot write .*\.gz: the suffix"):
+    export.write(tmp_path / ".gz", model)
+
+
+def test_a_writer_that_fails_is_named(model, tmp_path, table):
+  def write(path, weights, *, dtype):
+    return weights.params["no such layer"]
+
+  export.register_format(export.Format(".nil", "nothing", print))
+  export.register_format(export.Format(".bad", "bad", write))
+  for suffix, message in (
+    (".nil", "the writer of .nil fails: TypeError: "),
+    (".bad", "the writer of .bad fails: KeyError: 'no such layer'"),
+  ):
+    with pytest.raises(ValueError, match=re.escape(message)):
+      export.write(tmp_path / f"a{suffix}", model)
+  nothing = export.Format(".none", "nothing", lambda *_, **__: None)
+  export.register_format(nothing)
+  with pytest.raises(ValueError, match=r"writer of \.none fails: it wrote no"):
+    export.write(tmp_path / "a.none", model)
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_writer_that_fails_leaves_nothing(model, tmp_path, table):

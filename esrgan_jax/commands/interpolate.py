@@ -122,7 +122,7 @@ def _targets(output: str, alphas: Sequence[float]) -> dict[float, pathlib.Path]:
   alphas = list(dict.fromkeys(alphas))
   path = pathlib.Path(output)
   folder = path.is_dir() or output.endswith(("/", os.sep))
-  if not folder and path.suffix.lower() not in export.suffixes():
+  if not folder and not export.suffix_of(path):
     if len(alphas) == 1 or path.suffix:
       raise ValueError(
         f"cannot write {output}: give a name that ends in"

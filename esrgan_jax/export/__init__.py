@@ -6,11 +6,12 @@ read the table; `register_format` adds to it from elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
 from esrgan_jax import storage
@@ -24,6 +25,7 @@ __all__ = [
   "Writer",
   "check_target",
   "register_format",
+  "suffix_of",
   "suffixes",
   "write",
 ]
@@ -45,9 +47,9 @@ class Format:
   """One kind of file.
 
   Attributes:
-    suffix: Of its files, such as ".safetensors".
+    suffix: Of its files, such as ".safetensors" or ".tar.gz".
     title: What it is, and who reads it.
-    write: Writes one; what it raises is told to the user.
+    write: Writes one; what it raises is told to the user, with the suffix.
     check: Raises RuntimeError if what it needs is not installed.
   """
 
@@ -160,16 +162,46 @@ def write(
   check_target(path, overwrite=overwrite)
   if dtype not in DTYPES:
     raise ValueError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+  form = _find(path)
   with tempfile.TemporaryDirectory() as folder:
-    aside = pathlib.Path(folder, f"model{path.suffix.lower()}")
-    _find(path).write(aside, weights, dtype=dtype)
+    aside = pathlib.Path(folder, f"model{form.suffix}")
+    with _naming(form):
+      form.write(aside, weights, dtype=dtype)
+      if not aside.is_file():
+        raise ValueError("it wrote no file to the path that it was given")
     storage.write_whole(path, aside.read_bytes(), overwrite=overwrite)
   return path
 
 
+@contextlib.contextmanager
+def _naming(form: Format) -> Iterator[None]:
+  """Says of errors of a writer which format's it is."""
+  try:
+    yield
+  except (MemoryError, OSError):
+    raise
+  except Exception as error:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    raise ValueError(
+      f"the writer of {form.suffix} fails: {kind}{printable(error, limit=1000)}"
+    ) from error
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+  """Returns the suffix of a file's format; empty if no format has it.
+
+  >>> suffix_of("a.b.PTH"), suffix_of("a.bmp")
+  ('.pth', '')
+  """
+  name = pathlib.Path(path).name.lower()
+  found = [suffix for suffix in _formats if name.endswith(suffix)]
+  # A name has more than its suffix; of .gz and .tar.gz the longer one is meant.
+  return max((s for s in found if s != name), key=len, default="")
+
+
 def _find(path: str | os.PathLike[str]) -> Format:
-  suffix = pathlib.Path(path).suffix.lower()
-  if suffix not in _formats:
+  suffix = suffix_of(path)
+  if not suffix:
     *others, last = _formats
     raise ValueError(
       f"cannot write {printable(path)}: the suffix must be"

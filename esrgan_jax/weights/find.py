@@ -133,6 +133,11 @@ def locate(
   esrgan_jax.weights.zoo.ModelNotFoundError: realesrgan-x4plus-anime-float32...
   """
   text = os.fspath(model)
+  if not text:
+    raise ValueError(
+      "the model's name is empty: give a name, a file or a workdir"
+      f" ({os.curdir} is the folder here)"
+    )
   if entry := zoo.lookup(text):
     notes = ()
     if os.path.exists(text):
