@@ -124,6 +124,23 @@ def test_report_does_without_what_is_missing_or_damaged(workdir, missing):
   parse(write_report(workdir).read_text())
 
 
+def test_pictures_of_a_phase_that_is_no_more_are_left_out(workdir):
+  def shown():
+    return re.findall('alt="(.*?)"', write_report(workdir).read_text())
+
+  path = workdir / "config.json"
+  before = json.loads(path.read_text())
+  path.write_text(json.dumps({**before, "phase_order": ["gan"]}))
+  assert shown() == ["final"]
+  path.write_text(json.dumps({**before, "phase_order": ["gan", "psnr"]}))
+  assert shown() == ["final", "psnr 0000100"]
+  for name in ("psnr2_0000020", "psnr2_0000030"):
+    copy = (workdir / "samples" / "final.png").read_bytes()
+    (workdir / "samples" / f"{name}.png").write_bytes(copy)
+  path.unlink()
+  assert shown() == ["final", "psnr 0000100", "psnr2 0000030"]
+
+
 def test_a_damaged_picture_is_left_out(workdir):
   (workdir / "samples" / "final.png").write_bytes(b"no picture")
   tags = parse(write_report(workdir).read_text())

@@ -76,7 +76,7 @@ def write_report(
   sections = [
     _descent(workdir),
     _results(evaluations),
-    _pictures(workdir / "samples"),
+    _pictures(workdir / "samples", names if config else ()),
     *(
       curves.of_phase(f"Phase {number}: {titles[name]}", logs[name])
       for number, name in zip(_numbers(), names, strict=False)
@@ -220,13 +220,23 @@ def _images(evaluations: Sequence[Mapping[str, Any]]) -> str:
   return "<h2>Image by image</h2>" + "".join(folded) if folded else ""
 
 
-def _pictures(folder: epath.Path) -> str:
-  """Returns the newest sample picture of each kind."""
+def _pictures(folder: epath.Path, phases: Sequence[str]) -> str:
+  """Returns the newest sample picture of each kind.
+
+  Args:
+    folder: Where they are.
+    phases: Those of the config, pictures of whose steps are shown; none where
+      there is no config: all are shown then.
+  """
   newest: dict[str, epath.Path] = {}
   if folder.is_dir():
     for path in sorted(folder.iterdir(), key=lambda p: _natural(p.name)):
+      step = re.fullmatch(r"(.+)_\d+", path.stem)
+      if step and phases and step[1] not in phases:
+        continue
       if path.suffix == ".png" and not path.name.startswith("."):
-        newest[re.sub(r"\d+", "", path.stem)] = path
+        kind = step[1] if step else re.sub(r"\d+", "", path.stem)
+        newest[kind] = path
   # What was written last is what matters most: the finished models.
   paths = sorted(newest.values(), key=lambda p: (p.stem != "final", p.name))
   figures = []
