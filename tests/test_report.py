@@ -138,7 +138,7 @@ def test_pictures_of_a_phase_that_is_no_more_are_left_out(workdir):
     copy = (workdir / "samples" / "final.png").read_bytes()
     (workdir / "samples" / f"{name}.png").write_bytes(copy)
   path.unlink()
-  assert shown() == ["final", "psnr 0000100", "psnr2 0000030"]
+  assert shown() == ["final", "psnr2 0000030", "psnr 0000100"]
 
 
 def test_a_damaged_picture_is_left_out(workdir):
