@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from esrgan_jax.models import registry, rrdb
@@ -97,6 +98,7 @@ class Threes(nn.Module):
 
   scale: int = 2
   size_multiple: int = 3
+  dims: tuple[int, ...] = (1, 2)
 
   @nn.compact
   def __call__(self, lr):
@@ -159,6 +161,31 @@ def test_what_is_computed_otherwise_may_begin_a_training(tmp_path):
   message = "another shape; add --config.generator.num_feat=4$"
   with pytest.raises(config_lib.ConfigError, match=message):
     _start(tmp_path, generator={"num_feat": 6})
+
+
+def test_a_start_of_a_network_with_tuples(tmp_path):
+  registry.register_generator("Threes", Threes)
+  try:
+    network = {"architecture": "Threes", "dims": (4, 5), "scale": 2}
+    path = tmp_path / "start.safetensors"
+    files.write_weights(path, {"gain": np.ones((), np.float32)}, network)
+    config = tiny_config(
+      tmp_path,
+      generator={"architecture": "Threes", "dims": [4, 5]},
+      initialization="published",
+      scale=2,
+      init_from=str(path),
+    )
+    run = run_lib.make_run(config, tmp_path / "run")
+    assert start.read(run).is_whole
+    assert run.generator.dims == (4, 5)
+    config["generator"]["dims"] = (4, 6)
+    run = run_lib.make_run(config, tmp_path / "run")
+    message = r"add --config.generator.dims='\(4, 5\)'$"
+    with pytest.raises(config_lib.ConfigError, match=message):
+      start.read(run)
+  finally:
+    registry.unregister("Threes")
 
 
 def test_a_start_of_another_scale(tmp_path):

@@ -16,6 +16,7 @@ from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import run as run_lib
+from esrgan_jax.weights import fields
 from esrgan_jax.weights.formats import checkpoint_folders
 
 __all__ = ["claim_workdir"]
@@ -93,13 +94,17 @@ def _compare_configs(run):
 
 def _is_another_network(run, before):
   """Whether what an earlier config's network has learnt fits in none of now."""
-  network = {**before.get("generator", {}), "scale": before.get("scale")}
+  network = {
+    "architecture": registry.DEFAULT_GENERATOR,
+    **before.get("generator", {}),
+    "scale": before.get("scale"),
+  }
   same = ("architecture", "scale")
-  default = {"architecture": registry.DEFAULT_GENERATOR}
-  if any({**default, **network}[key] != run.network[key] for key in same):
+  if any(network[key] != run.network[key] for key in same):
     return True
   try:
-    nets = (registry.make_generator(**each) for each in (network, run.network))
+    both = fields.checked(network), run.network
+    nets = (registry.make_generator(**each) for each in both)
     there, here = (
       jax.eval_shape(lambda net=net: init_generator(jax.random.key(0), net))
       for net in nets

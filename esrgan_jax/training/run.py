@@ -34,7 +34,7 @@ from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
-from esrgan_jax.weights import find, partial
+from esrgan_jax.weights import fields, find, partial
 
 __all__ = ["Run", "make_run", "on_host"]
 
@@ -77,10 +77,7 @@ class Run:
   def generator(self) -> Any:
     """The network, without parameters."""
     return registry.make_generator(
-      **self.config.generator,
-      scale=self.config.scale,
-      dtype=self.dtype,
-      remat=self.config.remat,
+      **self.network, dtype=self.dtype, remat=self.config.remat
     )
 
   @functools.cached_property
@@ -149,7 +146,10 @@ class Run:
   @functools.cached_property
   def network(self) -> dict[str, Any]:
     """The network, as weight files and `registry.make_generator` have it."""
-    return {**self.plain["generator"], "scale": self.config.scale}
+    # As it is read again from files: a list of the user's is a tuple.
+    return fields.checked(
+      {**self.plain["generator"], "scale": self.config.scale}
+    )
 
   @functools.cached_property
   def order(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -125,7 +126,8 @@ def _difference(run, config, *, fits):
   if not different:
     return ""
   flags = " ".join(
-    f"--config.{'' if key == 'scale' else 'generator.'}{key}={value}"
+    f"--config.{'' if key == 'scale' else 'generator.'}{key}="
+    + shlex.quote(str(value))
     for key, value in different.items()
   )
   partly = ""
