@@ -292,12 +292,12 @@ def test_a_measure_that_fails_is_named_and_can_be_done_without(
   chosen = [*measures.choose(["psnr_y"]), worst]
   with pytest.raises(ValueError, match=re.escape(message)):
     evaluator.Evaluator(net, source, measures=chosen).bicubic()
-  told = []
+  told = {}
   found = evaluator.Evaluator(
-    net, source, measures=chosen, failed=told.append
+    net, source, measures=chosen, failed=told.setdefault
   ).bicubic()
   assert list(found.means) == ["psnr_y"]
-  assert message.removeprefix("0.png: ") in str(told[0])
+  assert message.removeprefix("0.png: ") in str(told["worst"])
 
 
 def test_a_measure_that_fails_on_one_image_has_no_value_on_any(net, source):
@@ -307,7 +307,7 @@ def test_a_measure_that_fails_on_one_image_has_no_value_on_any(net, source):
   )
   chosen = [*measures.choose(["psnr_y"]), moody]
   found = evaluator.Evaluator(
-    net, source, measures=chosen, failed=lambda error: None
+    net, source, measures=chosen, failed=lambda name, error: None
   ).bicubic()
   assert [list(score.values) for score in found.scores] == [["psnr_y"]] * len(
     source

@@ -189,8 +189,8 @@ class Evaluator:
       memory.
     crop_border: HR pixels removed from each side; None means the scale.
     measures: See `evaluate_pairs`.
-    failed: Told of each measure that fails on an image of this process's; no
-      image has a value of it then. None raises the error instead.
+    failed: Told of each measure, by name, that fails on an image of this
+      process's; no image has a value of it then. None raises the error instead.
     skip: Told of each image that cannot be read, each time; it has no score
       then. None raises the error instead.
     tile: See `Upscaler.upscale`.
@@ -215,7 +215,7 @@ class Evaluator:
     *,
     crop_border: int | None = None,
     measures: Sequence[Measure] | None = None,
-    failed: Callable[[ValueError], None] | None = None,
+    failed: Callable[[str, ValueError], None] | None = None,
     skip: Callable[[Problem], None] | None = None,
     tile: int | str = "auto",
     devices: Sequence[jax.Device] | None = None,

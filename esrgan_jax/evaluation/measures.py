@@ -230,14 +230,15 @@ def looks_of(name: str) -> Measure:
 def compile_measures(
   measures: Sequence[Measure] | None = None,
   *,
-  failed: Callable[[ValueError], None] | None = None,
+  failed: Callable[[str, ValueError], None] | None = None,
 ) -> Callable[[Compared], dict[str, float]]:
   """Returns what takes measures on one image after the other.
 
   Args:
     measures: Which, each with a function; None means `DEFAULT`.
-    failed: Told of each measure that fails on an image, which then has no value
-      of it. None raises the error instead: a ValueError that names the measure.
+    failed: Told of each measure, by name, that fails on an image, which then
+      has no value of it. None raises the error instead: a ValueError that names
+      the measure.
 
   Returns:
     A function of a `Compared` to values by name.
@@ -256,7 +257,7 @@ def compile_measures(
       except ValueError as error:
         if failed is None:
           raise
-        failed(error)
+        failed(name, error)
     return values
 
   return take

@@ -286,13 +286,12 @@ class Run:
       self._told.add(problem.name)
       _log.warning("%s: evaluation goes on without it", problem)
 
-  def _do_without(self, error: ValueError) -> None:
-    """Names a measure that fails, once, and goes on without it."""
-    name = str(error)
-    if name not in self._told:
-      self._told.add(name)
-      self.failures.append(name)
-      _log.error("%s: evaluation goes on without it", name)
+  def _do_without(self, measure: str, error: ValueError) -> None:
+    """Tells of a measure that fails, once, and goes on without it."""
+    if ("measure", measure) not in self._told:
+      self._told.add(("measure", measure))
+      self.failures.append(str(error))
+      _log.error("%s: evaluation goes on without it", error)
 
   @functools.cached_property
   def _told(self) -> set[Any]:
