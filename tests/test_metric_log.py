@@ -109,3 +109,17 @@ def test_a_log_without_events_gets_those_of_its_lines(tmp_path):
     (1, "eval/psnr_y"),
     (1, "eval/ssim_y"),
   ]
+
+
+def test_what_is_evaluated_again_is_logged_once(tmp_path):
+  with MetricLog(tmp_path) as log:
+    log.write(2, {"eval/psnr_y": 20.0})
+    log.write(4, {"g/loss": 0.5})
+    log.write(4, {"eval/psnr_y": 21.0})
+  with MetricLog(tmp_path, 4, measured=False) as log:
+    log.write(4, {"eval/psnr_y": 22.0})
+  assert read_metrics(tmp_path) == [
+    {"step": 2, "eval/psnr_y": 20.0},
+    {"step": 4, "g/loss": 0.5},
+    {"step": 4, "eval/psnr_y": 22.0},
+  ]

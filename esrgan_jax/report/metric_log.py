@@ -33,6 +33,8 @@ class MetricLog:
     folder: Where to write; made if needed.
     step: The step that training goes on from: what was logged after it is
       dropped. 0 begins anew.
+    measured: Whether what was evaluated at that step is known; if not, it is
+      evaluated again, and its line is dropped.
     tensorboard: Whether to write TensorBoard's files as well; None means if
       it is installed.
 
@@ -52,6 +54,7 @@ class MetricLog:
     folder: str | os.PathLike[str],
     step: int = 0,
     *,
+    measured: bool = True,
     tensorboard: bool | None = None,
   ):
     self._file = self._events = None
@@ -65,7 +68,7 @@ class MetricLog:
     self._has_events = (
       event_file.is_available() if tensorboard is None else tensorboard
     )
-    self.rewind(step)
+    self.rewind(step, measured=measured)
 
   def __enter__(self) -> MetricLog:
     """Returns itself."""
@@ -106,11 +109,12 @@ class MetricLog:
     if self._events:
       self._events.write_picture(int(step), name, png)
 
-  def rewind(self, step: int) -> None:
+  def rewind(self, step: int, *, measured: bool = True) -> None:
     """Drops what was logged after a step, and a line cut short by a crash.
 
     Args:
       step: The last step to keep.
+      measured: Whether to keep what was evaluated at it.
     """
     if jax.process_index():
       return
@@ -123,7 +127,9 @@ class MetricLog:
     kept = [
       line + "\n"
       for line in text.splitlines()
-      if (entry := _parse(line)) and entry["step"] <= step
+      if (entry := _parse(line))
+      and entry["step"] <= step
+      and (measured or entry["step"] < step or not _is_evaluation(entry))
     ]
     if "".join(kept) != text:
       storage.write_whole(self._path, "".join(kept), overwrite=True)
@@ -174,6 +180,10 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return []
   entries = [_parse(line) for line in path.read_text().splitlines()]
   return sorted(filter(None, entries), key=lambda entry: entry["step"])
+
+
+def _is_evaluation(entry: Mapping[str, Any]) -> bool:
+  return any(key.startswith("eval/") for key in entry)
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -266,7 +266,10 @@ def _run_phase(run, phase, variables, signals, origin, before):
       run.say(f"{name}: {total} steps, {count:,} parameters")
 
     run.say(f"{name}: trains on {run.data.report.summary}")
-    log = stack.enter_context(metric_log.MetricLog(folder, start))
+    rated = bool(restored and restored.metrics)
+    log = stack.enter_context(
+      metric_log.MetricLog(folder, start, measured=rated)
+    )
     progress = stack.enter_context(
       progress_lib.Progress(name, total, start, run.console)
     )
@@ -283,7 +286,6 @@ def _run_phase(run, phase, variables, signals, origin, before):
       before=before,
       like=like,
     )
-    rated = bool(restored and restored.metrics)
     return loop.train(state, start, rated=rated), checkpoints.origin
 
 
