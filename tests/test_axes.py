@@ -100,6 +100,7 @@ def test_shard_map(width, form):
   _assert_close(run(params, _images()), expected)
 
 
+@pytest.mark.slow
 def test_discriminator_and_vgg_under_explicit_axes():
   mesh = _mesh(AxisType.Explicit)
   put = jax.device_put
@@ -173,6 +174,7 @@ def test_an_upscaler_inside_of_a_mesh():
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_module_around_it():
   """A network of the user's that has ours inside."""
 

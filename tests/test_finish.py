@@ -34,6 +34,7 @@ def train(workdir, config, **settings):
   return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_measure_of_ones_own_is_in_all_that_is_shown(workdir, register):
   folder, config = workdir
   register(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax.models import discriminators, rrdb, vgg
-from esrgan_jax.ops import convolution, layout, packing
+from esrgan_jax.models import discriminators, vgg
+from esrgan_jax.ops import convolution, layout, packing, rrdb
 
 
 def draw(*shape, seed=0):
@@ -125,7 +125,7 @@ def test_the_generators_last_layers(factors, masked):
     valid = jnp.ones((2, 3, 5, 1)).at[:, 2:].set(0).at[0, :, 3:].set(0)
 
   def run(packed):
-    return lambda feat, convs: rrdb._upsample(
+    return lambda feat, convs: rrdb.upsample(
       feat, valid, *convs, factors=factors, packed=packed
     )
 

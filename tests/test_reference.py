@@ -106,6 +106,7 @@ def test_both_forms_compute_the_same_at_the_published_width():
   )
 
 
+@pytest.mark.slow
 def test_halves_of_both_forms_fit_together():
   fast, plain = both(**TINY)
   variables = {"params": draw_params(fast)}
@@ -117,6 +118,7 @@ def test_halves_of_both_forms_fit_together():
     assert_close(sr, fast.apply(variables, lr, valid))
 
 
+@pytest.mark.slow
 def test_the_functions_need_no_module():
   net = RRDBNet(**TINY, scale=2)
   params, lr = draw_params(net), draw_image(2, 3, 8, 12, 3)
@@ -208,6 +210,7 @@ def test_an_export_of_any_size_is_the_fast_form_at_each(masked):
     )
 
 
+@pytest.mark.slow
 def test_an_export_of_a_network_that_unshuffles():
   fast, plain = both(**TINY, scale=2)
   variables = {"params": draw_params(fast)}

@@ -5,8 +5,8 @@ Images are float `[..., H, W, C]` in [0, 1], RGB. Activations are NHWC.
 The parameters of all RRDBs share one subtree, `body`, with a leading axis of
 length `num_block`: 34 arrays instead of 702. One tree runs both as a loop
 (`unroll=1`: compile time does not grow with depth) and unrolled. They are
-stored per convolution, under BasicSR's names, and regrouped for `dense_block`,
-where the arithmetic is. `docs/generator.md` has the figures.
+stored per convolution, under BasicSR's names; the arithmetic is in
+`esrgan_jax.ops.rrdb`. `docs/generator.md` has the figures.
 """
 
 from __future__ import annotations
@@ -14,30 +14,18 @@ from __future__ import annotations
 import fractions
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from esrgan_jax.models import reference
 from esrgan_jax.models.parameters import ConvParams
-from esrgan_jax.ops import axes, packing
-from esrgan_jax.ops.convolution import conv, conv_doubling
-from esrgan_jax.ops.dense_block import (
-  Convs,
-  add_fifth,
-  channels,
-  dense_block,
-  group_convs,
-  leaky_relu,
-  mask,
-)
-from esrgan_jax.ops.layout import keep_last_axis_minor
-from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
+from esrgan_jax.ops import axes, rrdb
+from esrgan_jax.ops.dense_block import Convs
+from esrgan_jax.ops.pixels import pixel_unshuffle
 
 Array = jax.Array
 Dtype = Any
@@ -70,187 +58,6 @@ def conv_params(
     2.0 * 0.1**2, "fan_in", "normal", batch_axis=tuple(range(len(stack)))
   )
   return ConvParams(in_ch, out_ch, init, dtype=dtype, stack=stack, name=name)
-
-
-# Row r of a transposed convolution's kernel from the rows of one that is slid
-# over the image doubled by repetition: output row 2j sees row j through rows 1
-# and 2, and row j - 1 through row 0; row 2j + 1 likewise.
-_DOUBLED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-
-
-def _double_kernel(kernel: Array) -> Array:
-  """The kernel `[4, 4, F, C]` of nearest upsampling by 2 and a convolution.
-
-  An output pixel's nine taps fall on four pixels of the image: weights that
-  fall on the same one are added first, less than half of the arithmetic is
-  left, and the repeated image is never made.
-
-  Args:
-    kernel: `[3, 3, C, F]`, that of the convolution.
-  """
-  rows = jnp.asarray(_DOUBLED, jnp.float32)
-  return jnp.einsum("ar,bs,rsio->aboi", rows, rows, kernel)
-
-
-def run_blocks(
-  x: Array,
-  blocks: Sequence[Convs],
-  valid: Array | None = None,
-  *,
-  unroll: int = 1,
-  remat: bool = False,
-) -> Array:
-  """Runs stacked RRDBs one after another.
-
-  Args:
-    x: `[N, H, W, F]`.
-    blocks: Of each of the dense blocks that make up an RRDB, the convolutions:
-      kernels `[L, 3, 3, C_i, G_i]` and biases `[L, G_i]` of L RRDBs.
-    valid: `[N, H, W, 1]`, 1 inside the image and 0 outside, or None.
-    unroll: RRDBs per iteration of the loop.
-    remat: Recompute each RRDB in the backward pass.
-
-  Returns:
-    `[N, H, W, F]`.
-
-  >>> convs = [(jnp.ones((4, 3, 3, 2 + i, g)), jnp.zeros((4, g)))
-  ...          for i, g in enumerate((1, 1, 2))]
-  >>> run_blocks(jnp.ones((1, 4, 4, 2)), [convs] * 3).shape
-  (1, 4, 4, 2)
-  """
-  # On a TPU, regrouping in each iteration costs a fifth of the forward pass. On
-  # a CPU, the regrouped copy of all weights costs a tenth, on small images.
-  return lax.platform_dependent(
-    x,
-    list(blocks),
-    valid,
-    tpu=functools.partial(
-      _scan_blocks, unroll=unroll, remat=remat, regroup_first=True
-    ),
-    default=functools.partial(
-      _scan_blocks, unroll=unroll, remat=remat, regroup_first=False
-    ),
-  )
-
-
-def _scan_blocks(
-  x: Array,
-  blocks: list[Convs],
-  valid: Array | None,
-  *,
-  unroll: int,
-  remat: bool,
-  regroup_first: bool,
-) -> Array:
-  def rrdb(x, block):
-    out = x
-    for convs in block:
-      convs = convs if regroup_first else group_convs(convs)
-      out = dense_block(out, convs, valid)
-    return add_fifth(x, out), None
-
-  if remat:
-    rrdb = jax.checkpoint(rrdb, prevent_cse=False)
-  if regroup_first:
-    blocks = [
-      jax.tree.map(keep_last_axis_minor, group_convs(convs)) for convs in blocks
-    ]
-  return lax.scan(rrdb, x, blocks, unroll=unroll)[0]
-
-
-def _features(
-  x: Array,
-  valid: Array | None,
-  conv_first: tuple[Array, Array],
-  blocks: Sequence[Convs],
-  conv_body: tuple[Array, Array],
-  *,
-  unshuffle: int,
-  unroll: int,
-  remat: bool,
-) -> Array:
-  """The network up to its first upsampling; see `RRDBNet.features`."""
-  if unshuffle > 1:
-    x = pixel_unshuffle(x, factor=unshuffle)
-  x, valid, batch = _flatten(x, valid)
-  kernel, bias = conv_first
-  feat = mask(conv(mask(x, valid), kernel) + channels(bias), valid)
-  out = run_blocks(feat, blocks, valid, unroll=unroll, remat=remat)
-  kernel, bias = conv_body
-  feat += mask(conv(out, kernel) + channels(bias), valid)
-  return feat.reshape(*batch, *feat.shape[1:])
-
-
-def _reconstruct(
-  feat: Array,
-  valid: Array | None,
-  *convs: Any,
-  factors: tuple[int, ...],
-) -> Array:
-  """The network from there on, on any platform; see `RRDBNet.reconstruct`."""
-  feat, valid, batch = _flatten(feat, valid)
-  run = functools.partial(_upsample, factors=factors)
-  if factors[-1:] == (2,):
-    sr = lax.platform_dependent(
-      feat,
-      valid,
-      *convs,
-      tpu=functools.partial(run, packed=True),
-      default=run,
-    )
-  else:
-    sr = run(feat, valid, *convs)
-  return sr.reshape(*batch, *sr.shape[1:])
-
-
-def _flatten(
-  x: Array, valid: Array | None
-) -> tuple[Array, Array | None, list[int]]:
-  """Makes one batch axis of all; returns the axes that it stands for."""
-  *batch, h, w, c = x.shape
-  if valid is not None:
-    valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
-    valid = valid.astype(x.dtype)
-  return x.reshape(-1, h, w, c), valid, batch
-
-
-def _upsample(
-  feat: Array,
-  valid: Array | None,
-  ups: Convs,
-  conv_hr: tuple[Array, Array],
-  conv_last: tuple[Array, Array],
-  *,
-  factors: tuple[int, ...],
-  packed: bool = False,
-) -> Array:
-  """Upsampling and the last two convolutions.
-
-  With `packed`, what happens at the resolution of the result, the largest
-  activations of the network, happens in pairs of pixels: for TPUs.
-  """
-  for i, (factor, (kernel, bias)) in enumerate(zip(factors, ups, strict=True)):
-    packs = packed and i + 1 == len(factors)
-    if factor == 2:
-      double = packing.conv_doubling if packs else conv_doubling
-      feat = double(feat, _double_kernel(kernel).astype(feat.dtype))
-    else:
-      feat = conv(repeat_pixels(feat, factor), kernel)
-    if valid is not None:
-      valid = repeat_pixels(valid, factor)
-    if packs:
-      bias = packing.pack_channels(bias)
-      valid = packing.pack_mask(valid, kernel.shape[-1])
-    feat = mask(leaky_relu(feat + channels(bias)), valid)
-  convolve = packing.convolve if packed else conv
-  pair = packing.pack_channels if packed else lambda bias: bias
-  kernel, bias = conv_hr
-  feat = convolve(feat, kernel) + channels(pair(bias))
-  feat = mask(leaky_relu(feat), valid)
-  kernel, bias = conv_last
-  sr = convolve(feat, kernel, out_dtype=jnp.float32)
-  sr += channels(pair(bias)).astype(jnp.float32)
-  return packing.unpack(sr) if packed else sr
 
 
 class _StackedDenseBlocks(nn.Module):
@@ -493,7 +300,7 @@ class RRDBNet(nn.Module):
       )
       return axes.anywhere(lambda x, v, p: run(p, x, v), x, valid, params)
     run = functools.partial(
-      _features,
+      rrdb.features,
       unshuffle=self.unshuffle_factor,
       unroll=min(self.unroll, self.num_block),
       remat=self.remat,
@@ -520,7 +327,7 @@ class RRDBNet(nn.Module):
       run = functools.partial(reference.reconstruct, factors=factors)
       return axes.anywhere(lambda x, v, p: run(p, x, v), feat, valid, params)
     ups = [getattr(self, name)() for name in names]
-    run = functools.partial(_reconstruct, factors=factors)
+    run = functools.partial(rrdb.reconstruct, factors=factors)
     return axes.anywhere(
       run, feat, valid, ups, self.conv_hr(), self.conv_last()
     )
