@@ -419,7 +419,7 @@ def test_state_dict_of_a_torch_net(tmp_path, new):
   torch.save(
     {"params_ema": net.state_dict()}, path, _use_new_zipfile_serialization=new
   )
-  found = names.from_state_dict(read(path))
+  found = selection.find_network(read(path))
   assert (found.config["scale"], found.config["unshuffle"]) == (2, 2)
   again = names.to_state_dict(found.params)
   net.load_state_dict({k: torch.from_numpy(v) for k, v in again.items()})

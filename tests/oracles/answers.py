@@ -229,9 +229,9 @@ def vgg19():
 def default_model():
   """A piece of a photo, by the weights that come with the package."""
   weights = files.read_weights(zoo.find(zoo.DEFAULT))
-  net = with_state(
-    RRDBNet(**weights.config), names.to_state_dict(weights.params)
-  )
+  config = dict(weights.config)
+  assert config.pop("architecture") == "RRDBNet"
+  net = with_state(RRDBNet(**config), names.to_state_dict(weights.params))
   lr = data.chelsea()[96:120, 128:152]  # An eye.
   with torch.inference_mode():
     sr = _image(net(to_torch(lr[None] / 255)))[0]
