@@ -17,7 +17,7 @@ from typing import Protocol
 from esrgan_jax import storage
 from esrgan_jax.export import state_dicts
 from esrgan_jax.text import printable
-from esrgan_jax.weights.files import Weights
+from esrgan_jax.weights.files import DTYPES, Weights
 
 __all__ = [
   "DTYPES",
@@ -29,8 +29,6 @@ __all__ = [
   "suffixes",
   "write",
 ]
-
-DTYPES = ("float32", "float16")
 
 
 class Writer(Protocol):

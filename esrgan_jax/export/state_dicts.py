@@ -6,7 +6,7 @@ are. An architecture that nobody else has is written for this package alone.
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import pathlib
 
 from esrgan_jax.weights import files
@@ -24,15 +24,17 @@ def write(path: pathlib.Path, weights: files.Weights, *, dtype: str) -> None:
   )
 
 
-def _check_torch() -> None:
-  if importlib.util.find_spec("torch") is None:
-    raise RuntimeError(
-      "writing .pth takes PyTorch, which is not installed: write .safetensors,"
-      " which chaiNNer, ComfyUI and spandrel load as well"
-    )
+_TITLES = {
+  ".safetensors": "safetensors: chaiNNer, ComfyUI, spandrel, this",
+  ".pth": "PyTorch: BasicSR and what grew from it",
+}
 
-
-FORMATS = (
-  (".safetensors", "safetensors: chaiNNer, ComfyUI, spandrel, this", None),
-  (".pth", "PyTorch: BasicSR and what grew from it", _check_torch),
+# Suffix, title, and what raises if such a file cannot be written here.
+FORMATS = tuple(
+  (
+    suffix,
+    _TITLES[suffix],
+    functools.partial(files.check_installed, f"a{suffix}"),
+  )
+  for suffix in files.WRITABLE
 )

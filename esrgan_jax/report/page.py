@@ -24,12 +24,12 @@ from esrgan_jax import storage
 from esrgan_jax.evaluation import scores
 from esrgan_jax.report import curves, metric_log, parts
 from esrgan_jax.weights import descent
+from esrgan_jax.weights import workdir as layout
 
 __all__ = ["write_report"]
 
 # Where the config does not say.
 _NETWORK = "RRDBNet"
-_PHASES = ("psnr", "gan")
 _ORDINALS = ("one", "two", "three", "four", "five", "six")
 _BASELINE = "bicubic"
 _MOST_PICTURES = 6
@@ -70,7 +70,7 @@ def write_report(
     raise FileNotFoundError(f"no folder {workdir}")
   config = _read_json(workdir / "config.json")
   evaluations = _read_evaluations(workdir / "evaluation.json")
-  names = _phases(config)
+  names = layout.order(workdir)
   titles = {name: name.upper() for name in names} | dict(titles or {})
   logs = {name: _read_log(workdir / name) for name in names}
   sections = [
@@ -103,15 +103,6 @@ def write_report(
   path = workdir / "report.html"
   storage.write_whole(path, page, overwrite=True)
   return path
-
-
-def _phases(config: Any) -> tuple[str, ...]:
-  """Returns the names of a config's phases, in order."""
-  try:
-    names = config["phase_order"] or _PHASES
-    return tuple(name for name in names if isinstance(name, str) and name)
-  except (KeyError, TypeError):
-    return _PHASES
 
 
 def _ends(titles: Mapping[str, str], names: Sequence[str]) -> tuple[str, str]:

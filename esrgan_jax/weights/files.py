@@ -11,7 +11,7 @@ import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import jax
@@ -36,6 +36,7 @@ from esrgan_jax.weights.formats.torch_file import UnsafeFileError, read_torch
 
 READABLE = ".safetensors, .pth, .pt, .param with .bin (ncnn)"
 WRITABLE = (".safetensors", ".pth")
+DTYPES = ("float32", "float16")
 
 # What people hand over instead of weights, by its first bytes.
 _MISHAPS: tuple[tuple[bytes, str], ...] = (
@@ -180,9 +181,15 @@ def write_weights(
   ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
   """
   path = pathlib.Path(path)
-  check_target(path, overwrite=overwrite)
-  if dtype not in ("float32", "float16"):
-    raise ValueError(f"dtype {dtype!r} must be 'float32' or 'float16'")
+  if path.suffix.lower() not in WRITABLE:
+    raise ValueError(
+      f"cannot write {printable(path)}: the suffix must be"
+      f" {' or '.join(WRITABLE)}"
+    )
+  storage.check_output(path, overwrite=overwrite)
+  check_installed(path)
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
   config = {"architecture": registry.DEFAULT_GENERATOR, **config}
   name, collections = config["architecture"], collections or {}
   registry.find_generator(name)
@@ -214,40 +221,19 @@ def write_weights(
   return path
 
 
-def check_target(
-  path: str | os.PathLike[str],
-  *,
-  overwrite: bool,
-  inputs: Container[tuple[int, int]] = (),
-  make_folder: bool = False,
-) -> None:
-  """Raises if a weight file cannot be written, before there is one.
+def check_installed(path: str | os.PathLike[str]) -> None:
+  """Raises if what writes a file of that name is not installed.
 
   Args:
     path: The file.
-    overwrite: Whether it may replace one.
-    inputs: What must not be replaced even so, by `storage.file_ids`.
-    make_folder: Whether its folder will be made where there is none.
 
   Raises:
-    ValueError: If the suffix is not one of `WRITABLE`.
-    RuntimeError: If `.pth` is asked for and PyTorch is not installed.
-    OSError: As `storage.check_output`.
+    RuntimeError: If it is `.pth`, and PyTorch is missing.
 
-  >>> check_target("model.onnx", overwrite=False)
-  Traceback (most recent call last):
-  ...
-  ValueError: cannot write model.onnx: the suffix must be .safetensors or .pth
+  >>> check_installed("model.safetensors")
   """
-  suffix = pathlib.Path(path).suffix.lower()
-  if suffix not in WRITABLE:
-    raise ValueError(
-      f"cannot write {path}: the suffix must be {' or '.join(WRITABLE)}"
-    )
-  storage.check_output(
-    path, overwrite=overwrite, inputs=inputs, make_folder=make_folder
-  )
-  if suffix == ".pth" and importlib.util.find_spec("torch") is None:
+  is_torch = pathlib.Path(path).suffix.lower() == ".pth"
+  if is_torch and importlib.util.find_spec("torch") is None:
     raise RuntimeError(
       "writing .pth takes PyTorch, which is not installed: write .safetensors,"
       " which chaiNNer, ComfyUI and spandrel load as well"
