@@ -54,7 +54,7 @@ def _generator(width, form):
   ("width", "form"),
   [
     ("tiny", "fast"),
-    ("tiny", "plain"),
+    pytest.param("tiny", "plain", marks=pytest.mark.slow),
     pytest.param("real", "fast", marks=pytest.mark.slow),
   ],
 )
@@ -75,7 +75,7 @@ def test_explicit_axes(width, form):
   ("width", "form"),
   [
     ("tiny", "fast"),
-    ("tiny", "plain"),
+    pytest.param("tiny", "plain", marks=pytest.mark.slow),
     pytest.param("real", "fast", marks=pytest.mark.slow),
   ],
 )

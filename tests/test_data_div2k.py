@@ -100,6 +100,7 @@ def data_dir(archives, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_the_real_builder_reads_the_archives(split, archives, data_dir):
   expected = archives[1]["valid" if split == "validation" else split]

@@ -109,10 +109,22 @@ def test_photos_of_ones_own(place, tmp_path, capsys):
   ("flag", "message"),
   [
     ("config.data.sources=PLACE/absent", "PLACE/absent: no such folder"),
-    ("config.data.sources=PLACE/empty", "PLACE/empty: no image in it"),
-    ("config.data.eval=PLACE/absent", "PLACE/absent: no such folder"),
+    pytest.param(
+      "config.data.sources=PLACE/empty",
+      "PLACE/empty: no image in it",
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      "config.data.eval=PLACE/absent",
+      "PLACE/absent: no such folder",
+      marks=pytest.mark.slow,
+    ),
     ("config.data.sources=gs://bucket/photos", "read from local folders"),
-    ("config.data.cache_dir=gs://bucket/cache", "name a local folder"),
+    pytest.param(
+      "config.data.cache_dir=gs://bucket/cache",
+      "name a local folder",
+      marks=pytest.mark.slow,
+    ),
     ("config.init_from=PLACE/absent.safetensors", "PLACE/absent.safetensors"),
     ("config.generator.num_feat=8", "add --config.generator.num_feat=4"),
     ("config.patch_size=64", "HR is 56x56, smaller than a patch of 64"),

@@ -561,6 +561,7 @@ def test_every_step_alone(cloud):
   assert "there is no esrgan in us-west4-a" in output
 
 
+@pytest.mark.slow
 def test_all_resumes_until_the_run_has_ended(cloud):
   cloud.plan(logs=["preempted", "cut off", "preempted"])
   output, calls = cloud("all", "--config.a=b c", DATASET="")
@@ -574,6 +575,7 @@ def test_all_resumes_until_the_run_has_ended(cloud):
   ]
 
 
+@pytest.mark.slow
 def test_all_goes_on_when_a_new_machine_is_refused(cloud):
   cloud.plan(logs=["preempted"], create=["", "refused", "refused"])
   output, calls = cloud("all", DATASET="", TRIES=2)
@@ -582,6 +584,7 @@ def test_all_goes_on_when_a_new_machine_is_refused(cloud):
   assert verbs(calls).count("tpu-vm create esrgan") == 4
 
 
+@pytest.mark.slow
 def test_all_stops(cloud):
   output, _ = cloud("all", DATASET="", RUN_STATUS=1, expect=3)
   assert "failed on a healthy VM" in output
@@ -633,6 +636,7 @@ def test_help(cloud):
   assert output.rstrip().endswith("nothing is done.")
 
 
+@pytest.mark.slow
 def test_gcloud_knows_every_command_and_flag(cloud):
   """Oracle: the list of commands that the Google Cloud SDK ships."""
   gcloud = shutil.which("gcloud")

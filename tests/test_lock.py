@@ -172,6 +172,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_lease_in_a_bucket(tmp_path):
   pytest.importorskip("fsspec")
   done = subprocess.run(

@@ -170,6 +170,7 @@ def test_failing_updates_go_back_once_and_then_stop(tmp_path):
   assert [p.name for p in saved] == ["3"]
 
 
+@pytest.mark.slow
 def test_failing_before_any_checkpoint(tmp_path):
   with pytest.raises(
     loop.TrainingError, match="no good checkpoint to go back to"
@@ -220,6 +221,7 @@ def test_the_checkpoint_to_go_back_to(scores, done, step):
   assert loop._last_good(scores, done) == step
 
 
+@pytest.mark.slow
 def test_init_from_skips_phase_one(finished, tmp_path):
   workdir, config, _ = finished
   # The phase that is evaluated and upscaled with too, unless one is named.

@@ -64,6 +64,7 @@ def test_another_network_is_refused(tmp_path):
     perceptual.load_vgg19(str(path))
 
 
+@pytest.mark.slow
 def test_random_is_by_seed():
   one, other = (
     perceptual.load_vgg19("random", seed=seed).params["conv1_1"]["kernel"]

@@ -76,7 +76,7 @@ def outputs_and_gradients(net, params, lr, valid):
   ("fields", "masked"),
   [
     ({"scale": 4, "remat": True, "unroll": 2}, True),
-    ({"scale": 2}, False),
+    pytest.param({"scale": 2}, False, marks=pytest.mark.slow),
     pytest.param({"scale": 4}, False, marks=pytest.mark.slow),
     pytest.param({"scale": 3}, True, marks=pytest.mark.slow),
     pytest.param({"scale": 2}, True, marks=pytest.mark.slow),
@@ -160,6 +160,7 @@ def test_forward_mode_agrees_with_the_fast_forms_reverse_mode():
   assert abs(np.vdot(change, cotangent) - by_reverse) < 1e-5 * magnitude
 
 
+@pytest.mark.slow
 def test_jacfwd_of_an_image_is_jacrev_of_it():
   _, plain = both(num_feat=3, num_block=1, num_grow_ch=2)
   variables, lr = {"params": draw_params(plain)}, draw_image(2, 3, 3)
@@ -223,6 +224,7 @@ def test_an_export_of_a_network_that_unshuffles():
     assert_close(exported.call(variables, lr), fast.apply(variables, lr))
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_close_by_and_returns_float32():
   exact = RRDBNet(**TINY)
   plain = RRDBNet(**TINY, form="plain", dtype=jnp.bfloat16)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax.models.rrdb import FORMS, RRDBNet
+from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.ops.pixels import pixel_unshuffle
 from esrgan_jax.weights.dialects.rrdb import from_state_dict
 from tests import golden
@@ -41,7 +41,9 @@ def assert_close(actual, expected):
   np.testing.assert_allclose(actual, expected, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+  "form", ["fast", pytest.param("plain", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("scale", "unshuffle"), golden.FORMS)
 def test_every_scale_is_pytorchs(scale, unshuffle, form):
   config = golden.generator_config(scale, unshuffle)
@@ -98,7 +100,14 @@ def test_valid_makes_padding_invisible(scale, size):
 
 
 @pytest.mark.parametrize(
-  ("scale", "unshuffle"), [(4, None), (3, None), (2, 1), (2, None), (8, None)]
+  ("scale", "unshuffle"),
+  [
+    (4, None),
+    (3, None),
+    (2, None),
+    pytest.param(2, 1, marks=pytest.mark.slow),
+    pytest.param(8, None, marks=pytest.mark.slow),
+  ],
 )
 def test_receptive_radius_is_what_the_gradient_sees(scale, unshuffle):
   net = RRDBNet(
@@ -170,7 +179,10 @@ def test_initialisation_is_a_tenth_of_kaimings():
   assert not np.allclose(kernel[0], kernel[1])
 
 
-@pytest.mark.parametrize("change", [{"unroll": 2}, {"remat": True}])
+@pytest.mark.parametrize(
+  "change",
+  [pytest.param({"unroll": 2}, marks=pytest.mark.slow), {"remat": True}],
+)
 def test_how_it_runs_does_not_change_what_it_computes(change):
   lr = random_image(1, 6, 6, 3)
   net, other = RRDBNet(**TINY), RRDBNet(**TINY, **change)
@@ -188,6 +200,7 @@ def test_how_it_runs_does_not_change_what_it_computes(change):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_close_by_and_returns_float32():
   lr = random_image(1, 8, 8, 3)
   params = random_params(RRDBNet(**TINY), scale=0.1)

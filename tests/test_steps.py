@@ -280,6 +280,7 @@ def test_eight_devices_do_what_one_does(accumulate):
       assert_trees_close(eight.d_batch_stats, one.d_batch_stats, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_is_exact_for_psnr_and_per_microbatch_for_gan():
   batch = uneven_batch()
   whole, metrics = run_psnr(1, batch)
@@ -335,6 +336,7 @@ def norm_states():
   )
 
 
+@pytest.mark.slow
 def test_a_generators_statistics_move_by_the_images():
   batch = make_batch()
   bad = {**batch, "hr": batch["hr"] * np.float32("nan")}

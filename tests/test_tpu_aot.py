@@ -97,7 +97,9 @@ def test_the_textbooks_form_has_nothing_of_ours_in_the_generator(program):
   assert counts["textbook"][1] < counts["default"][1]
 
 
-@pytest.mark.parametrize("phase", ["psnr", "gan"])
+@pytest.mark.parametrize(
+  "phase", ["psnr", pytest.param("gan", marks=pytest.mark.slow)]
+)
 def test_the_step_is_that_of_training_on_what_the_pipeline_gives(phase):
   config = config_lib.complete(SMALL)
   run_step, state, arrays = tpu_aot.training_step(config, phase)

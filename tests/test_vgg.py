@@ -160,6 +160,7 @@ KERAS = """
 """
 
 
+@pytest.mark.slow
 def test_every_layer_equals_keras(tmp_path):
   # In a process of its own: Keras configures JAX when imported.
   environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
@@ -276,6 +277,7 @@ def test_bfloat16_follows_float32():
     assert 0 < error < 0.05 * np.abs(exact[layer]).max()
 
 
+@pytest.mark.slow
 def test_random_weights_keep_the_scale():
   params = vgg.init_vgg19(jax.random.key(0))
   assert list(params) == ["normalization", *vgg.CONV_LAYERS]
