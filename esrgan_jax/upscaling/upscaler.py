@@ -308,7 +308,10 @@ class Upscaler:
 
     def land() -> None:
       nonlocal done
-      batch, (results, finite) = running.popleft()
+      batch, landing = running.popleft()
+      # Memory that ran out on the way is an error here; fetching such an array
+      # ends the process (jaxlib 0.10 on CPU: "buffer_.IsConcrete()").
+      results, finite = jax.block_until_ready(landing)
       if not np.asarray(finite).all():
         raise FloatingPointError(
           f"the result of {self!r} is not finite: its weights, or the image,"
