@@ -46,6 +46,7 @@ from esrgan_jax.resize import imresize, imresize_uint8
 
 if typing.TYPE_CHECKING:
   from esrgan_jax.upscaling.upscaler import Upscaler, load
+  from esrgan_jax.weights.checkpoints import load_checkpoint, save_checkpoint
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,8 @@ __version__ = "0.1.0"
 _LAZY = {
   "Upscaler": "esrgan_jax.upscaling.upscaler",
   "load": "esrgan_jax.upscaling.upscaler",
+  "load_checkpoint": "esrgan_jax.weights.checkpoints",
+  "save_checkpoint": "esrgan_jax.weights.checkpoints",
 }
 
 # Names that are leaving, with the version that has them no more.
@@ -73,6 +76,7 @@ __all__ = [
   "interpolate_params",
   "l1_loss",
   "load",
+  "load_checkpoint",
   "mse_loss",
   "perceptual_loss",
   "pixel_unshuffle",
@@ -80,6 +84,7 @@ __all__ = [
   "relativistic_discriminator_loss",
   "relativistic_generator_loss",
   "rgb_to_y",
+  "save_checkpoint",
   "ssim",
   "vanilla_discriminator_loss",
   "vanilla_generator_loss",

@@ -89,7 +89,10 @@ def test_every_module_is_in_a_room():
 def test_the_core_imports_the_core_alone(name):
   for imported in _imports(name):
     top, _, rest = imported.partition(".")
-    if (name, imported) == ("__init__", "esrgan_jax.upscaling.upscaler"):
+    if name == "__init__" and imported in (
+      "esrgan_jax.upscaling.upscaler",
+      "esrgan_jax.weights.checkpoints",
+    ):
       continue  # For type checkers only.
     if top == "esrgan_jax":
       assert _room(rest or "__init__") in CORE, f"{name} imports {imported}"
@@ -105,6 +108,16 @@ def test_programs_import_what_stands_before_them(name):
     room = _room(imported)
     if room not in CORE:
       assert PROGRAMS.index(room) <= place, f"{name} imports {imported}"
+
+
+def test_one_file_writes_with_orbax():
+  """`distributed` asks it which process is which."""
+  knowing = {
+    name
+    for name in MODULES
+    if any(each.partition(".")[0] == "orbax" for each in _imports(name))
+  }
+  assert knowing == {"distributed", "weights.formats.orbax_writer"}
 
 
 def test_there_is_no_circle():

@@ -347,6 +347,46 @@ def test_parts_of_a_workdir_in_a_bucket(tmp_path):
   ]
 
 
+_CHECKPOINTS = """
+import sys
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import esrgan_jax
+from esrgan_jax import __main__
+from tests.bucket_stand_in import Bucket
+
+model = "realesrgan-x4plus-anime"
+command = ["interpolate", model, model, "-o", "gs://bucket/a/mixed"]
+assert __main__.main(command) == 0
+found = esrgan_jax.load_checkpoint("gs://bucket/a/mixed")
+assert (found.config["num_block"], found.notes) == (6, ())
+assert __main__.main(command) == 1  # It is there.
+
+# By plain Orbax, and cut.
+with ocp.StandardCheckpointer() as orbax:
+  orbax.save("gs://bucket/tree", found.params)
+again = esrgan_jax.load("gs://bucket/tree")
+jax.tree.map(np.testing.assert_array_equal, again.params, found.params)
+assert "without digests" in again.notes[0]
+assert __main__.main(["convert", "gs://bucket/tree", sys.argv[1]]) == 0
+Bucket.put("bucket/tree/manifest.ocdbt", b"cut")
+command = ["convert", "gs://bucket/tree", sys.argv[1], "--overwrite"]
+assert __main__.main(command) == 1
+"""
+
+
+@pytest.mark.slow
+def test_checkpoints_in_a_bucket(tmp_path):
+  pytest.importorskip("fsspec")
+  done = _run(["-c", _CHECKPOINTS, str(tmp_path / "a.safetensors")])
+  assert done.returncode == 0, done.stderr
+  lines = done.stderr.splitlines()
+  exists, damaged = (line for line in lines if line.startswith("error: "))
+  assert exists.startswith("error: gs://bucket/a/mixed exists already; a check")
+  assert damaged.startswith("error: gs://bucket/tree is damaged: ")
+
+
 _TRAINING = """
 import sys
 from tests.bucket_stand_in import Bucket

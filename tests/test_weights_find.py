@@ -144,7 +144,7 @@ def test_models_of_unknown_order_are_left_to_the_user(tmp_path):
     ("gan/checkpoints/4", FileNotFoundError, r"there are: 2, 5$"),
     ("sharp", FileNotFoundError, "no file"),
     ("none.safetensors", FileNotFoundError, "no file .*none.safetensors"),
-    ("gan/checkpoints/5/ema", ValueError, "is a folder"),
+    ("gan/checkpoints/5/ema", ValueError, "is a part of the checkpoint .*/5:"),
     ("empty/checkpoints", FileNotFoundError, "no checkpoint in .* is complete"),
     ("empty", FileNotFoundError, "no model of phase empty, and no checkpoint"),
   ],

@@ -2,11 +2,13 @@
 
   python -m esrgan_jax interpolate PSNR GAN --alpha 0.8 -o mixed.safetensors
   python -m esrgan_jax interpolate runs/mine runs/mine --alpha 0.2 0.5 -o mixes/
+  python -m esrgan_jax interpolate runs/mine runs/mine --alpha 0.2 -o mixed
 
 The result is (1 - alpha) * A + alpha * B, weight by weight. B must have been
 trained from A, as ESRGAN's GAN phase is from its PSNR phase. A and B are names,
 weight files, workdirs, phases' folders in them, or checkpoints; of a workdir, A
-is the model of its first phase (PSNR) and B that of its last (GAN).
+is the model of its first phase (PSNR) and B that of its last (GAN). The last of
+these lines writes an Orbax checkpoint: see docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import argparse
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,9 +27,12 @@ import numpy as np
 from esrgan_jax import console, export, storage
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.text import printable
-from esrgan_jax.weights import descent, find, partial
+from esrgan_jax.weights import checkpoints, descent, find, partial
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.files import Weights
+
+_ALPHA = "{alpha}"
+_NAME = f"interpolated_{_ALPHA}.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--output",
     required=True,
     metavar="OUT",
-    help="a .safetensors or .pth file; for several alphas a name with {alpha}"
-    " in it, or a folder, which gets interpolated_ALPHA.safetensors",
+    help="a .safetensors or .pth file, or a new folder for an Orbax checkpoint;"
+    " for several alphas a name with {alpha} in it, or a folder (with / at its"
+    " end), which gets interpolated_ALPHA.safetensors",
   )
   parser.add_argument(
     "--dtype",
     choices=export.DTYPES,
     default="float32",
-    help="type of the numbers in OUT (default: %(default)s)",
+    help="type of the numbers in a file OUT (default: %(default)s)",
   )
   parser.add_argument(
     "--scale",
@@ -68,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
   """Interpolates; returns the exit status."""
   out = console.make_console()
   targets = _targets(args.output, args.alpha)
-  _check_targets(targets.values(), args.overwrite)
+  _check_targets(targets.values(), args)
   models = []
   for text, phase in ((args.a, "first"), (args.b, "last")):
     with console.fetch_progress(text, quiet=False) as progress:
@@ -88,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
     out.print(
       f"note: {b.name} {found}, {a.name}: what lies between may be neither"
     )
-  _check_targets(targets.values(), args.overwrite, [m.path for m in models])
-  for path in targets.values():
-    path.parent.mkdir(parents=True, exist_ok=True)
+  _check_targets(targets.values(), args, [m.path for m in models])
   for alpha, path in targets.items():
     params, collections = (
       jax.tree.map(np.asarray, interpolate_params(x, y, alpha=alpha))
@@ -105,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
       _metadata(a, b, alpha),
       collections=collections,
     )
-    export.write(path, mixed, dtype=args.dtype, overwrite=args.overwrite)
+    _write(path, mixed, args)
     out.print(f"{path}: {1 - alpha:.12g} * {a.name} + {alpha!r} * {b.name}")
   return 0
 
@@ -117,39 +123,70 @@ def _alpha(text: str) -> float:
   return value
 
 
-def _targets(output: str, alphas: Sequence[float]) -> dict[float, pathlib.Path]:
+def _targets(output: str, alphas: Sequence[float]) -> dict[float, Any]:
   """Returns where each model goes; names carry alpha in full."""
   alphas = list(dict.fromkeys(alphas))
-  path = pathlib.Path(output)
-  folder = path.is_dir() or output.endswith(("/", os.sep))
-  if not folder and not export.suffix_of(path):
-    if len(alphas) == 1 or path.suffix:
+  suffix = pathlib.PurePath(output).suffix
+  if output.endswith(("/", os.sep)):
+    output += _NAME
+  elif not export.suffix_of(output):
+    if re.fullmatch(r"\.[A-Za-z]\w*", suffix):
       raise ValueError(
         f"cannot write {output}: give a name that ends in"
-        f" {' or '.join(export.suffixes())}, or a folder (with / at its end)"
+        f" {' or '.join(export.suffixes())}, a new folder for a checkpoint, or"
+        " one for files (with / at its end)"
       )
-    folder = True
-  if folder:
-    output = os.path.join(output, "interpolated_{alpha}.safetensors")
-  elif len(alphas) > 1 and "{alpha}" not in output:
+    if len(alphas) > 1 and _ALPHA not in output:
+      output = f"{output}/{_NAME}"
+  elif len(alphas) > 1 and _ALPHA not in output:
     raise ValueError(
-      f"{len(alphas)} models cannot go to one file {output}: put {{alpha}} into"
+      f"{len(alphas)} models cannot go to one file {output}: put {_ALPHA} into"
       " its name, or give a folder"
     )
-  return {
-    alpha: pathlib.Path(output.replace("{alpha}", repr(alpha)))
-    for alpha in alphas
-  }
+  make = storage.absolute if storage.is_remote(output) else pathlib.Path
+  return {alpha: make(output.replace(_ALPHA, repr(alpha))) for alpha in alphas}
+
+
+def _is_checkpoint(path: Any) -> bool:
+  return not export.suffix_of(path)
 
 
 def _check_targets(
-  paths: Iterable[pathlib.Path],
-  overwrite: bool,
+  paths: Iterable[Any],
+  args: argparse.Namespace,
   inputs: Iterable[os.PathLike[str]] = (),
 ) -> None:
   ids = storage.file_ids(inputs)
   for path in paths:
-    export.check_target(path, overwrite=overwrite, inputs=ids, make_folder=True)
+    if not _is_checkpoint(path):
+      export.check_target(
+        path, overwrite=args.overwrite, inputs=ids, make_folder=True
+      )
+      continue
+    if args.dtype != "float32":
+      raise ValueError(
+        f"{path} is a checkpoint, of float32: {args.dtype} is for files"
+      )
+    try:
+      checkpoints.check_folder(path)
+    except FileExistsError as error:
+      if not path.is_dir():
+        raise
+      raise FileExistsError(f"{error}; for a file in it say {path}/") from error
+
+
+def _write(path: Any, mixed: Weights, args: argparse.Namespace) -> None:
+  if not _is_checkpoint(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export.write(path, mixed, dtype=args.dtype, overwrite=args.overwrite)
+    return
+  checkpoints.save_checkpoint(
+    path,
+    mixed.params,
+    mixed.config,
+    collections=mixed.collections,
+    metadata=mixed.metadata,
+  )
 
 
 def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:

@@ -156,7 +156,8 @@ def write(
   ...   path.stat().st_size // 1_000_000
   8
   """
-  path = pathlib.Path(path)
+  remote = storage.is_remote(path)
+  path = storage.absolute(path) if remote else pathlib.Path(path)
   check_target(path, overwrite=overwrite)
   if dtype not in DTYPES:
     raise ValueError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")

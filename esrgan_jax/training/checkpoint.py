@@ -1,11 +1,10 @@
 """Checkpoints of a training phase: exact, verified, and kept sparingly.
 
-The only file that knows Orbax, which writes them; `stored` reads them. A step's
-checkpoint has three items: `ema`, the averaged generator, apart so that
-evaluation and export read it alone; `state`, all the rest; `info`, JSON: the
-config, metrics, what the phase was begun from, and SHA-256s. A generator with
-more than parameters has a fourth, `collections`. Where they are,
-`checkpoint_folders` says.
+`orbax_writer` writes them, `stored` reads them. A step's checkpoint has three
+items: `ema`, the averaged generator, apart so that evaluation and export read
+it alone; `state`, all the rest; `info`, JSON: the config, metrics, what the
+phase was begun from, and SHA-256s. A generator with more than parameters has a
+fourth, `collections`. Where they are, `checkpoint_folders` says.
 
 Moved is only what is proven damaged, and only where another step is whole.
 Removed are only steps beyond `keep`, in the folder that is being written: what
@@ -22,21 +21,19 @@ import logging
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from esrgan_jax import storage
 from esrgan_jax.distributed import everywhere, wait_for_all
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import fitting
 from esrgan_jax.weights.formats import checkpoint_folders as folders
+from esrgan_jax.weights.formats import orbax_writer
 from esrgan_jax.weights.formats import stored_arrays as stored
 from esrgan_jax.weights.formats.stored_arrays import CheckpointError
 
@@ -170,17 +167,10 @@ class Checkpoints:
       "origin": self.origin,
       "versions": {"jax": jax.__version__},
     }
-    copies = _copies(items)
+    arguments = orbax_writer.arguments(items, info)
     self._saving = step
     with self._writing():
-      saved = self._open().save(
-        step,
-        args=ocp.args.Composite(
-          info=_InfoSave(info, copies),
-          **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-        ),
-        force=True,
-      )
+      saved = self._open().save(step, args=arguments, force=True)
     self._keep.note(step, info["metrics"])
     return saved
 
@@ -345,17 +335,8 @@ class Checkpoints:
         folder = self._folder / str(step)
         info = stored.read_info(folder)
         self._keep.note(step, info["metrics"] | _read_metrics(folder))
-    _hush_orbax()
     with storage.reaching(self._folder), self._writing():
-      self._manager = ocp.CheckpointManager(
-        self._folder,
-        item_names=(*stored.ITEMS, "info"),
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=self._keep,
-          cleanup_tmp_directories=True,
-          enable_async_checkpointing=True,
-        ),
-      )
+      self._manager = orbax_writer.open_manager(self._folder, self._keep)
     return self._manager
 
   @contextlib.contextmanager
@@ -457,7 +438,7 @@ class Checkpoints:
 
 
 @dataclasses.dataclass
-class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+class _NewestAndBest:
   """The newest ones, and the best one: also after a restart."""
 
   newest: int
@@ -514,57 +495,6 @@ def _split(state):
   return {**items, "state": fields}
 
 
-class _InfoHandler(ocp.AsyncCheckpointHandler):
-  """Takes the digests and writes them, in a thread beside the loop.
-
-  A checkpoint gets its name when all of its parts are written, this among them.
-  """
-
-  async def async_save(self, directory: Any, args: Any) -> Any:
-    writes = self._write(directory, args)
-    return [ocp.future.CommitFutureAwaitingContractedSignals(writes)]
-
-  async def _write(self, directory, args):
-    if jax.process_index():
-      return
-    # The model's is its identity as well: see `lineage`.
-    digests = {
-      name: (stored.digest if name == "ema" else stored.digest_by_leaf)(each)
-      for name, each in args.items.items()
-    }
-    info = {**args.info, "sha256": digests}
-    digests["info"] = stored.digest_of_info(info)
-    (directory / "metadata").write_text(json.dumps(info))
-
-  def save(self, directory: Any, args: Any) -> None:
-    raise NotImplementedError("only beside the loop")
-
-  def restore(self, directory: Any, args: Any = None) -> Any:
-    raise NotImplementedError("`stored_arrays` reads checkpoints")
-
-
-@ocp.args.register_with_handler(_InfoHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass
-class _InfoSave(ocp.args.CheckpointArgs):
-  """An info without its digests, and the arrays that they are of."""
-
-  info: dict[str, Any]
-  items: dict[str, dict[stored.Path, np.ndarray]]
-
-
-def _copies(items):
-  """Items in memory of their own, which no step will take; in one process."""
-  if jax.process_index():
-    return {}
-  for leaf in jax.tree.leaves(items):
-    if isinstance(leaf, jax.Array):
-      leaf.copy_to_host_async()  # All are on their way before one is there.
-  return {
-    name: {path: np.array(leaf) for path, leaf in stored.flatten(tree).items()}
-    for name, tree in items.items()
-  }
-
-
 def _worst(code):
   """The highest of all processes' numbers."""
   return int(everywhere(np.array(code)).max())
@@ -574,34 +504,3 @@ def _raise_everywhere(problem):
   """Raises in all processes if there is a problem in any."""
   if _worst(int(bool(problem))):
     raise CheckpointError(problem or "a checkpoint is refused: see process 0")
-
-
-def _hush_orbax():
-  """Has Orbax not print pages about errors that it raises as well.
-
-  Its threads log them, with tracebacks; so does asyncio, for each of the writes
-  that Orbax no longer waits for. Those that end even later tell an event loop
-  that is closed, which is a traceback each.
-  """
-  if os.environ.get("ESRGAN_JAX_TRACEBACK"):
-    return
-  for name in ("absl", "asyncio"):
-    logging.getLogger(name).addFilter(_is_news)
-  if not isinstance(sys.unraisablehook, _Unraisable):
-    sys.unraisablehook = _Unraisable(sys.unraisablehook)
-
-
-def _is_news(record):
-  told = "orbax" in record.pathname or "orbax" in record.getMessage()
-  return not (record.exc_info and told)
-
-
-class _Unraisable:
-  def __init__(self, otherwise):
-    self._otherwise = otherwise
-
-  def __call__(self, unraisable):
-    error = unraisable.exc_value
-    late = isinstance(error, RuntimeError) and "loop is closed" in str(error)
-    if not late:
-      self._otherwise(unraisable)

@@ -45,6 +45,8 @@ def read(run: run_lib.Run) -> Start:
   name = run.config.init_from
   found = _find(run)
   weights = found.weights
+  for note in weights.notes:
+    run.say(f"{found.name}: {note}")
   expected = jax.eval_shape(
     lambda: init_generator(jax.random.key(0), run.generator)
   )
@@ -64,11 +66,14 @@ def read(run: run_lib.Run) -> Start:
 def _find(run):
   """The model, of whatever scale it is."""
   name = run.config.init_from
+  # Another program's checkpoint of a network whose shapes do not tell.
+  own = run.network["architecture"] not in DIALECTS
+  config = run.network if own and not run.config.init_partial else None
   if run.config.init_partial:
     return find.find_model(name)
   try:
     # The rare file does not tell its scale.
-    return find.find_model(name, scale=run.config.scale)
+    return find.find_model(name, scale=run.config.scale, config=config)
   except ValueError:
     try:
       found = find.find_model(name)

@@ -24,6 +24,7 @@ from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, partial, selection
 from esrgan_jax.weights.dialects import DIALECTS, plain
 from esrgan_jax.weights.dialects.protocol import (
+  Dialect,
   NamedWeights,
   Params,
   UnsupportedWeightsError,
@@ -196,13 +197,7 @@ def write_weights(
   if dialect := DIALECTS.get(name):
     state = dialect.to_state_dict(params, collections)
     # Reading back what is to be written checks names, shapes and finiteness.
-    known = {key: config.get(key) for key in dialect.UNTOLD}
-    found = dialect.from_state_dict(state, scale=config["scale"], **known)
-    for key, value in found.config.items():
-      if config.get(key) not in (None, value):
-        raise ValueError(
-          f"config says {key} {config[key]}, but the parameters have {value}"
-        )
+    found = agreeing(dialect, state, config)
     own = {key: str(value) for key, value in found.config.items()}
   else:
     state = plain.to_state_dict(params, collections)
@@ -219,6 +214,35 @@ def write_weights(
     with storage.written_aside(path, overwrite=overwrite) as file:
       write(file)
   return path
+
+
+def agreeing(
+  dialect: Dialect, state: Mapping[str, Any], config: Mapping[str, Any]
+) -> NamedWeights:
+  """Returns the network that arrays make, if it is the one that a config says.
+
+  Args:
+    dialect: The architecture's.
+    state: Its arrays, by the names of the dialect.
+    config: Fields of the network, as many as are known.
+
+  Raises:
+    ValueError: If arrays and config say different things.
+
+  >>> from esrgan_jax.weights.dialects import rrdb
+  >>> agreeing(rrdb, {}, {})
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: an RRDBNet...
+  """
+  known = {key: config.get(key) for key in ("scale", *dialect.UNTOLD)}
+  found = dialect.from_state_dict(state, **known)
+  for key, value in found.config.items():
+    if config.get(key) not in (None, value):
+      raise ValueError(
+        f"config says {key} {config[key]}, but the parameters have {value}"
+      )
+  return found
 
 
 def check_installed(path: str | os.PathLike[str]) -> None:
@@ -296,29 +320,57 @@ def _network(
       " leave scale out"
     )
   params, collections = plain.from_state_dict(state.get("params", state))
-  _check_tree(config, {"params": params, **collections})
+  check_tree(config, {"params": params, **collections})
   return NamedWeights(config, params, (), collections)
 
 
-def _check_tree(config: Mapping[str, Any], variables: Params) -> None:
-  """Raises if variables are not those that a network has."""
-  name = config["architecture"]
+def check_tree(config: Mapping[str, Any], variables: Params) -> None:
+  """Raises if variables are not those that a network has.
+
+  Args:
+    config: The network's architecture and fields.
+    variables: Its parameters, as `params`, and collections.
+
+  Raises:
+    UnsupportedWeightsError: If names or shapes differ; says in what.
+    ValueError: If there can be no such network.
+
+  >>> check_tree({"architecture": "RRDBNet"}, {"params": {}})
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: not the...
+  """
+  _, report = partial.fit(variables, expected(config))
+  if report.left:
+    raise UnsupportedWeightsError(
+      f"not the weights of {config['architecture']} as it is now: {report}"
+    )
+
+
+def expected(config: Mapping[str, Any]) -> Params:
+  """Returns the variables that a network has, abstract, by its config.
+
+  Args:
+    config: Its architecture and fields.
+
+  Raises:
+    ValueError: If there can be no such network.
+
+  >>> found = expected({"architecture": "RRDBNet", "num_block": 1})
+  >>> found["params"]["conv_last"]["bias"].shape
+  (3,)
+  """
   try:
     net = registry.make_generator(**config)
     side = 8 * registry.size_multiple(net)
-    wanted = jax.eval_shape(
+    return jax.eval_shape(
       lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
     )
   except Exception as error:  # Of whoever wrote the network.
     raise ValueError(
-      f"{name} cannot be made with its {fields.KEY}: {type(error).__name__}"
-      f" {printable(error)}"
+      f"{config['architecture']} cannot be made with its {fields.KEY}:"
+      f" {type(error).__name__} {printable(error)}"
     ) from error
-  _, report = partial.fit(variables, wanted)
-  if report.left:
-    raise UnsupportedWeightsError(
-      f"not the weights of {name} as it is now: {report}"
-    )
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int | None:

@@ -13,6 +13,9 @@
 | `RUN/gan/checkpoints`           | the newest checkpoint in there             |
 | `RUN/gan/checkpoints/5000`,     | that step's checkpoint                     |
 | `RUN/gan/5000`                  |                                            |
+| `FOLDER`                        | a checkpoint of any other program that has |
+|                                 | Orbax save them, or its newest step in     |
+|                                 | there; see `weights.trees`                 |
 
 Names of the zoo win: for a folder or file of such a name say `./NAME`. Each may
 be in a bucket (`gs://BUCKET/RUN`). A checkpoint has the averaged generator.
@@ -31,7 +34,7 @@ from typing import Any, Literal
 from esrgan_jax import storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
-from esrgan_jax.weights import fields, files, zoo
+from esrgan_jax.weights import fields, files, trees, zoo
 from esrgan_jax.weights.formats import checkpoint_folders as folders
 from esrgan_jax.weights.workdir import MODELS, SUFFIX, model_of, order, phases
 
@@ -89,6 +92,7 @@ def find_model(
   *,
   phase: Literal["first", "last"] | None = None,
   scale: int | None = None,
+  config: Mapping[str, Any] | None = None,
   fetch: bool = True,
   progress: Progress | None = None,
 ) -> FoundModel:
@@ -99,6 +103,9 @@ def find_model(
     phase: Which phase of a workdir to take; None is the last that has a model
       or checkpoint.
     scale: Upscaling factor, for the rare file that does not tell (x3).
+    config: The network's architecture and fields, for another program's
+      checkpoint that has none beside it and does not tell; nothing else needs
+      it.
     fetch: Whether a named model that is not here may be downloaded.
     progress: Called with the bytes downloaded so far, and in all where known.
 
@@ -115,7 +122,7 @@ def find_model(
   6
   """
   place = locate(model, phase=phase, fetch=fetch, progress=progress)
-  return read(place, scale=scale)
+  return read(place, scale=scale, config=config)
 
 
 def locate(
@@ -159,15 +166,21 @@ def locate(
   return _locate(path, phase)
 
 
-def read(place: Place, *, scale: int | None = None) -> FoundModel:
+def read(
+  place: Place,
+  *,
+  scale: int | None = None,
+  config: Mapping[str, Any] | None = None,
+) -> FoundModel:
   """Reads the model at a place; see `find_model`.
 
   Args:
     place: As of `locate`.
     scale: Upscaling factor, for the rare file that does not tell (x3).
+    config: As of `find_model`.
   """
   if place.is_checkpoint:
-    weights = _read_checkpoint(place.path)
+    weights = _read_checkpoint(place.path, scale, config)
   else:
     weights = _read_file(place.path, scale)
   weights = dataclasses.replace(
@@ -229,7 +242,7 @@ def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
     else:
       place = _locate(root, None, finished=False)
       steps = [place.path] if place.is_checkpoint else []
-    for step in filter(None, steps):
+    for step in filter(folders.is_ours, filter(None, steps)):
       if params := folders.load_discriminator(step):
         return params
   raise ValueError(
@@ -258,6 +271,8 @@ def _locate(path: Any, phase: str | None, *, finished: bool = True) -> Place:
     return Place(path.name, path)
   if not path.is_dir():
     return _locate_what_is_elsewhere(path)
+  if whole := folders.whole_of(path):
+    raise ValueError(f"{path} is a part of the checkpoint {whole}: give that")
   if folders.is_checkpoint(path):
     return Place(_name(path), path, is_checkpoint=True)
   if steps := folders.steps_in(path):
@@ -371,8 +386,12 @@ def _read_file(path: Any, scale: int | None) -> files.Weights:
       raise ValueError(str(error).replace(str(copy), str(path))) from error
 
 
-def _read_checkpoint(path: Any) -> files.Weights:
+def _read_checkpoint(
+  path: Any, scale: int | None, config: Mapping[str, Any] | None
+) -> files.Weights:
   with storage.reaching(path), _explaining_imports(path):
+    if not folders.is_ours(path):
+      return trees.read(path, scale=scale, config=config)
     config, params, info, collections = folders.load_model(path)
   try:
     config = fields.checked(config)
@@ -383,6 +402,8 @@ def _read_checkpoint(path: Any) -> files.Weights:
   metadata = {"generator_sha256": info["sha256"]["ema"]}
   if origin := info.get("origin"):
     metadata["begun_from_sha256"] = origin["sha256"]
+  if isinstance(found := info.get("metadata"), dict):
+    metadata |= {k: v for k, v in found.items() if isinstance(v, str)}
   return files.Weights(config, params, metadata, (), collections)
 
 

@@ -24,7 +24,14 @@ from esrgan_jax.weights.dialects.protocol import (
   UnsupportedWeightsError,
 )
 
-__all__ = ["describe", "find_network", "name_layers", "supported"]
+__all__ = [
+  "choose",
+  "describe",
+  "find_network",
+  "name_layers",
+  "supported",
+  "taken",
+]
 
 # Files keep a network, its average, perhaps one more; what looks at every name
 # for every network would take forever with more of them.
@@ -181,6 +188,43 @@ def describe(names: list[str]) -> str:
   return "an unknown network"
 
 
+def choose(labels: Sequence[str]) -> int:
+  """Returns which network is the only one, or the only moving average.
+
+  Args:
+    labels: Where each stands in a file.
+
+  Raises:
+    UnsupportedWeightsError: If nothing says which one is meant.
+
+  >>> choose(["params", "params_ema"])
+  1
+  """
+  averages = [i for i, label in enumerate(labels) if _EMA.search(label)]
+  if len(labels) <= _MAX_NETWORKS:
+    for found in (range(len(labels)), averages):
+      if len(found) == 1:
+        return found[0]
+  named = [labels[i] for i in averages] or labels
+  few = ", ".join(map(_shown, named[:4]))
+  raise UnsupportedWeightsError(
+    f"the file holds {len(labels)} networks, and nothing says which one is"
+    f" meant: {few}{', ...' if len(named) > 4 else ''}. Save that one alone"
+  )
+
+
+def taken(label: str, others: Sequence[str]) -> str:
+  """Returns a sentence on which of several networks was taken.
+
+  >>> taken("params_ema", ["params"]).partition(": ")[2]
+  'took params_ema (the moving average), left params'
+  """
+  return (
+    f"the file holds several networks: took {_shown(label)} (the moving"
+    f" average), left {', '.join(map(_shown, others))}"
+  )
+
+
 def _mappings(
   tree: Mapping[str, Any],
 ) -> Iterator[tuple[tuple[str, ...], StateDict]]:
@@ -231,13 +275,10 @@ def _select(
   labels = [
     "/".join((*path, prefix)).rstrip("/.") for path, prefix, _ in networks
   ]
-  chosen = _choose(labels)
+  chosen = choose(labels)
   notes = []
   if others := labels[:chosen] + labels[chosen + 1 :]:
-    notes.append(
-      f"the file holds several networks: took {_shown(labels[chosen])} (the"
-      f" moving average), left {', '.join(map(_shown, others))}"
-    )
+    notes.append(taken(labels[chosen], others))
   (_, prefix, architecture), arrays = list(networks.items())[chosen]
   flat = {
     k[len(prefix) :]: np.asarray(v)
@@ -245,21 +286,6 @@ def _select(
     if k.startswith(prefix)
   }
   return architecture, flat, notes
-
-
-def _choose(labels: list[str]) -> int:
-  """Returns which network is the only one, or the only moving average."""
-  averages = [i for i, label in enumerate(labels) if _EMA.search(label)]
-  if len(labels) <= _MAX_NETWORKS:
-    for found in (range(len(labels)), averages):
-      if len(found) == 1:
-        return found[0]
-  named = [labels[i] for i in averages] or labels
-  few = ", ".join(map(_shown, named[:4]))
-  raise UnsupportedWeightsError(
-    f"the file holds {len(labels)} networks, and nothing says which one is"
-    f" meant: {few}{', ...' if len(named) > 4 else ''}. Save that one alone"
-  )
 
 
 def _shown(label: str) -> str:

@@ -67,12 +67,14 @@ class Dialect(Protocol):
   Attributes:
     TELLTALE: Matches in full one name that each network of this architecture
       has once, and nothing else has; the group `prefix` is what stands before.
+    LEAF: The path of one array that each tree of this architecture has.
     SUPPORTED: Which networks these are, in words.
     UNTOLD: Fields besides `scale` that arrays do not tell, or not surely:
       further arguments of `from_state_dict`.
   """
 
   TELLTALE: re.Pattern[str]
+  LEAF: tuple[str, ...]
   SUPPORTED: str
   UNTOLD: tuple[str, ...]
 

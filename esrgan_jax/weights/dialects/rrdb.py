@@ -53,6 +53,9 @@ TELLTALE = re.compile(
   r"|model\.1\.sub\.0\.RDB1\.conv1\.0)\.weight"
 )
 
+# The same in our own tree.
+LEAF = ("body", "rdb1", "conv1", "kernel")
+
 _BLOCK = re.compile(
   r"(?:body|RRDB_trunk|model\.1\.sub)\.([0-9]{1,4})\.(?:rdb|RDB)([1-3])"
   r"\.conv([1-5])(?:\.0)?\.(weight|bias)"

@@ -9,7 +9,8 @@
 |                         | was whole; never the last one                  |
 
 Training goes on from the last of `checkpoints*` that has a step; those before
-stay as they are.
+stay as they are. `save_checkpoint` makes such a folder as a step's under any
+name, without `state`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from esrgan_jax import storage
 from esrgan_jax.models.registry import DEFAULT_GENERATOR
+from esrgan_jax.weights.formats import plain_checkpoints
 from esrgan_jax.weights.formats import stored_arrays as stored
 
 if typing.TYPE_CHECKING:
@@ -34,12 +36,14 @@ __all__ = [
   "all_of",
   "current",
   "is_checkpoint",
+  "is_ours",
   "list_steps",
   "load_discriminator",
   "load_model",
   "newest",
   "number",
   "steps_in",
+  "whole_of",
 ]
 
 FOLDER = "checkpoints"
@@ -94,16 +98,33 @@ def all_of(phase: epath.Path) -> list[epath.Path]:
 
 
 def is_checkpoint(folder: epath.Path) -> bool:
-  """Returns whether a folder is a step's checkpoint.
+  """Returns whether a folder is a checkpoint, ours or another program's.
 
   A workdir may have a number for a name, too.
 
   >>> is_checkpoint(pathlib.Path("/nowhere/5000"))
   False
   """
-  return folder.name.isdecimal() and any(
-    (folder / item).is_dir() for item in (*stored.ITEMS, "info")
-  )
+  return is_ours(folder) or plain_checkpoints.is_saved(folder)
+
+
+def is_ours(folder: epath.Path) -> bool:
+  """Returns whether a folder is a checkpoint that is damaged without digests.
+
+  >>> is_ours(pathlib.Path("/nowhere/5000"))
+  False
+  """
+  named = folder.name.isdecimal() or (folder / "ema").is_dir()
+  return named and (folder / "info").is_dir()
+
+
+def whole_of(folder: epath.Path) -> epath.Path | None:
+  """Returns the checkpoint of ours that a folder is a part of, or None.
+
+  >>> whole_of(pathlib.Path("/nowhere/5000/ema"))
+  """
+  is_part = folder.name in (*stored.ITEMS, "info")
+  return folder.parent if is_part and is_ours(folder.parent) else None
 
 
 def steps_in(folder: epath.Path) -> list[int]:
@@ -171,11 +192,15 @@ def load_model(folder: epath.Path) -> Loaded:
     CheckpointError: If it is damaged, or cannot be read.
   """
   info, arrays = _read(folder, ("ema", "collections"))
-  config = {
-    "architecture": DEFAULT_GENERATOR,  # Earlier versions had no other.
-    **info["config"]["generator"],
-    "scale": info["config"]["scale"],
-  }
+  match info.get("config"):
+    case {"generator": {**fields}, "scale": scale}:
+      pass
+    case _:
+      raise stored.DamagedError(
+        f"{folder} is damaged: its info has a config without a network"
+      )
+  # Earlier versions had no other.
+  config = {"architecture": DEFAULT_GENERATOR, **fields, "scale": scale}
   collections = stored.nest(arrays.get("collections", {}))
   return Loaded(config, stored.nest(arrays["ema"]), info, collections)
 
@@ -200,6 +225,8 @@ def _read(folder, items):
   try:
     return stored.read(folder, items=items)
   except stored.DamagedError as error:
+    if not folder.name.isdecimal():
+      raise
     before = [n for n in list_steps(folder.parent) if n < int(folder.name)]
     if not before:
       raise

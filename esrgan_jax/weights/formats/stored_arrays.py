@@ -1,26 +1,29 @@
 """What a step's checkpoint holds, read and verified; without Orbax.
 
-`checkpoint` has Orbax write them. Its reader raises one and the same error for
-a flipped bit, for arrays of another shape and for a file system that does not
-answer, and leaves half of its reads behind. Here each has its own: what is
+`orbax_writer` has Orbax write them. Its reader raises one and the same error
+for a flipped bit, for arrays of another shape and for a file system that does
+not answer, and leaves half of its reads behind. Here each has its own: what is
 damaged has been read from end to end, twice, and is not what was saved.
 
 A checkpoint is a folder named by its step: `info/metadata`, JSON, with a
 SHA-256 of itself and of each item; `ema/`, the averaged generator;
 `collections/`, what goes with its parameters, of the few networks that have
 such; `state/`, all the rest. An item has its tree in `_METADATA`, and a Zarr
-array a leaf in an OCDBT database.
+array a leaf in an OCDBT database. Trees that others had Orbax write are the
+same but for `info`: `plain_checkpoints` says where they are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
 import time
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +31,7 @@ import numpy as np
 
 from esrgan_jax import storage
 from esrgan_jax.text import printable
+from esrgan_jax.weights.formats import limits
 
 if typing.TYPE_CHECKING:
   from etils import epath
@@ -37,13 +41,16 @@ __all__ = [
   "CheckpointError",
   "DamagedError",
   "Stored",
+  "attempt",
   "digest",
   "digest_by_leaf",
   "digest_of_info",
   "flatten",
   "nest",
+  "open_arrays",
   "path_of",
   "read",
+  "read_arrays",
   "read_info",
   "read_shapes",
   "reason",
@@ -59,6 +66,15 @@ _OPTIONAL = ("collections",)
 Path = tuple[str | int, ...]
 
 _INDEX = 1  # Orbax's `key_type` of a list's or tuple's.
+
+# Of a tree's description; a whole training state's takes 0.1 MB.
+_MAX_DESCRIPTION = 2**25
+_MAX_DEPTH = 64
+
+# Arrays of one value are compressed to nothing. So many bytes are believed,
+# four times the largest RRDBNet; and so many more for each that is stored.
+_BELIEVED = 2**28
+_RATIO = 2**10
 
 # Seconds to wait for a file system that does not answer.
 _PAUSES = (0.5, 2.0)
@@ -97,7 +113,7 @@ def read_info(folder: epath.Path) -> dict[str, Any]:
   Raises:
     CheckpointError: If it is damaged, or cannot be read.
   """
-  return _attempt(folder, lambda: _read_info(folder))
+  return attempt(folder, lambda: _read_info(folder))
 
 
 def read_shapes(folder: epath.Path) -> dict[str, dict[Path, Any]]:
@@ -113,14 +129,14 @@ def read_shapes(folder: epath.Path) -> dict[str, dict[Path, Any]]:
     CheckpointError: If it is damaged, or cannot be read.
   """
 
-  def attempt():
+  def shapes():
     return {
-      name: _open(folder / name)
+      name: open_arrays(folder / name)
       for name in ITEMS
       if name not in _OPTIONAL or (folder / name).is_dir()
     }
 
-  return _attempt(folder, attempt)
+  return attempt(folder, shapes)
 
 
 def read(folder: epath.Path, *, items: Sequence[str] = ITEMS) -> Stored:
@@ -139,21 +155,130 @@ def read(folder: epath.Path, *, items: Sequence[str] = ITEMS) -> Stored:
       or does not permit it, says nothing about what it holds.
   """
 
-  def attempt():
+  def whole():
     info = _read_info(folder)
     arrays = {}
     for name in items:
       if name in _OPTIONAL and name not in info["sha256"]:
         continue
-      reads = {key: array.read() for key, array in _open(folder / name).items()}
-      arrays[name] = {key: future.result() for key, future in reads.items()}
-      expected = info["sha256"][name]
+      arrays[name] = read_arrays(folder, open_arrays(folder / name))
+      if not (expected := info["sha256"].get(name)):
+        raise ValueError(f"its info has no digest of {name}")
       by_leaf = expected.startswith(_BY_LEAF)
       found = (digest_by_leaf if by_leaf else digest)(arrays[name])
       _compare(f"item {name!r}", found, expected)
     return Stored(info, arrays)
 
-  return _attempt(folder, attempt)
+  return attempt(folder, whole)
+
+
+def open_arrays(folder: epath.Path) -> dict[Path, Any]:
+  """Opens the arrays of a tree that Orbax wrote, and reads none.
+
+  Texts and empty nodes are left out.
+
+  Args:
+    folder: The tree's, with `_METADATA`.
+
+  Returns:
+    TensorStore's arrays by path, with `shape` and `dtype`.
+
+  Raises:
+    ValueError: If the tree's description is none; TensorStore and file systems
+      have errors of their own. See `attempt`.
+  """
+  import tensorstore
+
+  with (folder / "_METADATA").open("rb") as file:
+    text = file.read(_MAX_DESCRIPTION + 1)
+  described = json.loads(text) if len(text) <= _MAX_DESCRIPTION else None
+  paths = _paths(described)
+  is_database = described.get("use_ocdbt", True)
+  context = tensorstore.Context()  # A new one: nothing is taken from a cache.
+  opened = {}
+  for path in paths:
+    name = ".".join(map(str, path))
+    if is_database:
+      place = {
+        "driver": "ocdbt",
+        "base": storage.kvstore(folder),
+        "path": f"{name}/",
+      }
+    elif re.search(r"[/\\\0]|^\.*$", name):
+      raise ValueError(f"no folder can be called {printable(repr(name))}")
+    else:
+      place = storage.kvstore(folder / name)
+    spec = {
+      "driver": "zarr3" if described.get("use_zarr3") else "zarr",
+      "kvstore": place,
+    }
+    opened[path] = tensorstore.open(spec, read=True, context=context)
+  return {path: future.result() for path, future in opened.items()}
+
+
+def read_arrays(
+  folder: epath.Path, opened: Mapping[Path, Any]
+) -> dict[Path, np.ndarray]:
+  """Reads arrays, all at once, if their files are large enough for them.
+
+  Args:
+    folder: Where all of the files are.
+    opened: As of `open_arrays`.
+
+  Returns:
+    NumPy arrays by path.
+
+  Raises:
+    ValueError: If they claim more than the files justify; TensorStore has
+      errors of its own. See `attempt`.
+  """
+  claimed = sum(map(_claim, opened.values()))
+  if claimed > _BELIEVED:
+    there = _size(folder)
+    if claimed > (limit := _BELIEVED + _RATIO * there):
+      raise ValueError(
+        f"its arrays take {claimed} bytes by what it says of itself; its files,"
+        f" of {there}, justify {limit}"
+      )
+  reads = {path: array.read() for path, array in opened.items()}
+  return {path: future.result() for path, future in reads.items()}
+
+
+def attempt(folder: epath.Path, call: Callable[[], Any]) -> Any:
+  """Tells what is damaged from what cannot be read now.
+
+  Args:
+    folder: What is read.
+    call: Reads it.
+
+  Returns:
+    What the call returns.
+
+  Raises:
+    DamagedError: If all of the folder can be read, and the call fails.
+    CheckpointError: If it cannot.
+  """
+  pauses, failures = list(_PAUSES), 0
+  while True:
+    try:
+      return call()
+    except (MemoryError, ImportError):
+      raise
+    except Exception as error:  # Of TensorStore, JSON, file systems.
+      problem = error
+    if not (obstacle := _obstacle(folder)):
+      failures += 1
+      if failures == 2:
+        raise DamagedError(
+          f"{folder} is damaged: {reason(problem)}"
+        ) from problem
+    elif pauses:
+      time.sleep(pauses.pop(0))
+    else:
+      raise CheckpointError(
+        f"{folder} cannot be read: {obstacle}. Nothing was moved or removed:"
+        " the same command goes on once it can be read"
+      ) from problem
 
 
 def flatten(tree: Any) -> dict[Path, Any]:
@@ -275,36 +400,67 @@ def reason(error: BaseException) -> str:
 
 def _read_info(folder):
   info = json.loads((folder / "info" / "metadata").read_text())
+  match info:
+    case {"sha256": {**digests}}:
+      if not all(isinstance(each, str) for each in digests.values()):
+        raise ValueError("its info has digests (sha256) that are no text")
+    case _:
+      raise ValueError("its info has no digests (sha256)")
   if "info" in info["sha256"]:  # Earlier versions wrote none.
     _compare("info", digest_of_info(info), info["sha256"]["info"])
   return info
 
 
-def _open(folder):
-  """Opens the arrays of an item, and reads none."""
-  import tensorstore
+def _paths(described):
+  """The paths of a tree's arrays, by what it says of itself."""
+  match described:
+    case {"tree_metadata": {**leaves}} if len(leaves) <= limits.MAX_ARRAYS:
+      return [
+        path for leaf in leaves.values() if (path := _path(leaf)) is not None
+      ]
+  raise ValueError("its _METADATA is no description of a tree of arrays")
 
-  described = json.loads((folder / "_METADATA").read_text())
-  context = tensorstore.Context()  # A new one: nothing is taken from a cache.
-  opened = {}
-  for leaf in described["tree_metadata"].values():
-    if leaf["value_metadata"]["skip_deserialize"]:
-      continue  # An empty node.
-    path = tuple(
-      int(each["key"]) if each["key_type"] == _INDEX else each["key"]
-      for each in leaf["key_metadata"]
+
+def _path(leaf):
+  """The path of a leaf; None if it is no array."""
+  match leaf:
+    case {
+      "key_metadata": [*keys],
+      "value_metadata": {"skip_deserialize": bool(empty), **value},
+    } if len(keys) <= _MAX_DEPTH:
+      path = tuple(
+        int(each["key"]) if each["key_type"] == _INDEX else str(each["key"])
+        for each in keys
+      )
+      if max((len(str(key)) for key in path), default=0) <= limits.MAX_NAME:
+        # Texts are in a file of their own.
+        return None if empty or value.get("value_type") == "string" else path
+  raise ValueError("its _METADATA describes a leaf that none can be")
+
+
+def _claim(array):
+  """Bytes that reading an array takes, by what it says of itself."""
+  if len(array.shape) > limits.MAX_AXES:
+    raise ValueError(
+      f"an array of {len(array.shape)} axes; the limit is {limits.MAX_AXES}"
     )
-    name = ".".join(map(str, path))
-    spec = {
-      "driver": "zarr3" if described.get("use_zarr3") else "zarr",
-      "kvstore": {
-        "driver": "ocdbt",
-        "base": storage.kvstore(folder),
-        "path": f"{name}/",
-      },
-    }
-    opened[path] = tensorstore.open(spec, read=True, context=context)
-  return {path: future.result() for path, future in opened.items()}
+  # A block is read in whole, for however little of it.
+  block = array.chunk_layout.read_chunk.shape or ()
+  sides = map(max, array.shape, block, itertools.repeat(1))
+  return math.prod(sides) * array.dtype.numpy_dtype.itemsize
+
+
+def _size(folder):
+  """Bytes of all files below a folder."""
+  total = 0
+  for path in folder.iterdir():
+    if path.is_dir():
+      total += _size(path)
+    else:
+      status = path.stat()
+      # Buckets' paths have their own name for it.
+      total += getattr(status, "st_size", None) or getattr(status, "length", 0)
+  return total
 
 
 def _compare(what, found, expected):
@@ -315,31 +471,6 @@ def _compare(what, found, expected):
     raise DamagedError(
       f"{what} is not what was saved: SHA-256 {there} instead of {saved}"
     )
-
-
-def _attempt(folder, call):
-  """Tells what is damaged from what cannot be read now."""
-  pauses, failures = list(_PAUSES), 0
-  while True:
-    try:
-      return call()
-    except (MemoryError, ImportError):
-      raise
-    except Exception as error:  # Of TensorStore, JSON, file systems.
-      problem = error
-    if not (obstacle := _obstacle(folder)):
-      failures += 1
-      if failures == 2:
-        raise DamagedError(
-          f"{folder} is damaged: {reason(problem)}"
-        ) from problem
-    elif pauses:
-      time.sleep(pauses.pop(0))
-    else:
-      raise CheckpointError(
-        f"{folder} cannot be read: {obstacle}. Nothing was moved or removed:"
-        " the same command goes on once it can be read"
-      ) from problem
 
 
 def _obstacle(folder):

@@ -1,0 +1,152 @@
+"""Trees that other programs had Orbax save: where they are, what they claim.
+
+| written by                              | what it is                        |
+| --------------------------------------- | --------------------------------- |
+| `StandardCheckpointer().save(FOLDER)`   | a tree, with `_METADATA`          |
+| `PyTreeCheckpointer().save(FOLDER)`     | the same                          |
+| `CheckpointManager(FOLDER).save(STEP)`  | `STEP/default`, or a tree an item |
+| `v1.save(FOLDER)`                       | `FOLDER/state` or `FOLDER/pytree` |
+
+None has a digest, and none is believed: descriptions and arrays are no larger
+than their files justify. A tree without `info` beside it is another program's;
+one with it is ours, and damaged if it is not as we write it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from esrgan_jax.text import printable
+from esrgan_jax.weights.formats import stored_arrays as stored
+
+if typing.TYPE_CHECKING:
+  from etils import epath
+
+__all__ = ["config_beside", "is_saved", "open_all", "read_some"]
+
+CONFIG = "config.json"
+_TREE = "_METADATA"
+_ITEMS = "_CHECKPOINT_METADATA"
+_MAX_CONFIG = 2**20  # Bytes.
+_MAX_ITEMS = 64
+
+
+def is_saved(folder: epath.Path) -> bool:
+  """Returns whether a folder is a checkpoint that another program had saved.
+
+  >>> import pathlib
+  >>> is_saved(pathlib.Path("/nowhere"))
+  False
+  """
+  if (folder / "info").is_dir():
+    return False
+  return (folder / _TREE).is_file() or bool(_items(folder))
+
+
+def open_all(folder: epath.Path) -> dict[stored.Path, Any]:
+  """Opens the arrays of a checkpoint, and reads none.
+
+  Args:
+    folder: As of `is_saved`.
+
+  Returns:
+    By path, with `shape` and `dtype`; of several items, the item's name comes
+    first.
+
+  Raises:
+    CheckpointError: If it is damaged, or cannot be read.
+  """
+
+  def each():
+    if (folder / _TREE).is_file():
+      return stored.open_arrays(folder)
+    return {
+      (item.name, *path): array
+      for item in _items(folder)
+      for path, array in stored.open_arrays(item).items()
+    }
+
+  return stored.attempt(folder, each)
+
+
+def read_some(
+  folder: epath.Path, opened: Mapping[stored.Path, Any]
+) -> dict[stored.Path, np.ndarray]:
+  """Reads arrays of a checkpoint, if its files are large enough for them.
+
+  Args:
+    folder: As of `is_saved`.
+    opened: As of `open_all`, or some of it.
+
+  Returns:
+    NumPy arrays by path.
+
+  Raises:
+    CheckpointError: If it is damaged, cannot be read, or claims too much.
+  """
+  return stored.attempt(folder, lambda: stored.read_arrays(folder, opened))
+
+
+def config_beside(folder: epath.Path) -> dict[str, Any] | None:
+  """Reads the config that lies beside a checkpoint, if one does.
+
+  Looked for is an item `config`, of `JsonSave`; then `config.json` in the
+  folder; then in the two above it, such as a workdir's. There is no more to a
+  config than what `save_checkpoint` takes, or training writes.
+
+  Args:
+    folder: As of `is_saved`.
+
+  Returns:
+    The network's fields, as they stand there; None if there are none.
+
+  Raises:
+    ValueError: If a config in the folder itself is none.
+
+  >>> import pathlib
+  >>> config_beside(pathlib.Path("/nowhere"))
+  """
+  for place in (folder / "config" / "metadata", folder / CONFIG):
+    if place.is_file() and (found := _read_config(place, is_meant=True)):
+      return found
+  for above in itertools.islice(folder.parents, 2):
+    place = above / CONFIG
+    if place.is_file() and (found := _read_config(place, is_meant=False)):
+      return found
+  return None
+
+
+def _items(folder):
+  """The trees of a checkpoint of several."""
+  if not (folder / _ITEMS).is_file():
+    return []
+  found = [path for path in folder.iterdir() if (path / _TREE).is_file()]
+  return sorted(found, key=lambda path: path.name)[:_MAX_ITEMS]
+
+
+def _read_config(path, *, is_meant):
+  """The fields of a network that a file holds; None if it is another file."""
+  try:
+    with path.open("rb") as file:
+      text = file.read(_MAX_CONFIG + 1)
+    if len(text) > _MAX_CONFIG:
+      raise ValueError(f"more than {_MAX_CONFIG} bytes")
+    found = json.loads(text)
+    match found:
+      case {"generator": {**fields}, "scale": scale}:  # A training's.
+        return {**fields, "scale": scale}
+      case {"scale": _}:
+        return found
+    raise ValueError("no object with scale, and perhaps architecture and more")
+  except (OSError, ValueError, RecursionError) as error:
+    if not is_meant:  # Other programs have such files, too.
+      return None
+    raise ValueError(
+      f"{path} is no config of a network: {printable(error)}"
+    ) from error
