@@ -4,7 +4,9 @@ Every loss is a scalar in float32, whatever the inputs' dtype. Weights between
 losses belong to the caller; ESRGAN's are perceptual 1, adversarial 5e-3 and
 pixel 1e-2, for images in [0, 1]. Means run over the global array: under `jit`
 on a sharded batch a relativistic mean is over all devices' images, where
-PyTorch's data parallelism takes one mean per GPU.
+PyTorch's data parallelism takes one mean per GPU. Under `jax.pmap` or
+`jax.shard_map` the array is one device's: give the relativistic losses the
+logits of all, `jax.lax.all_gather(logits, axis_name, tiled=True)`.
 """
 
 import dataclasses
@@ -14,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from esrgan_jax.ops import axes
 
 
 def l1_loss(sr: Array, hr: Array) -> Array:
@@ -309,6 +313,8 @@ def gradient_penalty(
   critic: Callable[[Array], Array],
   real: Array,
   fake: Array,
+  *,
+  axis_name: axes.AxisName = None,
 ) -> Array:
   """Returns WGAN-GP's penalty, E[(||grad C(x)|| - 1)^2], not yet times 10.
 
@@ -320,6 +326,9 @@ def gradient_penalty(
       batch independently, so without BatchNorm in training mode.
     real: Real images, `[B, H, W, C]`.
     fake: Super-resolved images, same shape.
+    axis_name: Axis or axes that a batch is mapped over, by `jax.pmap`,
+      `jax.shard_map` or `jax.vmap`: the places are then those that one device
+      would have chosen for all images. The result is of one's own images.
 
   Returns:
     Scalar, float32; differentiable with respect to what `critic` closes over.
@@ -341,7 +350,9 @@ def gradient_penalty(
       "real and fake must have the same shape, and images, got "
       f"{real.shape} and {fake.shape}"
     )
-  place = jax.random.uniform(key, (real.shape[0],) + (1,) * (real.ndim - 1))
+  num = axes.size(axis_name) * real.shape[0]
+  place = jax.random.uniform(key, (num,) + (1,) * (real.ndim - 1))
+  place = axes.own_rows(place, axis_name)
   between = place * real + (1 - place) * fake
   # The sum over a batch of independent scores has each image's own gradient.
   gradient = jax.grad(lambda x: jnp.sum(_float32(critic(x))))(between)
@@ -363,7 +374,8 @@ class AdversarialLoss:
     penalty: `(key, critic, real, fake) -> scalar` besides, such as
       `gradient_penalty`; the discriminator must then see each image apart from
       the others of its batch. Its weight is the option `penalty_weight`, which
-      the two functions do not get.
+      the two functions do not get. It gets `axis_name` besides, from a step
+      that has one.
   """
 
   name: str

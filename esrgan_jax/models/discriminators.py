@@ -31,7 +31,8 @@ class VGGStyleDiscriminator(nn.Module):
   `bn0_1`, ..., `linear1`, `linear2`).
 
   BatchNorm statistics are global under `jit` on a batch sharded over devices
-  (synchronised BatchNorm), unlike BasicSR's, which are per GPU. The running
+  (synchronised BatchNorm), unlike BasicSR's, which are per GPU; so they are
+  with an `axis_name`, which the steps set. The running
   variance averages the biased batch variance, PyTorch's the unbiased one: a
   factor of (n - 1) / n with n = B * H * W, below 0.4 % for a batch of 16, and
   felt only with `train=False`, which GAN training never uses.
@@ -44,6 +45,9 @@ class VGGStyleDiscriminator(nn.Module):
       each image, or `"none"` for critics whose gradient is penalised: WGAN-GP
       (arXiv:1704.00028, section 4) needs images that don't see each other.
     dtype: Compute dtype; parameters, batch statistics and logits are float32.
+    axis_name: Axis or axes that the batch is mapped over, by `jax.pmap`,
+      `jax.shard_map` or `jax.vmap`: with `train=True`, BatchNorm's statistics
+      are those of all images along it.
 
   Source: BasicSR `archs/discriminator_arch.py::VGGStyleDiscriminator` (128 and
   256); the authors' `Discriminator_VGG_96` and `Discriminator_VGG_192`.
@@ -61,6 +65,7 @@ class VGGStyleDiscriminator(nn.Module):
   input_size: int = 128
   norm: str = "batch"
   dtype: Any = jnp.float32
+  axis_name: axes.AxisName = None
 
   @nn.compact
   def __call__(self, image: Array, *, train: bool) -> Array:
@@ -142,6 +147,7 @@ class VGGStyleDiscriminator(nn.Module):
         # that, within ten steps, two devices and four would train apart.
         use_fast_variance=False,
         dtype=self.dtype,
+        axis_name=self.axis_name,
         name=f"bn{position}",
       )(features)
     if self.norm == "layer":

@@ -46,7 +46,7 @@ DEFAULT_GENERATOR = "RRDBNet"
 DEFAULT_DISCRIMINATOR = "VGGStyleDiscriminator"
 
 # Fields that are not a network's shape: a program sets them.
-_NO_SHAPE = ("parent", "name", "dtype", "remat")
+_NO_SHAPE = ("parent", "name", "dtype", "remat", "axis_name")
 
 
 class Generator(Protocol):

@@ -26,6 +26,7 @@ from jax import Array
 
 from esrgan_jax import losses
 from esrgan_jax.models.vgg import vgg19_features
+from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
 from esrgan_jax.steps.optimizer import Optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
@@ -94,6 +95,7 @@ def gan_gradients(
   adversarial: str = "relativistic",
   adversarial_weight: float = 5e-3,
   penalty_key: Array | None = None,
+  axis_name: axes.AxisName = None,
   **options: Any,
 ) -> tuple[Any, Any, Any, Any, Metrics]:
   """Returns both networks' gradients in phase two, at the same parameters.
@@ -119,6 +121,7 @@ def gan_gradients(
     penalty_key: For `"wgan-gp"`: random key of the places of the penalty. It
       sees D with running statistics, since it needs images apart from each
       other; choose a D without BatchNorm.
+    axis_name: As of `gan_step`.
     **options: Of that loss, where they are not to be its defaults. Of
       `"relativistic"`: `detach_means` stops D's gradients at the means, as
       BasicSR does; `halve` halves both players' sums, as all published codes
@@ -157,16 +160,29 @@ def gan_gradients(
   loss = losses.find_adversarial_loss(adversarial)
   options = _all_options(loss, options)
   penalty_weight = options.pop("penalty_weight", 1.0)
-  g_adversarial = functools.partial(loss.generator, **options)
-  d_adversarial = functools.partial(loss.discriminator, **options)
+  params, d_params, d_batch_stats, collections = axes.vary(
+    (params, d_params, d_batch_stats, collections or {}), axis_name
+  )
+  gather = functools.partial(axes.gather, axis_name=axis_name)
+
+  def g_adversarial(real, fake):
+    return loss.generator(gather(real), gather(fake), **options)
+
+  def d_adversarial(real, fake):
+    return loss.discriminator(gather(real), gather(fake), **options)
+
+  def apply_g(params):
+    with shared.synchronized(axis_name):
+      return shared.run_generator(generator, params, collections, lr)
 
   def apply_d(d_params, d_batch_stats, image):
-    logits, updates = discriminator.apply(
-      {"params": d_params, "batch_stats": d_batch_stats},
-      image,
-      train=True,
-      mutable=["batch_stats"],
-    )
+    with shared.synchronized(axis_name):
+      logits, updates = discriminator.apply(
+        {"params": d_params, "batch_stats": d_batch_stats},
+        image,
+        train=True,
+        mutable=["batch_stats"],
+      )
     return logits, updates.get("batch_stats", d_batch_stats)
 
   def image_losses(sr):
@@ -179,11 +195,7 @@ def gan_gradients(
 
   # Forward, once each. XLA drops what no result needs: the gradients of D's
   # weights in G's backward pass, and those of the images in D's.
-  sr, g_vjp, collections = jax.vjp(
-    lambda p: shared.run_generator(generator, p, collections or {}, lr),
-    params,
-    has_aux=True,
-  )
+  sr, g_vjp, new_collections = jax.vjp(apply_g, params, has_aux=True)
   real_logits, real_vjp, d_batch_stats = jax.vjp(
     lambda p: apply_d(p, d_batch_stats, hr), d_params, has_aux=True
   )
@@ -214,6 +226,7 @@ def gan_gradients(
         lambda image: discriminator.apply(variables, image, train=False),
         hr,
         sr,
+        **({"axis_name": axis_name} if axis_name is not None else {}),
       )
 
     metrics["d/penalty"], penalty_grads = jax.value_and_grad(penalty)(d_params)
@@ -239,7 +252,8 @@ def gan_gradients(
     "d/fake": fake,
     "d/gap": real - fake,
   }
-  return grads, d_grads, d_batch_stats, collections, metrics
+  found = grads, d_grads, d_batch_stats, new_collections, metrics
+  return axes.mean(found, axis_name)
 
 
 def gan_step(
@@ -254,6 +268,7 @@ def gan_step(
   accumulate: int = 1,
   adversarial: str = "relativistic",
   seed: int = 0,
+  axis_name: axes.AxisName = None,
   **options: Any,
 ) -> tuple[GanState, Metrics]:
   """Does one step of phase two: one update of each network.
@@ -276,6 +291,14 @@ def gan_step(
       those of a microbatch, so the result is not that of the whole batch.
     adversarial: As of `gan_gradients`.
     seed: Seed of the random numbers of `"wgan-gp"`, with step and microbatch.
+    axis_name: Axis or axes that the step is mapped over, by `jax.pmap`,
+      `jax.shard_map` or `jax.vmap`, each device with its part of a batch and
+      all with the same state. The result is that of the whole batch: gradients,
+      metrics, the statistics of BatchNorm in Linen modules, the relativistic
+      means, the decision to skip. Without it, devices under `jax.pmap` go
+      apart, unseen, since that may be meant (a training a device); under
+      `jax.shard_map`, which knows what is the same on all, it is an error.
+      Under `jax.jit`, on any mesh, there is no such axis.
     **options: Losses, their weights and options, as of `gan_gradients`.
 
   Returns:
@@ -284,8 +307,8 @@ def gan_step(
     `skipped` and `skipped_in_a_row`.
 
   Raises:
-    ValueError: If an option is out of range, or `accumulate` does not divide
-      the batch.
+    ValueError: If an option is out of range, `accumulate` does not divide the
+      batch, or devices would go apart.
 
   Source: ESRGAN (arXiv:1809.00219), sections 3.4 and 4.1; BasicSR
   `models/esrgan_model.py::optimize_parameters`; both gradients from one
@@ -307,6 +330,7 @@ def gan_step(
   (1, '1e-04')
   """
   shared.check_decay(ema_decay)
+  shared.check_axis(state, batch, axis_name)
   is_random = losses.find_adversarial_loss(adversarial).penalty is not None
 
   def gradients(carry, microbatch, index):
@@ -325,6 +349,7 @@ def gan_step(
       collections=collections,
       adversarial=adversarial,
       penalty_key=key,
+      axis_name=axis_name,
       **options,
     )
     return (d_batch_stats, collections), (grads, d_grads, metrics)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
 from esrgan_jax.steps.optimizer import Optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
@@ -22,6 +23,7 @@ def psnr_gradients(
   generator: nn.Module,
   collections: Mapping[str, Any] | None = None,
   pixel_loss: str | ImageLoss = "l1",
+  axis_name: axes.AxisName = None,
 ) -> tuple[Any, Any, Metrics]:
   """Returns the generator's gradients in phase one.
 
@@ -31,6 +33,7 @@ def psnr_gradients(
     generator: Linen module of `lr` to `sr`.
     collections: The generator's, besides its parameters.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    axis_name: As of `psnr_step`.
 
   Returns:
     Gradients like `params`; the new `collections`; and metrics `g/pixel` and
@@ -47,15 +50,18 @@ def psnr_gradients(
   (1.0, 1.0)
   """
   pixel = shared.find_pixel_loss(pixel_loss)
+  params, collections = axes.vary((params, collections or {}), axis_name)
 
   def loss(params):
-    sr, updated = shared.run_generator(
-      generator, params, collections or {}, batch["lr"]
-    )
+    with shared.synchronized(axis_name):
+      sr, updated = shared.run_generator(
+        generator, params, collections, batch["lr"]
+      )
     return pixel(sr, batch["hr"]), updated
 
   (value, updated), grads = jax.value_and_grad(loss, has_aux=True)(params)
-  return grads, updated, {"g/pixel": value, "g/loss": value}
+  metrics = {"g/pixel": value, "g/loss": value}
+  return axes.mean((grads, updated, metrics), axis_name)
 
 
 def psnr_step(
@@ -67,6 +73,7 @@ def psnr_step(
   pixel_loss: str | ImageLoss = "l1",
   ema_decay: float = 0.999,
   accumulate: int = 1,
+  axis_name: axes.AxisName = None,
 ) -> tuple[PsnrState, Metrics]:
   """Does one step of phase one.
 
@@ -84,14 +91,22 @@ def psnr_step(
     accumulate: Microbatches that the batch is split into, one after another,
       to save memory. The result is that of the whole batch, to rounding, but
       for a generator with BatchNorm.
+    axis_name: Axis or axes that the step is mapped over, by `jax.pmap`,
+      `jax.shard_map` or `jax.vmap`, each device with its part of a batch and
+      all with the same state. The result is that of the whole batch: gradients,
+      metrics, the statistics of BatchNorm in Linen modules, the decision to
+      skip. Without it, devices under `jax.pmap` go apart, unseen, since that
+      may be meant (a training a device); under `jax.shard_map`, which knows
+      what is the same on all, it is an error. Under `jax.jit`, on any mesh,
+      there is no such axis.
 
   Returns:
     The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
     any clipping, `g/learning_rate`, `skipped` and `skipped_in_a_row`.
 
   Raises:
-    ValueError: If an option is out of range, or `accumulate` does not divide
-      the batch.
+    ValueError: If an option is out of range, `accumulate` does not divide the
+      batch, or devices would go apart.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
   `models/sr_model.py::model_ema`.
@@ -108,6 +123,7 @@ def psnr_step(
   (1, 0.0)
   """
   shared.check_decay(ema_decay)
+  shared.check_axis(state, batch, axis_name)
 
   def gradients(collections, microbatch, index):
     del index
@@ -117,6 +133,7 @@ def psnr_step(
       generator=generator,
       collections=collections,
       pixel_loss=pixel_loss,
+      axis_name=axis_name,
     )
     return collections, (grads, metrics)
 

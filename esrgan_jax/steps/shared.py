@@ -3,19 +3,27 @@
 A batch is `{"lr": [B, h, w, 3], "hr": [B, scale * h, scale * w, 3]}`, float32
 in [0, 1]. Metrics are a flat dictionary of float32 scalars: losses before their
 weights, except for `g/loss` and `d/loss`, which are what is minimised.
+
+Under `jit`, arrays are those of all devices, and nothing here needs to know of
+them. Mapped over a named axis, by `jax.pmap`, `jax.shard_map` or `jax.vmap`, a
+step has one device's batch, and takes the axis' name: its result is then that
+of all batches together, the same on every device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from esrgan_jax import losses
 from esrgan_jax.models import registry
+from esrgan_jax.ops import axes
 from esrgan_jax.ops.layout import keep_compact
 
 Batch = Mapping[str, Array]
@@ -52,6 +60,51 @@ def run_generator(generator, params, collections, lr):
   return sr, {**collections, **updates}
 
 
+def check_axis(state, batch, axis_name):
+  """Raises where devices would train apart, as far as JAX keeps account.
+
+  `jax.shard_map` tells which arrays are the same on all devices. `jax.pmap`
+  doesn't: there, a state that is meant to be the same looks like one that isn't
+  (independent trainings, one a device).
+  """
+  apart = axes.varying(batch) - axes.varying(state.params)
+  if missing := apart - set(axes.names(axis_name)):
+    wanted = {*axes.names(axis_name), *missing}
+    mesh = jax.sharding.get_abstract_mesh()
+    wanted = tuple(name for name in mesh.axis_names if name in wanted)
+    wanted = wanted[0] if len(wanted) == 1 else wanted
+    raise ValueError(
+      f"axis_name is {axis_name!r}, but devices have batches of their own along"
+      f" {', '.join(sorted(missing))}, and a state in common, which would go"
+      f" apart: pass axis_name={wanted!r}"
+    )
+
+
+@contextlib.contextmanager
+def synchronized(axis_name):
+  """Within, BatchNorm in Linen modules has the statistics of all devices."""
+  if axis_name is None:
+    yield
+    return
+
+  def intercept(call, args, kwargs, context):
+    norm = context.module
+    if not isinstance(norm, nn.BatchNorm) or context.method_name != "__call__":
+      return call(*args, **kwargs)
+    if norm.axis_name is None:
+      norm = norm.clone(parent=norm.scope, axis_name=axis_name)
+      return norm(*args, **kwargs)
+    if set(axes.names(norm.axis_name)) != set(axes.names(axis_name)):
+      raise ValueError(
+        f"axis_name is {axis_name!r} for the step and {norm.axis_name!r} for"
+        f" BatchNorm {'/'.join(norm.path)}: give the step's alone"
+      )
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(intercept):
+    yield
+
+
 def accumulate_gradients(gradients, carry, batch, num):
   """Means of `gradients(carry, microbatch, index) -> (carry, tree)`."""
   if num < 1:
@@ -78,7 +131,7 @@ def accumulate_gradients(gradients, carry, batch, num):
     carry, tree = gradients(carry, *xs)
     return (carry, jax.tree.map(jnp.add, total, tree)), None
 
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  zeros = jax.tree.map(axes.zeros, shapes)
   (carry, total), _ = jax.lax.scan(
     body, (carry, zeros), (microbatches, jnp.arange(num))
   )
