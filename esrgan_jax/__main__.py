@@ -23,6 +23,8 @@ _COMMANDS = {
   "interpolate": "mix a PSNR model and a GAN model",
 }
 
+_TAKING_MODELS = {*_COMMANDS} - {"models"}
+
 
 class _Parser(argparse.ArgumentParser):
   """Shows arguments as text: a pattern may have put any file's name there."""
@@ -55,6 +57,13 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
         help="run a Python file that registers networks and measures of your"
         " own; may be given several times",
       )
+      if name in _TAKING_MODELS:
+        child.add_argument(
+          "--config",
+          metavar="FILE",
+          help="JSON of a network's architecture, scale and fields, for another"
+          " program's checkpoint that has none beside it (docs/checkpoints.md)",
+        )
       child.set_defaults(run=module.run)
   return parser
 

@@ -1,5 +1,6 @@
 """Networks as Orbax checkpoints: ours, and those of any other program."""
 
+import io
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import rich.console
 from flax.training import train_state
 from orbax.checkpoint import v1
 
@@ -19,9 +21,11 @@ from esrgan_jax import images, plugins
 from esrgan_jax.__main__ import main
 from esrgan_jax.models import registry
 from esrgan_jax.steps.state import PsnrState
-from esrgan_jax.training import checkpoint
-from esrgan_jax.weights import find, trees
+from esrgan_jax.training import checkpoint, start
+from esrgan_jax.training import run as run_lib
+from esrgan_jax.weights import files, find, trees
 from esrgan_jax.weights.formats import stored_arrays as stored
+from tests import training_runs
 from tests.networks import random_params
 from tests.training_runs import ROOT
 
@@ -186,7 +190,9 @@ def test_a_network_of_ones_own_needs_its_config(tmp_path, params):
   with pytest.raises(ValueError, match=r"first/bias \(5\).* in the tree first"):
     esrgan_jax.load_checkpoint(folder, config={**config, "width": 5})
   (folder / "config.json").write_text("[3]")
-  with pytest.raises(ValueError, match="is no config of a network: no object"):
+  with pytest.raises(
+    ValueError, match="is no config of a network: it is no obj"
+  ):
     esrgan_jax.load_checkpoint(folder)
   # Ours, of the same.
   esrgan_jax.save_checkpoint(
@@ -337,8 +343,8 @@ def test_what_is_odd_is_one_line(kind, saved, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_any_cut_or_changed_byte_is_one_line_or_a_network(saved, tmp_path):
   random = np.random.default_rng(0)
-  files = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
-  for name in files:
+  parts = [p.relative_to(saved) for p in saved.rglob("*") if p.is_file()]
+  for name in parts:
     content = (saved / name).read_bytes()
     for _ in range(12):
       broken = bytearray(content)
@@ -526,6 +532,65 @@ def test_interpolate_refuses_a_folder_that_exists(ours, tmp_path, capsys):
     assert main([*start, "-o", f"{tmp_path}/{output}", *more]) == 1
     assert message in capsys.readouterr().err
   assert {path.name for path in tmp_path.iterdir()} == {"mixed", "file"}
+
+
+def test_a_config_is_given_to_a_command(tmp_path, capsys):
+  standard(tmp_path / "tree", params_of(scale=3))
+  (tmp_path / "three.json").write_text('{"scale": 3}')
+  out = str(tmp_path / "three.safetensors")
+  command = ["convert", str(tmp_path / "tree"), out, "--config"]
+  assert main([*command, str(tmp_path / "none.json")]) == 1
+  assert "none.json is no config of a network: No" in capsys.readouterr().err
+  assert main([*command, str(tmp_path / "three.json")]) == 0
+  assert files.read_weights(out).config["scale"] == 3
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_training_starts_from_another_programs_tree(own, tmp_path, params):
+  generator = {k: v for k, v in NET.items() if k != "scale"}
+  variables = {"params": params}
+  if own:  # Of the config that the run has.
+    plugins.load([ROOT / "tests/own_network.py"])
+    generator = {"architecture": "Normalized", "width": 3}
+    net = registry.make_generator(**generator, scale=4)
+    variables = jax.tree.map(
+      lambda x: np.ones(x.shape, np.float32),
+      jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))),
+    )
+  standard(tmp_path / "tree", variables)
+  config = training_runs.tiny_config(tmp_path, generator=generator)
+  config |= {"init_from": str(tmp_path / "tree")}
+  if own:
+    del config["initialization"]
+  out = io.StringIO()
+  console = rich.console.Console(file=out, width=500)
+  run = run_lib.make_run(config, tmp_path / "run", console=console)
+  found = start.read(run)
+  assert_equal(found.variables, variables)
+  assert found.is_whole
+  assert f"tree: {NOTE}" in out.getvalue()
+
+
+@pytest.mark.slow
+def test_a_workdir_mixed_by_plain_orbax(tmp_path, monkeypatch):
+  """As training leaves it, at the end of both phases."""
+  shutil.copytree(training_runs.trained()[0] / "run", tmp_path / "runs/mine")
+  monkeypatch.chdir(tmp_path)
+  page = (ROOT / "docs/checkpoints.md").read_text()
+  _, plain = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  exec(plain, {})
+  assert main(["interpolate", *(["runs/mine"] * 2), "-o", "mixed"]) == 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    esrgan_jax.load_checkpoint("runs/mine/mixed").params,
+    esrgan_jax.load_checkpoint("mixed").params,
+  )
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+  images.write_image(tmp_path / "photo.png", images.Image(pixels))
+  for model in ("mixed", "runs/mine/mixed"):
+    command = ["upscale", "photo.png", "--model", model, "-o", "large.png"]
+    assert main([*command, "--overwrite"]) == 0
+  assert images.read_size(tmp_path / "large.png") == (32, 32)
 
 
 @pytest.mark.slow

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
   with console.fetch_progress(args.source, quiet=False) as progress:
     place = find.locate(args.source, progress=progress)
   _check_target(args.target, args.overwrite, place.path)
-  weights = find.read(place, scale=args.scale).weights
+  config = find.read_config(args.config)
+  weights = find.read(place, scale=args.scale, config=config).weights
   find.check_scale(place.name, weights.config, args.scale)
   for note in weights.notes:
     out.print(f"note: {note}")

@@ -114,7 +114,12 @@ def run(args: argparse.Namespace) -> int:
     upscale = lambda lr: evaluator.bicubic(lr, scale=scale)  # noqa: E731
   else:
     with console.fetch_progress(args.model, quiet=False) as progress:
-      found = find.find_model(args.model, scale=args.scale, progress=progress)
+      found = find.find_model(
+        args.model,
+        scale=args.scale,
+        config=find.read_config(args.config),
+        progress=progress,
+      )
     for note in found.weights.notes:
       out.print(f"note: {note}")
     config = found.weights.config

@@ -81,7 +81,11 @@ def run(args: argparse.Namespace) -> int:
   for text, phase in ((args.a, "first"), (args.b, "last")):
     with console.fetch_progress(text, quiet=False) as progress:
       model = find.find_model(
-        text, phase=phase, scale=args.scale, progress=progress
+        text,
+        phase=phase,
+        scale=args.scale,
+        config=find.read_config(args.config),
+        progress=progress,
       )
     find.check_scale(model.name, model.weights.config, args.scale)
     for note in model.weights.notes:

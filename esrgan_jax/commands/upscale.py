@@ -26,7 +26,7 @@ import rich.progress
 from esrgan_jax import compilation, console, images, storage
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling import photo, upscaler
-from esrgan_jax.weights import zoo
+from esrgan_jax.weights import find, zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,12 @@ def run(args: argparse.Namespace) -> int:
     )
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   with console.fetch_progress(args.model, quiet=args.quiet) as progress:
-    model = upscaler.load(args.model, dtype=args.precision, progress=progress)
+    model = upscaler.load(
+      args.model,
+      config=find.read_config(args.config),
+      dtype=args.precision,
+      progress=progress,
+    )
   for note in model.notes:
     say(f"note: {note}")
   scale = args.scale or model.scale

@@ -355,6 +355,7 @@ def load(
   model: str | os.PathLike[str] = zoo.DEFAULT,
   *,
   scale: int | None = None,
+  config: Mapping[str, Any] | None = None,
   dtype: str = "auto",
   fetch: bool = True,
   progress: Callable[[int, int | None], None] | None = None,
@@ -367,6 +368,8 @@ def load(
       `.safetensors`, `.pth` or ncnn's `.param` and `.bin`; a workdir of
       training, a phase's folder in it, or a checkpoint. See `weights.find`.
     scale: Upscaling factor, for the rare file that does not tell (x3).
+    config: The network's architecture and fields, for another program's
+      checkpoint that has none beside it; see `load_checkpoint`.
     dtype: Compute dtype: "float32", "bfloat16", or "auto": bfloat16 on GPU and
       TPU, float32 on CPU.
     fetch: Whether a named model that is not here may be downloaded.
@@ -386,7 +389,9 @@ def load(
   """
   platform = (devices or jax.local_devices())[0].platform
   compute = compilation.compute_dtype(dtype, platform)
-  found = find.find_model(model, scale=scale, fetch=fetch, progress=progress)
+  found = find.find_model(
+    model, scale=scale, config=config, fetch=fetch, progress=progress
+  )
   return Upscaler(
     registry.make_generator(**found.weights.config, dtype=compute),
     found.weights.params,

@@ -36,6 +36,7 @@ from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, files, trees, zoo
 from esrgan_jax.weights.formats import checkpoint_folders as folders
+from esrgan_jax.weights.formats import plain_checkpoints
 from esrgan_jax.weights.workdir import MODELS, SUFFIX, model_of, order, phases
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
   "find_model",
   "locate",
   "read",
+  "read_config",
 ]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".param", ".bin", ".ckpt")
@@ -189,6 +191,30 @@ def read(
     notes=place.notes + weights.notes,
   )
   return FoundModel(place.name, place.path, weights)
+
+
+def read_config(path: str | None) -> dict[str, Any] | None:
+  """Reads a network's config from a file, for `find_model`.
+
+  Args:
+    path: JSON with the network's `scale`, its `architecture` (absent: RRDBNet)
+      and fields; or a workdir's `config.json`. None for none.
+
+  Returns:
+    Architecture and fields, not yet checked; None for none.
+
+  Raises:
+    ValueError: If it is none, or cannot be read.
+
+  >>> read_config("/nowhere.json")
+  Traceback (most recent call last):
+  ...
+  ValueError: /nowhere.json is no config of a network: No such file...
+  """
+  if path is None:
+    return None
+  with storage.reaching(path):
+    return plain_checkpoints.read_config(_as_path(path))
 
 
 def check_scale(

@@ -14,6 +14,7 @@ one with it is ours, and damaged if it is not as we write it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import typing
@@ -22,13 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_jax.text import printable
 from esrgan_jax.weights.formats import stored_arrays as stored
 
 if typing.TYPE_CHECKING:
   from etils import epath
 
-__all__ = ["config_beside", "is_saved", "open_all", "read_some"]
+__all__ = ["config_beside", "is_saved", "open_all", "read_config", "read_some"]
 
 CONFIG = "config.json"
 _TREE = "_METADATA"
@@ -97,8 +97,7 @@ def config_beside(folder: epath.Path) -> dict[str, Any] | None:
   """Reads the config that lies beside a checkpoint, if one does.
 
   Looked for is an item `config`, of `JsonSave`; then `config.json` in the
-  folder; then in the two above it, such as a workdir's. There is no more to a
-  config than what `save_checkpoint` takes, or training writes.
+  folder; then in the two above it, such as a workdir's.
 
   Args:
     folder: As of `is_saved`.
@@ -113,13 +112,44 @@ def config_beside(folder: epath.Path) -> dict[str, Any] | None:
   >>> config_beside(pathlib.Path("/nowhere"))
   """
   for place in (folder / "config" / "metadata", folder / CONFIG):
-    if place.is_file() and (found := _read_config(place, is_meant=True)):
-      return found
+    if place.is_file():
+      return read_config(place)
   for above in itertools.islice(folder.parents, 2):
-    place = above / CONFIG
-    if place.is_file() and (found := _read_config(place, is_meant=False)):
-      return found
+    if (above / CONFIG).is_file():
+      # Other programs have such files, too.
+      with contextlib.suppress(ValueError):
+        return read_config(above / CONFIG)
   return None
+
+
+def read_config(path: epath.Path) -> dict[str, Any]:
+  """Reads a network's fields from a file: such fields alone, or a training's.
+
+  Args:
+    path: The file.
+
+  Returns:
+    The fields, as they stand there.
+
+  Raises:
+    ValueError: If they are none, or cannot be read.
+  """
+  try:
+    with path.open("rb") as file:
+      text = file.read(_MAX_CONFIG + 1)
+    if len(text) > _MAX_CONFIG:
+      raise ValueError(f"it has more than {_MAX_CONFIG} bytes")
+    found = json.loads(text)
+    match found:
+      case {"generator": {**fields}, "scale": scale}:  # A training's.
+        return {**fields, "scale": scale}
+      case {"scale": _}:
+        return found
+    raise ValueError("it is no object with scale, and architecture and fields")
+  except (OSError, ValueError, RecursionError) as error:
+    raise ValueError(
+      f"{path} is no config of a network: {stored.reason(error)}"
+    ) from error
 
 
 def _items(folder):
@@ -128,25 +158,3 @@ def _items(folder):
     return []
   found = [path for path in folder.iterdir() if (path / _TREE).is_file()]
   return sorted(found, key=lambda path: path.name)[:_MAX_ITEMS]
-
-
-def _read_config(path, *, is_meant):
-  """The fields of a network that a file holds; None if it is another file."""
-  try:
-    with path.open("rb") as file:
-      text = file.read(_MAX_CONFIG + 1)
-    if len(text) > _MAX_CONFIG:
-      raise ValueError(f"more than {_MAX_CONFIG} bytes")
-    found = json.loads(text)
-    match found:
-      case {"generator": {**fields}, "scale": scale}:  # A training's.
-        return {**fields, "scale": scale}
-      case {"scale": _}:
-        return found
-    raise ValueError("no object with scale, and perhaps architecture and more")
-  except (OSError, ValueError, RecursionError) as error:
-    if not is_meant:  # Other programs have such files, too.
-      return None
-    raise ValueError(
-      f"{path} is no config of a network: {printable(error)}"
-    ) from error
