@@ -28,7 +28,7 @@ def moments(params, clip_norm=None):
   """Adam's state, its moments not zero."""
   adam = make_optimizer(1e-3, clip_norm=clip_norm)
   return jax.tree.map(
-    lambda x: np.asarray(x) + np.ones((), x.dtype), adam.transform.init(params)
+    lambda x: np.asarray(x) + np.ones((), x.dtype), adam.init(params)
   )
 
 

@@ -162,28 +162,36 @@ def test_checkpoints_of_the_first_version_go_on(tmp_path):
     kernel = jnp.arange(n, n + 6, dtype=jnp.float32).reshape(2, 3)
     return {"body": {"kernel": kernel}, "bias": jnp.full(3, n, jnp.float32)}
 
-  def half(params, clip_norm=None):
-    state = make_optimizer(1e-4, clip_norm=clip_norm).transform.init(params)
-    return jax.tree.map(
+  def half(params, step, clip_norm=None):
+    state = make_optimizer(1e-4, clip_norm=clip_norm).init(params)
+    state = jax.tree.map(
       lambda x: x + jnp.asarray(0.5 if x.ndim else 2, x.dtype), state
+    )
+    # What it had not: the next update computes the one of the other.
+    count = state.hyperparams_states["learning_rate"]._replace(
+      count=jnp.int32(step)
+    )
+    return state._replace(
+      hyperparams={"learning_rate": jnp.zeros(())},
+      hyperparams_states={"learning_rate": count},
     )
 
   shared = {"skipped": zero(), "skipped_in_a_row": zero()}
   first = PsnrState(
     step=np.int32(2),
     params=ramp(1),
-    opt_state=half(ramp(1)),
+    opt_state=half(ramp(1), 2),
     ema_params=ramp(10),
     **shared,
   )
   second = GanState(
     step=np.int32(1),
     params=ramp(2),
-    opt_state=half(ramp(2), 1.0),
+    opt_state=half(ramp(2), 1, 1.0),
     ema_params=ramp(20),
     d_params=ramp(3),
     d_batch_stats={},
-    d_opt_state=half(ramp(3), 1.0),
+    d_opt_state=half(ramp(3), 1, 1.0),
     **shared,
   )
   for name, state, metrics in (
@@ -587,14 +595,15 @@ def test_a_fit_says_where_to_find_what():
   state = psnr(clip_norm=1.0)
   found = {
     "state": stored.flatten(
-      {"params": state.params, "opt_state": state.opt_state[1]}
+      {"params": state.params, "opt_state": psnr().opt_state}
     ),
     "ema": stored.flatten(state.ema_params),
   }
   fit = fitting.fit(found, state)
-  assert fit.sources["opt_state", 1, "mu", "conv", "bias"] == (
+  path = ("mu", "conv", "bias")
+  assert fit.sources["opt_state", "inner_state", 1, *path] == (
     "state",
-    ("opt_state", "mu", "conv", "bias"),
+    ("opt_state", "inner_state", 0, *path),
   )
   assert fit.sources["ema_params", "conv", "bias"] == ("ema", ("conv", "bias"))
   assert {each.part for each in fit.differences} == {"state"}

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from esrgan_jax.steps.optimizer import (
-  Optimizer,
+  check_optimizer,
   constant_schedule,
   cosine_restart_schedule,
   make_optimizer,
@@ -116,14 +116,13 @@ def test_adam_is_pytorchs(clip_norm):
 
   @jax.jit
   def update(params, opt_state, grads, step):
-    directions, opt_state = optimizer.transform.update(grads, opt_state, params)
-    rate = optimizer.learning_rate(step)
-    params = jax.tree.map(lambda p, d: p - rate * d, params, directions)
-    return params, opt_state, rate
+    updates, opt_state = optimizer.update(grads, opt_state, params, step=step)
+    rate = opt_state.hyperparams["learning_rate"]
+    return optax.apply_updates(params, updates), opt_state, rate
 
   expected = golden.load("optimizer")[f"clip {clip_norm}"]
   params, all_grads = golden.descent()
-  opt_state = optimizer.transform.init(params)
+  opt_state = optimizer.init(params)
   for step, grads in enumerate(all_grads):
     params, opt_state, rate = update(params, opt_state, grads, step)
     np.testing.assert_allclose(rate, expected["rates"][step], rtol=1e-6)
@@ -135,22 +134,64 @@ def test_clipping_bounds_the_norm_of_all_gradients_together():
   # Without Adam's normalisation the clipped gradient itself is seen.
   optimizer = make_optimizer(1.0, b1=0.0, b2=0.0, clip_norm=1.0)
   grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-  _, opt_state = optimizer.transform.update(
-    grads, optimizer.transform.init(grads)
-  )
-  adam = opt_state[1]
+  _, opt_state = optimizer.update(grads, optimizer.init(grads))
+  adam = opt_state.inner_state[1]
   assert isinstance(adam, optax.ScaleByAdamState)
   np.testing.assert_allclose(adam.mu["a"], [0.6], rtol=1e-5)
   np.testing.assert_allclose(adam.mu["b"], [0.8], rtol=1e-5)
 
 
-def test_any_optax_transformation_fits():
-  optimizer = Optimizer(optax.trace(0.9), constant_schedule(0.1))
-  params = {"w": jnp.ones(2)}
-  directions, _ = optimizer.transform.update(
-    params, optimizer.transform.init(params), params
+def test_the_rate_is_of_the_step_that_is_told_or_else_of_the_updates_done():
+  optimizer = make_optimizer(
+    1.0, schedule={"name": "milestones", "milestones": (1, 2, 3)}
   )
-  np.testing.assert_array_equal(directions["w"], [1.0, 1.0])
+  opt_state = optimizer.init({"w": jnp.ones(2)})
+  rates = []
+  for extra in ({}, {}, {"step": 1}, {}, {"step": 0}, {"value": 7.0}):
+    grads = {"w": jnp.ones(2)}
+    _, opt_state = optimizer.update(grads, opt_state, **extra)
+    # As optax's own documentation looks it up.
+    rates.append(
+      optax.tree.get(
+        opt_state,
+        "learning_rate",
+        filtering=lambda _, value: isinstance(value, jax.Array),
+      )
+    )
+  assert rates == [1, 0.5, 0.5, 0.25, 1, 0.5]
+
+
+def test_adam_is_optaxs_adam_with_the_schedule_inside():
+  """The factories of schedules are optax's: count to rate."""
+  schedule = milestone_schedule(1e-2, milestones=(1, 3))
+  params, all_grads = golden.descent()
+  found = []
+  for optimizer in (
+    make_optimizer(1e-2, schedule={"name": "milestones", "milestones": (1, 3)}),
+    optax.adam(schedule),
+  ):
+    values, state = params, optimizer.init(params)
+    for grads in all_grads:
+      updates, state = optimizer.update(grads, state, values)
+      values = optax.apply_updates(values, updates)
+    found.append(values)
+  jax.tree.map(np.testing.assert_array_equal, *found)
+
+
+@pytest.mark.parametrize(
+  ("wrong", "got"),
+  [
+    (optax.adam, "got adam, which may have to be called"),
+    (None, "got None"),
+    (optax.MultiSteps, "got MultiSteps, which may have to be called"),
+    (optax.EmptyState(), "got an object of type EmptyState"),
+    (1e-4, "got an object of type float"),
+    ({"learning_rate": 1e-4}, "got an object of type dict"),
+  ],
+)
+def test_what_is_no_optimizer_is_refused(wrong, got):
+  with pytest.raises(TypeError, match=rf"optax.adam\(1e-4\) or .*, {got}$"):
+    check_optimizer(wrong)
 
 
 @pytest.mark.parametrize(

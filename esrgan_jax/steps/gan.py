@@ -22,13 +22,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from esrgan_jax import losses
 from esrgan_jax.models.vgg import vgg19_features
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
-from esrgan_jax.steps.optimizer import Optimizer
+from esrgan_jax.steps.optimizer import check_optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
 from esrgan_jax.steps.state import GanState
 
@@ -262,8 +263,8 @@ def gan_step(
   *,
   generator: nn.Module,
   discriminator: nn.Module,
-  optimizer: Optimizer,
-  d_optimizer: Optimizer,
+  optimizer: optax.GradientTransformation,
+  d_optimizer: optax.GradientTransformation,
   ema_decay: float = 0.999,
   accumulate: int = 1,
   adversarial: str = "relativistic",
@@ -283,8 +284,9 @@ def gan_step(
     generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
       are its fields.
     discriminator: Linen module of images to one logit each, `train=` keyword.
-    optimizer: The generator's, from `make_optimizer`.
-    d_optimizer: The discriminator's.
+    optimizer: The generator's: any `optax.GradientTransformation`, such as
+      `make_optimizer`'s; its updates are added.
+    d_optimizer: The discriminator's, likewise.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
       to save memory. BatchNorm's statistics and the relativistic means are then
@@ -303,12 +305,14 @@ def gan_step(
 
   Returns:
     The new state, and metrics: those of `gan_gradients`, `g/grad_norm` and
-    `d/grad_norm` before any clipping, `g/learning_rate`, `d/learning_rate`,
+    `d/grad_norm` before any clipping, `g/learning_rate` and `d/learning_rate`
+    where the optimizers' states have them (see `optax.inject_hyperparams`),
     `skipped` and `skipped_in_a_row`.
 
   Raises:
     ValueError: If an option is out of range, `accumulate` does not divide the
       batch, or devices would go apart.
+    TypeError: If an optimizer is none.
 
   Source: ESRGAN (arXiv:1809.00219), sections 3.4 and 4.1; BasicSR
   `models/esrgan_model.py::optimize_parameters`; both gradients from one
@@ -331,6 +335,8 @@ def gan_step(
   """
   shared.check_decay(ema_decay)
   shared.check_axis(state, batch, axis_name)
+  check_optimizer(optimizer)
+  check_optimizer(d_optimizer, "d_optimizer")
   is_random = losses.find_adversarial_loss(adversarial).penalty is not None
 
   def gradients(carry, microbatch, index):
@@ -361,13 +367,21 @@ def gan_step(
   norm, d_norm = shared.global_norm(grads), shared.global_norm(d_grads)
   checked = jnp.stack([metrics["g/loss"], metrics["d/loss"], norm, d_norm])
   finite = jnp.all(jnp.isfinite(checked))
-  learning_rate = optimizer.learning_rate(state.step)
-  d_learning_rate = d_optimizer.learning_rate(state.step)
-  params, opt_state = shared.apply_update(
-    optimizer, learning_rate, grads, state.opt_state, state.params
+  params, opt_state, learning_rate = shared.apply_update(
+    optimizer,
+    grads,
+    state.opt_state,
+    state.params,
+    step=state.step,
+    value=metrics["g/loss"],
   )
-  d_params, d_opt_state = shared.apply_update(
-    d_optimizer, d_learning_rate, d_grads, state.d_opt_state, state.d_params
+  d_params, d_opt_state, d_learning_rate = shared.apply_update(
+    d_optimizer,
+    d_grads,
+    state.d_opt_state,
+    state.d_params,
+    step=state.step,
+    value=metrics["d/loss"],
   )
   updated = state.replace(
     params=params,

@@ -1,47 +1,32 @@
-"""Learning-rate schedules and Adam, as published, as functions of the step.
+"""Learning-rate schedules and Adam, as published, for optax.
 
-The learning rate is a function of the training step, never of a counter inside
-the optimizer's state. The two differ after a skipped update: Adam's own count
-has to go with its moments, while the schedule goes with the steps done. And a
-resumed or changed run has the schedule that its config says.
+The steps take any `optax.GradientTransformation`: its updates are added to the
+parameters, so one that ends with a learning rate, `optax.adam(1e-4)` and not
+`optax.scale_by_adam()`. They tell it two things more, which transformations
+that do not ask for them never see: `step`, the training step, and `value`, the
+loss.
+
+`make_optimizer` uses the first: its learning rate is a function of the training
+step. A schedule of optax's own counts updates instead. The two differ after an
+update that was skipped: that leaves the optimizer's state as it was, so that
+the count of a schedule inside it lags by one, as Adam's own has to.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.typing import ArrayLike
-
-Schedule = Callable[[ArrayLike], Array]
+from optax.schedules import WrappedSchedule
 
 
-class Optimizer(NamedTuple):
-  """A direction and the length of the step along it.
-
-  Attributes:
-    transform: Gradients to an ascent direction, without any learning rate, such
-      as `optax.scale_by_adam()`; its state is the `opt_state` of a state.
-    learning_rate: Step, int32 scalar counted from 0, to the learning rate of
-      the update done in it, float32 scalar.
-
-  Plain gradient descent, at a rate of 0.1:
-
-  >>> sgd = Optimizer(optax.identity(), lambda step: jnp.float32(0.1))
-  >>> round(float(sgd.learning_rate(7)), 3)
-  0.1
-  """
-
-  transform: optax.GradientTransformation
-  learning_rate: Schedule
-
-
-def constant_schedule(learning_rate: float) -> Schedule:
+def constant_schedule(learning_rate: float) -> optax.Schedule:
   """Returns a schedule that never changes.
 
   Args:
@@ -64,7 +49,7 @@ def constant_schedule(learning_rate: float) -> Schedule:
 
 def milestone_schedule(
   learning_rate: float, *, milestones: Sequence[int], factor: float = 0.5
-) -> Schedule:
+) -> optax.Schedule:
   """Returns a schedule that is multiplied by a factor at each milestone.
 
   Args:
@@ -112,7 +97,7 @@ def cosine_restart_schedule(
   periods: Sequence[int],
   restart_weights: Sequence[float] | None = None,
   minimum: float = 1e-7,
-) -> Schedule:
+) -> optax.Schedule:
   """Returns a schedule of half cosines, each from a restart to the minimum.
 
   Args:
@@ -178,7 +163,7 @@ _SCHEDULES = {
 
 def make_schedule(
   learning_rate: float, schedule: Mapping[str, Any] | None = None
-) -> Schedule:
+) -> optax.Schedule:
   """Returns the schedule that a config describes in plain values.
 
   Args:
@@ -213,7 +198,7 @@ def make_optimizer(
   b1: float = 0.9,
   b2: float = 0.999,
   clip_norm: float | None = None,
-) -> Optimizer:
+) -> optax.GradientTransformationExtraArgs:
   """Returns Adam, with its learning rate a function of the training step.
 
   Args:
@@ -225,19 +210,24 @@ def make_optimizer(
       scaled down to it, before Adam sees them. `None` does not clip.
 
   Returns:
-    Optimizer for a network; G and D take one each.
+    Transformation of a network's gradients; G and D take one each. Its state is
+    `optax.inject_hyperparams`'s, with the rate of the last update. Where
+    `update` is not given `step=`, as the steps give it, it counts the updates.
 
   Raises:
     ValueError: If a value is out of range, or the schedule is unknown.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1. Epsilon is 1e-8.
 
-  >>> optimizer = make_optimizer(1e-4, clip_norm=1.0)
-  >>> state = optimizer.transform.init({"w": jnp.zeros(2)})
+  >>> card = {"name": "milestones", "milestones": (10,)}
+  >>> optimizer = make_optimizer(0.5, schedule=card, clip_norm=1.0)
+  >>> state = optimizer.init({"w": jnp.zeros(2)})
   >>> grads = {"w": jnp.array([3.0, -4.0])}
-  >>> direction, _ = optimizer.transform.update(grads, state)
-  >>> [round(value, 3) for value in direction["w"].tolist()]
-  [1.0, -1.0]
+  >>> updates, state = optimizer.update(grads, state, step=10)
+  >>> [round(value, 3) for value in updates["w"].tolist()]
+  [-0.25, 0.25]
+  >>> float(state.hyperparams["learning_rate"])
+  0.25
   """
   for name, value in (("b1", b1), ("b2", b2)):
     if not 0 <= value < 1:
@@ -246,10 +236,83 @@ def make_optimizer(
     raise ValueError(
       f"clip_norm must be > 0, got {clip_norm}: None does not clip"
     )
-  transform = optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8)
-  if clip_norm is not None:
-    transform = optax.chain(optax.clip_by_global_norm(clip_norm), transform)
-  return Optimizer(transform, make_schedule(learning_rate, schedule))
+  clip = () if clip_norm is None else (optax.clip_by_global_norm(clip_norm),)
+
+  def adam(learning_rate):
+    return optax.chain(
+      *clip,
+      optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8),
+      optax.scale_by_learning_rate(learning_rate),
+    )
+
+  rate = _StepSchedule(make_schedule(learning_rate, schedule))
+  return optax.inject_hyperparams(adam, hyperparam_dtype=jnp.float32)(rate)
+
+
+def check_optimizer(optimizer: Any, name: str = "optimizer") -> None:
+  """Raises a TypeError that says what to pass, unless it is an optimizer.
+
+  >>> check_optimizer(optax.adam(1e-4))
+  >>> check_optimizer(optax.adam)
+  Traceback (most recent call last):
+  ...
+  TypeError: optimizer must be an optax.GradientTransformation, such as...
+  """
+  methods = (getattr(optimizer, each, None) for each in ("init", "update"))
+  if all(map(callable, methods)) and not isinstance(optimizer, type):
+    return
+  got = f"an object of type {type(optimizer).__name__}"
+  if optimizer is None:
+    got = "None"
+  elif hasattr(optimizer, "__name__"):
+    got = f"{optimizer.__name__}, which may have to be called"
+  raise TypeError(
+    f"{name} must be an optax.GradientTransformation, such as optax.adam(1e-4)"
+    f" or make_optimizer(1e-4), got {got}"
+  )
+
+
+def find_learning_rate(opt_state: Any) -> Array | None:
+  """Returns the learning rate that an optimizer's state tells.
+
+  Args:
+    opt_state: The state after an update.
+
+  Returns:
+    Scalar: that of the update done; None unless there is exactly one, as
+    `optax.inject_hyperparams` keeps it.
+
+  >>> adam = optax.inject_hyperparams(optax.adam)(learning_rate=0.5)
+  >>> float(find_learning_rate(adam.init(jnp.zeros(2))))
+  0.5
+  >>> find_learning_rate(optax.adam(0.5).init(jnp.zeros(2))) is None
+  True
+  """
+
+  def is_scalar(path, value):
+    del path
+    return isinstance(value, jax.Array) and value.shape == ()
+
+  found = optax.tree.get_all_with_path(opt_state, "learning_rate", is_scalar)
+  return found[0][1] if len(found) == 1 else None
+
+
+class _StepSchedule(WrappedSchedule):
+  """A schedule of the step where that is told, else of a count of its own."""
+
+  def update(self, state, *, step=None, **others):
+    """The count of the next update."""
+    return super().update(_at(state, step), **others)
+
+  def __call__(self, state, *, step=None, **others):
+    """The rate of this update."""
+    return super().__call__(_at(state, step), **others)
+
+
+def _at(state, step):
+  if step is None:
+    return state
+  return state._replace(count=jnp.asarray(step, jnp.int32))
 
 
 def _check_rate(learning_rate):

@@ -8,10 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
-from esrgan_jax.steps.optimizer import Optimizer
+from esrgan_jax.steps.optimizer import check_optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
 from esrgan_jax.steps.state import PsnrState
 
@@ -69,7 +70,7 @@ def psnr_step(
   batch: Batch,
   *,
   generator: nn.Module,
-  optimizer: Optimizer,
+  optimizer: optax.GradientTransformation,
   pixel_loss: str | ImageLoss = "l1",
   ema_decay: float = 0.999,
   accumulate: int = 1,
@@ -85,7 +86,8 @@ def psnr_step(
     batch: `lr` and `hr`, as above.
     generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
       are its fields.
-    optimizer: From `make_optimizer`.
+    optimizer: Any `optax.GradientTransformation`, such as `make_optimizer`'s;
+      its updates are added.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
@@ -102,11 +104,13 @@ def psnr_step(
 
   Returns:
     The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
-    any clipping, `g/learning_rate`, `skipped` and `skipped_in_a_row`.
+    any clipping, `g/learning_rate` where the optimizer's state has it (see
+    `optax.inject_hyperparams`), `skipped` and `skipped_in_a_row`.
 
   Raises:
     ValueError: If an option is out of range, `accumulate` does not divide the
       batch, or devices would go apart.
+    TypeError: If the optimizer is none.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
   `models/sr_model.py::model_ema`.
@@ -124,6 +128,7 @@ def psnr_step(
   """
   shared.check_decay(ema_decay)
   shared.check_axis(state, batch, axis_name)
+  check_optimizer(optimizer)
 
   def gradients(collections, microbatch, index):
     del index
@@ -142,9 +147,13 @@ def psnr_step(
   )
   norm = shared.global_norm(grads)
   finite = jnp.isfinite(metrics["g/loss"]) & jnp.isfinite(norm)
-  learning_rate = optimizer.learning_rate(state.step)
-  params, opt_state = shared.apply_update(
-    optimizer, learning_rate, grads, state.opt_state, state.params
+  params, opt_state, learning_rate = shared.apply_update(
+    optimizer,
+    grads,
+    state.opt_state,
+    state.params,
+    step=state.step,
+    value=metrics["g/loss"],
   )
   updated = state.replace(
     params=params,

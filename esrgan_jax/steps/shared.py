@@ -19,12 +19,14 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from esrgan_jax import losses
 from esrgan_jax.models import registry
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.layout import keep_compact
+from esrgan_jax.steps.optimizer import find_learning_rate
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -144,8 +146,11 @@ def global_norm(tree):
   return jnp.sqrt(sum(squares))
 
 
-def apply_update(optimizer, learning_rate, grads, opt_state, params):
-  """One optimizer's new parameters and state."""
+def apply_update(optimizer, grads, opt_state, params, *, step, value):
+  """New parameters and state, and the learning rate where the state tells it.
+
+  A transformation that asks for them is told the training step and the loss.
+  """
   # To lie as the parameters do: otherwise the whole update would take place in
   # the gradients' layout, and parameters and state be copied there and back.
   grads = jax.lax.platform_dependent(
@@ -153,9 +158,12 @@ def apply_update(optimizer, learning_rate, grads, opt_state, params):
     tpu=functools.partial(jax.tree.map, keep_compact),
     default=lambda grads: grads,
   )
-  directions, opt_state = optimizer.transform.update(grads, opt_state, params)
-  params = jax.tree.map(lambda p, d: p - learning_rate * d, params, directions)
-  return params, opt_state
+  optimizer = optax.with_extra_args_support(optimizer)
+  updates, opt_state = optimizer.update(
+    grads, opt_state, params, step=step, value=value
+  )
+  params = optax.apply_updates(params, updates)
+  return params, opt_state, find_learning_rate(opt_state)
 
 
 def average(ema_params, params, decay):
@@ -185,7 +193,7 @@ def keep_finite(finite, updated, state):
 
 
 def with_counters(metrics, state):
-  """Metrics with the counters, all float32."""
+  """Metrics with the counters, all float32; without those that are None."""
   counters = {
     "skipped": state.skipped,
     "skipped_in_a_row": state.skipped_in_a_row,
@@ -193,4 +201,5 @@ def with_counters(metrics, state):
   return {
     name: jnp.asarray(value, jnp.float32)
     for name, value in (metrics | counters).items()
+    if value is not None
   }

@@ -19,10 +19,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from esrgan_jax.models import registry
-from esrgan_jax.steps.optimizer import Optimizer
+from esrgan_jax.steps.optimizer import check_optimizer
 
 
 class PsnrState(flax.struct.PyTreeNode):
@@ -31,7 +32,7 @@ class PsnrState(flax.struct.PyTreeNode):
   Attributes:
     step: Steps done, skipped ones included; int32 scalar.
     params: The generator's parameters.
-    opt_state: State of the generator's `Optimizer.transform`.
+    opt_state: State of the generator's optimizer.
     ema_params: Exponential moving average of `params`.
     skipped: Updates skipped because something was not finite; int32 scalar.
     skipped_in_a_row: The same, since the last update; int32 scalar.
@@ -53,12 +54,12 @@ class GanState(flax.struct.PyTreeNode):
   Attributes:
     step: Steps done, skipped ones included; int32 scalar.
     params: The generator's parameters.
-    opt_state: State of the generator's `Optimizer.transform`.
+    opt_state: State of the generator's optimizer.
     ema_params: Exponential moving average of `params`.
     d_params: The discriminator's parameters.
     d_batch_stats: The discriminator's running BatchNorm statistics; an empty
       dictionary for one without BatchNorm.
-    d_opt_state: State of the discriminator's `Optimizer.transform`.
+    d_opt_state: State of the discriminator's optimizer.
     skipped: Updates skipped because something was not finite; int32 scalar.
     skipped_in_a_row: The same, since the last update; int32 scalar.
     collections: The generator's, besides its parameters.
@@ -79,7 +80,7 @@ class GanState(flax.struct.PyTreeNode):
 def create_psnr_state(
   key: Array,
   generator: nn.Module,
-  optimizer: Optimizer,
+  optimizer: optax.GradientTransformation,
   *,
   params: Any = None,
   collections: Mapping[str, Any] | None = None,
@@ -93,7 +94,7 @@ def create_psnr_state(
   Args:
     key: Random key, for the parameters.
     generator: Linen module of images to images, such as `RRDBNet`.
-    optimizer: The generator's optimizer.
+    optimizer: The generator's, any `optax.GradientTransformation`.
     params: Parameters to start from instead of random ones.
     collections: The generator's other collections that go with `params`; None
       for those that it begins with.
@@ -101,17 +102,21 @@ def create_psnr_state(
   Returns:
     State with `step` 0; `ema_params` equals `params`.
 
+  Raises:
+    TypeError: If an optimizer is none.
+
   >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
   >>> state = create_psnr_state(jax.random.key(0), net, make_optimizer(2e-4))
   >>> int(state.step), state.ema_params["kernel"].shape
   (0, (3, 3, 3, 3))
   """
+  check_optimizer(optimizer)
   params, collections = _variables(key, generator, params, collections)
   return PsnrState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=optimizer.transform.init(params),
+    opt_state=optimizer.init(params),
     ema_params=_copy(params),
     skipped=jnp.zeros((), jnp.int32),
     skipped_in_a_row=jnp.zeros((), jnp.int32),
@@ -123,8 +128,8 @@ def create_gan_state(
   key: Array,
   generator: nn.Module,
   discriminator: nn.Module,
-  optimizer: Optimizer,
-  d_optimizer: Optimizer,
+  optimizer: optax.GradientTransformation,
+  d_optimizer: optax.GradientTransformation,
   *,
   params: Any = None,
   collections: Mapping[str, Any] | None = None,
@@ -139,14 +144,17 @@ def create_gan_state(
     discriminator: Linen module of images to one logit each, called with
       `train=`, such as `VGGStyleDiscriminator`. One that takes images of one
       size only names it `input_size`.
-    optimizer: The generator's optimizer.
-    d_optimizer: The discriminator's optimizer.
+    optimizer: The generator's, any `optax.GradientTransformation`.
+    d_optimizer: The discriminator's, likewise.
     params: The generator's parameters after phase one. Without them the GAN
       starts from a random generator, which seldom ends well.
     collections: As of `create_psnr_state`.
 
   Returns:
     State with `step` 0; `ema_params` equals `params`.
+
+  Raises:
+    TypeError: If an optimizer is none.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> from esrgan_jax.steps.optimizer import make_optimizer
@@ -158,6 +166,7 @@ def create_gan_state(
   >>> sorted(state.d_batch_stats)
   ['bn0_1']
   """
+  check_optimizer(d_optimizer, "d_optimizer")
   g_key, d_key = jax.random.split(key)
   state = create_psnr_state(
     g_key, generator, optimizer, params=params, collections=collections
@@ -167,7 +176,7 @@ def create_gan_state(
     **{name: getattr(state, name) for name in state.__dataclass_fields__},
     d_params=variables["params"],
     d_batch_stats=variables.get("batch_stats", {}),
-    d_opt_state=d_optimizer.transform.init(variables["params"]),
+    d_opt_state=d_optimizer.init(variables["params"]),
   )
 
 

@@ -31,7 +31,7 @@ import numpy as np
 from esrgan_jax import storage
 from esrgan_jax.distributed import everywhere, wait_for_all
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import fitting
+from esrgan_jax.training import fitting, migration
 from esrgan_jax.weights.formats import checkpoint_folders as folders
 from esrgan_jax.weights.formats import orbax_writer
 from esrgan_jax.weights.formats import stored_arrays as stored
@@ -96,7 +96,7 @@ class Checkpoints:
   >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> from esrgan_jax.steps.state import PsnrState
   >>> zero, params = jnp.zeros((), jnp.int32), {"bias": jnp.ones(2)}
-  >>> opt_state = make_optimizer(1e-4).transform.init(params)
+  >>> opt_state = make_optimizer(1e-4).init(params)
   >>> state = PsnrState(zero, params, opt_state, params, zero, zero)
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   with Checkpoints(folder, config={"seed": 0}) as checkpoints:
@@ -208,6 +208,7 @@ class Checkpoints:
     folder, problem = self._folder / str(steps[-1]), ""
 
     def refusal(info, found):
+      found = migration.optimizer_states(found, like)
       fit = self._fit(info, found, like)
       return fitting.refusal(fit, str(folder), may_begin_anew=changes)
 
@@ -254,7 +255,8 @@ class Checkpoints:
       self._refuse_to_begin_again(damaged)
       return None
     folder = self._folder / str(step)
-    fit = self._fit(found.info, found.arrays, like)
+    arrays = migration.optimizer_states(found.arrays, like)
+    fit = self._fit(found.info, arrays, like)
     if problem := fitting.refusal(
       fit, str(folder), may_begin_anew=begin is not None
     ):
@@ -264,7 +266,7 @@ class Checkpoints:
         _log.warning("%s; going on from the step before", reason)
       self._move_aside(each, folders.DAMAGED)
     metrics = found.info["metrics"] | _read_metrics(folder)
-    state = _place(fit.sources, found.arrays, like, begin)
+    state = _place(fit.sources, arrays, like, begin)
     self.origin = found.info.get("origin")
     note = self._begin_folder(fit) if fit.differences else ""
     return Restored(state, step, found.info["config"], metrics, note)

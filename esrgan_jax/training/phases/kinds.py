@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import optax
 
 from esrgan_jax.models import registry
 from esrgan_jax.steps import optimizer as optimizer_lib
@@ -266,7 +267,7 @@ def make_phase(
 
 def make_optimizer(
   config: Any, name: str, learning_rate: float
-) -> optimizer_lib.Optimizer:
+) -> optax.GradientTransformation:
   """Returns Adam as a phase's section has it.
 
   Args:
