@@ -168,7 +168,8 @@ def _prepare(sr, hr, crop_border, y_channel, *, smallest):
   if crop_border < 0:
     raise ValueError(f"crop_border must be >= 0, got {crop_border}")
   height, width = (n - 2 * crop_border for n in sr.shape[-3:-1])
-  if min(height, width) < smallest:
+  # One by one: sizes may be symbolic, which have no order of their own.
+  if height < smallest or width < smallest:
     raise ValueError(
       f"crop_border={crop_border} leaves {max(height, 0)}x{max(width, 0)} of "
       f"{sr.shape[-3]}x{sr.shape[-2]} pixels; at least {smallest}x{smallest} "

@@ -7,9 +7,11 @@ shrinking (antialiasing), normalised at every output, rows before columns.
 
 Each axis is a banded matrix product. It runs in blocks of 128 outputs, each
 with the one window of inputs it reads, so cost and constants grow linearly
-with the image and the arithmetic stays a batch of dense products.
+with the image and the arithmetic stays a batch of dense products. Where sizes
+are symbolic (`jax.export`), it is a sum over taps instead.
 """
 
+import fractions
 import functools
 import math
 import numbers
@@ -41,6 +43,9 @@ def imresize(
   MATLAB does on `uint8`: 256 levels after either pass. Then factors of 2, 4
   and 8 are exact in float32; others may differ by one level, where float64
   falls next to a tie. Data preparation should use `imresize_uint8`.
+
+  For `jax.export`, the number of images, H and W may be symbolic: then `scale`
+  is a ratio of whole numbers, such as 4 or 1 / 4.
 
   Args:
     image: Images, float `[..., H, W, C]` in [0, 1].
@@ -150,11 +155,20 @@ def _plan(shape, scale, size, border, antialias):
       f"give either scale or size, got scale={scale} and size={size}"
     )
   in_sizes = shape[-3:-1]
+  symbolic = any(map(jax.export.is_symbolic_dim, in_sizes))
+  if size is not None and symbolic:
+    raise ValueError(
+      f"size={size} of images of symbolic size {tuple(in_sizes)}: give scale"
+    )
   if size is None:
     if not (math.isfinite(scale) and scale > 0):
       raise ValueError(f"scale must be finite and > 0, got {scale}")
     scales = (float(scale), float(scale))
-    out_sizes = tuple(math.ceil(scales[0] * n) for n in in_sizes)
+    if symbolic:
+      more, less = _ratio(scales[0])
+      out_sizes = tuple(-(-n * more // less) for n in in_sizes)
+    else:
+      out_sizes = tuple(math.ceil(scales[0] * n) for n in in_sizes)
   else:
     if len(size) != 2 or not all(
       isinstance(n, numbers.Integral) and n > 0 for n in size
@@ -170,6 +184,17 @@ def _plan(shape, scale, size, border, antialias):
   ]
   # As MATLAB: the axis that shrinks most goes first, rows first on a draw.
   return sorted(passes, key=lambda axis_pass: axis_pass[3])
+
+
+def _ratio(scale):
+  """The whole numbers whose ratio a scale is."""
+  found = fractions.Fraction(scale).limit_denominator(_BLOCK)
+  if float(found) != scale or found.numerator > _BLOCK:
+    raise ValueError(
+      f"scale {scale} of images of symbolic size: it must be a ratio of whole"
+      f" numbers up to {_BLOCK}"
+    )
+  return found.numerator, found.denominator
 
 
 def _cubic(x):
@@ -223,6 +248,8 @@ def _blocks(in_size, out_size, scale, border, antialias):
 
 def _resize_axis(image, axis, in_size, out_size, *how):
   """Resizes one axis (-3 or -2) of a float image by blocked products."""
+  if jax.export.is_symbolic_dim(in_size):
+    return _resize_symbolic_axis(image, axis, in_size, out_size, *how)
   starts, weights = _blocks(in_size, out_size, *how)
   weights = jnp.asarray(weights, image.dtype)
   window = weights.shape[-1]
@@ -244,6 +271,36 @@ def _resize_axis(image, axis, in_size, out_size, *how):
   )
   image = jax.lax.collapse(image, position, position + 2)
   return jax.lax.slice_in_dim(image, 0, out_size, axis=position)
+
+
+def _resize_symbolic_axis(
+  image, axis, in_size, out_size, scale, border, antialias
+):
+  """The same of any length: every `more` outputs have the same weights."""
+  more, less = _ratio(scale)
+  # Far enough inside of an axis that nothing is folded back.
+  away = less * (2 + math.ceil(4 / min(scale, 1.0) / less))
+  length = 2 * away + less
+  sources, weights = _taps(
+    length, length * more // less, scale, border, antialias
+  )
+  first = away * more // less
+  sources = jnp.asarray(sources[first : first + more] - away)
+  weights = jnp.asarray(weights[first : first + more], image.dtype)
+  others = [a for a in range(image.ndim) if a != image.ndim + axis]
+  output = jnp.arange(out_size)
+  phase, start = output % more, output // more * less
+  total = 0
+  for tap in range(weights.shape[1]):
+    source = sources[phase, tap] + start
+    if border == "mirror":
+      source = source % (2 * in_size)
+      source = jnp.minimum(source, 2 * in_size - 1 - source)
+    else:
+      source = jnp.clip(source, 0, in_size - 1)
+    weight = jnp.expand_dims(weights[phase, tap], others)
+    total += weight * jnp.take(image, source, axis=axis, mode="clip")
+  return total
 
 
 def _resize_axis_uint8(image, axis, in_size, out_size, *how):

@@ -1,12 +1,19 @@
 """The table of formats, and that a file is there in whole or not at all."""
 
+import os
 import re
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
-from esrgan_jax import export
+import esrgan_jax
+from esrgan_jax import export, plugins
+from esrgan_jax.models import registry
 from esrgan_jax.weights import files, find
+from tests.training_runs import ROOT
 
 
 @pytest.fixture(scope="module", name="model")
@@ -43,8 +50,122 @@ def test_a_format_of_ones_own(model, tmp_path, table):
   assert path.read_text() == "6 float32"
   with pytest.raises(ValueError, match="another format has the suffix"):
     export.register_format(export.Format(".txt", "another", print))
-  with pytest.raises(ValueError, match=r"must be .safetensors, .pth or .txt"):
+  with pytest.raises(ValueError, match=r"must be .*\.pth, .*or \.txt$"):
     export.write(tmp_path / "a.bmp", model)
+
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_CALL = """
+import pathlib
+import sys
+sys.modules["esrgan_jax"] = None  # Not installed.
+import jax
+import numpy as np
+folder = pathlib.Path(sys.argv[1])
+for name in sys.argv[2:]:
+  program = jax.export.deserialize(bytearray((folder / name).read_bytes()))
+  images = dict(np.load(folder / f"{name}.npz"))
+  found = {key: program.call(image) for key, image in images.items()}
+  np.savez(folder / f"{name}.out.npz", **found)
+"""
+
+
+def _without_this_package(folder, programs):
+  """What programs give, in a process that cannot import the package."""
+  for name, (program, images) in programs.items():
+    (folder / name).write_bytes(program)
+    np.savez(folder / f"{name}.npz", **images)
+  subprocess.run(
+    [sys.executable, "-c", _CALL, str(folder), *programs],
+    cwd=folder,
+    env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    check=True,
+  )
+  return {name: dict(np.load(folder / f"{name}.out.npz")) for name in programs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_program_of_the_whole_network_runs_without_this_package(
+  dtype, tmp_path
+):
+  """At the published widths, real weights, for three platforms."""
+  weights = find.find_model("realesrgan-x4plus").weights
+  path = export.write(tmp_path / "model.jax", weights, dtype=dtype)
+  content = path.read_bytes()
+  program = jax.export.deserialize(bytearray(content))
+  assert program.platforms == PLATFORMS
+  assert len(content) < 1.1 * (67e6 if dtype == "float32" else 34e6)
+  random = np.random.default_rng(0)
+  images = {
+    "a": random.random((2, 16, 21, 3), np.float32),
+    "b": random.random((1, 33, 12, 3), np.float32),
+  }
+  found = _without_this_package(tmp_path, {"copy": (content, images)})["copy"]
+  net = registry.make_generator(**weights.config)
+  for key, image in images.items():
+    expected = jax.jit(net.apply)({"params": weights.params}, image)
+    tolerance = 1e-5 if dtype == "float32" else 5e-3
+    np.testing.assert_allclose(found[key], expected, atol=tolerance)
+
+
+@pytest.mark.slow
+def test_functions_of_images_run_without_this_package(tmp_path):
+  n, h, w = jax.export.symbolic_shape("n, h, w", constraints=["h>=19", "w>=19"])
+  pair = jax.ShapeDtypeStruct((2, n, h, w, 3), np.float32)
+  image = jax.ShapeDtypeStruct((n, h, w, 3), np.float32)
+  options = {"crop_border": 4, "y_channel": True}
+  cases = {
+    "psnr": (lambda x: esrgan_jax.psnr(*x, **options), pair),
+    "ssim": (lambda x: esrgan_jax.ssim(*x, **options), pair),
+    "larger": (lambda x: esrgan_jax.imresize(x, scale=4), image),
+    "smaller": (lambda x: esrgan_jax.imresize(x, scale=1 / 4), image),
+  }
+  random, programs = np.random.default_rng(0), {}
+  for name, (function, spec) in cases.items():
+    program = jax.export.export(jax.jit(function), platforms=PLATFORMS)
+    first = spec.shape[:-4]
+    images = {
+      str(size): random.random((*first, *size, 3), np.float32)
+      for size in ((2, 19, 24), (1, 200, 31))
+    }
+    programs[name] = (program(spec).serialize(), images)
+  found = _without_this_package(tmp_path, programs)
+  for name, (function, _) in cases.items():
+    for key, image in programs[name][1].items():
+      np.testing.assert_allclose(
+        found[name][key], function(image), atol=1e-5, err_msg=name
+      )
+
+
+@pytest.mark.parametrize(
+  ("config", "sizes"),
+  [
+    ({"architecture": "Normalized", "scale": 2}, [(5, 7), (9, 4)]),
+    pytest.param(
+      {"architecture": "RRDBNet", "scale": 2, "num_feat": 4, "num_block": 1},
+      [(6, 4), (8, 10)],
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_a_program_of_ones_own_network_and_of_one_that_unshuffles(
+  config, sizes, tmp_path
+):
+  plugins.load([ROOT / "tests/own_network.py"])
+  random = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: random.random(x.shape, np.float32) / 10, files.expected(config)
+  )
+  params = variables.pop("params")
+  weights = files.Weights(config, params, {}, (), variables)
+  path = export.write(tmp_path / "own.jax", weights)
+  program = jax.export.deserialize(bytearray(path.read_bytes()))
+  net = registry.make_generator(**config)
+  for size in sizes:
+    lr = random.random((1, *size, 3), np.float32)
+    expected = jax.jit(net.apply)({"params": params, **variables}, lr)
+    np.testing.assert_allclose(program.call(lr), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_suffix_of_two_parts(model, tmp_path, table):

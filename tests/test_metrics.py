@@ -215,6 +215,19 @@ def test_any_number_of_channels(metric, channels):
     np.testing.assert_allclose(value, -10 * np.log10(inner.mean()), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "metric", [psnr, pytest.param(ssim, marks=pytest.mark.slow)]
+)
+def test_symbolic_sizes_give_what_each_size_does(metric):
+  options = {"crop_border": 2, "y_channel": True}
+  run = jax.jit(lambda sr, hr: metric(sr, hr, **options))
+  sizes = jax.export.symbolic_shape("n, h, w", constraints=["h>=15", "w>=15"])
+  images = jax.ShapeDtypeStruct((*sizes, 3), jnp.float32)
+  exported = jax.export.export(run)(images, images)
+  sr, hr = np.random.default_rng(0).random((2, 1, 15, 20, 3), np.float32)
+  np.testing.assert_allclose(exported.call(sr, hr), run(sr, hr), rtol=1e-5)
+
+
 def test_ssim_needs_a_window():
   image = jnp.zeros((12, 12, 3))
   with pytest.raises(ValueError, match="at least 11x11"):

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 import esrgan_jax
 from esrgan_jax import __main__
@@ -38,6 +39,28 @@ def test_the_generators_example_exports_it_for_every_size():
   lr = np.zeros((1, 5, 7, 3), np.float32)
   sr = names["exported"].call({"params": names["model"].params}, lr)
   assert sr.shape == (1, 20, 28, 3)
+
+
+@pytest.mark.slow
+def test_what_the_page_of_programs_exports(tmp_path, monkeypatch):
+  page = (ROOT / "docs" / "export.md").read_text()
+  (command,) = re.findall(r"python -m esrgan_jax (.*)", page)
+  run, make = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  monkeypatch.chdir(tmp_path)
+  command = command.replace("x4plus", "x4plus-anime")
+  assert __main__.main(command.split()) == 0
+  names = {}
+  exec(run, names)
+  assert names["sr"].shape == (1, 192, 256, 3)
+  exec(make, names)
+  lr = np.random.default_rng(0).random((2, 19, 20, 3), np.float32)
+  variables = {"params": names["model"].params}
+  np.testing.assert_allclose(
+    names["network"].call(variables, lr), names["program"].call(lr), atol=1e-5
+  )
+  assert names["smaller"].call(lr).shape == (2, 10, 10, 3)
+  psnr = names["measure"].call(lr, lr * np.float32(0.5))
+  np.testing.assert_allclose(psnr, names["luma"](lr, lr * 0.5), rtol=1e-5)
 
 
 def test_commands_and_names_exist():

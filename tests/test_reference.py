@@ -199,7 +199,10 @@ def test_an_export_of_any_size_is_the_fast_form_at_each(masked):
   images = [jax.ShapeDtypeStruct((b, h, w, 3), jnp.float32)]
   if masked:
     images.append(jax.ShapeDtypeStruct((b, h, w, 1), jnp.float32))
-  exported = export.export(jax.jit(plain.apply))({"params": params}, *images)
+  platforms = ["cpu", "cuda", "tpu"]
+  exported = export.export(jax.jit(plain.apply), platforms=platforms)(
+    {"params": params}, *images
+  )
   loaded = export.deserialize(exported.serialize())
   for shape in ((1, 8, 11), (2, 12, 13)):  # Above and below Winograd's least.
     arguments = [draw_image(*shape, 3)]

@@ -1,5 +1,6 @@
 """MATLAB's imresize against exact rational arithmetic, Pillow and itself."""
 
+import functools
 import math
 from fractions import Fraction
 
@@ -334,6 +335,49 @@ def test_half_precision_is_summed_in_float32():
   exact = imresize(image.astype(jnp.float32), scale=1 / 4)
   # Rounded once, to 8 bits.
   np.testing.assert_allclose(np.float32(out), exact, rtol=2**-8)
+
+
+_RATIOS = (4, 3, 1.5, 2 / 3, 1 / 4, 1 / 8)
+_OTHERS = [(s, b, a) for s in _RATIOS for b in resize.BORDERS for a in (0, 1)]
+
+
+@pytest.mark.parametrize(
+  ("scale", "border", "antialias"),
+  [
+    (2, "mirror", True),
+    *(pytest.param(*each, marks=pytest.mark.slow) for each in _OTHERS),
+  ],
+)
+def test_symbolic_sizes_give_what_each_size_does(scale, border, antialias):
+  run = jax.jit(
+    functools.partial(
+      imresize, scale=scale, border=border, antialias=bool(antialias)
+    )
+  )
+  n, h, w = jax.export.symbolic_shape("n, h, w")
+  image = jax.ShapeDtypeStruct((n, h, w, 2), jnp.float32)
+  exported = jax.export.export(run)(image)
+  random = np.random.default_rng(0)
+  # Some fold back more than once, some have more than a block of outputs.
+  for shape in ((1, 3, 1, 2), (2, 20, 33, 2), (1, 140, 31, 2)):
+    image = random.random(shape, np.float32)
+    np.testing.assert_allclose(exported.call(image), run(image), atol=1e-6)
+
+
+def test_symbolic_sizes_need_a_scale_that_is_a_ratio():
+  h, w = jax.export.symbolic_shape("h, w")
+  image = jax.ShapeDtypeStruct((h, w, 3), jnp.float32)
+  for options, message in (
+    (
+      {"size": (4, 4)},
+      r"size=\(4, 4\) of images of symbolic size .*give scale",
+    ),
+    ({"scale": 2**0.5}, "must be a ratio of whole numbers up to 128"),
+    ({"scale": 1 / 1000}, "must be a ratio"),
+  ):
+    run = jax.jit(functools.partial(imresize, **options))
+    with pytest.raises(ValueError, match=message):
+      jax.export.export(run)(image)
 
 
 @pytest.mark.parametrize(

@@ -494,14 +494,11 @@ def test_the_recipe_of_the_documentation(run, tmp_path, monkeypatch, capsys):
   assert sum(map(bool, plain.splitlines())) <= 10
   exec(plain, names)
   a, b = params_of(0), params_of(1)
-  pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-  images.write_image(tmp_path / "photo.png", images.Image(pixels))
   commands = re.findall(r"^python -m esrgan_jax (.*)$", page, re.MULTILINE)
   for command in commands:
-    if command.startswith(("upscale", "convert")):
+    if command.startswith("convert"):
       assert main(command.split()) == 0, capsys.readouterr().err
   assert f"note: {NOTE}" in capsys.readouterr().out
-  assert images.read_size(tmp_path / "large.png") == (32, 32)
   mixed = esrgan_jax.load("mixed.safetensors")
   for found in (
     mixed.params,
@@ -579,18 +576,20 @@ def test_a_workdir_mixed_by_plain_orbax(tmp_path, monkeypatch):
   page = (ROOT / "docs/checkpoints.md").read_text()
   _, plain = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
   exec(plain, {})
+  pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+  images.write_image(tmp_path / "photo.png", images.Image(pixels))
+  (command,) = re.findall(r"^python -m esrgan_jax (upscale.*)$", page, re.M)
+  assert main(command.split()) == 0
+  assert images.read_size(tmp_path / "large.png") == (32, 32)
   assert main(["interpolate", *(["runs/mine"] * 2), "-o", "mixed"]) == 0
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
     esrgan_jax.load_checkpoint("runs/mine/mixed").params,
     esrgan_jax.load_checkpoint("mixed").params,
   )
-  pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-  images.write_image(tmp_path / "photo.png", images.Image(pixels))
-  for model in ("mixed", "runs/mine/mixed"):
-    command = ["upscale", "photo.png", "--model", model, "-o", "large.png"]
-    assert main([*command, "--overwrite"]) == 0
-  assert images.read_size(tmp_path / "large.png") == (32, 32)
+  command = ["upscale", "photo.png", "--model", "mixed", "-o", "again.png"]
+  assert main(command) == 0
+  assert images.read_size(tmp_path / "again.png") == (32, 32)
 
 
 @pytest.mark.slow

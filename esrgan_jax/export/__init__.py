@@ -15,7 +15,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
 from esrgan_jax import storage
-from esrgan_jax.export import state_dicts
+from esrgan_jax.export import jax_program, state_dicts
 from esrgan_jax.text import printable
 from esrgan_jax.weights.files import DTYPES, Weights
 
@@ -115,7 +115,7 @@ def check_target(
   >>> check_target("model.h5", overwrite=False)
   Traceback (most recent call last):
   ...
-  ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
+  ValueError: cannot write model.h5: the suffix must be .safetensors, .pth or...
   """
   form = _find(path)
   storage.check_output(
@@ -211,3 +211,5 @@ def _find(path: str | os.PathLike[str]) -> Format:
 
 for _suffix, _title, _check in state_dicts.FORMATS:
   register_format(Format(_suffix, _title, state_dicts.write, _check))
+for _suffix, _title, _write in jax_program.FORMATS:
+  register_format(Format(_suffix, _title, _write))

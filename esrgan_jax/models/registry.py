@@ -294,6 +294,15 @@ def has_halves(net: Any) -> bool:
   return all(hasattr(type(net), name) or hasattr(net, name) for name in names)
 
 
+def plain_form(net: Any) -> Any:
+  """Returns a network in the form that takes symbolic sizes, if it has forms.
+
+  >>> plain_form(RRDBNet()).form
+  'plain'
+  """
+  return net.clone(form="plain") if hasattr(net, "form") else net
+
+
 def infer(
   net: Any, variables: Mapping[str, Any], lr: Any, valid: Any = None
 ) -> Any:
