@@ -1,0 +1,45 @@
+"""The site of docs/: what its tool reads; `.ci/release docs` builds it."""
+
+import ast
+import importlib
+import re
+
+import pytest
+
+import esrgan_jax
+from tests import documented
+from tests.training_runs import ROOT
+
+
+@pytest.mark.parametrize("module", ["esrgan_jax", "esrgan_jax.steps"])
+def test_the_page_of_the_api_has_every_public_name(module):
+  """The tool imports nothing: a name must be bound where it can read it."""
+  page = (ROOT / "docs/api.md").read_text()
+  assert re.search(rf"^::: {re.escape(module)}$", page, re.MULTILINE)
+  found = importlib.import_module(module)
+  with open(found.__file__) as file:
+    tree = ast.parse(file.read())
+  bound = {
+    alias.asname or alias.name.partition(".")[0]
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Import | ast.ImportFrom)
+    for alias in node.names
+  }
+  assert bound >= set(getattr(found, "__all__", ()))
+
+
+def test_the_check_of_the_page_finds_what_is_missing():
+  ids = [f'<h2 id="esrgan_jax.{n}">' for n in esrgan_jax.__all__ if n != "psnr"]
+  assert "esrgan_jax.psnr" in documented.missing("".join(ids))
+  assert "esrgan_jax.ssim" not in documented.missing("".join(ids))
+
+
+def test_every_page_is_in_the_sites_navigation():
+  listed = re.findall(r"^  - .*: (\S+\.md)$", _config(), re.MULTILINE)
+  pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+  assert set(listed) == pages
+  assert len(listed) == len(pages)
+
+
+def _config():
+  return (ROOT / "mkdocs.yml").read_text()
