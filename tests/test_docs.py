@@ -32,14 +32,3 @@ def test_the_check_of_the_page_finds_what_is_missing():
   ids = [f'<h2 id="esrgan_jax.{n}">' for n in esrgan_jax.__all__ if n != "psnr"]
   assert "esrgan_jax.psnr" in documented.missing("".join(ids))
   assert "esrgan_jax.ssim" not in documented.missing("".join(ids))
-
-
-def test_every_page_is_in_the_sites_navigation():
-  listed = re.findall(r"^  - .*: (\S+\.md)$", _config(), re.MULTILINE)
-  pages = {path.name for path in (ROOT / "docs").glob("*.md")}
-  assert set(listed) == pages
-  assert len(listed) == len(pages)
-
-
-def _config():
-  return (ROOT / "mkdocs.yml").read_text()
