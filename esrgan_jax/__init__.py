@@ -1,9 +1,9 @@
 """ESRGAN in JAX and Flax.
 
 Images are float arrays `[..., H, W, 3]`, RGB, in [0, 1]. Everything here is a
-pure function of arrays and pytrees, but for `load` and `Upscaler`, which read
-weight files and run on devices; they, and what they need, are imported when
-first used.
+pure function of arrays and pytrees, but for what reads and writes files, runs
+on devices or compiles: `load`, `Upscaler` and a few more, which are imported,
+with what they need, when first used. `esrgan_jax.steps` trains.
 
 >>> import numpy as np
 >>> import esrgan_jax
@@ -32,7 +32,7 @@ from esrgan_jax.losses import (
   wasserstein_critic_loss,
   wasserstein_generator_loss,
 )
-from esrgan_jax.metrics import psnr, rgb_to_y, ssim
+from esrgan_jax.metrics import psnr, rgb_to_y, ssim, ssim_map
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.models.vgg import (
@@ -45,17 +45,27 @@ from esrgan_jax.ops.pixels import pixel_unshuffle
 from esrgan_jax.resize import imresize, imresize_uint8
 
 if typing.TYPE_CHECKING:
+  from esrgan_jax.compilation import (
+    compiler_options,
+    enable_compilation_cache,
+    init,
+  )
   from esrgan_jax.upscaling.upscaler import Upscaler, load
   from esrgan_jax.weights.checkpoints import load_checkpoint, save_checkpoint
+  from esrgan_jax.weights.files import write_weights
 
 __version__ = "0.1.0"
 
 # These touch the world; see the module's docstring.
 _LAZY = {
   "Upscaler": "esrgan_jax.upscaling.upscaler",
+  "compiler_options": "esrgan_jax.compilation",
+  "enable_compilation_cache": "esrgan_jax.compilation",
+  "init": "esrgan_jax.compilation",
   "load": "esrgan_jax.upscaling.upscaler",
   "load_checkpoint": "esrgan_jax.weights.checkpoints",
   "save_checkpoint": "esrgan_jax.weights.checkpoints",
+  "write_weights": "esrgan_jax.weights.files",
 }
 
 # Names that are leaving, with the version that has them no more.
@@ -69,9 +79,12 @@ __all__ = [
   "Upscaler",
   "VGGStyleDiscriminator",
   "charbonnier_loss",
+  "compiler_options",
+  "enable_compilation_cache",
   "gradient_penalty",
   "imresize",
   "imresize_uint8",
+  "init",
   "init_vgg19",
   "interpolate_params",
   "l1_loss",
@@ -86,6 +99,8 @@ __all__ = [
   "rgb_to_y",
   "save_checkpoint",
   "ssim",
+  "ssim_map",
+  "steps",
   "vanilla_discriminator_loss",
   "vanilla_generator_loss",
   "vgg19_features",
@@ -93,10 +108,13 @@ __all__ = [
   "vgg19_from_torchvision",
   "wasserstein_critic_loss",
   "wasserstein_generator_loss",
+  "write_weights",
 ]
 
 
 def __getattr__(name: str) -> object:
+  if name == "steps":
+    return importlib.import_module("esrgan_jax.steps")
   if name in _LAZY:
     return getattr(importlib.import_module(_LAZY[name]), name)
   if name in _DEPRECATED:

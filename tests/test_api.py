@@ -123,9 +123,10 @@ def test_public_names_follow_the_conventions(name):
   names = [p.name for p in parameters]
   assert "rng" not in names, "prefer `key` to `rng`"
   if "key" in names:
-    assert names[0] == "key", "`key` comes first"
+    # After the network whose method it might be, `net.init(key)`.
+    assert names.index("key") == ("net" in names), "`key` comes first"
   for p in parameters:
-    if p.default is not p.empty and p.name != "model":
+    if p.default is not p.empty and p.name not in ("model", "platform"):
       assert p.kind is p.KEYWORD_ONLY, f"option {p.name} must be keyword-only"
     assert p.annotation is not p.empty, f"{p.name} has no type"
 

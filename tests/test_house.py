@@ -90,8 +90,10 @@ def test_the_core_imports_the_core_alone(name):
   for imported in _imports(name):
     top, _, rest = imported.partition(".")
     if name == "__init__" and imported in (
+      "esrgan_jax.compilation",
       "esrgan_jax.upscaling.upscaler",
       "esrgan_jax.weights.checkpoints",
+      "esrgan_jax.weights.files",
     ):
       continue  # For type checkers only.
     if top == "esrgan_jax":

@@ -80,7 +80,11 @@ def test_phases_of_one_kind(tmp_path):
     ("mesh.num_devices", "99", "config.mesh.num_devices is 99; .* 1 to 8"),
     ("patch_size", "26", "patch_size is 26: LR .* 13 .* multiple of 4.* 24"),
     ("generator.form", "plian", "^config.generator: .*plian"),
-    ("generator.num_in_ch", "1", "^config.generator: .*, 1]"),
+    (
+      "generator.num_in_ch",
+      "1",
+      "^config.generator: num_in_ch .* 1 and 3, but",
+    ),
     ("generator.num_feat", "2", "3 features or more.*initialization=published"),
   ],
 )

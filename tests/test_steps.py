@@ -137,7 +137,7 @@ def our_gradients(networks):
         generator=net,
         discriminator=VGGStyleDiscriminator(*networks.discriminator(name)),
         perceptual=distance,
-        penalty_key=golden.penalty_key(),
+        key=golden.penalty_key(),
         **golden.WEIGHTS,
         **golden.STEPS[name],
       )
@@ -557,7 +557,7 @@ def test_misuse_is_explained(options, message):
 def test_wgan_gp_needs_a_key():
   batch = make_batch()
   before = initial_states()[1]
-  with pytest.raises(ValueError, match="needs penalty_key, got None"):
+  with pytest.raises(ValueError, match="needs a key, got None"):
     jax.eval_shape(
       functools.partial(gan.gan_gradients, **networks(), adversarial="wgan-gp"),
       before.params,

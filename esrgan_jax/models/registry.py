@@ -7,7 +7,8 @@ and knows no class.
 
 A generator is a Linen module with a field `scale`, called on float images
 `[..., H, W, 3]` in [0, 1], that returns float32 `[..., H * scale, W * scale,
-3]`. That is enough to train, save, load, evaluate and upscale with it. What
+3]`. That is enough to train, save, load, evaluate and upscale with it; any
+object with such `init` and `apply` is as good, see `models/functions.py`. What
 else it may have, each for more speed or use:
 
 - fields `dtype` (compute dtype) and `remat` (recompute activations);
@@ -25,7 +26,12 @@ else it may have, each for more speed or use:
   memory;
 - collections besides `params`, such as BatchNorm's `batch_stats`: its call then
   takes `train=`, False for running statistics, and they are trained, saved and
-  loaded with it.
+  loaded with it. In training, `make_rng` has random numbers under any name, for
+  dropout or noise;
+- `takes_train`, True or False, where the signature of its call does not tell;
+- `num_in_ch` and `num_out_ch`, channels of its image and its result, 3 if
+  absent; with others it is trained and applied by functions, not by programs,
+  whose images are RGB.
 """
 
 from __future__ import annotations
@@ -49,16 +55,20 @@ DEFAULT_DISCRIMINATOR = "VGGStyleDiscriminator"
 _NO_SHAPE = ("parent", "name", "dtype", "remat", "axis_name")
 
 
-class Generator(Protocol):
-  """The least that a generator has; see the module for what else it may."""
-
-  scale: int
+class Network(Protocol):
+  """What a training step wants of a network: a Linen module, or its like."""
 
   def init(self, *args: Any, **kwargs: Any) -> Any:
     """As of `flax.linen.Module`."""
 
   def apply(self, *args: Any, **kwargs: Any) -> Any:
     """As of `flax.linen.Module`."""
+
+
+class Generator(Network, Protocol):
+  """The least that a generator has; see the module for what else it may."""
+
+  scale: int
 
 
 class UnknownArchitectureError(ValueError):
@@ -257,6 +267,15 @@ def size_multiple(net: Any) -> int:
   return getattr(net, "size_multiple", 1)
 
 
+def channels(net: Any) -> tuple[int, int]:
+  """Returns how many channels a network's images have, and its result's.
+
+  >>> channels(RRDBNet(num_in_ch=1)), channels(nn.Conv(3, (3, 3)))
+  ((1, 3), (3, 3))
+  """
+  return getattr(net, "num_in_ch", 3), getattr(net, "num_out_ch", 3)
+
+
 def receptive_radius(net: Any) -> int | None:
   """Returns how far a generator looks, in LR pixels; None if it does not tell.
 
@@ -281,7 +300,8 @@ def takes_train(net: Any) -> bool:
   >>> takes_train(RRDBNet()), takes_train(VGGStyleDiscriminator())
   (False, True)
   """
-  return _takes(net, "train")
+  told = getattr(net, "takes_train", None)
+  return _takes(net, "train") if told is None else bool(told)
 
 
 def has_halves(net: Any) -> bool:
@@ -311,7 +331,7 @@ def infer(
   Args:
     net: The generator.
     variables: `{"params": ...}`, and what collections it has.
-    lr: Images `[..., H, W, 3]`.
+    lr: Images `[..., H, W, C]`.
     valid: Which pixels are image, for one that takes it; None means all.
 
   Returns:

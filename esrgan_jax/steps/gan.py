@@ -19,13 +19,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from esrgan_jax import losses
+from esrgan_jax.models import registry
+from esrgan_jax.models.registry import Network
 from esrgan_jax.models.vgg import vgg19_features
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
@@ -86,8 +87,8 @@ def gan_gradients(
   d_batch_stats: Any,
   batch: Batch,
   *,
-  generator: nn.Module,
-  discriminator: nn.Module,
+  generator: Network,
+  discriminator: Network,
   collections: Mapping[str, Any] | None = None,
   perceptual: ImageLoss | None = None,
   pixel_loss: str | ImageLoss = "l1",
@@ -95,7 +96,7 @@ def gan_gradients(
   perceptual_weight: float = 1.0,
   adversarial: str = "relativistic",
   adversarial_weight: float = 5e-3,
-  penalty_key: Array | None = None,
+  key: Array | None = None,
   axis_name: axes.AxisName = None,
   **options: Any,
 ) -> tuple[Any, Any, Any, Any, Metrics]:
@@ -108,8 +109,9 @@ def gan_gradients(
     d_params: The discriminator's parameters.
     d_batch_stats: Its running statistics; `{}` without BatchNorm.
     batch: `lr` and `hr`, as above.
-    generator: Linen module of `lr` to `sr`.
-    discriminator: Linen module of images to one logit each, `train=` keyword.
+    generator: Linen module of `lr` to `sr`, or a `FromFunction`.
+    discriminator: Linen module of images to one logit each, or a
+      `FromFunction`; `train=` tells it the mode, if it takes that.
     collections: The generator's, besides its parameters.
     perceptual: Function of `(sr, hr)` to a scalar, see `vgg_perceptual`; `None`
       leaves the term out.
@@ -119,9 +121,9 @@ def gan_gradients(
     adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN), `"wgan-gp"`, or
       another of `losses.ADVERSARIAL_LOSSES`.
     adversarial_weight: ESRGAN's lambda; SRGAN 1e-3.
-    penalty_key: For `"wgan-gp"`: random key of the places of the penalty. It
-      sees D with running statistics, since it needs images apart from each
-      other; choose a D without BatchNorm.
+    key: Random key, for networks with dropout or its like, and for the places
+      of the penalty of `"wgan-gp"`. That sees D with running statistics, since
+      it needs images apart from each other; choose a D without BatchNorm.
     axis_name: As of `gan_step`.
     **options: Of that loss, where they are not to be its defaults. Of
       `"relativistic"`: `detach_means` stops D's gradients at the means, as
@@ -143,6 +145,7 @@ def gan_gradients(
   `models/esrgan_model.py::optimize_parameters`.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  >>> import flax.linen as nn
   >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
   >>> critic = VGGStyleDiscriminator(num_feat=2, input_size=8)
   >>> batch = {"lr": jnp.ones((2, 8, 8, 3)), "hr": jnp.ones((2, 8, 8, 3))}
@@ -172,19 +175,20 @@ def gan_gradients(
   def d_adversarial(real, fake):
     return loss.discriminator(gather(real), gather(fake), **options)
 
+  # The penalty's places are drawn from the key itself.
+  g_key, real_key, fake_key = shared.device_keys(key, 3, axis_name)
+
   def apply_g(params):
     with shared.synchronized(axis_name):
-      return shared.run_generator(generator, params, collections, lr)
+      return shared.run_network(generator, params, collections, lr, g_key)
 
-  def apply_d(d_params, d_batch_stats, image):
+  def apply_d(d_params, d_batch_stats, image, key):
+    statistics = {"batch_stats": d_batch_stats}
     with shared.synchronized(axis_name):
-      logits, updates = discriminator.apply(
-        {"params": d_params, "batch_stats": d_batch_stats},
-        image,
-        train=True,
-        mutable=["batch_stats"],
+      logits, updated = shared.run_network(
+        discriminator, d_params, statistics, image, key
       )
-    return logits, updates.get("batch_stats", d_batch_stats)
+    return logits, updated["batch_stats"]
 
   def image_losses(sr):
     terms = {"g/pixel": pixel(sr, hr)}
@@ -198,10 +202,10 @@ def gan_gradients(
   # weights in G's backward pass, and those of the images in D's.
   sr, g_vjp, new_collections = jax.vjp(apply_g, params, has_aux=True)
   real_logits, real_vjp, d_batch_stats = jax.vjp(
-    lambda p: apply_d(p, d_batch_stats, hr), d_params, has_aux=True
+    lambda p: apply_d(p, d_batch_stats, hr, real_key), d_params, has_aux=True
   )
   fake_logits, fake_vjp, d_batch_stats = jax.vjp(
-    lambda p, image: apply_d(p, d_batch_stats, image),
+    lambda p, image: apply_d(p, d_batch_stats, image, fake_key),
     d_params,
     sr,
     has_aux=True,
@@ -215,16 +219,14 @@ def gan_gradients(
   d_grads = jax.tree.map(jnp.add, real_grads, fake_grads)
   metrics = {}
   if loss.penalty:
-    if penalty_key is None:
-      raise ValueError(
-        f"adversarial {adversarial!r} needs penalty_key, got None"
-      )
+    if key is None:
+      raise ValueError(f"adversarial {adversarial!r} needs a key, got None")
 
     def penalty(d_params):
       variables = {"params": d_params, "batch_stats": d_batch_stats}
       return loss.penalty(
-        penalty_key,
-        lambda image: discriminator.apply(variables, image, train=False),
+        key,
+        lambda image: registry.infer(discriminator, variables, image),
         hr,
         sr,
         **({"axis_name": axis_name} if axis_name is not None else {}),
@@ -261,8 +263,8 @@ def gan_step(
   state: GanState,
   batch: Batch,
   *,
-  generator: nn.Module,
-  discriminator: nn.Module,
+  generator: Network,
+  discriminator: Network,
   optimizer: optax.GradientTransformation,
   d_optimizer: optax.GradientTransformation,
   ema_decay: float = 0.999,
@@ -281,9 +283,10 @@ def gan_step(
   Args:
     state: From `create_gan_state` or the last step.
     batch: `lr` and `hr`, as above.
-    generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
-      are its fields.
-    discriminator: Linen module of images to one logit each, `train=` keyword.
+    generator: Linen module of `lr` to `sr`, or a `FromFunction`; compute dtype
+      and rematerialisation are its fields.
+    discriminator: Linen module of images to one logit each, or a
+      `FromFunction`.
     optimizer: The generator's: any `optax.GradientTransformation`, such as
       `make_optimizer`'s; its updates are added.
     d_optimizer: The discriminator's, likewise.
@@ -292,7 +295,8 @@ def gan_step(
       to save memory. BatchNorm's statistics and the relativistic means are then
       those of a microbatch, so the result is not that of the whole batch.
     adversarial: As of `gan_gradients`.
-    seed: Seed of the random numbers of `"wgan-gp"`, with step and microbatch.
+    seed: Seed of the random numbers of `"wgan-gp"` and of networks with
+      dropout or its like, with step and microbatch.
     axis_name: Axis or axes that the step is mapped over, by `jax.pmap`,
       `jax.shard_map` or `jax.vmap`, each device with its part of a batch and
       all with the same state. The result is that of the whole batch: gradients,
@@ -320,6 +324,7 @@ def gan_step(
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> import functools
+  >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> from esrgan_jax.steps.state import create_gan_state
   >>> nets = {"generator": nn.Conv(3, (1, 1)),
@@ -337,14 +342,9 @@ def gan_step(
   shared.check_axis(state, batch, axis_name)
   check_optimizer(optimizer)
   check_optimizer(d_optimizer, "d_optimizer")
-  is_random = losses.find_adversarial_loss(adversarial).penalty is not None
 
   def gradients(carry, microbatch, index):
     d_batch_stats, collections = carry
-    key = None
-    if is_random:
-      key = jax.random.fold_in(jax.random.key(seed), state.step)
-      key = jax.random.fold_in(key, index)
     grads, d_grads, d_batch_stats, collections, metrics = gan_gradients(
       state.params,
       state.d_params,
@@ -354,7 +354,7 @@ def gan_step(
       discriminator=discriminator,
       collections=collections,
       adversarial=adversarial,
-      penalty_key=key,
+      key=shared.microbatch_key(seed, state.step, index),
       axis_name=axis_name,
       **options,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
+from esrgan_jax.models.registry import Network
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
 from esrgan_jax.steps.optimizer import check_optimizer
@@ -21,9 +22,10 @@ def psnr_gradients(
   params: Any,
   batch: Batch,
   *,
-  generator: nn.Module,
+  generator: Network,
   collections: Mapping[str, Any] | None = None,
   pixel_loss: str | ImageLoss = "l1",
+  key: Array | None = None,
   axis_name: axes.AxisName = None,
 ) -> tuple[Any, Any, Metrics]:
   """Returns the generator's gradients in phase one.
@@ -31,9 +33,10 @@ def psnr_gradients(
   Args:
     params: The generator's parameters.
     batch: `lr` and `hr`, as above.
-    generator: Linen module of `lr` to `sr`.
+    generator: Linen module of `lr` to `sr`, or a `FromFunction`.
     collections: The generator's, besides its parameters.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    key: Random key, for a generator with dropout or its like.
     axis_name: As of `psnr_step`.
 
   Returns:
@@ -43,6 +46,7 @@ def psnr_gradients(
   Raises:
     ValueError: If the loss is unknown, or `hr` is not of the size of `sr`.
 
+  >>> import flax.linen as nn
   >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
   >>> params = {"kernel": jnp.eye(3).reshape(1, 1, 3, 3), "bias": jnp.ones(3)}
   >>> batch = {"lr": jnp.ones((2, 4, 4, 3)), "hr": jnp.ones((2, 4, 4, 3))}
@@ -52,11 +56,12 @@ def psnr_gradients(
   """
   pixel = shared.find_pixel_loss(pixel_loss)
   params, collections = axes.vary((params, collections or {}), axis_name)
+  (own_key,) = shared.device_keys(key, 1, axis_name)
 
   def loss(params):
     with shared.synchronized(axis_name):
-      sr, updated = shared.run_generator(
-        generator, params, collections, batch["lr"]
+      sr, updated = shared.run_network(
+        generator, params, collections, batch["lr"], own_key
       )
     return pixel(sr, batch["hr"]), updated
 
@@ -69,11 +74,12 @@ def psnr_step(
   state: PsnrState,
   batch: Batch,
   *,
-  generator: nn.Module,
+  generator: Network,
   optimizer: optax.GradientTransformation,
   pixel_loss: str | ImageLoss = "l1",
   ema_decay: float = 0.999,
   accumulate: int = 1,
+  seed: int = 0,
   axis_name: axes.AxisName = None,
 ) -> tuple[PsnrState, Metrics]:
   """Does one step of phase one.
@@ -84,8 +90,8 @@ def psnr_step(
   Args:
     state: From `create_psnr_state` or the last step.
     batch: `lr` and `hr`, as above.
-    generator: Linen module of `lr` to `sr`; compute dtype and rematerialisation
-      are its fields.
+    generator: Linen module of `lr` to `sr`, or a `FromFunction`; compute dtype
+      and rematerialisation are its fields.
     optimizer: Any `optax.GradientTransformation`, such as `make_optimizer`'s;
       its updates are added.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
@@ -93,6 +99,8 @@ def psnr_step(
     accumulate: Microbatches that the batch is split into, one after another,
       to save memory. The result is that of the whole batch, to rounding, but
       for a generator with BatchNorm.
+    seed: Seed of the random numbers of a generator with dropout or its like,
+      with step and microbatch.
     axis_name: Axis or axes that the step is mapped over, by `jax.pmap`,
       `jax.shard_map` or `jax.vmap`, each device with its part of a batch and
       all with the same state. The result is that of the whole batch: gradients,
@@ -116,6 +124,7 @@ def psnr_step(
   `models/sr_model.py::model_ema`.
 
   >>> import functools
+  >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> from esrgan_jax.steps.state import create_psnr_state
   >>> net, adam = nn.Conv(3, (1, 1)), make_optimizer(2e-4)
@@ -131,13 +140,13 @@ def psnr_step(
   check_optimizer(optimizer)
 
   def gradients(collections, microbatch, index):
-    del index
     grads, collections, metrics = psnr_gradients(
       state.params,
       microbatch,
       generator=generator,
       collections=collections,
       pixel_loss=pixel_loss,
+      key=shared.microbatch_key(seed, state.step, index),
       axis_name=axis_name,
     )
     return collections, (grads, metrics)

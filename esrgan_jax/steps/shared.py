@@ -51,15 +51,25 @@ def find_pixel_loss(pixel_loss):
   return PIXEL_LOSSES[pixel_loss]
 
 
-def run_generator(generator, params, collections, lr):
-  """Images in training mode, and the collections that come out of it."""
+def run_network(net, params, collections, images, key=None):
+  """Its result in training mode, and the collections that come out of it.
+
+  The key is for dropout and its like, under any name.
+  """
   variables = {"params": params, **collections}
-  if not registry.takes_train(generator):
-    return generator.apply(variables, lr), collections
-  sr, updates = generator.apply(
-    variables, lr, train=True, mutable=list(collections)
+  if not registry.takes_train(net):
+    return net.apply(variables, images), collections
+  rngs = {} if key is None else {"rngs": key}
+  result, updates = net.apply(
+    variables, images, train=True, mutable=list(collections), **rngs
   )
-  return sr, {**collections, **updates}
+  return result, {**collections, **updates}
+
+
+def microbatch_key(seed, step, index):
+  """The random key of a microbatch: resumed, a training draws the same."""
+  key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.random.fold_in(key, index)
 
 
 def check_axis(state, batch, axis_name):
@@ -105,6 +115,15 @@ def synchronized(axis_name):
 
   with nn.intercept_methods(intercept):
     yield
+
+
+def device_keys(key, num, axis_name):
+  """Random keys for so many networks, on each device its own; None of None."""
+  if key is None:
+    return (None,) * num
+  if axis_name is not None:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  return tuple(jax.random.fold_in(key, n + 1) for n in range(num))
 
 
 def accumulate_gradients(gradients, carry, batch, num):

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ import optax
 from jax import Array
 
 from esrgan_jax.models import registry
+from esrgan_jax.models.registry import Network
 from esrgan_jax.steps.optimizer import check_optimizer
 
 
@@ -79,7 +79,7 @@ class GanState(flax.struct.PyTreeNode):
 
 def create_psnr_state(
   key: Array,
-  generator: nn.Module,
+  generator: Network,
   optimizer: optax.GradientTransformation,
   *,
   params: Any = None,
@@ -93,7 +93,8 @@ def create_psnr_state(
 
   Args:
     key: Random key, for the parameters.
-    generator: Linen module of images to images, such as `RRDBNet`.
+    generator: Linen module of images to images, such as `RRDBNet`, or a
+      `FromFunction`.
     optimizer: The generator's, any `optax.GradientTransformation`.
     params: Parameters to start from instead of random ones.
     collections: The generator's other collections that go with `params`; None
@@ -105,6 +106,7 @@ def create_psnr_state(
   Raises:
     TypeError: If an optimizer is none.
 
+  >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
   >>> state = create_psnr_state(jax.random.key(0), net, make_optimizer(2e-4))
@@ -126,8 +128,8 @@ def create_psnr_state(
 
 def create_gan_state(
   key: Array,
-  generator: nn.Module,
-  discriminator: nn.Module,
+  generator: Network,
+  discriminator: Network,
   optimizer: optax.GradientTransformation,
   d_optimizer: optax.GradientTransformation,
   *,
@@ -140,10 +142,11 @@ def create_gan_state(
 
   Args:
     key: Random key, for the parameters of both networks.
-    generator: Linen module of images to images, such as `RRDBNet`.
-    discriminator: Linen module of images to one logit each, called with
-      `train=`, such as `VGGStyleDiscriminator`. One that takes images of one
-      size only names it `input_size`.
+    generator: Linen module of images to images, such as `RRDBNet`, or a
+      `FromFunction`.
+    discriminator: Linen module of images to one logit each, such as
+      `VGGStyleDiscriminator`, or a `FromFunction`; called with `train=` if it
+      takes that. One that takes images of one size only names it `input_size`.
     optimizer: The generator's, any `optax.GradientTransformation`.
     d_optimizer: The discriminator's, likewise.
     params: The generator's parameters after phase one. Without them the GAN
@@ -157,6 +160,7 @@ def create_gan_state(
     TypeError: If an optimizer is none.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
   >>> net = nn.Conv(3, (3, 3))  # Any module of images to images.
   >>> critic = VGGStyleDiscriminator(num_feat=2, input_size=8)
@@ -171,7 +175,9 @@ def create_gan_state(
   state = create_psnr_state(
     g_key, generator, optimizer, params=params, collections=collections
   )
-  variables = init_discriminator(d_key, discriminator)
+  variables = init_discriminator(
+    d_key, discriminator, channels=registry.channels(generator)[1]
+  )
   return GanState(
     **{name: getattr(state, name) for name in state.__dataclass_fields__},
     d_params=variables["params"],
@@ -180,31 +186,35 @@ def create_gan_state(
   )
 
 
-def init_generator(key: Array, generator: nn.Module) -> dict[str, Any]:
+def init_generator(key: Array, generator: Network) -> dict[str, Any]:
   """Returns the variables that a generator begins with.
 
   Args:
     key: Random key, for the parameters.
-    generator: Linen module of images to images, such as `RRDBNet`.
+    generator: Linen module of images to images, such as `RRDBNet`, or a
+      `FromFunction`.
 
   Returns:
     `params`, and its other collections, if any.
 
+  >>> import flax.linen as nn
   >>> sorted(init_generator(jax.random.key(0), nn.Conv(3, (3, 3))))
   ['params']
   """
   multiple = registry.size_multiple(generator)
   size = -(-8 // multiple) * multiple  # 8 pixels, or a little more.
-  mode = {"train": False} if registry.takes_train(generator) else {}
-  return dict(generator.init(key, jnp.zeros((1, size, size, 3)), **mode))
+  return _init(key, generator, size, registry.channels(generator)[0])
 
 
-def init_discriminator(key: Array, discriminator: nn.Module) -> dict[str, Any]:
+def init_discriminator(
+  key: Array, discriminator: Network, *, channels: int = 3
+) -> dict[str, Any]:
   """Returns the variables that a discriminator begins with.
 
   Args:
     key: Random key.
     discriminator: Linen module of images to logits; see `create_gan_state`.
+    channels: Of the images.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> net = VGGStyleDiscriminator(num_feat=2, input_size=8)
@@ -212,9 +222,8 @@ def init_discriminator(key: Array, discriminator: nn.Module) -> dict[str, Any]:
   ...   lambda: init_discriminator(jax.random.key(0), net)))
   ['batch_stats', 'params']
   """
-  size = getattr(discriminator, "input_size", 64)
-  images = jnp.zeros((1, size, size, 3))
-  return dict(discriminator.init(key, images, train=False))
+  size = getattr(discriminator, "input_size", None) or 64
+  return _init(key, discriminator, size, channels)
 
 
 def averaged(state: PsnrState | GanState) -> dict[str, Any]:
@@ -243,6 +252,12 @@ def split(variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
     return None, None
   others = {name: x for name, x in variables.items() if name != "params"}
   return variables["params"], others
+
+
+def _init(key, net, size, channels):
+  """The variables of a network, by a square image."""
+  mode = {"train": False} if registry.takes_train(net) else {}
+  return dict(net.init(key, jnp.zeros((1, size, size, channels)), **mode))
 
 
 def _variables(key, generator, params, collections):

@@ -96,8 +96,15 @@ def _make(run: Any, name: str, generator: nn.Module) -> Phase:
 
 
 def _check_patch(run: Any) -> None:
-  """Whether the generator takes patches of that size."""
+  """Whether the generator takes patches of that size, in color."""
   config, multiple = run.config, registry.size_multiple(run.generator)
+  channels = registry.channels(run.generator)
+  if channels != (3, 3):
+    raise ConfigError(
+      "config.generator: num_in_ch and num_out_ch are {} and {}, but images of"
+      " files are RGB: leave both at 3; esrgan_jax.steps trains on arrays of"
+      " other channels".format(*channels)
+    )
   side = config.patch_size // config.scale
   if side % multiple:
     step = multiple * config.scale

@@ -30,6 +30,7 @@ def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
     pixel_loss=settings.pixel_loss,
     ema_decay=config.ema_decay,
     accumulate=config.accumulate,
+    seed=config.seed,
   )
   return kinds.make_phase(run, name, create, step)
 
