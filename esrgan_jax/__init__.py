@@ -10,6 +10,25 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 >>> model = esrgan_jax.load("realesrgan-x4plus-anime")
 >>> model.upscale(np.zeros((6, 5, 3), np.uint8)).shape
 (24, 20, 3)
+
+| for | there is |
+| --- | --- |
+| upscaling | `load`, `Upscaler` |
+| networks | `RRDBNet`, `VGGStyleDiscriminator`, `init`, `interpolate_params` |
+| files | `write_weights`, `save_checkpoint`, `load_checkpoint` |
+| training | `steps`: states, optimizers, and a step for each phase |
+| pixel losses | `l1_loss`, `charbonnier_loss`, `mse_loss` |
+| features | `perceptual_loss`, `vgg19_features`, `init_vgg19`, \
+`vgg19_from_keras`, `vgg19_from_torchvision` |
+| GAN losses | `relativistic_generator_loss`, \
+`relativistic_discriminator_loss`, `vanilla_generator_loss`, \
+`vanilla_discriminator_loss`, `wasserstein_generator_loss`, \
+`wasserstein_critic_loss`, `gradient_penalty` |
+| measures | `psnr`, `ssim`, `ssim_map` |
+| images | `imresize`, `imresize_uint8`, `rgb_to_y`, `pixel_unshuffle` |
+| compiling | `compiler_options`, `enable_compilation_cache` |
+
+`help(esrgan_jax.psnr)` is about one of them, and so for each.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ def missing(page):
   """The public names that a page has no heading for."""
   there = set(re.findall(r'id="(esrgan_jax\.[\w.]+)"', page))
   wanted = [f"esrgan_jax.{name}" for name in esrgan_jax.__all__]
-  wanted += [
-    f"esrgan_jax.steps.{name}" for name in getattr(steps, "__all__", ())
-  ]
+  wanted += [f"esrgan_jax.steps.{name}" for name in steps.__all__]
   return [name for name in wanted if name not in there]
 
 

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import pydoc
 import re
 import subprocess
 import sys
@@ -77,6 +78,16 @@ def test_the_list_of_public_names_is_what_there_is():
   assert public <= set(esrgan_jax.__all__)
   with pytest.raises(AttributeError, match="no attribute 'upscale'"):
     _ = esrgan_jax.upscale
+
+
+def test_help_begins_with_every_name():
+  """Linen's own methods make pages of it, before any function has its turn."""
+  lines = pydoc.render_doc(esrgan_jax, renderer=pydoc.plaintext).splitlines()
+  beginning = "\n".join(lines[:50])
+  table = esrgan_jax.__doc__.partition("| --- |")[2].partition("\n\n")[0]
+  listed = re.findall(r"`(\w+)`", table)
+  assert sorted(listed) == esrgan_jax.__all__
+  assert all(f"`{name}`" in beginning for name in listed)
 
 
 def test_names_that_are_leaving_say_so_and_work():

@@ -3,6 +3,7 @@
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,6 +40,24 @@ def test_the_generators_example_exports_it_for_every_size():
   lr = np.zeros((1, 5, 7, 3), np.float32)
   sr = names["exported"].call({"params": names["model"].params}, lr)
   assert sr.shape == (1, 20, 28, 3)
+
+
+@pytest.mark.slow
+def test_the_page_of_compiling_runs(tmp_path, monkeypatch):
+  page = (ROOT / "docs" / "compiling.md").read_text()
+  (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  before = jax.config.jax_compilation_cache_dir
+  names = {}
+  try:
+    exec(code, names)
+    folder = jax.config.jax_compilation_cache_dir
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
+  assert folder == f"{tmp_path}/.cache/my_programs"
+  lr = np.zeros((1, 8, 8, 3), np.float32)
+  assert names["upscale"](names["variables"], lr).shape == (1, 32, 32, 3)
 
 
 @pytest.mark.slow
