@@ -377,9 +377,15 @@ def _ours(params, tmp_path_factory):
   return folder
 
 
-def test_a_checkpoint_of_ours_is_plain_orbaxs(ours, params):
+def test_a_checkpoint_of_ours_is_plain_orbaxs(ours, params, tmp_path):
   with ocp.StandardCheckpointer() as orbax:
     assert_equal(orbax.restore(ours / "ema"), params)
+  assert_equal(v1.load(ours, checkpointable_name="ema"), params)
+  shutil.copytree(ours, tmp_path / "7")
+  with ocp.CheckpointManager(tmp_path) as manager:
+    wanted = ocp.args.Composite(ema=ocp.args.StandardRestore())
+    found = manager.restore(manager.latest_step(), args=wanted)
+  assert_equal(found.ema, params)
   found = esrgan_jax.load_checkpoint(ours)
   assert_equal(found.params, params)
   assert found.notes == ()

@@ -166,10 +166,12 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 def _own(tree):
   """Floats as float32, which is what is read; counts as they are."""
-  return jax.tree.map(
-    lambda x: x if np.asarray(x).dtype.kind in "biu" else np.float32(x),
-    dict(tree),
-  )
+
+  def each(leaf):
+    array = np.asarray(leaf)
+    return array if array.dtype.kind in "biu" else np.asarray(array, np.float32)
+
+  return jax.tree.map(each, dict(tree))
 
 
 @contextlib.contextmanager
