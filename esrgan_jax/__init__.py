@@ -64,6 +64,7 @@ from esrgan_jax.ops.pixels import pixel_unshuffle
 from esrgan_jax.resize import imresize, imresize_uint8
 
 if typing.TYPE_CHECKING:
+  from esrgan_jax import steps
   from esrgan_jax.compilation import (
     compiler_options,
     enable_compilation_cache,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import esrgan_jax
+from esrgan_jax import steps
 from esrgan_jax.models import reference
 from tests.networks import random_params
 
@@ -65,6 +66,7 @@ assert not loaded, loaded
 
 def test_the_list_of_public_names_is_what_there_is():
   assert esrgan_jax.__all__ == sorted(esrgan_jax.__all__)
+  assert steps.__all__ == sorted(steps.__all__)
   for name in esrgan_jax.__all__:
     assert name in dir(esrgan_jax)
     assert getattr(esrgan_jax, name) is not None
@@ -104,9 +106,15 @@ def test_names_that_are_leaving_say_so_and_work():
   )
 
 
-@pytest.mark.parametrize("name", esrgan_jax.__all__)
-def test_public_names_are_documented(name):
-  value = getattr(esrgan_jax, name)
+PUBLIC = [
+  pytest.param(getattr(module, name), name, id=f"{prefix}{name}")
+  for module, prefix in ((esrgan_jax, ""), (steps, "steps."))
+  for name in module.__all__
+]
+
+
+@pytest.mark.parametrize(("value", "name"), PUBLIC)
+def test_public_names_are_documented(value, name):
   doc = inspect.getdoc(value)
   assert doc, f"{name} has no docstring"
   # What dataclasses and Linen modules get when nobody wrote one.
@@ -121,19 +129,20 @@ def test_public_names_are_documented(name):
   if inspect.isfunction(value):
     for parameter in inspect.signature(value).parameters:
       # "name: ...", or several that share a line: "sr, hr: ...".
-      entry = rf"^  (\w+, )*{parameter}(, \w+)*: "
+      entry = rf"^  (\w+, |\*\*)*{parameter}(, \w+)*: "
       assert re.search(entry, doc, re.MULTILINE), f"{name}: {parameter}?"
 
 
-@pytest.mark.parametrize("name", esrgan_jax.__all__)
-def test_public_names_follow_the_conventions(name):
-  value = getattr(esrgan_jax, name)
+@pytest.mark.parametrize(("value", "name"), PUBLIC)
+def test_public_names_follow_the_conventions(value, name):
+  del name
   if not inspect.isfunction(value):
     return
   parameters = list(inspect.signature(value).parameters.values())
   names = [p.name for p in parameters]
+  optional = [p.name for p in parameters if p.default is not p.empty]
   assert "rng" not in names, "prefer `key` to `rng`"
-  if "key" in names:
+  if "key" in names and "key" not in optional:
     # After the network whose method it might be, `net.init(key)`.
     assert names.index("key") == ("net" in names), "`key` comes first"
   for p in parameters:

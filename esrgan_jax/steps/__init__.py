@@ -29,7 +29,6 @@ from esrgan_jax.steps.optimizer import (
   constant_schedule,
   cosine_restart_schedule,
   make_optimizer,
-  make_schedule,
   milestone_schedule,
 )
 from esrgan_jax.steps.psnr import psnr_gradients, psnr_step
@@ -58,7 +57,6 @@ __all__ = [
   "init_discriminator",
   "init_generator",
   "make_optimizer",
-  "make_schedule",
   "milestone_schedule",
   "psnr_gradients",
   "psnr_step",

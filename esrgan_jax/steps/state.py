@@ -37,6 +37,12 @@ class PsnrState(flax.struct.PyTreeNode):
     skipped: Updates skipped because something was not finite; int32 scalar.
     skipped_in_a_row: The same, since the last update; int32 scalar.
     collections: The generator's, besides its parameters.
+
+  >>> import flax.linen as nn
+  >>> net, adam = nn.Conv(3, (3, 3)), optax.adam(1e-4)
+  >>> state = create_psnr_state(jax.random.key(0), net, adam)
+  >>> state.replace(step=jnp.int32(7)).step
+  Array(7, dtype=int32)
   """
 
   step: Array
@@ -63,6 +69,12 @@ class GanState(flax.struct.PyTreeNode):
     skipped: Updates skipped because something was not finite; int32 scalar.
     skipped_in_a_row: The same, since the last update; int32 scalar.
     collections: The generator's, besides its parameters.
+
+  >>> zero = jnp.zeros((), jnp.int32)
+  >>> g, d = {"gain": jnp.ones(3)}, {"bias": jnp.zeros(1)}
+  >>> state = GanState(zero, g, (), g, d, {}, (), zero, zero)
+  >>> averaged(state)["params"] is g
+  True
   """
 
   step: Array
