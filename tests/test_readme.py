@@ -20,7 +20,7 @@ def blocks(language):
 
 
 def test_the_library_example_runs():
-  (code,) = blocks("python")
+  code, _ = blocks("python")
   # The small model stands in for the large one: the code is the same.
   code = code.replace('"realesrgan-x4plus"', '"realesrgan-x4plus-anime"')
   code = code.replace("num_block=23", "num_block=6")
@@ -30,6 +30,28 @@ def test_the_library_example_runs():
   assert names["large"].dtype == np.uint8
   expected = np.rint(np.clip(names["sr"], 0, 1) * 255)
   assert np.abs(names["large"] - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_training_example_runs():
+  _, code = blocks("python")
+  for text, smaller in {
+    "RRDBNet()": "RRDBNet(num_feat=8, num_block=1, num_grow_ch=4)",
+    "input_size=128": "num_feat=4, input_size=32",
+    "(16, 128, 128, 3)": "(8, 32, 32, 3)",
+    "1000": "2",
+    "conv5_4": "conv1_2",
+  }.items():
+    assert text in code
+    code = code.replace(text, smaller)
+  names = {}
+  exec(code, names)
+  assert len(names["mesh"].devices) == 8
+  assert int(names["state"].step) == 2
+  assert float(names["metrics"]["skipped"]) == 0
+  assert names["state"].params["conv_last"]["bias"].sharding.mesh.size == 8
+  image = np.zeros((5, 6, 3), np.uint8)
+  assert names["model"].upscale(image).shape == (20, 24, 3)
 
 
 def test_the_generators_example_exports_it_for_every_size():
