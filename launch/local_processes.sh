@@ -12,6 +12,7 @@
 #   DEVICES_PER_PROCESS  virtual CPU devices of each process (1)
 #   PYTHON               interpreter (python)
 #   MODULE               what is run instead of esrgan_jax.main
+#   NPROC                threads of each process (cores, or all devices if more)
 #   PORT                 of process 0's coordinator (a free one)
 #   GRACE_SECONDS        given to the others when one has failed (10)
 
@@ -54,6 +55,11 @@ export JAX_COORDINATOR_ADDRESS=127.0.0.1:$PORT
 # JAX's own default listens on every interface.
 export JAX_COORDINATOR_BIND_ADDRESS=$JAX_COORDINATOR_ADDRESS
 export JAX_NUM_PROCESSES=$number
+# XLA divides sums among a process's threads: as many as its cores, or devices.
+# As many as one process with all the devices has: then it computes the same.
+cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+devices=$((number * DEVICES_PER_PROCESS))
+export NPROC=${NPROC:-$((cores > devices ? cores : devices))}
 export PYTHONUNBUFFERED=1
 # gRPC would ask a proxy for loopback too.
 [[ -z ${http_proxy:-}${https_proxy:-} ]] ||

@@ -29,6 +29,9 @@ pytestmark = pytest.mark.slow
 def _place(tmp_path_factory):
   folder = tmp_path_factory.mktemp("processes")
   config = tiny_config(folder, mesh={"num_devices": 0}, log_every_steps=1)
+  # A loop over blocks, unless it is seen to, and threads to run its sums over
+  # devices beside others: gloo then ended such a run in its first step.
+  config["generator"]["num_block"] = 6
   config["data"]["eval"] = config["data"]["sources"]
   (folder / "photos" / "bad.png").write_bytes(b"no image")
   write_config(folder / "config.py", config)
@@ -51,6 +54,7 @@ def _start(place, workdir, *flags, processes=2, devices=2):
       PYTHON=sys.executable,
       DEVICES_PER_PROCESS=str(devices),
       JAX_NUM_CPU_DEVICES=str(devices),
+      NPROC="16",
     ),
   )
 

@@ -24,6 +24,8 @@ else it may have, each for more speed or use:
   `reconstruct_radius`, how far the second looks in pixels of the features, and
   `num_feat`, their channels, large tiles are reconstructed in strips, in less
   memory;
+- a method `without_loops()`, the same network with no loop in its program: for
+  several processes on CPUs, whose sums over devices must not be in one;
 - collections besides `params`, such as BatchNorm's `batch_stats`: its call then
   takes `train=`, False for running statistics, and they are trained, saved and
   loaded with it. In training, `make_rng` has random numbers under any name, for
@@ -312,6 +314,15 @@ def has_halves(net: Any) -> bool:
   """
   names = ("features", "reconstruct", "reconstruct_radius", "num_feat")
   return all(hasattr(type(net), name) or hasattr(net, name) for name in names)
+
+
+def without_loops(net: Any) -> Any:
+  """Returns a network whose program has no loop, if it can be had.
+
+  >>> without_loops(RRDBNet(num_block=6)).unroll
+  6
+  """
+  return net.without_loops() if hasattr(net, "without_loops") else net
 
 
 def plain_form(net: Any) -> Any:

@@ -167,6 +167,14 @@ class RRDBNet(nn.Module):
     """What H and W must be multiples of."""
     return self.unshuffle_factor
 
+  def without_loops(self) -> RRDBNet:
+    """Returns the same network, its blocks one after another in the program.
+
+    >>> RRDBNet(num_block=6).without_loops().unroll
+    6
+    """
+    return self.clone(unroll=self.num_block)
+
   @property
   def upsampling(self) -> tuple[int, ...]:
     """The factor of each nearest-neighbour upsampling, e.g. (2, 2).

@@ -76,9 +76,14 @@ class Run:
   @functools.cached_property
   def generator(self) -> Any:
     """The network, without parameters."""
-    return registry.make_generator(
+    generator = registry.make_generator(
       **self.network, dtype=self.dtype, remat=self.config.remat
     )
+    if self.platform == "cpu" and jax.process_count() > 1:
+      # XLA runs the sums over devices that are in a loop beside those after it,
+      # in another order in each process: gloo mistakes one for the other.
+      generator = registry.without_loops(generator)
+    return generator
 
   @functools.cached_property
   def eval_source(self) -> sources.Source | None:
