@@ -115,11 +115,12 @@ def init(net: Network, key: jax.Array) -> dict[str, Any]:
   return jax.jit(lambda key: begin(key, net), compiler_options=options)(key)
 
 
-def compute_dtype(name: str = "auto", platform: str | None = None) -> Any:
+def compute_dtype(name: Any = "auto", platform: str | None = None) -> Any:
   """Returns the compute dtype of a name: bfloat16 where hardware favours it.
 
   Args:
-    name: "auto", "float32" or "bfloat16"; "auto" is bfloat16 on GPU and TPU.
+    name: "auto", "float32" or "bfloat16", or one of these types itself; "auto"
+      is bfloat16 on GPU and TPU.
     platform: "cpu", "gpu" or "tpu"; None means JAX's default backend.
 
   Returns:
@@ -131,6 +132,8 @@ def compute_dtype(name: str = "auto", platform: str | None = None) -> Any:
   >>> compute_dtype("auto", "cpu") is jnp.float32
   True
   """
+  if not isinstance(name, str):
+    name = jnp.dtype(name).name
   if name == "auto":
     cpu = (platform or jax.default_backend()) == "cpu"
     name = "float32" if cpu else "bfloat16"

@@ -1,6 +1,7 @@
 """Losses of ESRGAN and its predecessors, as functions of arrays.
 
-Every loss is a scalar in float32, whatever the inputs' dtype. Weights between
+Every loss is a scalar in float32, whatever the inputs' dtype, but for those of
+float64 (with `JAX_ENABLE_X64`), which it keeps. Weights between
 losses belong to the caller; ESRGAN's are perceptual 1, adversarial 5e-3 and
 pixel 1e-2, for images in [0, 1]. Means run over the global array: under `jit`
 on a sharded batch a relativistic mean is over all devices' images, where
@@ -17,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from esrgan_jax import checks
 from esrgan_jax.ops import axes
+from esrgan_jax.ops.precision import at_least_float32
 
 
 def l1_loss(sr: Array, hr: Array) -> Array:
@@ -31,7 +34,8 @@ def l1_loss(sr: Array, hr: Array) -> Array:
     Scalar, float32.
 
   Raises:
-    ValueError: If the shapes differ.
+    TypeError: If either is no float array.
+    ValueError: If the shapes differ, or they are empty.
 
   Source: ESRGAN (arXiv:1809.00219), section 3.4, L_1 and the PSNR phase.
 
@@ -52,7 +56,8 @@ def mse_loss(sr: Array, hr: Array) -> Array:
     Scalar, float32.
 
   Raises:
-    ValueError: If the shapes differ.
+    TypeError: If either is no float array.
+    ValueError: If the shapes differ, or they are empty.
 
   Source: SRGAN (arXiv:1609.04802), equation 4.
 
@@ -74,7 +79,9 @@ def charbonnier_loss(sr: Array, hr: Array, *, epsilon: float = 1e-12) -> Array:
     Scalar, float32.
 
   Raises:
-    ValueError: If the shapes differ, or `epsilon` is not positive.
+    TypeError: If either is no float array.
+    ValueError: If the shapes differ, they are empty, or `epsilon` is not
+      positive.
 
   Source: LapSRN (arXiv:1710.01992), equation 6; the default is that of
   BasicSR `losses/basic_loss.py::CharbonnierLoss`.
@@ -88,7 +95,9 @@ def charbonnier_loss(sr: Array, hr: Array, *, epsilon: float = 1e-12) -> Array:
       f"epsilon must be > 0, got {epsilon}: at 0 the gradient of equal images "
       "is not finite; use l1_loss"
     )
-  return jnp.mean(jnp.sqrt(jnp.square(_difference(sr, hr)) + epsilon))
+  difference = _difference(sr, hr)
+  epsilon = jnp.asarray(epsilon, difference.dtype)
+  return jnp.mean(jnp.sqrt(jnp.square(difference) + epsilon))
 
 
 _CRITERIA = {"l1": l1_loss, "l2": mse_loss}
@@ -115,6 +124,7 @@ def perceptual_loss(
     Scalar, float32: the sum over layers of weight times mean distance.
 
   Raises:
+    TypeError: If the features are no mappings of float arrays, but images.
     ValueError: If the layers differ or are none, if shapes differ, or if
       `criterion` is unknown.
 
@@ -130,6 +140,13 @@ def perceptual_loss(
     raise ValueError(
       f"criterion must be one of {tuple(_CRITERIA)}, got {criterion!r}"
     )
+  for features in (sr_features, hr_features):
+    if not isinstance(features, Mapping):
+      raise TypeError(
+        "perceptual_loss takes features by layer, got"
+        f" {checks.describe(features)}: take vgg19_features of images first, or"
+        " compare them with esrgan_jax.steps.vgg_perceptual(vgg_params)"
+      )
   if layer_weights is None:
     layer_weights = dict.fromkeys(sr_features, 1.0)
   if not layer_weights:
@@ -140,11 +157,11 @@ def perceptual_loss(
       f"{sorted(sr_features)}, hr_features {sorted(hr_features)}, "
       f"layer_weights {sorted(layer_weights)}"
     )
-  distance = _CRITERIA[criterion]
-  return sum(
-    weight * distance(sr_features[layer], hr_features[layer])
-    for layer, weight in layer_weights.items()
-  )
+  total = 0
+  for layer, weight in layer_weights.items():
+    distance = _CRITERIA[criterion](sr_features[layer], hr_features[layer])
+    total += jnp.asarray(weight, distance.dtype) * distance
+  return total
 
 
 def relativistic_generator_loss(
@@ -166,7 +183,8 @@ def relativistic_generator_loss(
     Scalar, float32; ln 2 (or 2 ln 2) where all logits are equal.
 
   Raises:
-    ValueError: If either array is empty.
+    TypeError: If either is no float array.
+    ValueError: If either is empty.
 
   Source: ESRGAN (arXiv:1809.00219), equation 2; the authors' training code
   (2019-06) and BasicSR `models/esrgan_model.py`: `(l_g_real + l_g_fake) / 2`.
@@ -175,7 +193,7 @@ def relativistic_generator_loss(
   >>> round(float(relativistic_generator_loss(logits, logits)), 4)
   0.6931
   """
-  real, fake = _logits(real_logits), _logits(fake_logits)
+  real, fake = _floats(real_logits=real_logits, fake_logits=fake_logits)
   loss = _bce(real - jnp.mean(fake), False) + _bce(fake - jnp.mean(real), True)
   return loss / 2 if halve else loss
 
@@ -205,7 +223,8 @@ def relativistic_discriminator_loss(
     Scalar, float32; ln 2 (or 2 ln 2) where all logits are equal.
 
   Raises:
-    ValueError: If either array is empty.
+    TypeError: If either is no float array.
+    ValueError: If either is empty.
 
   Source: ESRGAN (arXiv:1809.00219), equation 1; the authors' training code
   (2019-06); BasicSR `models/esrgan_model.py` for `detach_means=True`.
@@ -214,7 +233,7 @@ def relativistic_discriminator_loss(
   >>> round(float(relativistic_discriminator_loss(real, fake)), 4)
   0.0004
   """
-  real, fake = _logits(real_logits), _logits(fake_logits)
+  real, fake = _floats(real_logits=real_logits, fake_logits=fake_logits)
   real_mean, fake_mean = jnp.mean(real), jnp.mean(fake)
   if detach_means:
     real_mean, fake_mean = jax.lax.stop_gradient((real_mean, fake_mean))
@@ -232,14 +251,16 @@ def vanilla_generator_loss(fake_logits: Array) -> Array:
     Scalar, float32.
 
   Raises:
-    ValueError: If the array is empty.
+    TypeError: If it is no float array.
+    ValueError: If it is empty.
 
   Source: SRGAN (arXiv:1609.04802), equation 6.
 
   >>> round(float(vanilla_generator_loss(jnp.zeros((4,)))), 4)
   0.6931
   """
-  return _bce(_logits(fake_logits), True)
+  (fake,) = _floats(fake_logits=fake_logits)
+  return _bce(fake, True)
 
 
 def vanilla_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
@@ -253,7 +274,8 @@ def vanilla_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
     Scalar, float32; a sum, not halved.
 
   Raises:
-    ValueError: If either array is empty.
+    TypeError: If either is no float array.
+    ValueError: If either is empty.
 
   Source: SRGAN (arXiv:1609.04802), equation 2; BasicSR
   `models/srgan_model.py`, which adds both terms.
@@ -262,7 +284,8 @@ def vanilla_discriminator_loss(real_logits: Array, fake_logits: Array) -> Array:
   >>> round(float(vanilla_discriminator_loss(logits, logits)), 4)
   1.3863
   """
-  return _bce(_logits(real_logits), True) + _bce(_logits(fake_logits), False)
+  real, fake = _floats(real_logits=real_logits, fake_logits=fake_logits)
+  return _bce(real, True) + _bce(fake, False)
 
 
 def wasserstein_generator_loss(fake_scores: Array) -> Array:
@@ -275,14 +298,16 @@ def wasserstein_generator_loss(fake_scores: Array) -> Array:
     Scalar, float32.
 
   Raises:
-    ValueError: If the array is empty.
+    TypeError: If it is no float array.
+    ValueError: If it is empty.
 
   Source: WGAN-GP (arXiv:1704.00028), algorithm 1.
 
   >>> float(wasserstein_generator_loss(jnp.array([1.0, 3.0])))
   -2.0
   """
-  return -jnp.mean(_logits(fake_scores))
+  (fake,) = _floats(fake_scores=fake_scores)
+  return -jnp.mean(fake)
 
 
 def wasserstein_critic_loss(real_scores: Array, fake_scores: Array) -> Array:
@@ -298,14 +323,16 @@ def wasserstein_critic_loss(real_scores: Array, fake_scores: Array) -> Array:
     Scalar, float32.
 
   Raises:
-    ValueError: If either array is empty.
+    TypeError: If either is no float array.
+    ValueError: If either is empty.
 
   Source: WGAN-GP (arXiv:1704.00028), equation 3.
 
   >>> float(wasserstein_critic_loss(jnp.array([5.0]), jnp.array([1.0, 3.0])))
   -3.0
   """
-  return jnp.mean(_logits(fake_scores)) - jnp.mean(_logits(real_scores))
+  real, fake = _floats(real_scores=real_scores, fake_scores=fake_scores)
+  return jnp.mean(fake) - jnp.mean(real)
 
 
 def gradient_penalty(
@@ -334,7 +361,8 @@ def gradient_penalty(
     Scalar, float32; differentiable with respect to what `critic` closes over.
 
   Raises:
-    ValueError: If the shapes differ, or the batch is empty.
+    TypeError: If the images are no float arrays.
+    ValueError: If the shapes differ, or there is no batch axis or no image.
 
   Source: WGAN-GP (arXiv:1704.00028), equation 3.
 
@@ -344,18 +372,21 @@ def gradient_penalty(
   >>> round(float(penalty), 3)
   1.0
   """
-  real, fake = _float32(real), _float32(fake)
-  if real.shape != fake.shape or real.size == 0:
+  for name, image in (("real", real), ("fake", fake)):
+    checks.check_images(image, name, batch=True)
+  real, fake = _floats(real=real, fake=fake)
+  if real.shape != fake.shape:
     raise ValueError(
-      "real and fake must have the same shape, and images, got "
-      f"{real.shape} and {fake.shape}"
+      f"real and fake must have the same shape, got {real.shape} and"
+      f" {fake.shape}"
     )
   num = axes.size(axis_name) * real.shape[0]
-  place = jax.random.uniform(key, (num,) + (1,) * (real.ndim - 1))
+  shape = (num,) + (1,) * (real.ndim - 1)
+  place = jax.random.uniform(key, shape, real.dtype)
   place = axes.own_rows(place, axis_name)
   between = place * real + (1 - place) * fake
   # The sum over a batch of independent scores has each image's own gradient.
-  gradient = jax.grad(lambda x: jnp.sum(_float32(critic(x))))(between)
+  gradient = jax.grad(lambda x: jnp.sum(critic(x).astype(x.dtype)))(between)
   squares = jnp.sum(jnp.square(gradient), axis=tuple(range(1, real.ndim)))
   # A root of exactly 0, where the critic is flat, has no finite derivative.
   norm = jnp.sqrt(squares + 1e-12)
@@ -461,27 +492,18 @@ register_adversarial_loss(
 )
 
 
-def _float32(x):
-  """At least float32: half precision cannot hold a mean over an image."""
-  x = jnp.asarray(x)
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _floats(**arrays):
+  """Arrays by name, of one dtype; the mean of none would be nan."""
+  arrays = [checks.check_floats(x, name) for name, x in arrays.items()]
+  dtype = at_least_float32(*(x.dtype for x in arrays))
+  return [x.astype(dtype) for x in arrays]
 
 
 def _difference(sr, hr):
   """`sr - hr` in float32; no silent broadcasting."""
-  if jnp.shape(sr) != jnp.shape(hr):
-    raise ValueError(
-      "sr and hr must have the same shape, got "
-      f"{jnp.shape(sr)} and {jnp.shape(hr)}"
-    )
-  return _float32(sr) - _float32(hr)
-
-
-def _logits(logits):
-  """Logits in float32; the mean of none would be nan."""
-  if jnp.size(logits) == 0:
-    raise ValueError(f"logits are empty, of shape {jnp.shape(logits)}")
-  return _float32(logits)
+  sr, hr = _floats(sr=sr, hr=hr)
+  checks.check_pair(sr, hr)
+  return sr - hr
 
 
 def _bce(logits, is_real):

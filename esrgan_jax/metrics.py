@@ -1,16 +1,22 @@
 """PSNR and SSIM by the protocols of super-resolution papers.
 
 Images are float `[..., H, W, C]` in [0, 1], RGB where there are three channels;
-one value is returned per image, in float32. Nothing is clipped or rounded here:
+one value is returned per image, in float32, or float64 for float64 images (with
+`JAX_ENABLE_X64`). Nothing is clipped or rounded here:
 published numbers measure 8-bit images, so round `sr` to 255 levels first to
 compare with them. `crop_border` and `y_channel` have no default, since papers
 differ.
 """
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from esrgan_jax import checks
+from esrgan_jax.ops.precision import at_least_float32
 
 _SSIM_WINDOW = 11  # Wang et al. 2004, section III-C, with K1 and K2.
 _SSIM_SIGMA = 1.5
@@ -27,10 +33,12 @@ def rgb_to_y(image: Array) -> Array:
     image: Images, float `[..., H, W, 3]`, RGB in [0, 1].
 
   Returns:
-    Luma, float32 `[..., H, W, 1]`, from 16/255 (black) to 235/255 (white).
+    Luma `[..., H, W, 1]`, from 16/255 (black) to 235/255 (white), in float32,
+    or float64 for float64 images.
 
   Raises:
-    ValueError: If the last axis is not 3.
+    TypeError: If `image` is no float array.
+    ValueError: If it is not `[..., H, W, 3]`, or has no pixel.
 
   Source: MATLAB `rgb2ycbcr`; BasicSR `utils/color_util.py::rgb2ycbcr`.
 
@@ -38,10 +46,8 @@ def rgb_to_y(image: Array) -> Array:
   >>> [round(float(v) * 255, 2) for v in luma.ravel()]
   [16.0, 235.0]
   """
-  image = jnp.asarray(image)
-  if image.ndim < 3 or image.shape[-1] != 3:
-    raise ValueError(f"images must be [..., H, W, 3], got {image.shape}")
-  image = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+  image = checks.check_images(image, channels=3)
+  image = image.astype(at_least_float32(image.dtype))
   red, green, blue = (image[..., i : i + 1] for i in range(3))
   # Written out: a matrix product would run in bfloat16 on a TPU.
   return (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
@@ -58,13 +64,14 @@ def psnr(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
     crop_border: HR pixels removed from each side before measuring, >= 0;
       papers remove `scale` pixels.
     y_channel: Measure on BT.601 luma (16..235 of 255) of RGB images, instead
-      of all channels. Both options are static: bind them, or name them in
-      `jax.jit(..., static_argnames=)`.
+      of all channels. Both options are static: under `jax.jit`, bind them with
+      `functools.partial`, or name them in `static_argnames=`.
 
   Returns:
     `[...]` array, one value per image; `inf` where the images are equal.
 
   Raises:
+    TypeError: If the images are no float arrays, or an option is traced.
     ValueError: If the shapes differ, `crop_border` leaves no pixels, or luma
       is asked for of images that are not RGB.
 
@@ -96,13 +103,14 @@ def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
     crop_border: HR pixels removed from each side before measuring, >= 0;
       papers remove `scale` pixels.
     y_channel: Measure on BT.601 luma (16..235 of 255) of RGB images, instead
-      of all channels. Both options are static: bind them, or name them in
-      `jax.jit(..., static_argnames=)`.
+      of all channels. Both options are static: under `jax.jit`, bind them with
+      `functools.partial`, or name them in `static_argnames=`.
 
   Returns:
     `[...]` array, one value per image; 1 where the images are equal.
 
   Raises:
+    TypeError: If the images are no float arrays, or an option is traced.
     ValueError: If the shapes differ, fewer than 11x11 pixels are left, or luma
       is asked for of images that are not RGB.
 
@@ -126,11 +134,15 @@ def ssim_map(sr: Array, hr: Array) -> Array:
   What `ssim` averages; for those who weigh or cut it themselves.
 
   Args:
-    sr: Super-resolved images, float32 `[..., H, W, C]` in [0, 1], H, W >= 11.
+    sr: Super-resolved images, float `[..., H, W, C]` in [0, 1], H, W >= 11.
     hr: Ground truth, same shape and range as `sr`.
 
   Returns:
     `[..., H - 10, W - 10, C]`, at the place of each window's first pixel.
+
+  Raises:
+    TypeError: If the images are no float arrays.
+    ValueError: If the shapes differ, or no window fits.
 
   Source: as `ssim`.
 
@@ -138,6 +150,7 @@ def ssim_map(sr: Array, hr: Array) -> Array:
   >>> ssim_map(hr, hr).shape
   (6, 2, 1)
   """
+  sr, hr = _prepare(sr, hr, 0, False, smallest=_SSIM_WINDOW)
   # [..., C, H, W]: shifts along the last axes are what vector units like.
   sr, hr = jnp.moveaxis(sr, -1, -3), jnp.moveaxis(hr, -1, -3)
   mean_s, mean_h, variance, covariance = _window_moments(sr, hr)
@@ -150,21 +163,13 @@ def ssim_map(sr: Array, hr: Array) -> Array:
 
 def _prepare(sr, hr, crop_border, y_channel, *, smallest):
   """Validates a pair, crops it and takes it to float32 or its luma."""
-  sr, hr = jnp.asarray(sr), jnp.asarray(hr)
-  if sr.shape != hr.shape:
-    raise ValueError(
-      f"sr and hr must have the same shape, got {sr.shape} and {hr.shape}"
-    )
-  for name, image in (("sr", sr), ("hr", hr)):
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-      raise ValueError(
-        f"{name} must be float in [0, 1], got {image.dtype}: divide by 255"
-      )
-  if sr.ndim < 3 or not sr.shape[-1]:
-    raise ValueError(
-      f"images must be [..., H, W, C], got {sr.shape}: give a grey image a "
-      "channel axis, image[..., None]"
-    )
+  checks.check_static(crop_border=crop_border, y_channel=y_channel)
+  channels = 3 if y_channel else None
+  sr = checks.check_images(sr, "sr", channels=channels)
+  hr = checks.check_images(hr, "hr", channels=channels)
+  checks.check_pair(sr, hr)
+  if not isinstance(crop_border, numbers.Integral):
+    raise TypeError(f"crop_border must be a whole number, got {crop_border!r}")
   if crop_border < 0:
     raise ValueError(f"crop_border must be >= 0, got {crop_border}")
   height, width = (n - 2 * crop_border for n in sr.shape[-3:-1])
@@ -178,10 +183,9 @@ def _prepare(sr, hr, crop_border, y_channel, *, smallest):
   rows = slice(crop_border, crop_border + height)
   columns = slice(crop_border, crop_border + width)
   sr, hr = sr[..., rows, columns, :], hr[..., rows, columns, :]
-  if y_channel:
-    return rgb_to_y(sr), rgb_to_y(hr)
-  dtype = jnp.promote_types(sr.dtype, jnp.float32)
-  return sr.astype(dtype), hr.astype(dtype)
+  dtype = at_least_float32(sr.dtype, hr.dtype)
+  sr, hr = sr.astype(dtype), hr.astype(dtype)
+  return (rgb_to_y(sr), rgb_to_y(hr)) if y_channel else (sr, hr)
 
 
 def _mean(values):

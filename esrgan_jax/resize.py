@@ -21,6 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from esrgan_jax import checks
+from esrgan_jax.ops.precision import at_least_float32
+
 BORDERS = ("mirror", "clamp")
 _BLOCK = 128  # Outputs a block: the side of a TPU's matrix unit.
 _CHUNK = 256  # Outputs held in float64 at a time by `imresize_uint8`.
@@ -62,7 +65,7 @@ def imresize(
     Images, `[..., out_H, out_W, C]`, of `image`'s dtype.
 
   Raises:
-    TypeError: If `image` is not floating-point.
+    TypeError: If `image` is no float array, or `scale` is no number.
     ValueError: If `image` has fewer than three axes or no pixels, if not
       exactly one of `scale` and `size` is given, if either is not positive,
       or if `border` is unknown.
@@ -75,16 +78,11 @@ def imresize(
   >>> lr.shape, [round(float(v), 3) for v in lr.ravel()]
   ((1, 2, 1), [0.197, 0.803])
   """
-  image = jnp.asarray(image)
-  if not jnp.issubdtype(image.dtype, jnp.floating):
-    raise TypeError(
-      f"imresize takes float images in [0, 1], got {image.dtype}: divide by "
-      "255, or use imresize_uint8"
-    )
+  image = checks.check_images(image, integers="imresize_uint8")
   passes = _plan(image.shape, scale, size, border, antialias)
   dtype = image.dtype
   # Half-precision images are still weighed and summed in float32.
-  image = image.astype(jnp.promote_types(dtype, jnp.float32))
+  image = image.astype(at_least_float32(dtype))
   if round_between:
     # On whole numbers float32 is exact wherever the weights are dyadic.
     image = _round_levels(image * 255)
@@ -131,10 +129,13 @@ def imresize_uint8(
   >>> imresize_uint8(image, scale=1 / 4).ravel().tolist()
   [44, 180]
   """
-  image = np.asarray(image)
+  if not isinstance(image, np.ndarray):
+    image = checks.check_array(image, "image", "uint8 [..., H, W, C]")
+    image = np.asarray(image)
   if image.dtype != np.uint8:
     raise TypeError(
-      f"imresize_uint8 takes uint8 images, got {image.dtype}: use imresize"
+      f"image must be uint8 [..., H, W, C], got {checks.describe(image)}: use"
+      " imresize"
     )
   for axis, *axis_plan in _plan(image.shape, scale, size, border, antialias):
     image = _resize_axis_uint8(image, axis, *axis_plan)
@@ -161,6 +162,15 @@ def _plan(shape, scale, size, border, antialias):
       f"size={size} of images of symbolic size {tuple(in_sizes)}: give scale"
     )
   if size is None:
+    checks.check_static(scale=scale)
+    if isinstance(scale, jax.Array) and not scale.ndim:
+      scale = scale.item()
+    if not isinstance(scale, numbers.Real):
+      several = isinstance(scale, tuple | list | np.ndarray)
+      raise TypeError(
+        f"scale must be one number for both axes, got {scale}"
+        f"{': for others give size=(height, width)' if several else ''}"
+      )
     if not (math.isfinite(scale) and scale > 0):
       raise ValueError(f"scale must be finite and > 0, got {scale}")
     scales = (float(scale), float(scale))
@@ -170,7 +180,7 @@ def _plan(shape, scale, size, border, antialias):
     else:
       out_sizes = tuple(math.ceil(scales[0] * n) for n in in_sizes)
   else:
-    if len(size) != 2 or not all(
+    if np.shape(size) != (2,) or not all(
       isinstance(n, numbers.Integral) and n > 0 for n in size
     ):
       raise ValueError(

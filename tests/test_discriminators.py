@@ -245,17 +245,13 @@ def test_linear1_needs_a_square_map():
 
 @pytest.mark.parametrize("input_size", [0, 3, 4, 20, 100, 129])
 def test_unfit_sizes_raise(input_size):
-  model = VGGStyleDiscriminator(num_feat=2, input_size=input_size)
   with pytest.raises(ValueError, match=f"power of two.*got {input_size}"):
-    model.init(
-      jax.random.key(0),
-      jnp.zeros((1, input_size, input_size, 3)),
-      train=False,
-    )
+    VGGStyleDiscriminator(num_feat=2, input_size=input_size)
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 24, 3), (16, 16, 3)])
 def test_other_image_shapes_raise(shape):
   model = VGGStyleDiscriminator(num_feat=2, input_size=16)
-  with pytest.raises(ValueError, match=r"\[B, 16, 16, C\].*set input_size"):
+  advice = r"\[B, 16, 16, C\].*(set input_size|image\[None\])"
+  with pytest.raises(ValueError, match=advice):
     model.init(jax.random.key(0), jnp.zeros(shape), train=False)

@@ -224,7 +224,7 @@ def test_evaluator_takes_new_parameters_without_compiling(net, params):
   devices = jax.devices()[:1]
   run = evaluator.Evaluator(net, source, devices=devices, tile=0)
   first = run(params, model="first")
-  programs = dict(run._model._programs)
+  programs = dict(run._last._programs)
   apply = jax.jit(net.apply)
   # The network on whole images, rounded: no tiles, no upscaler.
   for score, (_, lr, hr) in zip(
@@ -236,7 +236,7 @@ def test_evaluator_takes_new_parameters_without_compiling(net, params):
     assert score.values["psnr_y"] == pytest.approx(expected["psnr_y"], abs=0.01)
   second = run(jax.tree.map(lambda x: 0.5 * x, params), model="second")
   assert second.means["psnr_y"] != first.means["psnr_y"]
-  assert run._model._programs == programs
+  assert run._last._programs == programs
   assert run(params).scores == first.scores
   assert run.bicubic().means["ssim_y"] > first.means["ssim_y"]
 

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(esrgan_jax.__file__).parent
 CORE = [
   "__init__",
   "augment",
+  "checks",
   "interpolate",
   "losses",
   "metrics",

@@ -402,7 +402,7 @@ def test_bad_options_raise(options, message):
 
 @pytest.mark.parametrize("shape", [(4, 4), (0, 4, 3)])
 def test_bad_shapes_raise(shape):
-  with pytest.raises(ValueError, match="images must be"):
+  with pytest.raises(ValueError, match="image must be"):
     imresize(jnp.zeros(shape), scale=2)
 
 

@@ -231,14 +231,10 @@ def test_any_batch_shape_jit_and_vmap_agree():
 @pytest.mark.parametrize(
   ("fields", "shape", "message"),
   [
-    ({}, (8, 8, 1), r"\(8, 8, 1\); expected \[..., H, W, 3\]"),
-    ({}, (8, 3), "expected"),
-    ({"scale": 5}, (8, 8, 3), "upsamples by 5"),
+    ({}, (8, 8, 1), r"\[..., H, W, 3\] in \[0, 1\], got float32\[8, 8, 1\]"),
+    ({}, (8, 3), "a channel axis"),
     ({"scale": 2}, (7, 8, 3), "multiples of 2"),
-    ({"num_block": 0}, (8, 8, 3), "at least 1"),
-    ({"unroll": 0}, (8, 8, 3), "unroll is 0; it must be at least 1"),
-    ({"form": "slow"}, (8, 8, 3), "'slow'; choose one of fast, plain"),
-    ({"form": "plain"}, (8, 3), "expected"),
+    ({"form": "plain"}, (8, 3), "a channel axis"),
     ({"form": "plain", "scale": 2}, (7, 8, 3), "multiples of 2"),
   ],
 )
@@ -246,3 +242,21 @@ def test_misuse_is_explained(fields, shape, message):
   net = RRDBNet(**{**TINY, **fields})
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"scale": 5}, "upsamples by 5"),
+    ({"num_block": 0}, "num_block is 0; it must be a whole number of at least"),
+    ({"num_feat": 4.0}, r"num_feat is 4\.0"),
+    ({"unshuffle": 0}, "unshuffle is 0"),
+    ({"unroll": 0}, "unroll is 0"),
+    ({"form": "slow"}, "'slow'; choose one of fast, plain"),
+    ({"dtype": jnp.int8}, "dtype is int8"),
+    ({"dtype": None}, "dtype is None"),
+  ],
+)
+def test_unfit_fields_are_refused_at_once(fields, message):
+  with pytest.raises(ValueError, match=message):
+    RRDBNet(**fields)

@@ -1,6 +1,8 @@
 """The upscaler: tiles against the whole image, dtypes, memory, many devices."""
 
+import copy
 import functools
+import pickle
 
 import flax.linen as nn
 import jax
@@ -12,7 +14,7 @@ from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.upscaling import memory, upscaler
 from esrgan_jax.upscaling.upscaler import Upscaler
 from esrgan_jax.weights import files, zoo
-from tests import golden
+from tests import golden, networks
 
 
 def make_model(seed=0, devices=1, **fields):
@@ -156,6 +158,84 @@ def test_below_upscale_it_is_a_pure_function(model):
   np.testing.assert_allclose(batched[1], model.upscale(images[1]), atol=1e-5)
 
 
+def test_its_weights_are_arguments_of_a_program():
+  # At real width, where the text would be megabytes.
+  net = RRDBNet(num_block=2)
+  params = networks.random_params(net, jnp.zeros((8, 8, 3)))
+  model = Upscaler(net, params, devices=jax.devices()[:1])
+  lr = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  assert size > 6e6
+  for run in (Upscaler.__call__, lambda model, lr: model(lr)):
+    assert len(jax.jit(run).lower(model, lr).as_text()) < 2e5
+
+
+def test_it_is_a_pytree(model):
+  lr = photo(1, 20, 24, 3)
+  run = jitted(Upscaler.__call__)
+  expected = run(model, lr)
+  np.testing.assert_allclose(expected, whole(model, lr), atol=1e-5)
+  half = jax.tree.map(lambda leaf: leaf / 2, model)
+  assert half.name == ""
+  # A program of the one is a program of the other, without their weights.
+  with jax.no_tracing():
+    changed = run(half, lr)
+  assert np.abs(changed - expected).max() > 1e-3
+  np.testing.assert_allclose(half.upscale(lr[0]), changed[0], atol=1e-5)
+  assert half._programs is model._programs
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(model)]
+  assert jax.tree_util.keystr(paths[0]).startswith(".params['body']")
+
+
+@pytest.mark.slow
+def test_models_in_a_batch_and_their_gradients(model):
+  lr = photo(1, 20, 24, 3)
+  half = jax.tree.map(lambda leaf: leaf / 2, model)
+  both = jax.tree.map(lambda *leaves: jnp.stack(leaves), model, half)
+  run = jax.jit(jax.vmap(Upscaler.__call__, in_axes=(0, None)))
+  for found, one in zip(run(both, lr), (model, half), strict=True):
+    np.testing.assert_allclose(found, one(lr), atol=1e-5)
+  gradient = jax.jit(jax.grad(lambda model: model(lr).sum()))(model)
+  assert isinstance(gradient, Upscaler)
+  assert np.isfinite(gradient.params["conv_last"]["kernel"]).all()
+
+
+def test_nobody_changes_it(model):
+  for name in ("params", "net", "collections", "name", "anything"):
+    with pytest.raises(AttributeError, match="is not changed"):
+      setattr(model, name, None)
+  with pytest.raises(AttributeError, match="is not changed"):
+    del model.net
+  tree = model.params
+  tree["conv_first"]["kernel"] = None
+  assert model.params["conv_first"]["kernel"] is not None
+
+
+def test_copies_and_pickles():
+  model = make_model(devices=2)
+  named = Upscaler(
+    model.net, model.params, name="it", notes=["a"], devices=jax.devices()[:2]
+  )
+  assert copy.deepcopy(named) is copy.copy(named) is named
+  other = pickle.loads(pickle.dumps(named))
+  assert repr(other) == "Upscaler(it, x4)"
+  assert other.notes == ("a",)
+  assert jax.tree.structure(other) == jax.tree.structure(named)
+  for a, b in zip(*map(jax.tree.leaves, (named, other)), strict=True):
+    assert a.sharding == b.sharding
+    np.testing.assert_array_equal(a, b)
+
+
+def test_other_parameters_of_another_dtype_get_a_program_of_their_own():
+  model = make_model()
+  image = photo(9, 7, 3)
+  expected = model.upscale(image)
+  rough = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+  found = rough.upscale(image)
+  assert len(model._programs) == 2
+  assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
 def test_one_program_for_an_image_and_for_the_next_of_its_size():
   model = make_model()
   model.upscale(photo(131, 77, 3), tile=16, exact=True)
@@ -213,7 +293,7 @@ def test_running_out_of_memory_starts_again_with_smaller_tiles(monkeypatch):
     run.memory_analysis = compiled.memory_analysis
     return run
 
-  monkeypatch.setattr(model, "_program", scarce)
+  monkeypatch.setattr(Upscaler, "_program", lambda _, *of: scarce(*of))
   with pytest.warns(UserWarning, match="too little memory for tiles of") as w:
     actual = model.upscale(image, tile=32, exact=True)
   assert len(w) == 1

@@ -8,6 +8,7 @@ images.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -232,7 +233,9 @@ class Evaluator:
     self._take = measures_lib.compile_measures(measures, failed=failed)
     self._skip = skip
     self._tile = tile
-    self._model = Upscaler(net, {}, devices=devices)
+    self._net, self._devices = net, devices
+    # The last model, for its programs; without its arrays, which take memory.
+    self._last: Upscaler | None = None
 
   def __call__(
     self,
@@ -253,10 +256,14 @@ class Evaluator:
       Scores of all images, in the source's order.
     """
     variables = (params, dict(collections or {}))
-    upscaler = self._model.with_params(*jax.tree.map(_local, variables))
-    return self.measure(
-      lambda lr: upscaler.upscale(lr, tile=self._tile), model=model
-    )
+    variables = jax.tree.map(_local, variables)
+    if self._last is None:
+      upscaler = Upscaler(self._net, *variables, devices=self._devices)
+    else:
+      upscaler = self._last.with_params(*variables)
+    self._last = jax.tree.map(lambda leaf: 0.0, upscaler)
+    upscale = functools.partial(upscaler.upscale, tile=self._tile)
+    return self.measure(upscale, model=model)
 
   def bicubic(self) -> Evaluation:
     """Measures bicubic upscaling, the baseline, on the same images."""

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from esrgan_jax import checks
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
+from esrgan_jax.ops.precision import at_least_float32
 
 NORMS = ("batch", "layer", "none")
 
@@ -67,6 +69,15 @@ class VGGStyleDiscriminator(nn.Module):
   dtype: Any = jnp.float32
   axis_name: axes.AxisName = None
 
+  def __post_init__(self) -> None:
+    """Raises ValueError if a field is unfit, before anything is computed."""
+    super().__post_init__()
+    _num_stages(self.input_size)
+    if self.norm not in NORMS:
+      raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
+    checks.check_sizes(self, "num_feat")
+    checks.check_compute_dtype(self.dtype)
+
   @nn.compact
   def __call__(self, image: Array, *, train: bool) -> Array:
     """Returns one logit per image, before any sigmoid.
@@ -80,17 +91,13 @@ class VGGStyleDiscriminator(nn.Module):
       Logits, float32 `[B]` (BasicSR's are `[B, 1]`).
 
     Raises:
-      ValueError: If `input_size` or `norm` is unfit, or the images have
-        another shape.
+      TypeError: If `image` is no float array.
+      ValueError: If it has another shape.
     """
-    if self.norm not in NORMS:
-      raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
     num_stages = _num_stages(self.input_size)
-    if image.ndim != 4 or image.shape[1:3] != (self.input_size,) * 2:
-      raise ValueError(
-        f"images must be [B, {self.input_size}, {self.input_size}, C], got "
-        f"{image.shape}: crop them, or set input_size"
-      )
+    image = checks.check_images(
+      image, batch=True, size=(self.input_size, self.input_size)
+    )
     features = image.astype(self.dtype)
     for stage in range(num_stages):
       width = self.num_feat * min(2**stage, 8)
@@ -138,23 +145,27 @@ class VGGStyleDiscriminator(nn.Module):
     return logits[:, 0]
 
   def _normalize(self, features: Array, position: str, train: bool) -> Array:
+    if self.norm == "none":
+      return features
+    # Flax's would promote by itself, which programs may have forbidden.
+    dtype = at_least_float32(self.dtype)
     if self.norm == "batch":
-      return nn.BatchNorm(
+      norm = nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,  # PyTorch's momentum of 0.1.
         epsilon=1e-5,
         # The mean of squares less the square of the mean loses digits: enough
         # that, within ten steps, two devices and four would train apart.
         use_fast_variance=False,
-        dtype=self.dtype,
+        dtype=dtype,
         axis_name=self.axis_name,
         name=f"bn{position}",
-      )(features)
-    if self.norm == "layer":
-      return nn.GroupNorm(
-        num_groups=1, epsilon=1e-5, dtype=self.dtype, name=f"ln{position}"
-      )(features)
-    return features
+      )
+    else:
+      norm = nn.GroupNorm(
+        num_groups=1, epsilon=1e-5, dtype=dtype, name=f"ln{position}"
+      )
+    return norm(features.astype(dtype)).astype(self.dtype)
 
 
 def _add(x: Array, bias: Array | None) -> Array:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
+from esrgan_jax.ops.precision import at_least_float32
 
 Array = jax.Array
 Params = Mapping[str, Any]
@@ -137,7 +138,7 @@ def reconstruct(
     valid = None if valid is None else repeat_pixels(valid, factor)
     feat = _mask(_leaky_relu(_conv(params[f"conv_up{i}"], feat)), valid)
   feat = _mask(_leaky_relu(_conv(params["conv_hr"], feat)), valid)
-  dtype = jnp.promote_types(feat.dtype, jnp.float32)
+  dtype = at_least_float32(feat.dtype)
   return _conv(params["conv_last"], feat, dtype)
 
 

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax import checks
 from esrgan_jax.models import reference
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes, rrdb
@@ -122,7 +123,8 @@ class RRDBNet(nn.Module):
       means BasicSR's choice: 4 at scale 1, 2 at scale 2, else 1. The older
       plain networks of scale 1 and 2 have 1.
     dtype: Compute dtype, e.g. bfloat16. Parameters are drawn in float32, and
-      the result is float32; float64 where the plain form computes in it.
+      the result is float32; float64 where it is computed in that (with
+      `JAX_ENABLE_X64`), which the plain form does, whatever `form` says.
     unroll: Blocks per iteration of the loop over blocks. More can save time a
       step and costs compile time; the parameters are the same.
     remat: Recompute each block in the backward pass instead of storing its
@@ -132,6 +134,10 @@ class RRDBNet(nn.Module):
       known size in 16 or 32 bits. `"plain"` is `models/reference.py`, for
       derivatives in forward mode, float64, symbolic sizes, and interpreters
       of its jaxpr.
+
+  Raises:
+    ValueError: If no stack of upsamplings reaches `scale`, a size is below 1,
+      `form` is unknown, or `dtype` is no floating-point type.
 
   >>> import jax, jax.numpy as jnp
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2, scale=4)
@@ -154,6 +160,25 @@ class RRDBNet(nn.Module):
   unroll: int = 1
   remat: bool = False
   form: str = "fast"
+
+  def __post_init__(self) -> None:
+    """Raises ValueError if a field is unfit, before anything is computed."""
+    super().__post_init__()
+    sizes = ("num_in_ch", "num_out_ch", "num_feat", "num_block", "num_grow_ch")
+    checks.check_sizes(self, *sizes, "scale", "unroll")
+    if self.unshuffle is not None:
+      checks.check_sizes(self, "unshuffle")
+    if self.form not in FORMS:
+      raise ValueError(
+        f"form is {self.form!r}; choose one of {', '.join(FORMS)}"
+      )
+    checks.check_compute_dtype(self.dtype)
+    _ = self.upsampling
+
+  @property
+  def _is_plain(self) -> bool:
+    # What is fast sums in float32, and on some platforms in no other dtype.
+    return self.form == "plain" or jnp.dtype(self.dtype) == jnp.float64
 
   @property
   def unshuffle_factor(self) -> int:
@@ -226,14 +251,6 @@ class RRDBNet(nn.Module):
     def conv(in_ch: int, out_ch: int) -> ConvParams:
       return conv_params(in_ch, out_ch, self.dtype)
 
-    if self.form not in FORMS:
-      raise ValueError(
-        f"form is {self.form!r}; choose one of {', '.join(FORMS)}"
-      )
-    for name in ("num_block", "unroll"):
-      value = getattr(self, name)
-      if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
     in_ch = self.num_in_ch * self.unshuffle_factor**2
     self.conv_first = conv(in_ch, self.num_feat)
     self.body = _StackedRRDBs(
@@ -260,8 +277,11 @@ class RRDBNet(nn.Module):
       float32 `[..., H * scale, W * scale, num_out_ch]`, not clipped to [0, 1].
 
     Raises:
-      ValueError: If the rank, the channels or the size of `lr` don't fit.
+      TypeError: If `lr` is no float array.
+      ValueError: If the rank, the channels or the size of `lr` don't fit, or
+        the parameters are those of a network with more layers.
     """
+    lr = checks.check_images(lr, "lr", channels=self.num_in_ch)
     if valid is not None:
       valid = jnp.broadcast_to(valid, (*lr.shape[:-1], 1))
       valid = pixel_unshuffle(valid, factor=self.unshuffle_factor)
@@ -283,7 +303,8 @@ class RRDBNet(nn.Module):
       `[..., h, w, num_feat]` of the compute dtype, h = H / unshuffle_factor.
 
     Raises:
-      ValueError: If the rank, the channels or the size of `lr` don't fit.
+      TypeError: As for `__call__`.
+      ValueError: As for `__call__`.
 
     >>> import jax, jax.numpy as jnp
     >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
@@ -293,12 +314,10 @@ class RRDBNet(nn.Module):
     >>> net.apply(variables, feat, method="reconstruct").shape
     (1, 32, 32, 3)
     """
-    if lr.ndim < 3 or lr.shape[-1] != self.num_in_ch:
-      raise ValueError(
-        f"lr has shape {lr.shape}; expected [..., H, W, {self.num_in_ch}]"
-      )
+    lr = checks.check_images(lr, "lr", channels=self.num_in_ch)
+    self._check_layers()
     x = lr.astype(self.dtype)
-    if self.form == "plain":
+    if self._is_plain:
       params = self._tree("conv_first", "body", "conv_body")
       run = functools.partial(
         reference.features,
@@ -326,11 +345,22 @@ class RRDBNet(nn.Module):
 
     Returns:
       float32 `[..., h * u, w * u, num_out_ch]`, u = scale * unshuffle_factor.
+
+    Raises:
+      TypeError: If `feat` is no float array.
+      ValueError: If its shape doesn't fit, or as for `__call__`.
     """
+    feat = checks.check_floats(feat, "feat")
+    if feat.ndim < 3 or feat.shape[-1] != self.num_feat:
+      raise ValueError(
+        f"feat must be [..., h, w, {self.num_feat}], as of `features`, got"
+        f" {feat.shape}"
+      )
+    self._check_layers()
     factors = self.upsampling
     names = [f"conv_up{i + 1}" for i in range(len(factors))]
     feat = feat.astype(self.dtype)
-    if self.form == "plain":
+    if self._is_plain:
       params = self._tree(*names, "conv_hr", "conv_last")
       run = functools.partial(reference.reconstruct, factors=factors)
       return axes.anywhere(lambda x, v, p: run(p, x, v), feat, valid, params)
@@ -339,6 +369,18 @@ class RRDBNet(nn.Module):
     return axes.anywhere(
       run, feat, valid, ups, self.conv_hr(), self.conv_last()
     )
+
+  def _check_layers(self) -> None:
+    """Raises if upsamplings of a larger network would be left out."""
+    known = [f"conv_up{i + 1}" for i in range(len(self.upsampling))]
+    given = self.variables.get("params", {})
+    ignored = sorted({n for n in given if n.startswith("conv_up")} - {*known})
+    if ignored:
+      raise ValueError(
+        f"params have {', '.join(ignored)}, which a network of scale"
+        f" {self.scale} and unshuffle {self.unshuffle_factor} has not: they are"
+        " of one that upsamples more; choose its scale"
+      )
 
   def _tree(self, *names: str) -> Mapping[str, Any]:
     """The parameters, as they are."""

@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from esrgan_jax import checks
 from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
+from esrgan_jax.ops.precision import at_least_float32
 
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
 _STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
@@ -85,8 +87,10 @@ def vgg19_features(
     rounded down, k being the poolings before the layer.
 
   Raises:
+    TypeError: If `image` is no float array, or `params` no tree of them.
     ValueError: If a layer is unknown, none is named, its parameters are
-      missing, or the images are too small for it.
+      missing or of another shape, or the images are too small for it, or not
+      `[..., H, W, 3]`.
 
   Source: Simonyan and Zisserman (arXiv:1409.1556), configuration E; layer
   names of BasicSR `archs/vgg_arch.py::VGGFeatureExtractor`.
@@ -104,9 +108,7 @@ def vgg19_features(
       f"layers must be some of {LAYERS[0]}, {LAYERS[1]}, ..., {LAYERS[-1]}, "
       f"got {unknown or layers}"
     )
-  image = jnp.asarray(image)
-  if image.ndim < 3 or image.shape[-1] != 3:
-    raise ValueError(f"images must be [..., H, W, 3], got {image.shape}")
+  image = checks.check_images(image, channels=3)
   depth = 1 + max(LAYERS.index(layer) for layer in layers)
   num_pools = sum(layer.startswith("pool") for layer in LAYERS[:depth])
   if min(image.shape[-3:-1]) < 2**num_pools:
@@ -114,19 +116,39 @@ def vgg19_features(
       f"{LAYERS[depth - 1]} needs images of {2**num_pools} pixels a side or "
       f"more, got {image.shape[-3]}x{image.shape[-2]}"
     )
-  missing = [
-    name
-    for name in ("normalization", *LAYERS[:depth])
-    if name.startswith(("conv", "norm")) and name not in params
-  ]
+  used = _used_params(params, LAYERS[:depth])
+  dtype = jnp.dtype(image.dtype if dtype is None else dtype)
+  run = functools.partial(_features, layers=layers, depth=depth, dtype=dtype)
+  features = axes.anywhere(run, image, used.pop("normalization"), used)
+  return dict(zip(layers, features, strict=True))
+
+
+def _used_params(
+  params: Mapping[str, Any], layers: Sequence[str]
+) -> dict[str, Any]:
+  """The parameters of some layers, or an error where they are not VGG19's."""
+  names = ("normalization", *(name for name in layers if name in KERNEL_SHAPES))
+  if not isinstance(params, Mapping):
+    raise TypeError(
+      "params must be VGG19's, of vgg19_from_torchvision, vgg19_from_keras or"
+      f" init_vgg19, got {checks.describe(params)}"
+    )
+  missing = [name for name in names if name not in params]
   if missing:
     raise ValueError(f"params lack {missing}; they have {sorted(params)}")
-
-  dtype = jnp.dtype(image.dtype if dtype is None else dtype)
-  used = {layer: params[layer] for layer in LAYERS[:depth] if layer in params}
-  run = functools.partial(_features, layers=layers, depth=depth, dtype=dtype)
-  features = axes.anywhere(run, image, params["normalization"], used)
-  return dict(zip(layers, features, strict=True))
+  used = {name: params[name] for name in names}
+  expected, channels = {}, 3
+  for name in names[1:]:
+    # A slimmer VGG19 is one, too.
+    width = (jnp.shape(used[name].get("bias")) or KERNEL_SHAPES[name])[-1]
+    expected[name] = {
+      "kernel": jax.ShapeDtypeStruct((3, 3, channels, width), jnp.float32),
+      "bias": jax.ShapeDtypeStruct((width,), jnp.float32),
+    }
+    channels = width
+  convs = {name: used[name] for name in expected}
+  checks.check_params(convs, expected, owner="a VGG19")
+  return used
 
 
 def _features(
@@ -141,9 +163,9 @@ def _features(
   """Normalises images and runs the layers."""
   leading = image.shape[:-3]
   x = image.reshape(-1, *image.shape[-3:])
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  x = x.astype(at_least_float32(x.dtype))
   mean, std = (
-    jnp.asarray(normalization[name]).reshape(1, 1, 1, 3)
+    jnp.asarray(normalization[name], x.dtype).reshape(1, 1, 1, 3)
     for name in ("mean", "std")
   )
   x = ((x - mean) / std).astype(dtype)
@@ -183,8 +205,8 @@ def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
   params = {"normalization": _torchvision_normalization()}
   for name, shape in KERNEL_SHAPES.items():
     params[name] = {
-      "kernel": init(keys[name], shape),
-      "bias": jnp.zeros(shape[-1]),
+      "kernel": init(keys[name], shape, jnp.float32),
+      "bias": jnp.zeros(shape[-1], jnp.float32),
     }
   return params
 

@@ -337,7 +337,10 @@ def mask(x: Array, valid: Array | None) -> Array:
 
 def _slope(x: Array, valid: Array | None) -> Array:
   """The derivative of the masked rectifier."""
-  return mask(jnp.where(x > 0, 1.0, _NEGATIVE_SLOPE).astype(x.dtype), valid)
+  slope = jnp.where(
+    x > 0, jnp.ones((), x.dtype), jnp.asarray(_NEGATIVE_SLOPE, x.dtype)
+  )
+  return mask(slope, valid)
 
 
 def _inner_to(convs: GroupedConvs, i: int) -> Array:

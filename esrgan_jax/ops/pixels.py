@@ -6,10 +6,12 @@ Arrays are `[..., H, W, C]`.
 from __future__ import annotations
 
 import functools
+import numbers
 
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax import checks
 from esrgan_jax.ops import axes
 
 Array = jax.Array
@@ -27,11 +29,19 @@ def pixel_unshuffle(image: Array, *, factor: int) -> Array:
     PyTorch's `pixel_unshuffle`: `c * factor**2 + row * factor + column`.
 
   Raises:
-    ValueError: If H or W is not a multiple of `factor`.
+    TypeError: If `image` is no array, or `factor` no whole number.
+    ValueError: If H or W is not a multiple of `factor`, or `factor` below 1.
 
   >>> pixel_unshuffle(jnp.arange(8.0).reshape(2, 4, 1), factor=2).tolist()
   [[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]
   """
+  image = checks.check_array(image, "image", "an array [..., H, W, C]")
+  if image.ndim < 3:
+    raise ValueError(f"image must be [..., H, W, C], got {image.shape}")
+  if not isinstance(factor, numbers.Integral):
+    raise TypeError(f"factor must be a whole number, got {factor!r}")
+  if factor < 1:
+    raise ValueError(f"factor must be >= 1, got {factor}")
   h, w = image.shape[-3:-1]
   if h % factor or w % factor:
     raise ValueError(

@@ -48,6 +48,7 @@ def _double_kernel(kernel: Array) -> Array:
     kernel: `[3, 3, C, F]`, that of the convolution.
   """
   rows = jnp.asarray(_DOUBLED, jnp.float32)
+  kernel = kernel.astype(jnp.float32)
   return jnp.einsum("ar,bs,rsio->aboi", rows, rows, kernel)
 
 

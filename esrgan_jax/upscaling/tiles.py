@@ -247,8 +247,9 @@ def _mask(
 
 def _cut(x: jax.Array, corner: jax.Array, size: Sequence[int]) -> jax.Array:
   """Cuts one piece out of each of a batch."""
+  zero = jnp.zeros((), corner.dtype)
   pieces = [
-    jax.lax.dynamic_slice(image, (*at, 0), (*size, x.shape[-1]))
+    jax.lax.dynamic_slice(image, (*at, zero), (*size, x.shape[-1]))
     for image, at in zip(x, corner, strict=True)
   ]
   return jnp.stack(pieces)

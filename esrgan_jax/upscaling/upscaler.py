@@ -7,7 +7,7 @@ a time, all of one shape, so that one program is compiled for an image.
 from __future__ import annotations
 
 import collections
-import copy
+import dataclasses
 import functools
 import itertools
 import os
@@ -18,10 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import unfreeze
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from esrgan_jax import compilation
+from esrgan_jax import checks, compilation
 from esrgan_jax.models import registry
+from esrgan_jax.steps.state import init_generator
 from esrgan_jax.upscaling import memory, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
 from esrgan_jax.weights import find, zoo
@@ -36,11 +38,50 @@ def _warn(message: str) -> None:
   warnings.warn(message, stacklevel=3)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+  """Devices, and how arrays lie on them."""
+
+  devices: tuple[jax.Device, ...]
+
+  @functools.cached_property
+  def mesh(self) -> Mesh:
+    kinds = (AxisType.Auto,)
+    return Mesh(np.array(self.devices), ("data",), axis_types=kinds)
+
+  @property
+  def sharded(self) -> NamedSharding:
+    return NamedSharding(self.mesh, PartitionSpec("data"))
+
+  def replicate(self, tree: Any) -> Any:
+    return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+  """What of a model is no array; its name is left out, to share programs."""
+
+  net: registry.Generator
+  placed: _Placed
+  programs: dict[tuple, jax.stages.Compiled] = dataclasses.field(compare=False)
+
+
+@jax.tree_util.register_pytree_with_keys_class
 class Upscaler:
   """A network with its parameters, ready for images of any size.
 
-  Calling it is the pure function below `upscale`, for `jax.jit` and `jax.vmap`:
+  Calling it is the pure function below `upscale`, for JAX's transformations:
   float `[..., H, W, 3]` in [0, 1] to float32 `[..., H * scale, W * scale, 3]`.
+
+  It is a pytree, whose leaves are its parameters and collections. Give it to a
+  program as an argument, `jax.jit(Upscaler.__call__)(model, lr)`. Given as the
+  function, `jax.jit(model)(lr)`, it works as well, but what a function holds,
+  here the weights, become constants of the program. What `jax.tree.map` and
+  other transformations make of a model is another, without `name` and `notes`.
+
+  It does not change: attributes cannot be set, and `params` is a tree of one's
+  own. So it may be copied, pickled and sent to other processes. Models of one
+  network that are made from each other share compiled programs.
 
   Args:
     net: The network: any that keeps the protocol of `models.registry`.
@@ -52,10 +93,14 @@ class Upscaler:
 
   Attributes:
     net: As given.
-    params: On the devices.
-    collections: On the devices.
+    params: On the devices; a copy of the tree, not of the arrays.
+    collections: On the devices, likewise.
     name: As given.
     notes: As given.
+
+  Raises:
+    TypeError: If a tree is none, or has leaves that are no float arrays.
+    ValueError: If the parameters or collections are not those of the network.
 
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
@@ -63,9 +108,23 @@ class Upscaler:
   >>> model = Upscaler(net, net.init(jax.random.key(0), lr)["params"])
   >>> model.upscale(np.zeros((5, 6, 3), np.uint8)).shape
   (20, 24, 3)
-  >>> jax.jit(model)(lr).shape
+  >>> jax.jit(Upscaler.__call__)(model, lr).shape
   (1, 32, 32, 3)
+  >>> models = jax.tree.map(lambda *leaves: jnp.stack(leaves), model, model)
+  >>> jax.vmap(Upscaler.__call__, in_axes=(0, None))(models, lr).shape
+  (2, 1, 32, 32, 3)
   """
+
+  __slots__ = (
+    "__weakref__",
+    "_collections",
+    "_params",
+    "_placed",
+    "_programs",
+    "name",
+    "net",
+    "notes",
+  )
 
   def __init__(
     self,
@@ -77,22 +136,62 @@ class Upscaler:
     notes: Sequence[str] = (),
     devices: Sequence[jax.Device] | None = None,
   ):
-    self.net = net
-    self.name = name
-    self.notes = tuple(notes)
-    devices = list(devices or jax.local_devices())
-    self._device = devices[0]
-    mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
-    self._replicated = NamedSharding(mesh, PartitionSpec())
-    self._sharded = NamedSharding(mesh, PartitionSpec("data"))
-    self._batch_size = len(devices)
-    self._put(params, collections)
-    self._programs: dict[tuple, jax.stages.Compiled] = {}
-
-  def _put(self, params, collections):
-    self.params, self.collections = jax.device_put(
-      (dict(params), dict(collections or {})), self._replicated
+    params, collections = unfreeze(params), unfreeze(collections or {})
+    _check_variables(net, params, collections)
+    placed = _Placed(tuple(devices or jax.local_devices()))
+    self._set(
+      net=net,
+      name=name,
+      notes=tuple(notes),
+      placed=placed,
+      variables=placed.replicate((params, collections)),
+      programs={},
     )
+
+  def _set(self, *, net, name, notes, placed, variables, programs):
+    params, collections = variables
+    for key, value in {
+      "net": net,
+      "name": name,
+      "notes": notes,
+      "_params": params,
+      "_collections": collections,
+      "_placed": placed,
+      "_programs": programs,
+    }.items():
+      object.__setattr__(self, key, value)
+
+  def __setattr__(self, name: str, value: object) -> None:
+    raise AttributeError(
+      f"an Upscaler is not changed; {name} is that of another: `with_params`"
+      " makes one"
+    )
+
+  def __delattr__(self, name: str) -> None:
+    self.__setattr__(name, None)
+
+  def _replaced(self, variables, **changes):
+    """Another model of the same network."""
+    other = object.__new__(type(self))
+    other._set(
+      net=self.net,
+      placed=self._placed,
+      programs=self._programs,
+      variables=variables,
+      name=changes.get("name", self.name),
+      notes=changes.get("notes", self.notes),
+    )
+    return other
+
+  @property
+  def params(self) -> dict[str, Any]:
+    """The network's parameters; what is done to the tree stays there."""
+    return jax.tree.map(lambda leaf: leaf, self._params)
+
+  @property
+  def collections(self) -> dict[str, Any]:
+    """What the network has besides; see `params`."""
+    return jax.tree.map(lambda leaf: leaf, self._collections)
 
   @property
   def scale(self) -> int:
@@ -110,6 +209,10 @@ class Upscaler:
       params: The other ones.
       collections: What belongs to them; None where there is none.
 
+    Raises:
+      TypeError: As for `Upscaler`.
+      ValueError: As for `Upscaler`.
+
     >>> from esrgan_jax.models.rrdb import RRDBNet
     >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
     >>> lr = jnp.zeros((1, 8, 8, 3))
@@ -118,21 +221,76 @@ class Upscaler:
     >>> bool(model.params["conv_first"]["kernel"].min() >= 0)
     True
     """
-    other = copy.copy(self)
-    other._put(params, collections)
-    return other
+    params, collections = unfreeze(params), unfreeze(collections or {})
+    _check_variables(self.net, params, collections)
+    return self._replaced(self._placed.replicate((params, collections)))
 
   def __call__(self, lr: jax.Array) -> jax.Array:
-    """Applies the network to whole float images `[..., H, W, 3]`."""
+    """Applies the network to whole float images `[..., H, W, 3]`.
+
+    Raises:
+      TypeError: If they are no float array.
+      ValueError: If they have another shape.
+    """
+    channels = getattr(self.net, "num_in_ch", 3)
+    lr = checks.check_images(lr, "lr", channels=channels)
     return registry.infer(self.net, self._variables, lr)
 
   def __repr__(self) -> str:
     """Names the model, its scale and its size."""
     return f"Upscaler({self.name or type(self.net).__name__}, x{self.scale})"
 
+  def __copy__(self) -> Upscaler:
+    """Itself: it does not change."""
+    return self
+
+  def __deepcopy__(self, memo: object) -> Upscaler:
+    """Itself: it does not change."""
+    return self
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """Pickles the arrays as NumPy's, and devices by their numbers."""
+    params, collections = jax.device_get((self._params, self._collections))
+    everything = self._placed.devices == tuple(jax.local_devices())
+    numbers = None if everything else tuple(d.id for d in self._placed.devices)
+    return _restore, (
+      self.net,
+      params,
+      collections,
+      self.name,
+      self.notes,
+      numbers,
+    )
+
+  def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+    """For JAX: parameters and collections are children."""
+    children = (
+      (jax.tree_util.GetAttrKey("params"), self._params),
+      (jax.tree_util.GetAttrKey("collections"), self._collections),
+    )
+    return children, _Static(self.net, self._placed, self._programs)
+
+  @classmethod
+  def tree_unflatten(cls, static: _Static, variables: Any) -> Upscaler:
+    """For JAX: anything may stand where the arrays were."""
+    model = object.__new__(cls)
+    model._set(
+      net=static.net,
+      name="",
+      notes=(),
+      placed=static.placed,
+      variables=variables,
+      programs=static.programs,
+    )
+    return model
+
+  @property
+  def _device(self):
+    return self._placed.devices[0]
+
   @property
   def _variables(self):
-    return {"params": self.params, **self.collections}
+    return {"params": self._params, **self._collections}
 
   def upscale(
     self,
@@ -149,7 +307,8 @@ class Upscaler:
 
     Args:
       image: `[H, W, 3]` RGB, or `[H, W, 1]` or `[H, W]` grey, which comes out
-        grey: uint8, uint16, or float in [0, 1].
+        grey: uint8, uint16, or float in [0, 1], an array or what NumPy makes
+        one of.
       tile: Side in LR pixels of what one tile contributes; its halo comes on
         top. "auto" takes the largest that fits the memory, 0 does not tile.
       exact: Give tiles a halo as wide as the network looks, so that the result
@@ -167,8 +326,9 @@ class Upscaler:
       are rounded and clipped; floats are float32 and may overshoot [0, 1].
 
     Raises:
-      ValueError: If the shape, the dtype, `tile`, `halo` or `out` don't fit,
-        or tiles of this network cannot be exact.
+      TypeError: If `image` is no array, or this is traced.
+      ValueError: If the shape, the dtype, the values, `tile`, `halo` or `out`
+        don't fit, or tiles of this network cannot be exact.
       FloatingPointError: If the network's result is not finite.
       OutOfMemoryError: If not even small tiles fit into memory.
 
@@ -181,6 +341,9 @@ class Upscaler:
     >>> bool(np.allclose(whole, tiled, atol=1e-5))
     True
     """
+    _check_concrete((image, self._variables))
+    if not isinstance(image, np.ndarray | jax.Array):
+      image = checks.check_array(image, "image", "an array [H, W, 3]")
     image = np.asarray(image)
     pixels = image[..., None] if image.ndim == 2 else image
     dtype = self._check(pixels)
@@ -232,10 +395,18 @@ class Upscaler:
 
   def _check(self, pixels: np.ndarray) -> np.dtype:
     """Returns the result's dtype, or raises if the image cannot be used."""
-    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+    shape = pixels.shape
+    if pixels.ndim != 3 or shape[-1] not in (1, 3) or not pixels.size:
+      way_out = ""
+      if pixels.ndim == 4:
+        way_out = ": upscale images one by one, or call the model on a batch"
+      elif pixels.ndim == 3 and shape[-1] == 4:
+        way_out = ": leave out alpha, image[..., :3]"
+      elif pixels.ndim == 3 and shape[0] in (1, 3):
+        way_out = ": it looks like CHW, move the channels last"
       raise ValueError(
-        f"the image has shape {pixels.shape}; expected [H, W, 3] or [H, W, 1],"
-        " with at least one pixel"
+        f"the image has shape {shape}; expected [H, W, 3] or [H, W, 1],"
+        f" with at least one pixel{way_out}"
       )
     channels = [
       getattr(self.net, name, 3) for name in ("num_in_ch", "num_out_ch")
@@ -247,7 +418,8 @@ class Upscaler:
       )
     if pixels.dtype in (np.uint8, np.uint16):
       return pixels.dtype
-    if np.issubdtype(pixels.dtype, np.floating) or pixels.dtype == jnp.bfloat16:
+    if jnp.issubdtype(pixels.dtype, jnp.floating):
+      checks.check_range(pixels, "the image")
       return np.dtype(np.float32)
     raise ValueError(
       f"the image is {pixels.dtype}; give uint8, uint16, or float in [0, 1]"
@@ -260,30 +432,36 @@ class Upscaler:
   def _program(
     self, plan: tiles.Plan, pixels: np.ndarray
   ) -> jax.stages.Compiled:
-    key = (plan.shape, pixels.shape[-1], pixels.dtype, plan.masked)
+    placed, variables = self._placed, self._variables
+    layout = tuple(
+      (leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)
+    )
+    key = (plan.shape, pixels.shape[-1], pixels.dtype, plan.masked, layout)
     if key not in self._programs:
 
       def sharded(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        shape = (self._batch_size, *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharded)
+        shape = (len(placed.devices), *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placed.sharded)
 
       window = (plan.height, plan.width)
       inside = sharded(2, dtype=jnp.int32) if plan.masked else None
       spec = PartitionSpec("data")
       program = jax.shard_map(
         functools.partial(tiles.upscale_tiles, self.net, size=plan.strip),
-        mesh=self._sharded.mesh,
+        mesh=placed.mesh,
         in_specs=(PartitionSpec(), spec, spec, spec),
         out_specs=spec,
         check_vma=False,  # Nothing is communicated.
       )
       program = jax.jit(
         program,
-        compiler_options=compilation.compiler_options(self._device.platform),
+        compiler_options=compilation.compiler_options(
+          placed.devices[0].platform
+        ),
       )
-      with jax.set_mesh(self._sharded.mesh):  # Whatever the caller's is.
+      with jax.set_mesh(placed.mesh):  # Whatever the caller's is.
         self._programs[key] = program.lower(
-          self._variables,
+          placed.replicate(variables),
           sharded(*window, pixels.shape[-1], dtype=pixels.dtype),
           sharded(plan.num_strips, 2, dtype=jnp.int32),
           inside,
@@ -299,6 +477,8 @@ class Upscaler:
   ) -> None:
     """Runs every window of a plan; the next batch computes while one lands."""
     program = self._program(plan, pixels)
+    variables = self._placed.replicate(self._variables)
+    batch_size = len(self._placed.devices)
     windows = list(itertools.product(plan.rows, plan.columns))
     total = len(windows)
     if progress:
@@ -323,26 +503,63 @@ class Upscaler:
       if progress:
         progress(done, total)
 
-    for first in range(0, total, self._batch_size):
-      batch = windows[first : first + self._batch_size]
-      shape = (self._batch_size, plan.height, plan.width, pixels.shape[-1])
+    for first in range(0, total, batch_size):
+      batch = windows[first : first + batch_size]
+      shape = (batch_size, plan.height, plan.width, pixels.shape[-1])
       lr = np.zeros(shape, pixels.dtype)
-      corners = np.zeros((self._batch_size, plan.num_strips, 2), np.int32)
-      inside = np.ones((self._batch_size, 2), np.int32)
+      corners = np.zeros((batch_size, plan.num_strips, 2), np.int32)
+      inside = np.ones((batch_size, 2), np.int32)
       for i, (rows, columns) in enumerate(batch):
         window = pixels[rows.start : rows.stop, columns.start : columns.stop]
         lr[i, : window.shape[0], : window.shape[1]] = window
         inside[i] = window.shape[:2]
         corners[i] = plan.corners(rows, columns)
       lr, corners, inside = jax.device_put(
-        (lr, corners // plan.multiple, inside), self._sharded
+        (lr, corners // plan.multiple, inside), self._placed.sharded
       )
       inside = inside if plan.masked else None
-      running.append((batch, program(self._variables, lr, corners, inside)))
+      running.append((batch, program(variables, lr, corners, inside)))
       if len(running) > 1:
         land()
     while running:
       land()
+
+
+def _restore(net, params, collections, name, notes, numbers):
+  """The model of a pickle; on all devices, where those it had are not here."""
+  devices = {device.id: device for device in jax.local_devices()}
+  if numbers and devices.keys() >= {*numbers}:
+    devices = {number: devices[number] for number in numbers}
+  return Upscaler(
+    net,
+    params,
+    collections,
+    name=name,
+    notes=notes,
+    devices=tuple(devices.values()),
+  )
+
+
+@functools.lru_cache(maxsize=32)
+def _expected(net):
+  """Shapes of what a network has; to trace it takes a tenth of a second."""
+  return jax.eval_shape(lambda: init_generator(jax.random.key(0), net))
+
+
+def _check_variables(net, params, collections):
+  """Raises unless they are a network's."""
+  expected = dict(_expected(net))
+  owner = f"{type(net).__name__}(scale={net.scale})"
+  checks.check_params(params, expected.pop("params"), owner=owner)
+  checks.check_params(collections, expected, owner=owner, name="collections")
+
+
+def _check_concrete(tree):
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+    raise TypeError(
+      "upscale runs on the host, tile by tile, and cannot be traced: call the"
+      " model itself, model(lr), inside of jax.jit or jax.vmap"
+    )
 
 
 def _smaller(plan: tiles.Plan, tile: int) -> int:
@@ -356,7 +573,7 @@ def load(
   *,
   scale: int | None = None,
   config: Mapping[str, Any] | None = None,
-  dtype: str = "auto",
+  dtype: Any = "auto",
   fetch: bool = True,
   progress: Callable[[int, int | None], None] | None = None,
   devices: Sequence[jax.Device] | None = None,
@@ -370,8 +587,8 @@ def load(
     scale: Upscaling factor, for the rare file that does not tell (x3).
     config: The network's architecture and fields, for another program's
       checkpoint that has none beside it; see `load_checkpoint`.
-    dtype: Compute dtype: "float32", "bfloat16", or "auto": bfloat16 on GPU and
-      TPU, float32 on CPU.
+    dtype: Compute dtype: float32 or bfloat16, as a type or by name, or "auto":
+      bfloat16 on GPU and TPU, float32 on CPU.
     fetch: Whether a named model that is not here may be downloaded.
     progress: Called with the bytes downloaded so far, and in all where known.
     devices: Devices to run on; None means all local ones.
