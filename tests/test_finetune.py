@@ -11,6 +11,7 @@ from esrgan_jax import main
 from esrgan_jax.data.sources import SamplePhotos
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.weights.files import read_weights, write_weights
+from tests.networks import random_params
 from tests.training_runs import ROOT
 
 pytest.importorskip("skimage")
@@ -32,6 +33,13 @@ def _place(tmp_path_factory):
   params = jax.jit(net.init)(jax.random.key(7), np.zeros((1, 8, 8, 3)))
   write_weights(
     folder / "start.safetensors", params["params"], {**_SIZES, "scale": 4}
+  )
+  fields = {**_SIZES, "scale": 2, "unshuffle": 1}
+  image = np.zeros((1, 8, 8, 3))
+  write_weights(
+    folder / "plain2.safetensors",
+    random_params(RRDBNet(**fields), image),
+    fields,
   )
   return folder
 
@@ -126,6 +134,11 @@ def test_photos_of_ones_own(place, tmp_path, capsys):
       marks=pytest.mark.slow,
     ),
     ("config.init_from=PLACE/absent.safetensors", "PLACE/absent.safetensors"),
+    # All that it takes, at once: the half of it would lead to another error.
+    (
+      "config.init_from=PLACE/plain2.safetensors",
+      "add --config.scale=2 --config.generator.unshuffle=1, or",
+    ),
     ("config.generator.num_feat=8", "add --config.generator.num_feat=4"),
     ("config.patch_size=64", "HR is 56x56, smaller than a patch of 64"),
     ("workdir=ftp://bucket/run", "ftp:// is not supported"),

@@ -44,3 +44,12 @@ def test_what_is_collected_imports_what_was_brought():
     if (missing := set(_imported(path)) - known)
   }
   assert not unknown
+
+
+def test_the_cores_tests_that_ci_repeats_are_there():
+  text = (ROOT / ".ci/run").read_text()
+  listed = re.search(r"for name in (.*?); do", text, re.DOTALL)[1]
+  names = listed.replace("\\\n", " ").split()
+  assert names == sorted(names)
+  for name in names:
+    assert (ROOT / f"tests/test_{name}.py").exists(), name

@@ -353,6 +353,11 @@ def test_one_phase_from_weights_and_a_discriminator(own, tmp_path):
 def test_what_fits_of_another_network(own, tmp_path):
   folder, _ = own
   flags = [f"init_from={folder / 'run/soft'}", "phase_order=soft"]
+  another = "generator.architecture=RRDBNet"
+  status, _, err = _run(folder, tmp_path / "run", *flags, another)
+  assert status == 1
+  wanted = "generator.architecture=Normalized --config.generator.width=6"
+  assert f"another network: add --config.{wanted}" in err
   flags += ["generator.width=8", "phases.soft.learning_rate=1e-9"]
   status, _, err = _run(folder, tmp_path / "run", *flags)
   assert status == 1

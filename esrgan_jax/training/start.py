@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from esrgan_jax import compilation
+from esrgan_jax.models import registry
 from esrgan_jax.steps.state import init_generator, split
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
@@ -47,14 +48,17 @@ def read(run: run_lib.Run) -> Start:
   weights = found.weights
   for note in weights.notes:
     run.say(f"{found.name}: {note}")
-  expected = jax.eval_shape(
-    lambda: init_generator(jax.random.key(0), run.generator)
-  )
   variables = _float32({"params": weights.params, **weights.collections})
-  if _shapes(expected) != _shapes(variables) and run.config.init_partial:
+
+  def has_shapes(fields):
+    net = registry.make_generator(**fields)
+    expected = jax.eval_shape(lambda: init_generator(jax.random.key(0), net))
+    return _shapes(expected) == _shapes(variables)
+
+  fits = has_shapes(run.network)
+  if not fits and run.config.init_partial:
     return _take_what_fits(run, found.name, variables)
-  fits = _shapes(expected) == _shapes(variables)
-  problem = _difference(run, weights.config, fits=fits)
+  problem = _difference(run, weights.config, has_shapes)
   if not problem and not fits:
     problem = f"whose layers are not those of {_network(run)}"
   if problem:
@@ -109,36 +113,51 @@ def _beginning(run):
   return "phase one is skipped"
 
 
-def _difference(run, config, *, fits):
+def _difference(run, config, has_shapes):
   """How another network differs, and what to do about it, if it does."""
-  wanted = run.network
+  wanted, fits = run.network, has_shapes(run.network)
   architecture = config["architecture"]
   if architecture != wanted["architecture"]:
-    return (
-      f"of {architecture}, another network: add"
-      f" --config.generator.architecture={architecture}"
-    )
+    # With all that it has besides, or the next error would ask for that.
+    fields = dict(registry.find_generator(architecture).fields)
+    fields["scale"] = wanted["scale"]
+    different = {
+      "architecture": architecture,
+      **{k: v for k, v in config.items() if k in fields and v != fields[k]},
+    }
+    return f"of {architecture}, another network: add {_flags(different)}"
   different = {
     key: config[key]
     for key, value in wanted.items()
     # None is what the others come to.
     if value is not None and config.get(key, value) not in (value, None)
   }
+  if not fits and not has_shapes(wanted | different):
+    # Here it does not: the older plain networks of scale 2, say.
+    different |= {
+      key: config[key]
+      for key, value in wanted.items()
+      if value is None and config.get(key) is not None
+    }
   if fits and architecture in DIALECTS:
     # The others are how it is computed, which may change.
     told = ("scale", *DIALECTS[architecture].UNTOLD)
     different = {k: v for k, v in different.items() if k in told}
   if not different:
     return ""
-  flags = " ".join(
+  partly = ""
+  if "scale" in different:
+    partly = ", or --config.init_partial=true to take what fits"
+  return f"a network of another shape; add {_flags(different)}{partly}"
+
+
+def _flags(different):
+  """What the command line says of a generator's fields."""
+  return " ".join(
     f"--config.{'' if key == 'scale' else 'generator.'}{key}="
     + shlex.quote(str(value))
     for key, value in different.items()
   )
-  partly = ""
-  if "scale" in different:
-    partly = ", or --config.init_partial=true to take what fits"
-  return f"a network of another shape; add {flags}{partly}"
 
 
 def _network(run):
