@@ -68,7 +68,7 @@ def test_to_float_equals_division_and_refuses_floats():
   out = augment.to_float({"lr": jnp.asarray(levels)})["lr"]
   np.testing.assert_allclose(out, levels.astype(np.float64) / 255, rtol=1e-6)
   with pytest.raises(TypeError, match="float32"):
-    augment.to_float({"lr": jnp.zeros((1, 2, 2, 3))})
+    augment.to_float({"lr": jnp.zeros((1, 2, 2, 3), jnp.float32)})
 
 
 def test_pack_refuses_images_that_do_not_fit():

@@ -48,7 +48,7 @@ WRONG = {
   "uint16": lambda x: np.asarray(x).astype(np.uint16),
   "int32": lambda x: x.astype(jnp.int32),
   "bool": lambda x: x > 0,
-  "complex": lambda x: x * 1j,
+  "complex": lambda x: x.astype(jnp.complex64),
   "a key": lambda x: jax.random.key(0),
   "objects": lambda x: np.asarray([None, 3]),
   "empty": lambda x: x[:0],

@@ -69,7 +69,7 @@ def recorded_losses():
       gradients = dict(zip(inputs, gradients, strict=True))
       found[name] = {"value": value, **gradients}
     found["penalty"]["place"] = jax.random.uniform(
-      golden.penalty_key(), (len(real_image), 1, 1, 1)
+      golden.penalty_key(), (len(real_image), 1, 1, 1), jnp.float32
     )
     return found
 

@@ -65,8 +65,8 @@ CALLS = {
     "steps.vgg_perceptual(vgg, layer_weights=one)(image, uint8)",
     "net.apply({'params': params}, uint8)",
     "net.apply({'params': params}, image > 0.5)",
-    "net.apply({'params': params}, image * 1j)",
-    "net.apply({'params': params}, image.astype(int))",
+    "net.apply({'params': params}, image.astype(jnp.complex64))",
+    "net.apply({'params': params}, image.astype(jnp.int32))",
     "net.apply({'params': params}, None)",
     "net.apply({'params': params}, [image, image])",
     "net.apply({'params': params}, 'photo.png')",
@@ -133,11 +133,14 @@ def names():
   """What the calls are made of."""
   small = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4}
   net = esrgan_jax.RRDBNet(**small)
-  image = jnp.zeros((1, 16, 16, 3))
+  image = jnp.zeros((1, 16, 16, 3), jnp.float32)  # Even with 64 bits.
   params = random_params(net, image)
   shapes = {"conv1_1": (3, 3, 3, 4), "conv1_2": (3, 3, 4, 4)}
   vgg = {
-    name: {"kernel": jnp.ones(shape), "bias": jnp.ones(shape[-1])}
+    name: {
+      "kernel": jnp.ones(shape, jnp.float32),
+      "bias": jnp.ones(shape[-1], jnp.float32),
+    }
     for name, shape in shapes.items()
   }
   vgg["normalization"] = {"mean": jnp.zeros(3), "std": jnp.ones(3)}

@@ -337,10 +337,7 @@ def mask(x: Array, valid: Array | None) -> Array:
 
 def _slope(x: Array, valid: Array | None) -> Array:
   """The derivative of the masked rectifier."""
-  slope = jnp.where(
-    x > 0, jnp.ones((), x.dtype), jnp.asarray(_NEGATIVE_SLOPE, x.dtype)
-  )
-  return mask(slope, valid)
+  return mask(jnp.where(x > 0, 1.0, _NEGATIVE_SLOPE).astype(x.dtype), valid)
 
 
 def _inner_to(convs: GroupedConvs, i: int) -> Array:
