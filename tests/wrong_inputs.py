@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import esrgan_jax
-from esrgan_jax import checks
-from esrgan_jax.steps import gan
+from esrgan_jax import checks, steps
 from tests.networks import random_params
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs/errors.md"
@@ -158,7 +157,7 @@ def names():
     "one": {"conv1_2": 1.0},
     "params": params,
     "small": small,
-    "steps": gan,
+    "steps": steps,
     "uint8": image.astype(jnp.uint8),
     "vgg": vgg,
   }

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from esrgan_jax import checks, compilation
 from esrgan_jax.models import registry
-from esrgan_jax.steps.state import init_generator
 from esrgan_jax.upscaling import memory, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
 from esrgan_jax.weights import find, zoo
@@ -232,7 +232,7 @@ class Upscaler:
       TypeError: If they are no float array.
       ValueError: If they have another shape.
     """
-    channels = getattr(self.net, "num_in_ch", 3)
+    channels, _ = registry.channels(self.net)
     lr = checks.check_images(lr, "lr", channels=channels)
     return registry.infer(self.net, self._variables, lr)
 
@@ -543,11 +543,16 @@ def _restore(net, params, collections, name, notes, numbers):
 @functools.lru_cache(maxsize=32)
 def _expected(net):
   """Shapes of what a network has; to trace it takes a tenth of a second."""
-  return jax.eval_shape(lambda: init_generator(jax.random.key(0), net))
+  side = 8 * registry.size_multiple(net)
+  lr = jnp.zeros((1, side, side, registry.channels(net)[0]))
+  mode = {"train": False} if registry.takes_train(net) else {}
+  return jax.eval_shape(lambda: net.init(jax.random.key(0), lr, **mode))
 
 
 def _check_variables(net, params, collections):
   """Raises unless they are a network's."""
+  if not isinstance(net, nn.Module):
+    return  # What a function takes may be any pytree.
   expected = dict(_expected(net))
   owner = f"{type(net).__name__}(scale={net.scale})"
   checks.check_params(params, expected.pop("params"), owner=owner)
