@@ -392,7 +392,8 @@ class _Masked(nn.Module):
   @nn.compact
   def __call__(self, lr, valid=None):
     x = nn.Conv(8, (5, 5))(lr)
-    x = x if valid is None else x * valid  # Its bias is not zero outside.
+    # Its bias is not zero outside.
+    x = x if valid is None else x * valid.astype(x.dtype)
     x = x.repeat(self.scale, axis=-3).repeat(self.scale, axis=-2)
     return nn.Conv(3, (3, 3))(x)
 
