@@ -298,7 +298,7 @@ def test_the_nnx_example_learns():
   data = next(names["batches"]())
   repeated = data["lr"].repeat(2, 1).repeat(2, 2)
   better, before = (
-    esrgan_jax.psnr(sr, data["hr"]).mean()
+    esrgan_jax.psnr(sr, data["hr"], crop_border=2, y_channel=False).mean()
     for sr in (network(data["lr"]), repeated)
   )
-  assert better > before + 3
+  assert better > before + 5
