@@ -102,13 +102,14 @@ def run(args: argparse.Namespace) -> int:
     )
   _check_targets(targets.values(), args, [m.path for m in models])
   for alpha, path in targets.items():
-    params, collections = (
-      jax.tree.map(np.asarray, interpolate_params(x, y, alpha=alpha))
-      for x, y in (
-        (a.weights.params, b.weights.params),
-        (a.weights.collections, b.weights.collections),
-      )
+    x, y = (
+      {"params": each.weights.params, **each.weights.collections}
+      for each in models
     )
+    collections = jax.tree.map(
+      np.asarray, interpolate_params(x, y, alpha=alpha)
+    )
+    params = collections.pop("params")
     mixed = Weights(
       a.weights.config,
       params,
