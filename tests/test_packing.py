@@ -122,7 +122,8 @@ def test_the_generators_last_layers(factors, masked):
   convs = ups, draw_conv(4, 4, 5), draw_conv(4, 3, 6)
   valid = None
   if masked:
-    valid = jnp.ones((2, 3, 5, 1)).at[:, 2:].set(0).at[0, :, 3:].set(0)
+    valid = jnp.ones((2, 3, 5, 1), jnp.float32)
+    valid = valid.at[:, 2:].set(0).at[0, :, 3:].set(0)
 
   def run(packed):
     return lambda feat, convs: rrdb.upsample(

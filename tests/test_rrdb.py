@@ -241,7 +241,7 @@ def test_any_batch_shape_jit_and_vmap_agree():
 def test_misuse_is_explained(fields, shape, message):
   net = RRDBNet(**{**TINY, **fields})
   with pytest.raises(ValueError, match=message):
-    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))
+    jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape, jnp.float32))
 
 
 @pytest.mark.parametrize(

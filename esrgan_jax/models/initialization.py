@@ -61,7 +61,7 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
       f" got {first.shape[2]}, {last.shape[3]} and {first.shape[3]}; choose"
       " initialization=published"
     )
-  point = jnp.zeros((3, 3)).at[1, 1].set(1.0)
+  point = jnp.zeros((3, 3), jnp.float32).at[1, 1].set(1.0)
   tent = jnp.asarray(_TENT, jnp.float32) / 16
   filters = {"conv_first": point / copies, "conv_hr": point, "conv_last": point}
   filters |= dict.fromkeys(ups, tent)
@@ -78,5 +78,6 @@ def _carry(kernel: Array, image_filter: Array, copies: int) -> Array:
   carried = jnp.zeros((*kernel.shape[:3], 3), kernel.dtype)
   for channel in range(3):
     inputs = slice(copies * channel, copies * (channel + 1))
-    carried = carried.at[:, :, inputs, channel].set(image_filter[..., None])
+    taps = image_filter[..., None].astype(kernel.dtype)
+    carried = carried.at[:, :, inputs, channel].set(taps)
   return jnp.concatenate([carried, kernel[..., 3:]], axis=-1)
