@@ -239,8 +239,10 @@ def _mask(
   """Returns `[N, H / factor, W / factor, 1]`, whether a pixel is image."""
   if inside is None:
     return None
-  rows = jnp.arange(shape[1] // factor).reshape(1, -1, 1, 1)
-  columns = jnp.arange(shape[2] // factor).reshape(1, 1, -1, 1)
+  rows, columns = (
+    jnp.arange(size // factor, dtype=inside.dtype) for size in shape[1:3]
+  )
+  rows, columns = rows.reshape(1, -1, 1, 1), columns.reshape(1, 1, -1, 1)
   limit = (inside // factor).reshape(-1, 2, 1, 1, 1)
   return (rows < limit[:, 0]) & (columns < limit[:, 1])
 
