@@ -140,6 +140,7 @@ def test_it_feeds_the_pipeline(where, archives, data_dir, tmp_path):
   assert len(source) == 2
 
 
+@pytest.mark.slow
 def test_no_tensorflow_is_imported_to_read(data_dir, tmp_path):
   code = """
 import sys

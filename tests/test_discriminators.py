@@ -176,6 +176,7 @@ def test_initial_weights_are_pytorchs_uniform():
     assert np.std(values) == pytest.approx(3**-0.5, rel=0.35)
 
 
+@pytest.mark.slow
 def test_sharded_batches_share_their_statistics():
   model = VGGStyleDiscriminator(num_feat=2, input_size=12)
   # Devices' images differ in brightness: statistics per device would show.

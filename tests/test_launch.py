@@ -501,6 +501,7 @@ def test_create_after_preemption(cloud, state):
   assert verbs(calls) == ["tpu-vm delete esrgan", "tpu-vm create esrgan"]
 
 
+@pytest.mark.slow
 def test_every_step_alone(cloud):
   name = {"NAME": "esrgan", "WORKDIR": "gs://my-bucket/runs/a b"}
   cloud("create", **name)

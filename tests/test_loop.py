@@ -159,6 +159,7 @@ def _exploding(folder, **changes):
   return config
 
 
+@pytest.mark.slow
 def test_failing_updates_go_back_once_and_then_stop(tmp_path):
   with pytest.raises(loop.TrainingError, match=r"not\s+finite") as caught:
     _train(_exploding(tmp_path), tmp_path / "run")
@@ -244,6 +245,7 @@ def test_init_from_skips_phase_one(finished, tmp_path):
   ]
 
 
+@pytest.mark.slow
 def test_a_failing_evaluation_ends_no_training(finished, tmp_path):
   _, config, _ = finished
   photos = tmp_path / "photos"

@@ -102,6 +102,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(place, undisturbed):
   assert_same_models(undisturbed[0], workdir)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_recognised(place, undisturbed):
   finished, before = undisturbed
   workdir = shutil.copytree(finished, place / "finished")

@@ -145,6 +145,7 @@ def test_ssim_properties():
   assert ssim(1 - hr, hr, **options) < 0 < forth < 1
 
 
+@pytest.mark.slow
 def test_ssim_has_finite_gradients_on_flat_images():
   flat = jnp.full((16, 16, 3), 0.5)
   gradient = jax.grad(lambda sr: ssim(sr, flat, crop_border=0, y_channel=True))(

@@ -193,6 +193,7 @@ def test_a_start_of_a_network_with_tuples(tmp_path):
     registry.unregister("Threes")
 
 
+@pytest.mark.slow
 def test_a_start_of_another_scale(tmp_path):
   message = "add --config.scale=4, or --config.init_partial=true"
   with pytest.raises(config_lib.ConfigError, match=message):

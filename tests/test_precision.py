@@ -86,6 +86,7 @@ def test_a_program_in_32_bits_has_nothing_in_64():
   assert kinds == {np.dtype(np.float32)}
 
 
+@pytest.mark.slow
 def test_a_network_in_float64_is_the_plain_one():
   net, params, image = _network()
   expected = net.apply({"params": params}, image)

@@ -176,6 +176,7 @@ def check_are_pytorchs(networks, expected):
       np.testing.assert_allclose(trees[2][layer]["mean"], value, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_pytorchs():
   check_are_pytorchs(golden.RECORDED, golden.load("steps"))
 
@@ -359,6 +360,7 @@ def test_a_generators_statistics_move_by_the_images():
     np.testing.assert_allclose(norm["mean"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_go_on_into_the_next_phase():
   (first, step), (second, _) = norm_states()
   first, _ = jax.jit(step)(first, make_batch())

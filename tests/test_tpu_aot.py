@@ -81,6 +81,7 @@ def test_peaks_are_whole_numbers_of_matrix_units():
     assert a_cycle == pytest.approx(units[name] * 2 * side**2, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["net", "tile", "psnr_step"])
 def test_the_textbooks_form_has_nothing_of_ours_in_the_generator(program):
   mesh = mesh_lib.make_mesh(1)

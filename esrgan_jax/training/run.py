@@ -76,9 +76,12 @@ class Run:
   @functools.cached_property
   def generator(self) -> Any:
     """The network, without parameters."""
-    generator = registry.make_generator(
-      **self.network, dtype=self.dtype, remat=self.config.remat
-    )
+    try:
+      generator = registry.make_generator(
+        **self.network, dtype=self.dtype, remat=self.config.remat
+      )
+    except ValueError as error:
+      raise config_lib.ConfigError(f"config.generator: {error}") from error
     if self.platform == "cpu" and jax.process_count() > 1:
       # XLA runs the sums over devices that are in a loop beside those after it,
       # in another order in each process: gloo mistakes one for the other.

@@ -126,19 +126,22 @@ def _check(run: Any, name: str) -> None:
   }
   # The generator takes most of the time and depends on nothing but itself: the
   # step is traced around another one.
-  phase, stand_in = _make(run, name, run.generator), _Repeat(config.scale)
-  around = _make(run, name, stand_in)
+  stand_in = _Repeat(config.scale)
   first = jax.eval_shape(stand_in.init, jax.random.key(0), batch["lr"])
   try:
+    phase = _make(run, name, run.generator)
+    around = _make(run, name, stand_in)
     state = phase.abstract_state(None)
     jax.eval_shape(
       around.step, around.abstract_state(first), batch, **around.arrays
     )
+  except ConfigError:
+    raise
   except ValueError as error:
     _check_generator(run)
     reason = " ".join(str(error).split())
     raise ConfigError(
-      f"phase {phase.name} cannot be trained with patches of"
+      f"phase {name} cannot be trained with patches of"
       f" {config.patch_size} pixels (config.patch_size), in batches of"
       f" {config.batch_size} (config.batch_size), at scale {config.scale}:"
       f" {reason}"
