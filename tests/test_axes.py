@@ -50,6 +50,7 @@ def _generator(width, form):
   return net, params, run(params, _images())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("width", "form"),
   [

@@ -209,6 +209,7 @@ def test_functions_of_parameters_alone():
   assert model.upscale(np.zeros((3, 5, 3), np.uint8)).shape == (6, 10, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "channels", [(1, 3), pytest.param((4, 1), marks=pytest.mark.slow)]
 )

@@ -103,6 +103,7 @@ def test_a_network_in_float64_is_the_plain_one():
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [4, pytest.param(2, marks=pytest.mark.slow)])
 def test_images_are_upscaled_with_64_bits_as_without(scale):
   net, params, _ = _network(scale=scale)

@@ -179,6 +179,7 @@ def test_initialisation_is_a_tenth_of_kaimings():
   assert not np.allclose(kernel[0], kernel[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "change",
   [pytest.param({"unroll": 2}, marks=pytest.mark.slow), {"remat": True}],

@@ -259,6 +259,7 @@ def uneven_batch():
   return jax.tree.map(lambda x: x * ramp, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "accumulate", [1, pytest.param(2, marks=pytest.mark.slow)]
 )
