@@ -161,6 +161,18 @@ def test_scale_three_is_said(tmp_path):
   assert found.config["scale"] == 3
   with pytest.raises(ValueError, match="scale 2 was asked for, but its config"):
     find.find_model(tmp_path / "tree", scale=2)
+  # One that is cut off may have been this network's.
+  (tmp_path / "config.json").write_text('{"scale":3')
+  with pytest.raises(ValueError, match=r"/config.json is no config .*mend it"):
+    esrgan_jax.load_checkpoint(tmp_path / "tree")
+  given = esrgan_jax.load_checkpoint(tmp_path / "tree", config={"scale": 3})
+  assert given.config["scale"] == 3
+  for other in ("[3]", '{"lr": 0.1}'):
+    (tmp_path / "config.json").write_text(other)
+    note, last = esrgan_jax.load_checkpoint(tmp_path / "tree").notes
+    assert note.startswith(f"{tmp_path}/config.json is no config of a network")
+    assert note.endswith("it was left out")
+    assert last == NOTE
 
 
 def test_a_network_of_ones_own_needs_its_config(tmp_path, params):

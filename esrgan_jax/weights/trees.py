@@ -7,6 +7,7 @@ or the shapes of its arrays if they are those of a network that has a dialect.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -56,7 +57,8 @@ def read(
     ValueError: If the config is none, or contradicts the arrays.
   """
   opened = plain.open_all(folder)
-  found = dict(config or plain.config_beside(folder) or {})
+  beside, notes = (config, ()) if config else plain.config_beside(folder)
+  found = dict(beside or {})
   try:
     if scale is not None and found.setdefault("scale", scale) != scale:
       raise ValueError(
@@ -66,9 +68,10 @@ def read(
     if found:
       found.setdefault("architecture", registry.DEFAULT_GENERATOR)
       found = fields.checked(found)
-    if found.get("architecture", registry.DEFAULT_GENERATOR) in DIALECTS:
-      return _told_by_shapes(folder, opened, found)
-    return _told_by_config(folder, opened, found)
+    own = found.get("architecture", registry.DEFAULT_GENERATOR) not in DIALECTS
+    read_as = _told_by_config if own else _told_by_shapes
+    weights = read_as(folder, opened, found)
+    return dataclasses.replace(weights, notes=(*notes, *weights.notes))
   except registry.UnknownArchitectureError as error:
     raise registry.UnknownArchitectureError(f"{folder} {error}") from error
   except stored.CheckpointError:

@@ -14,7 +14,6 @@ one with it is ours, and damaged if it is not as we write it.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import typing
@@ -28,13 +27,24 @@ from esrgan_jax.weights.formats import stored_arrays as stored
 if typing.TYPE_CHECKING:
   from etils import epath
 
-__all__ = ["config_beside", "is_saved", "open_all", "read_config", "read_some"]
+__all__ = [
+  "NoConfigError",
+  "config_beside",
+  "is_saved",
+  "open_all",
+  "read_config",
+  "read_some",
+]
 
 CONFIG = "config.json"
 _TREE = "_METADATA"
 _ITEMS = "_CHECKPOINT_METADATA"
 _MAX_CONFIG = 2**20  # Bytes.
 _MAX_ITEMS = 64
+
+
+class NoConfigError(ValueError):
+  """A file is whole, and not the config of a network; says whose."""
 
 
 def is_saved(folder: epath.Path) -> bool:
@@ -93,7 +103,9 @@ def read_some(
   return stored.attempt(folder, lambda: stored.read_arrays(folder, opened))
 
 
-def config_beside(folder: epath.Path) -> dict[str, Any] | None:
+def config_beside(
+  folder: epath.Path,
+) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
   """Reads the config that lies beside a checkpoint, if one does.
 
   Looked for is an item `config`, of `JsonSave`; then `config.json` in the
@@ -103,23 +115,37 @@ def config_beside(folder: epath.Path) -> dict[str, Any] | None:
     folder: As of `is_saved`.
 
   Returns:
-    The network's fields, as they stand there; None if there are none.
+    The network's fields, as they stand there, or None if there are none; and
+    notes on what was left out.
 
   Raises:
-    ValueError: If a config in the folder itself is none.
+    ValueError: If a config in the folder itself is none, or one above is no
+      whole JSON.
 
   >>> import pathlib
   >>> config_beside(pathlib.Path("/nowhere"))
+  (None, ())
   """
   for place in (folder / "config" / "metadata", folder / CONFIG):
     if place.is_file():
-      return read_config(place)
+      return read_config(place), ()
+  notes = []
   for above in itertools.islice(folder.parents, 2):
-    if (above / CONFIG).is_file():
+    path = above / CONFIG
+    if not path.is_file():
+      continue
+    try:
+      return read_config(path), tuple(notes)
+    except NoConfigError as error:
       # Other programs have such files, too.
-      with contextlib.suppress(ValueError):
-        return read_config(above / CONFIG)
-  return None
+      notes.append(f"{error}; it was left out")
+    except ValueError as error:
+      # It may have been the network's, which shapes may not tell.
+      raise ValueError(
+        f"{error}; mend it or take it away, or give another one (--config FILE,"
+        " in Python config=)"
+      ) from error
+  return None, tuple(notes)
 
 
 def read_config(path: epath.Path) -> dict[str, Any]:
@@ -132,22 +158,26 @@ def read_config(path: epath.Path) -> dict[str, Any]:
     The fields, as they stand there.
 
   Raises:
-    ValueError: If they are none, or cannot be read.
+    NoConfigError: If they are none.
+    ValueError: If it is damaged, or cannot be read.
   """
   try:
     with path.open("rb") as file:
       text = file.read(_MAX_CONFIG + 1)
     if len(text) > _MAX_CONFIG:
-      raise ValueError(f"it has more than {_MAX_CONFIG} bytes")
+      raise NoConfigError(f"it has more than {_MAX_CONFIG} bytes")
     found = json.loads(text)
     match found:
       case {"generator": {**fields}, "scale": scale}:  # A training's.
         return {**fields, "scale": scale}
       case {"scale": _}:
         return found
-    raise ValueError("it is no object with scale, and architecture and fields")
+    raise NoConfigError(
+      "it is no object with scale, and architecture and fields"
+    )
   except (OSError, ValueError, RecursionError) as error:
-    raise ValueError(
+    kind = NoConfigError if isinstance(error, NoConfigError) else ValueError
+    raise kind(
       f"{path} is no config of a network: {stored.reason(error)}"
     ) from error
 
