@@ -253,6 +253,73 @@ def test_a_wrong_optimizer_is_told_before_anything_is_made():
 
 
 @pytest.mark.parametrize(
+  ("wrong", "error", "message"),
+  [
+    ({"lr": np.zeros((2, 4, 4, 3), np.uint8)}, TypeError, "'lr'.* by 255"),
+    ({"lr": np.ones((4, 4, 3), np.float32)}, ValueError, "'lr'.*batch axis"),
+    ({"hr": np.ones((2, 3, 8, 8), np.float32)}, ValueError, "'hr'.*NCHW"),
+    ({"hr": None}, TypeError, r"batch\['hr'\] must be float .* got None"),
+    (["hr"], ValueError, "'lr' and 'hr', 'hr' not found: it has 'lr'"),
+    ((), TypeError, "a dictionary of images, 'lr' and 'hr', got a tuple"),
+  ],
+)
+def test_a_batch_that_is_none_is_told_at_every_door(wrong, error, message):
+  net, critic = nn.Conv(3, (3, 3)), Critic()
+  given = batch(scale=1) | wrong if isinstance(wrong, dict) else wrong
+  if wrong == ["hr"]:
+    given = {"lr": batch()["lr"]}
+  state = jax.eval_shape(
+    lambda key: steps.create_gan_state(key, net, critic, SGD, SGD),
+    jax.random.key(0),
+  )
+  first = {f: getattr(state, f) for f in steps.PsnrState.__dataclass_fields__}
+  one = {"generator": net}
+  both = one | {"discriminator": critic}
+  d = state.d_params, state.d_batch_stats
+  for door in (
+    lambda: steps.psnr_gradients(state.params, given, **one),
+    lambda: steps.gan_gradients(state.params, *d, given, **both),
+    lambda: steps.psnr_step(
+      steps.PsnrState(**first), given, **one, optimizer=SGD
+    ),
+    lambda: steps.gan_step(
+      state, given, **both, optimizer=SGD, d_optimizer=SGD
+    ),
+  ):
+    with pytest.raises(error, match=message):
+      door()
+
+
+def test_channels_are_as_the_network_tells_or_any():
+  def run(net, lr):
+    images = {"lr": lr, "hr": lr}
+    params = jax.eval_shape(net.init, jax.random.key(0), lr)["params"]
+    gradients = functools.partial(steps.psnr_gradients, generator=net)
+    jax.eval_shape(gradients, params, images)
+
+  for dtype in ("float32", "bfloat16", "float16"):
+    run(nn.Conv(5, (3, 3)), jnp.ones((2, 4, 4, 5), dtype))
+  net = steps.FromFunction(
+    lambda variables, images: images, lambda *_: {"params": {}}, num_in_ch=1
+  )
+  with pytest.raises(ValueError, match=r"'lr'\].* W, 1\].*it has 5 channels"):
+    run(net, jnp.ones((2, 4, 4, 5)))
+
+
+def test_a_state_of_the_other_phase_is_told():
+  net, critic = Srgan(), Critic()
+  one = {"generator": net, "optimizer": SGD}
+  both = {**one, "discriminator": critic, "d_optimizer": SGD}
+  key = jax.random.key(0)
+  first = jax.eval_shape(lambda: steps.create_psnr_state(key, **one))
+  second = jax.eval_shape(lambda: steps.create_gan_state(key, **both))
+  with pytest.raises(TypeError, match=r"GanState, from create_gan_.* a PsnrSt"):
+    steps.gan_step(first, batch(), **both)
+  with pytest.raises(TypeError, match=r"PsnrState, from create_psnr.* a GanSt"):
+    steps.psnr_step(second, batch(), **one)
+
+
+@pytest.mark.parametrize(
   "net",
   [
     Srgan(),

@@ -138,8 +138,9 @@ def gan_gradients(
     the second.
 
   Raises:
-    ValueError: If a loss or an option of it is unknown, or one with a penalty
-      has no key.
+    ValueError: If a loss or an option of it is unknown, one with a penalty has
+      no key, or `lr` or `hr` is missing or no batch of images.
+    TypeError: If they are not of floats.
 
   Source: ESRGAN (arXiv:1809.00219), section 3.4, equation 3; BasicSR
   `models/esrgan_model.py::optimize_parameters`.
@@ -159,6 +160,7 @@ def gan_gradients(
   >>> d_grads["linear2"]["kernel"].shape, round(float(metrics["d/loss"]), 1)
   ((100, 1), 0.7)
   """
+  batch = shared.check_batch(batch, generator)
   lr, hr = batch["lr"], batch["hr"]
   pixel = shared.find_pixel_loss(pixel_loss)
   loss = losses.find_adversarial_loss(adversarial)
@@ -314,9 +316,11 @@ def gan_step(
     `skipped` and `skipped_in_a_row`.
 
   Raises:
-    ValueError: If an option is out of range, `accumulate` does not divide the
-      batch, or devices would go apart.
-    TypeError: If an optimizer is none.
+    ValueError: If an option is out of range, the batch lacks images or they
+      have another shape, `accumulate` does not divide it, or devices would go
+      apart.
+    TypeError: If an optimizer is none, the state is of the other phase, or
+      images are not of floats.
 
   Source: ESRGAN (arXiv:1809.00219), sections 3.4 and 4.1; BasicSR
   `models/esrgan_model.py::optimize_parameters`; both gradients from one
@@ -339,6 +343,8 @@ def gan_step(
   (1, '1e-04')
   """
   shared.check_decay(ema_decay)
+  shared.check_state(state, GanState)
+  batch = shared.check_batch(batch, generator)
   shared.check_axis(state, batch, axis_name)
   check_optimizer(optimizer)
   check_optimizer(d_optimizer, "d_optimizer")

@@ -44,7 +44,9 @@ def psnr_gradients(
     `g/loss`.
 
   Raises:
-    ValueError: If the loss is unknown, or `hr` is not of the size of `sr`.
+    ValueError: If the loss is unknown, `lr` or `hr` is missing or no batch of
+      images, or `hr` is not of the size of `sr`.
+    TypeError: If they are not of floats.
 
   >>> import flax.linen as nn
   >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
@@ -55,6 +57,7 @@ def psnr_gradients(
   (1.0, 1.0)
   """
   pixel = shared.find_pixel_loss(pixel_loss)
+  batch = shared.check_batch(batch, generator)
   params, collections = axes.vary((params, collections or {}), axis_name)
   (own_key,) = shared.device_keys(key, 1, axis_name)
 
@@ -116,9 +119,11 @@ def psnr_step(
     `optax.inject_hyperparams`), `skipped` and `skipped_in_a_row`.
 
   Raises:
-    ValueError: If an option is out of range, `accumulate` does not divide the
-      batch, or devices would go apart.
-    TypeError: If the optimizer is none.
+    ValueError: If an option is out of range, the batch lacks images or they
+      have another shape, `accumulate` does not divide it, or devices would go
+      apart.
+    TypeError: If the optimizer is none, the state is of the other phase, or
+      images are not of floats.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
   `models/sr_model.py::model_ema`.
@@ -136,6 +141,8 @@ def psnr_step(
   (1, 0.0)
   """
   shared.check_decay(ema_decay)
+  shared.check_state(state, PsnrState)
+  batch = shared.check_batch(batch, generator)
   shared.check_axis(state, batch, axis_name)
   check_optimizer(optimizer)
 

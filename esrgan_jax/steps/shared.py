@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from esrgan_jax import losses
+from esrgan_jax import checks, losses
 from esrgan_jax.models import registry
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.layout import keep_compact
@@ -70,6 +70,45 @@ def microbatch_key(seed, step, index):
   """The random key of a microbatch: resumed, a training draws the same."""
   key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.random.fold_in(key, index)
+
+
+def check_state(state, kind):
+  """Raises unless a state is of a step's phase."""
+  if not isinstance(state, kind):
+    create = f"create_{kind.__name__.removesuffix('State').lower()}_state"
+    raise TypeError(
+      f"state must be a {kind.__name__}, from {create}, got"
+      f" {checks.describe(state)}"
+    )
+
+
+def check_batch(batch, generator):
+  """The batch, its images as arrays; raises unless they are images.
+
+  Of channels, a generator that does not tell takes what it takes.
+  """
+  if not isinstance(batch, Mapping):
+    raise TypeError(
+      "batch must be a dictionary of images, 'lr' and 'hr', got"
+      f" {checks.describe(batch)}"
+    )
+  if missing := [name for name in ("lr", "hr") if name not in batch]:
+    has = ", ".join(map(repr, batch)) or "nothing"
+    raise ValueError(
+      f"batch must have 'lr' and 'hr', {' and '.join(map(repr, missing))} not"
+      f" found: it has {has}"
+    )
+  checked = dict(batch)
+  for name, field in (("lr", "num_in_ch"), ("hr", "num_out_ch")):
+    images, channels = batch[name], getattr(generator, field, None)
+    shape = getattr(images, "shape", ())
+    planes = len(shape) == 4 and shape[1] == 3 and shape[3] not in (1, 2, 3, 4)
+    if channels is None and planes:
+      channels = 3  # Three rows of many channels: it is NCHW, and told so.
+    checked[name] = checks.check_images(
+      images, f"batch[{name!r}]", channels=channels, batch=True
+    )
+  return checked
 
 
 def check_axis(state, batch, axis_name):
