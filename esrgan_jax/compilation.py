@@ -66,12 +66,15 @@ def compiler_options(
   device = jax.local_devices(backend="cpu")[0]
   known = {}
   options = _CPU_OPTIONS_ONCE if once else _CPU_OPTIONS
+  mesh = jax.sharding.Mesh([device], ("one",))
+  scalar = jax.ShapeDtypeStruct(
+    (),
+    jnp.float32,
+    sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+  )
   for name, value in options.items():
-    program = jax.jit(jnp.negative, device=None).lower(
-      jax.ShapeDtypeStruct(
-        (), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device)
-      )
-    )
+    with jax.set_mesh(mesh):  # Whatever the caller's is.
+      program = jax.jit(jnp.negative).lower(scalar)
     try:
       program.compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:

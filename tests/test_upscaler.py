@@ -492,3 +492,27 @@ def test_default_model_is_pytorchs_within_a_level():
   assert sr.dtype == np.uint8
   error = np.abs(sr.astype(int) - expected["sr"].astype(int))
   assert error.max() <= 1
+
+
+@pytest.mark.parametrize(
+  "devices", [pytest.param(1, marks=pytest.mark.slow), 8]
+)
+def test_any_mesh_may_be_set(devices):
+  model = make_model(devices=devices)
+  lr = jnp.asarray(photo(8, 9, 3))[None].repeat(8, axis=0)
+  expected = model(lr)
+  mesh = jax.make_mesh((8,), ("d",))
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+  with jax.set_mesh(mesh):
+    apart = jax.device_put(lr, split)
+    found = [
+      model(lr),
+      model(apart),
+      jax.jit(Upscaler.__call__)(model, apart),
+      model.net.apply({"params": model.params}, lr),
+    ]
+    # Its first, for which it compiles.
+    assert model.upscale(photo(9, 8, 3)).shape == (36, 32, 3)
+  assert found[1].sharding.spec[0] == "d"
+  for each in found:
+    np.testing.assert_allclose(each, expected, atol=1e-5)

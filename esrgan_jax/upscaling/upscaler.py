@@ -53,6 +53,13 @@ class _Placed:
   def sharded(self) -> NamedSharding:
     return NamedSharding(self.mesh, PartitionSpec("data"))
 
+  def put(self, tree: Any) -> Any:
+    # Not on the mesh: an array of one mesh has no place in programs of another,
+    # which any caller may have set.
+    if self.devices[0] == jax.local_devices()[0]:
+      return jax.device_put(tree)  # Goes along with other arguments.
+    return jax.device_put(tree, self.devices[0])
+
   def replicate(self, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
@@ -93,8 +100,8 @@ class Upscaler:
 
   Attributes:
     net: As given.
-    params: On the devices; a copy of the tree, not of the arrays.
-    collections: On the devices, likewise.
+    params: A copy of the tree, not of the arrays, on the first device.
+    collections: Likewise.
     name: As given.
     notes: As given.
 
@@ -118,6 +125,7 @@ class Upscaler:
   __slots__ = (
     "__weakref__",
     "_collections",
+    "_everywhere",
     "_params",
     "_placed",
     "_programs",
@@ -144,7 +152,7 @@ class Upscaler:
       name=name,
       notes=tuple(notes),
       placed=placed,
-      variables=placed.replicate((params, collections)),
+      variables=placed.put((params, collections)),
       programs={},
     )
 
@@ -156,6 +164,7 @@ class Upscaler:
       "notes": notes,
       "_params": params,
       "_collections": collections,
+      "_everywhere": None,  # Until it is needed: what `_replicated` returns.
       "_placed": placed,
       "_programs": programs,
     }.items():
@@ -223,7 +232,7 @@ class Upscaler:
     """
     params, collections = unfreeze(params), unfreeze(collections or {})
     _check_variables(self.net, params, collections)
-    return self._replaced(self._placed.replicate((params, collections)))
+    return self._replaced(self._placed.put((params, collections)))
 
   def __call__(self, lr: jax.Array) -> jax.Array:
     """Applies the network to whole float images `[..., H, W, 3]`.
@@ -429,6 +438,12 @@ class Upscaler:
     strip_size = memory.strip_size(self._device.platform)
     return tiles.Plan.make(pixels.shape, self.net, tile, halo, strip_size)
 
+  def _replicated(self) -> dict[str, Any]:
+    if self._everywhere is None:
+      everywhere = self._placed.replicate(self._variables)
+      object.__setattr__(self, "_everywhere", everywhere)
+    return self._everywhere
+
   def _program(
     self, plan: tiles.Plan, pixels: np.ndarray
   ) -> jax.stages.Compiled:
@@ -461,7 +476,7 @@ class Upscaler:
       )
       with jax.set_mesh(placed.mesh):  # Whatever the caller's is.
         self._programs[key] = program.lower(
-          placed.replicate(variables),
+          self._replicated(),
           sharded(*window, pixels.shape[-1], dtype=pixels.dtype),
           sharded(plan.num_strips, 2, dtype=jnp.int32),
           inside,
@@ -477,7 +492,7 @@ class Upscaler:
   ) -> None:
     """Runs every window of a plan; the next batch computes while one lands."""
     program = self._program(plan, pixels)
-    variables = self._placed.replicate(self._variables)
+    variables = self._replicated()
     batch_size = len(self._placed.devices)
     windows = list(itertools.product(plan.rows, plan.columns))
     total = len(windows)
