@@ -306,6 +306,47 @@ def test_channels_are_as_the_network_tells_or_any():
     run(net, jnp.ones((2, 4, 4, 5)))
 
 
+def test_parameters_of_another_network_are_told():
+  net, key, size = nn.Conv(3, (3, 3)), jax.random.key(0), (1, 4, 4, 3)
+  params = net.init(key, jnp.ones(size))["params"]
+  other = nn.Conv(4, (3, 3)).init(key, jnp.ones(size))["params"]
+
+  def create(params, net=net):
+    steps.create_psnr_state(key, net, SGD, params=params)
+    steps.create_gan_state(key, net, Critic(), SGD, SGD, params=params)
+
+  jax.eval_shape(create, params)
+  for wrong, message in (
+    ({"params": params}, "of a Conv, got variables: give variables"),
+    (other, r"of a Conv: bias is float32\[4\], not float32\[3\]; kernel is"),
+    ({"kernel": params["kernel"]}, "of a Conv: bias is missing"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      jax.eval_shape(create, wrong)
+  with pytest.raises(TypeError, match="the tree of a Conv, got a tuple"):
+    create(())
+  boxed = nn.Conv(
+    3,
+    (3, 3),
+    kernel_init=nn.with_partitioning(nn.initializers.zeros, (None,) * 4),
+  )
+  jax.eval_shape(functools.partial(create, net=boxed), params)
+  # What a function takes may be any pytree.
+  net = steps.FromFunction(lambda variables, images: images)
+  jax.eval_shape(functools.partial(create, net=net), (params, other))
+
+
+def test_a_state_with_64_bits_and_strict_promotion():
+  net = nn.Conv(3, (3, 3))
+  with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+    state = jax.eval_shape(
+      lambda: steps.create_psnr_state(jax.random.key(0), net, SGD)
+    )
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {
+      jnp.dtype("float32")
+    }
+
+
 def test_a_state_of_the_other_phase_is_told():
   net, critic = Srgan(), Critic()
   one = {"generator": net, "optimizer": SGD}

@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from esrgan_jax import checks
 from esrgan_jax.models import registry
 from esrgan_jax.models.registry import Network
 from esrgan_jax.steps.optimizer import check_optimizer
@@ -108,7 +110,8 @@ def create_psnr_state(
     generator: Linen module of images to images, such as `RRDBNet`, or a
       `FromFunction`.
     optimizer: The generator's, any `optax.GradientTransformation`.
-    params: Parameters to start from instead of random ones.
+    params: Parameters to start from instead of random ones; a Linen module's
+      are compared with its own.
     collections: The generator's other collections that go with `params`; None
       for those that it begins with.
 
@@ -116,7 +119,8 @@ def create_psnr_state(
     State with `step` 0; `ema_params` equals `params`.
 
   Raises:
-    TypeError: If an optimizer is none.
+    ValueError: If `params` are not those of the generator.
+    TypeError: If an optimizer is none, or `params` no tree of floats.
 
   >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
@@ -169,7 +173,8 @@ def create_gan_state(
     State with `step` 0; `ema_params` equals `params`.
 
   Raises:
-    TypeError: If an optimizer is none.
+    ValueError: If `params` are not those of the generator.
+    TypeError: If an optimizer is none, or `params` no tree of floats.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> import flax.linen as nn
@@ -269,12 +274,18 @@ def split(variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
 def _init(key, net, size, channels):
   """The variables of a network, by a square image."""
   mode = {"train": False} if registry.takes_train(net) else {}
-  return dict(net.init(key, jnp.zeros((1, size, size, channels)), **mode))
+  images = jnp.zeros((1, size, size, channels), jnp.float32)
+  return dict(net.init(key, images, **mode))
 
 
 def _variables(key, generator, params, collections):
   """Random parameters, or a float32 copy of given ones; and collections."""
   others = dict(collections or {})
+  if params is not None and isinstance(generator, nn.Module):
+    shapes = jax.eval_shape(lambda: init_generator(key, generator))
+    owner = f"a {type(generator).__name__}"
+    expected = _unboxed(shapes.get("params", {}))
+    checks.check_params(_unboxed(params), expected, owner=owner)
   # To begin takes seconds: it is left out where nothing of it is needed.
   missing = collections is None and registry.takes_train(generator)
   if params is None or missing:
@@ -284,6 +295,14 @@ def _variables(key, generator, params, collections):
     others = first if collections is None else others
   others = jax.tree.map(lambda x: jnp.array(x, copy=True), others)
   return _copy(params), others
+
+
+def _unboxed(params):
+  """Without Flax's notes of how they are partitioned: of shapes as well."""
+  boxed = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
+  return jax.tree.map(
+    lambda x: x.value if boxed(x) else x, params, is_leaf=boxed
+  )
 
 
 def _copy(params):

@@ -559,7 +559,7 @@ def _restore(net, params, collections, name, notes, numbers):
 def _expected(net):
   """Shapes of what a network has; to trace it takes a tenth of a second."""
   side = 8 * registry.size_multiple(net)
-  lr = jnp.zeros((1, side, side, registry.channels(net)[0]))
+  lr = jnp.zeros((1, side, side, registry.channels(net)[0]), jnp.float32)
   mode = {"train": False} if registry.takes_train(net) else {}
   return jax.eval_shape(lambda: net.init(jax.random.key(0), lr, **mode))
 
