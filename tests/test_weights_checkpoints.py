@@ -24,6 +24,8 @@ from esrgan_jax.steps.state import PsnrState
 from esrgan_jax.training import checkpoint, start
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files, find, trees
+from esrgan_jax.weights.dialects import rrdb
+from esrgan_jax.weights.formats import safetensors_file
 from esrgan_jax.weights.formats import stored_arrays as stored
 from tests import training_runs
 from tests.networks import random_params
@@ -558,6 +560,37 @@ def test_a_config_is_given_to_a_command(tmp_path, capsys):
   assert "none.json is no config of a network: No" in capsys.readouterr().err
   assert main([*command, str(tmp_path / "three.json")]) == 0
   assert files.read_weights(out).config["scale"] == 3
+
+
+def test_a_config_must_agree_with_what_a_model_says(ours, tmp_path, capsys):
+  file = tmp_path / "config.json"
+  for config in ({"scale": 4}, {**NET, "unroll": 2}):
+    file.write_text(json.dumps({**config}))
+    for given in (config, file, str(file)):
+      found = esrgan_jax.load_checkpoint(ours, config=given)
+      assert found.config.items() >= NET.items()
+  name = "realesrgan-x4plus-anime"
+  for model in (name, ours):
+    with pytest.raises(ValueError, match=r"scale 2, but .* has 4; leave the c"):
+      find.find_model(model, config={"scale": 2})
+  # The rare file that does not tell its scale is told by it.
+  state = rrdb.to_state_dict(params_of(scale=3), {})
+  (tmp_path / "x3.safetensors").write_bytes(
+    safetensors_file.to_bytes(state, {})
+  )
+  for scale in (2, 3):
+    found = find.find_model(
+      tmp_path / "x3.safetensors", config={"scale": scale}
+    )
+    assert found.weights.config["scale"] == scale
+  with pytest.raises(ValueError, match="given: RRDBNet has no field depth"):
+    find.find_model(name, config={"depth": 2})
+  with pytest.raises(TypeError, match="path of a JSON file with them, got 3"):
+    esrgan_jax.load_checkpoint(ours, config=3)
+  file.write_text('{"scale": 2}')
+  command = ["convert", name, str(tmp_path / "a.safetensors"), "--config"]
+  assert main([*command, str(file)]) == 1
+  assert f"says scale 2, but {name} has 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("own", [False, True])

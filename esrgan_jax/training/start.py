@@ -83,7 +83,8 @@ def _find(run):
       found = find.find_model(name)
     except ValueError:
       found = None
-    if found and found.weights.config["scale"] != run.config.scale:
+    # Another network of one's own is told apart below, with what to set.
+    if found and (own or found.weights.config["scale"] != run.config.scale):
       return found
     raise
 

@@ -592,7 +592,7 @@ def load(
   model: str | os.PathLike[str] = zoo.DEFAULT,
   *,
   scale: int | None = None,
-  config: Mapping[str, Any] | None = None,
+  config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
   dtype: Any = "auto",
   fetch: bool = True,
   progress: Callable[[int, int | None], None] | None = None,
@@ -606,7 +606,8 @@ def load(
       training, a phase's folder in it, or a checkpoint. See `weights.find`.
     scale: Upscaling factor, for the rare file that does not tell (x3).
     config: The network's architecture and fields, for another program's
-      checkpoint that has none beside it; see `load_checkpoint`.
+      checkpoint that has none beside it, or the path of a JSON file with them;
+      see `load_checkpoint`. What tells itself must agree with it.
     dtype: Compute dtype: float32 or bfloat16, as a type or by name, or "auto":
       bfloat16 on GPU and TPU, float32 on CPU.
     fetch: Whether a named model that is not here may be downloaded.
@@ -617,7 +618,9 @@ def load(
     The model, its parameters on the devices.
 
   Raises:
-    ValueError: If there is no such name, or the file holds no such network.
+    TypeError: If `config` is none.
+    ValueError: If there is no such name, or the file holds no such network, or
+      `config` contradicts it.
     FileNotFoundError: If the file is not there or cannot be fetched.
 
   >>> model = load("realesrgan-x4plus-anime")

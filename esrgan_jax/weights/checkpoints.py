@@ -100,7 +100,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-  path: str | os.PathLike[str], *, config: Mapping[str, Any] | None = None
+  path: str | os.PathLike[str],
+  *,
+  config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> files.Weights:
   """Reads a network from an Orbax checkpoint, whoever has saved it.
 
@@ -114,8 +116,9 @@ def load_checkpoint(
       or a folder of such steps, of which the newest is read. May be in a
       bucket.
     config: The network's `architecture` (absent: RRDBNet) and fields, for
-      another program's tree; None takes `config.json` beside it, and without
-      one, an RRDBNet is what its shapes tell.
+      another program's tree, or the path of a JSON file with them; None takes
+      `config.json` beside it, and without one, an RRDBNet is what its shapes
+      tell. One of ours says itself what it is, and must agree.
 
   Returns:
     The network: `config`, `params` (float32 NumPy arrays), `collections`,
@@ -123,7 +126,9 @@ def load_checkpoint(
 
   Raises:
     FileNotFoundError: If there is nothing.
-    ValueError: If it is no checkpoint, is damaged, or holds no such network.
+    TypeError: If `config` is none.
+    ValueError: If it is no checkpoint, is damaged, or holds no such network,
+      or a config is damaged, or contradicts it.
     OSError: If it cannot be reached.
     RuntimeError: If what reads checkpoints is not installed.
 

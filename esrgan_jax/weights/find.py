@@ -31,7 +31,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from esrgan_jax import storage
+from esrgan_jax import checks, storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, files, trees, zoo
@@ -94,7 +94,7 @@ def find_model(
   *,
   phase: Literal["first", "last"] | None = None,
   scale: int | None = None,
-  config: Mapping[str, Any] | None = None,
+  config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
   fetch: bool = True,
   progress: Progress | None = None,
 ) -> FoundModel:
@@ -106,8 +106,8 @@ def find_model(
       or checkpoint.
     scale: Upscaling factor, for the rare file that does not tell (x3).
     config: The network's architecture and fields, for another program's
-      checkpoint that has none beside it and does not tell; nothing else needs
-      it.
+      checkpoint that has none beside it and does not tell, or the path of a
+      JSON file with them. What tells itself must agree with it.
     fetch: Whether a named model that is not here may be downloaded.
     progress: Called with the bytes downloaded so far, and in all where known.
 
@@ -172,7 +172,7 @@ def read(
   place: Place,
   *,
   scale: int | None = None,
-  config: Mapping[str, Any] | None = None,
+  config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
 ) -> FoundModel:
   """Reads the model at a place; see `find_model`.
 
@@ -181,10 +181,25 @@ def read(
     scale: Upscaling factor, for the rare file that does not tell (x3).
     config: As of `find_model`.
   """
+  if isinstance(config, str | os.PathLike):
+    config = read_config(config)
+  elif not isinstance(config, Mapping | None):
+    raise TypeError(
+      "config must be a network's fields by name, or the path of a JSON file"
+      f" with them, got {checks.describe(config)}"
+    )
   if place.is_checkpoint:
     weights = _read_checkpoint(place.path, scale, config)
   else:
     weights = _read_file(place.path, scale)
+    told = (config or {}).get("scale")
+    untold = scale is None and "scale" not in weights.metadata
+    if untold and isinstance(told, int) and told != weights.config["scale"]:
+      # The rare file that does not tell (x3); others raise, here and below.
+      with contextlib.suppress(ValueError):
+        weights = _read_file(place.path, told)
+  if config:
+    _check_config(place.name, weights.config, config)
   weights = dataclasses.replace(
     weights,
     metadata=weights.metadata | dict(place.metadata),
@@ -193,7 +208,9 @@ def read(
   return FoundModel(place.name, place.path, weights)
 
 
-def read_config(path: str | None) -> dict[str, Any] | None:
+def read_config(
+  path: str | os.PathLike[str] | None,
+) -> dict[str, Any] | None:
   """Reads a network's config from a file, for `find_model`.
 
   Args:
@@ -275,6 +292,23 @@ def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
     f"{printable(path)} has no checkpoint with a discriminator: phases that"
     " train one, such as gan, have it"
   )
+
+
+def _check_config(
+  name: str, said: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+  """Raises if a config that was given contradicts what a model says itself."""
+  try:
+    given = fields.checked({"architecture": said["architecture"], **given})
+  except ValueError as error:
+    raise ValueError(f"{name}: the config that was given: {error}") from error
+  for key, value in given.items():
+    # None is what the others come to; how it is computed, files do not say.
+    if None not in (value, said.get(key)) and said[key] != value:
+      raise ValueError(
+        f"the config that was given says {key} {printable(value)}, but {name}"
+        f" has {printable(said[key])}; leave the config out"
+      )
 
 
 def _looks_like_a_path(text: str) -> bool:
