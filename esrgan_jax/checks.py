@@ -276,7 +276,10 @@ def check_alike(params_a: Any, params_b: Any) -> None:
     if leaf_a != leaf_b:
       problems.append(f"{path}: {_show(*leaf_a)} and {_show(*leaf_b)}")
     elif leaf_a[1] is None or not jnp.issubdtype(leaf_a[1], jnp.floating):
-      problems.append(f"{path}: {_show(*leaf_a)} is not floating-point")
+      if leaf_a[1] is None:
+        problems.append(f"{path or 'they'}: no array")
+      else:
+        problems.append(f"{path}: {_show(*leaf_a)} is not floating-point")
   if not problems and not leaves_a:
     problems.append("they have no array")
   if not problems and (

@@ -98,6 +98,8 @@ def test_dtypes_containers_and_integers_are_refused():
     interpolate_params(a, tree(1, jnp.bfloat16), alpha=0.5)
   with pytest.raises(ValueError, match="not floating-point"):
     interpolate_params({"step": 1}, {"step": 2}, alpha=0.5)
+  with pytest.raises(ValueError, match=r"one architecture: they: no array$"):
+    interpolate_params(None, None, alpha=0.5)
   with pytest.raises(ValueError, match="containers of different types"):
     interpolate_params([np.zeros(1)], (np.zeros(1),), alpha=0.5)
 

@@ -462,17 +462,28 @@ def test_nothing_is_replaced_and_nothing_wrong_is_written(tmp_path, params):
   target = tmp_path / "deep" / "tree"
   for wrong, config, message in (
     (params, {"num_feat": 4}, "config has no scale"),
+    (params, NET | {"scale": 2}, "of a x4 network: give scale 4"),
     (params, NET | {"num_feat": 8}, "config says num_feat 8"),
     (params, NET | {"depth": 8}, "RRDBNet has no field depth"),
     ({"a": np.ones(2)}, NET, "not the parameter tree of an RRDBNet"),
     (
       jax.tree.map(lambda x: np.full_like(x, np.inf), params),
       NET,
-      "NaN or infinite",
+      r"bias in params has 2 values that are NaN or inf.*did the training",
     ),
   ):
     with pytest.raises(ValueError, match=message):
       esrgan_jax.save_checkpoint(target, wrong, config)
+  for given, message in (
+    ((target, params, None), "scale': 4}, got None"),
+    ((target, params, esrgan_jax.RRDBNet(**NET)), "4}, got a RRDBNet"),
+    ((target, NET, params), "got body of a dict: params come before config"),
+    ((params, target, NET), "path must be a path, got a dict"),
+    ((target, None, NET), "params must be a tree of arrays, got None"),
+  ):
+    with pytest.raises(TypeError, match=message) as error:
+      esrgan_jax.save_checkpoint(*given)
+    assert len(str(error.value)) < 200
   assert not target.parent.exists()
   target.mkdir(parents=True)
   with pytest.raises(FileExistsError, match="takes a new folder"):
@@ -540,6 +551,16 @@ def test_interpolate_refuses_a_folder_that_exists(ours, tmp_path, capsys):
   start = ["interpolate", str(ours), str(ours)]
   (tmp_path / "mixed").mkdir()
   (tmp_path / "file").write_text("")
+  before = sorted(ours.rglob("*"))
+  for output, message in (
+    (f"{ours}", "takes a new folder\n"),
+    (f"{ours}/", f"would lie in the checkpoint {ours}: give"),
+    (f"{ours}/ema/", f"would lie in the checkpoint {ours}/ema: give"),
+    (f"{ours}/new", f"would lie in the checkpoint {ours}: give"),
+  ):
+    assert main([*start, "-o", output]) == 1
+    assert message in capsys.readouterr().err
+  assert sorted(ours.rglob("*")) == before
   for output, more, message in (
     ("mixed", ["--overwrite"], f"new folder; for a file in it say {tmp_path}/"),
     ("file", ["--overwrite"], "exists already; a checkpoint takes a new"),
@@ -657,8 +678,9 @@ def test_interpolate_writes_checkpoints_and_files(run, tmp_path):
     }.items()
   )
   assert found.config["num_feat"] == 4
-  assert main([*start, "-o", f"{tmp_path}/mixed_0.5/"]) == 0
-  assert (tmp_path / "mixed_0.5/interpolated_0.8.safetensors").is_file()
+  (tmp_path / "files").mkdir()
+  assert main([*start, "-o", f"{tmp_path}/files/"]) == 0
+  assert (tmp_path / "files/interpolated_0.8.safetensors").is_file()
 
 
 def test_damage_is_told_by_the_commands_in_one_line(saved, tmp_path, capsys):
@@ -668,6 +690,15 @@ def test_damage_is_told_by_the_commands_in_one_line(saved, tmp_path, capsys):
   assert re.fullmatch(
     r"error: .*tree is damaged: .*\n", capsys.readouterr().err
   )
+
+
+def test_a_file_is_no_checkpoint(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("model.jax").write_bytes(b"program")
+  with pytest.raises(ValueError, match=r"^model.jax is no checkpoint: esr"):
+    esrgan_jax.load_checkpoint("model.jax")
+  with pytest.raises(ValueError, match=r"is an exported program, .*jax.export"):
+    esrgan_jax.load("model.jax")
 
 
 def test_a_discriminator_is_read_from_ours_only(saved):

@@ -123,6 +123,7 @@ CALLS = {
     "interpolate_params(params, params, alpha='0.5')",
     "interpolate_params(params, flax.core.freeze(params), alpha=0.5)",
     "interpolate_params(params, {}, alpha=0.5)",
+    "interpolate_params(None, None, alpha=0.5)",
   ),
 }
 

@@ -163,6 +163,11 @@ def _check_targets(
 ) -> None:
   ids = storage.file_ids(inputs)
   for path in paths:
+    for folder in list(path.parents)[:2]:
+      if _has_a_checkpoint(folder):
+        raise ValueError(
+          f"{path} would lie in the checkpoint {folder}: give a place outside"
+        )
     if not _is_checkpoint(path):
       export.check_target(
         path, overwrite=args.overwrite, inputs=ids, make_folder=True
@@ -175,9 +180,16 @@ def _check_targets(
     try:
       checkpoints.check_folder(path)
     except FileExistsError as error:
-      if not path.is_dir():
+      if not path.is_dir() or _has_a_checkpoint(path):
         raise
       raise FileExistsError(f"{error}; for a file in it say {path}/") from error
+
+
+def _has_a_checkpoint(folder: Any) -> bool:
+  """Whether a folder is a checkpoint or a part of one, whole or damaged."""
+  parts = ("_METADATA", "_CHECKPOINT_METADATA", "info/metadata")
+  with storage.reaching(folder):
+    return any((folder / part).exists() for part in parts)
 
 
 def _write(path: Any, mixed: Weights, args: argparse.Namespace) -> None:

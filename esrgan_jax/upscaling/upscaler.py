@@ -317,7 +317,7 @@ class Upscaler:
     Args:
       image: `[H, W, 3]` RGB, or `[H, W, 1]` or `[H, W]` grey, which comes out
         grey: uint8, uint16, or float in [0, 1], an array or what NumPy makes
-        one of.
+        one of. Floats that overshoot a little pass: from -1 to 2.
       tile: Side in LR pixels of what one tile contributes; its halo comes on
         top. "auto" takes the largest that fits the memory, 0 does not tile.
       exact: Give tiles a halo as wide as the network looks, so that the result

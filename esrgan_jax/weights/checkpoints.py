@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from esrgan_jax import storage
+from esrgan_jax import checks, storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, files, find
 from esrgan_jax.weights.dialects import DIALECTS, plain
+from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import stored_arrays as stored
 
 __all__ = ["check_folder", "load_checkpoint", "save_checkpoint"]
@@ -45,6 +47,7 @@ def save_checkpoint(
     metadata: Further notes to keep, such as source, licence, alpha.
 
   Raises:
+    TypeError: If what is given is of another kind.
     FileExistsError: If there is anything at that path.
     ValueError: If the parameters are not those of such a network, or not
       finite.
@@ -62,14 +65,18 @@ def save_checkpoint(
   ...   load_checkpoint(f"{folder}/tiny").config["num_grow_ch"]
   2
   """
+  _check_kinds(path, params, config)
   folder = storage.absolute(path)
   check_folder(folder)
   config = {"architecture": registry.DEFAULT_GENERATOR, **config}
   if "scale" not in config:
-    raise ValueError("config has no scale: a checkpoint says what it enlarges")
+    raise ValueError(
+      "config has no scale: a checkpoint says how much its network enlarges"
+    )
+  _check_finite(params)
   if dialect := DIALECTS.get(config["architecture"]):
     state = dialect.to_state_dict(params, collections or {})
-    found = files.agreeing(dialect, state, config)
+    found = _agreeing(dialect, state, config)
     config = {**found.config, **config}
     checked = fields.checked(config)
   else:
@@ -139,8 +146,9 @@ def load_checkpoint(
   """
   place = find.locate(path, fetch=False)
   if not place.is_checkpoint:
+    shown, there = printable(path), printable(place.path)
     raise ValueError(
-      f"{printable(path)} is {printable(place.path)}, no checkpoint:"
+      f"{shown} is {'' if shown == there else f'{there}, '}no checkpoint:"
       " esrgan_jax.load reads models of every kind"
     )
   return find.read(place, config=config).weights
@@ -167,6 +175,58 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     raise FileExistsError(
       f"{printable(path)} exists already; a checkpoint takes a new folder"
     )
+
+
+def _check_kinds(path, params, config):
+  """Raises if arguments are not what they should be, such as swapped."""
+  if not isinstance(path, str | os.PathLike):
+    raise TypeError(f"path must be a path, got {checks.describe(path)}")
+  if not isinstance(params, Mapping):
+    raise TypeError(
+      f"params must be a tree of arrays, got {checks.describe(params)}"
+    )
+  wanted = "config must be a network's fields by name, such as {'scale': 4}"
+  if not isinstance(config, Mapping):
+    raise TypeError(f"{wanted}, got {checks.describe(config)}")
+  for key, value in config.items():
+    if isinstance(value, Mapping) or hasattr(value, "dtype"):
+      raise TypeError(
+        f"{wanted}, got {printable(key)} of {checks.describe(value)}: params"
+        " come before config"
+      )
+
+
+def _check_finite(params):
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    if jnp.issubdtype(getattr(leaf, "dtype", bool), jnp.floating):
+      with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(leaf, np.float32))
+      if not finite.all():
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+          f"{printable(name)} in params has {finite.size - finite.sum()} values"
+          " that are NaN or infinite in float32: did the training diverge?"
+        )
+
+
+def _agreeing(dialect, state, config):
+  """As `files.agreeing`; of another scale, says which."""
+  try:
+    return files.agreeing(dialect, state, config)
+  except UnsupportedWeightsError:
+    raise
+  except ValueError as error:
+    untold = {key: config.get(key) for key in dialect.UNTOLD}
+    try:
+      scale = dialect.from_state_dict(state, **untold).config["scale"]
+    except ValueError:
+      raise error from None
+    if scale == config["scale"]:
+      raise
+    raise ValueError(
+      f"config says scale {printable(config['scale'])}, but the parameters are"
+      f" those of a x{scale} network: give scale {scale}"
+    ) from error
 
 
 def _own(tree):

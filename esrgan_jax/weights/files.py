@@ -291,6 +291,11 @@ def _kind(path: pathlib.Path) -> str:
       f"{shown} is a tar archive: unpack it (or, if PyTorch 0.1 wrote it, save"
       " it again with a current PyTorch)"
     )
+  if path.suffix.lower() == ".jax":  # What convert writes.
+    raise ValueError(
+      f"{shown} is an exported program, no weights: call it with jax.export"
+      " (docs/export.md), or give the model that it was made of"
+    )
   if path.suffix.lower() == ".bin":  # ncnn's has no magic number.
     return "ncnn"
   raise ValueError(
