@@ -1,11 +1,15 @@
 """Schedules at their published milestones; Adam against PyTorch's."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from esrgan_jax import steps
 from esrgan_jax.steps.optimizer import (
   check_optimizer,
   constant_schedule,
@@ -13,6 +17,7 @@ from esrgan_jax.steps.optimizer import (
   make_optimizer,
   make_schedule,
   milestone_schedule,
+  update,
 )
 from tests import golden
 
@@ -159,6 +164,72 @@ def test_the_rate_is_of_the_step_that_is_told_or_else_of_the_updates_done():
       )
     )
   assert rates == [1, 0.5, 0.5, 0.25, 1, 0.5]
+
+
+def _plateau():
+  """An own transformation that takes the loss alone."""
+
+  def scale(grads, state, params=None, *, value=None):
+    return jax.tree.map(lambda g: g * value, grads), state
+
+  return optax.GradientTransformationExtraArgs(lambda _: (), scale)
+
+
+def _dated():
+  """One that takes the step alone, and keeps it."""
+
+  def keep(grads, state, params=None, *, step):
+    return grads, step
+
+  return optax.GradientTransformationExtraArgs(lambda _: jnp.int32(-1), keep)
+
+
+def test_each_is_told_what_it_takes():
+  ours = make_optimizer(
+    1.0, schedule={"name": "milestones", "milestones": (3, 7)}
+  )
+  params = grads = {"w": jnp.ones(2)}
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(optimizer, step):
+    state = optimizer.init(params)
+    return update(
+      optimizer, grads, state, params, step=step, value=jnp.float32(2.0)
+    )
+
+  for step in (0, 7):
+    alone, alone_state = run(ours, jnp.int32(step))
+    chained, state = run(optax.chain(ours, _plateau()), jnp.int32(step))
+    np.testing.assert_array_equal(chained["w"], 2 * alone["w"])
+    jax.tree.map(np.testing.assert_array_equal, state[0], alone_state)
+    assert alone_state.hyperparams["learning_rate"] == (1, 0.25)[step // 7]
+  np.testing.assert_array_equal(run(_plateau(), jnp.int32(1))[0]["w"], [2, 2])
+  _, (kept, _) = run(optax.chain(_dated(), optax.sgd(1.0)), jnp.int32(5))
+  assert kept == 5
+  sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))
+  run(sam, jnp.int32(0))
+  with pytest.raises(TypeError, match=r"optax.lbfgs's.*'value_fn'"):
+    run(optax.lbfgs(), jnp.int32(0))
+  # What goes wrong inside stays as it is.
+  broken = optax.stateless(lambda grads, params: len(3))
+  with pytest.raises(TypeError, match="has no len"):
+    run(broken, jnp.int32(0))
+
+
+@pytest.mark.parametrize("name", ["opt_state", "d_opt_state"])
+def test_a_state_of_another_optimizer_is_told(name):
+  net = nn.Conv(1, (3, 3))
+  adam, sgd, key = optax.adam(1.0), optax.sgd(1.0), jax.random.key(0)
+  make = functools.partial(steps.create_gan_state, key, net, net)
+  state = jax.eval_shape(lambda: make(adam, adam))
+  optimizers = {"optimizer": adam, "d_optimizer": adam}
+  optimizers[name.replace("opt_state", "optimizer")] = sgd
+  images = {"lr": jnp.ones((1, 4, 4, 3)), "hr": jnp.ones((1, 4, 4, 1))}
+  step = functools.partial(
+    steps.gan_step, generator=net, discriminator=net, **optimizers
+  )
+  with pytest.raises(ValueError, match=rf"^{name} must be .*0 arrays in Empty"):
+    jax.eval_shape(step, state, images)
 
 
 def test_adam_is_optaxs_adam_with_the_schedule_inside():

@@ -30,7 +30,7 @@ from esrgan_jax.models.registry import Network
 from esrgan_jax.models.vgg import vgg19_features
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
-from esrgan_jax.steps.optimizer import check_optimizer
+from esrgan_jax.steps.optimizer import check_opt_state, check_optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
 from esrgan_jax.steps.state import GanState
 
@@ -290,7 +290,9 @@ def gan_step(
     discriminator: Linen module of images to one logit each, or a
       `FromFunction`.
     optimizer: The generator's: any `optax.GradientTransformation`, such as
-      `make_optimizer`'s; its updates are added.
+      `make_optimizer`'s; its updates are added. It is told `step` and `value`,
+      the loss, if it takes them; line searches such as `optax.lbfgs` are not
+      supported.
     d_optimizer: The discriminator's, likewise.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
@@ -304,9 +306,10 @@ def gan_step(
       all with the same state. The result is that of the whole batch: gradients,
       metrics, the statistics of BatchNorm in Linen modules, the relativistic
       means, the decision to skip. Without it, devices under `jax.pmap` go
-      apart, unseen, since that may be meant (a training a device); under
-      `jax.shard_map`, which knows what is the same on all, it is an error.
-      Under `jax.jit`, on any mesh, there is no such axis.
+      apart, unseen, since that may be meant (a training a device), and so under
+      `jax.shard_map` with `check_vma=False`. With that check, which knows what
+      is the same on all, it is an error. Under `jax.jit`, on any mesh, there is
+      no such axis.
     **options: Losses, their weights and options, as of `gan_gradients`.
 
   Returns:
@@ -317,10 +320,10 @@ def gan_step(
 
   Raises:
     ValueError: If an option is out of range, the batch lacks images or they
-      have another shape, `accumulate` does not divide it, or devices would go
-      apart.
-    TypeError: If an optimizer is none, the state is of the other phase, or
-      images are not of floats.
+      have another shape, `accumulate` does not divide it, devices would go
+      apart, or the state is not of these optimizers.
+    TypeError: If an optimizer is none or needs to be told more, the state is of
+      the other phase, or images are not of floats.
 
   Source: ESRGAN (arXiv:1809.00219), sections 3.4 and 4.1; BasicSR
   `models/esrgan_model.py::optimize_parameters`; both gradients from one
@@ -348,6 +351,8 @@ def gan_step(
   shared.check_axis(state, batch, axis_name)
   check_optimizer(optimizer)
   check_optimizer(d_optimizer, "d_optimizer")
+  check_opt_state(state.opt_state, optimizer, state.params)
+  check_opt_state(state.d_opt_state, d_optimizer, state.d_params, "d_opt_state")
 
   def gradients(carry, microbatch, index):
     d_batch_stats, collections = carry

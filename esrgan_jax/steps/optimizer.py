@@ -4,7 +4,9 @@ The steps take any `optax.GradientTransformation`: its updates are added to the
 parameters, so one that ends with a learning rate, `optax.adam(1e-4)` and not
 `optax.scale_by_adam()`. They tell it two things more, which transformations
 that do not ask for them never see: `step`, the training step, and `value`, the
-loss.
+loss. Where one part of a chain refuses an argument, the others are not told it
+either, but for `make_optimizer`'s. What needs more, such as the line search of
+`optax.lbfgs`, which has to compute losses, is not supported.
 
 `make_optimizer` uses the first: its learning rate is a function of the training
 step. A schedule of optax's own counts updates instead. The two differ after an
@@ -14,6 +16,8 @@ the count of a schedule inside it lags by one, as Adam's own has to.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -272,6 +276,86 @@ def check_optimizer(optimizer: Any, name: str = "optimizer") -> None:
   )
 
 
+def check_opt_state(
+  opt_state: Any, optimizer: Any, params: Any, name: str = "opt_state"
+) -> None:
+  """Raises a ValueError unless a state has the structure of an optimizer's.
+
+  >>> params = jnp.zeros(2)
+  >>> state = optax.sgd(0.1).init(params)
+  >>> check_opt_state(state, optax.sgd(0.1), params)
+  >>> check_opt_state(state, optax.adam(0.1), params)
+  Traceback (most recent call last):
+  ...
+  ValueError: opt_state must be the optimizer's own, of optimizer.init(params...
+  """
+  try:
+    expected = jax.eval_shape(optimizer.init, params)
+  except jax.errors.JAXTypeError:
+    return  # It looks at values, which a traced step does not have.
+  if jax.tree.structure(opt_state) != jax.tree.structure(expected):
+    owner = name.replace("opt_state", "optimizer")
+    raise ValueError(
+      f"{name} must be the optimizer's own, of {owner}.init(params), with"
+      f" {len(jax.tree.leaves(expected))} arrays in"
+      f" {_kinds(expected)}, got {len(jax.tree.leaves(opt_state))} in"
+      f" {_kinds(opt_state)}: make the state with this {owner}, by"
+      " create_psnr_state or create_gan_state"
+    )
+
+
+def update(
+  optimizer: optax.GradientTransformation,
+  grads: Any,
+  opt_state: Any,
+  params: Any,
+  **told: Array,
+) -> tuple[Any, Any]:
+  """Returns an optimizer's updates and state; tells it what it takes.
+
+  A chain takes all and gives it to each of its parts: whether one refuses an
+  argument shows in the call only.
+
+  Args:
+    optimizer: Any transformation.
+    grads: Gradients.
+    opt_state: Its state.
+    params: Parameters.
+    **told: `step` and `value`.
+
+  Raises:
+    TypeError: If it needs more.
+
+  >>> sam = optax.contrib.sam(optax.sgd(1.0), optax.sgd(1.0))
+  >>> one = jnp.ones(2)
+  >>> updates, _ = update(sam, one, sam.init(one), one, step=1, value=one[0])
+  >>> updates.tolist()
+  [1.0, 1.0]
+  """
+  optimizer = optax.with_extra_args_support(optimizer)
+  hidden = {}
+  while True:
+    try:
+      with _telling(hidden.get("step")):
+        return optimizer.update(grads, opt_state, params, **told)
+    except TypeError as error:
+      message = str(error)
+      refused = [
+        name
+        for name in told
+        if f"unexpected keyword argument '{name}'" in message
+      ]
+      if not refused:
+        if "required keyword-only argument" in message:
+          raise TypeError(
+            "the optimizer needs more than the gradients, `step` and `value`"
+            " that steps tell it, as line searches do, optax.lbfgs's for one:"
+            f" that is not supported ({message})"
+          ) from error
+        raise
+    hidden[refused[0]] = told.pop(refused[0])
+
+
 def find_learning_rate(opt_state: Any) -> Array | None:
   """Returns the learning rate that an optimizer's state tells.
 
@@ -309,7 +393,30 @@ class _StepSchedule(WrappedSchedule):
     return super().__call__(_at(state, step), **others)
 
 
+# The training step, while it's told to those alone that can't be told by an
+# argument, since another part of their chain refuses it.
+_step: contextvars.ContextVar[Any] = contextvars.ContextVar(
+  "step", default=None
+)
+
+
+@contextlib.contextmanager
+def _telling(step):
+  token = _step.set(step)
+  try:
+    yield
+  finally:
+    _step.reset(token)
+
+
+def _kinds(opt_state):
+  """The outermost kinds of a state, in words."""
+  parts = opt_state if type(opt_state) is tuple else (opt_state,)
+  return ", ".join(type(part).__name__ for part in parts) or "an empty tuple"
+
+
 def _at(state, step):
+  step = _step.get() if step is None else step
   if step is None:
     return state
   return state._replace(count=jnp.asarray(step, jnp.int32))

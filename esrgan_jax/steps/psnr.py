@@ -13,7 +13,7 @@ from jax import Array
 from esrgan_jax.models.registry import Network
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
-from esrgan_jax.steps.optimizer import check_optimizer
+from esrgan_jax.steps.optimizer import check_opt_state, check_optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
 from esrgan_jax.steps.state import PsnrState
 
@@ -96,7 +96,8 @@ def psnr_step(
     generator: Linen module of `lr` to `sr`, or a `FromFunction`; compute dtype
       and rematerialisation are its fields.
     optimizer: Any `optax.GradientTransformation`, such as `make_optimizer`'s;
-      its updates are added.
+      its updates are added. It is told `step` and `value`, the loss, if it
+      takes them; line searches such as `optax.lbfgs` are not supported.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
@@ -109,9 +110,9 @@ def psnr_step(
       all with the same state. The result is that of the whole batch: gradients,
       metrics, the statistics of BatchNorm in Linen modules, the decision to
       skip. Without it, devices under `jax.pmap` go apart, unseen, since that
-      may be meant (a training a device); under `jax.shard_map`, which knows
-      what is the same on all, it is an error. Under `jax.jit`, on any mesh,
-      there is no such axis.
+      may be meant (a training a device), and so under `jax.shard_map` with
+      `check_vma=False`. With that check, which knows what is the same on all,
+      it is an error. Under `jax.jit`, on any mesh, there is no such axis.
 
   Returns:
     The new state, and metrics: those of `psnr_gradients`, `g/grad_norm` before
@@ -120,10 +121,10 @@ def psnr_step(
 
   Raises:
     ValueError: If an option is out of range, the batch lacks images or they
-      have another shape, `accumulate` does not divide it, or devices would go
-      apart.
-    TypeError: If the optimizer is none, the state is of the other phase, or
-      images are not of floats.
+      have another shape, `accumulate` does not divide it, devices would go
+      apart, or the state is not of this optimizer.
+    TypeError: If the optimizer is none or needs to be told more, the state is
+      of the other phase, or images are not of floats.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
   `models/sr_model.py::model_ema`.
@@ -145,6 +146,7 @@ def psnr_step(
   batch = shared.check_batch(batch, generator)
   shared.check_axis(state, batch, axis_name)
   check_optimizer(optimizer)
+  check_opt_state(state.opt_state, optimizer, state.params)
 
   def gradients(collections, microbatch, index):
     grads, collections, metrics = psnr_gradients(

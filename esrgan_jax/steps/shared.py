@@ -26,7 +26,7 @@ from esrgan_jax import checks, losses
 from esrgan_jax.models import registry
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.layout import keep_compact
-from esrgan_jax.steps.optimizer import find_learning_rate
+from esrgan_jax.steps.optimizer import find_learning_rate, update
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -114,9 +114,9 @@ def check_batch(batch, generator):
 def check_axis(state, batch, axis_name):
   """Raises where devices would train apart, as far as JAX keeps account.
 
-  `jax.shard_map` tells which arrays are the same on all devices. `jax.pmap`
-  doesn't: there, a state that is meant to be the same looks like one that isn't
-  (independent trainings, one a device).
+  `jax.shard_map` tells which arrays are the same on all devices, unless it has
+  `check_vma=False`. `jax.pmap` doesn't: there, a state that is meant to be the
+  same looks like one that isn't (independent trainings, one a device).
   """
   apart = axes.varying(batch) - axes.varying(state.params)
   if missing := apart - set(axes.names(axis_name)):
@@ -216,9 +216,8 @@ def apply_update(optimizer, grads, opt_state, params, *, step, value):
     tpu=functools.partial(jax.tree.map, keep_compact),
     default=lambda grads: grads,
   )
-  optimizer = optax.with_extra_args_support(optimizer)
-  updates, opt_state = optimizer.update(
-    grads, opt_state, params, step=step, value=value
+  updates, opt_state = update(
+    optimizer, grads, opt_state, params, step=step, value=value
   )
   params = optax.apply_updates(params, updates)
   return params, opt_state, find_learning_rate(opt_state)
