@@ -139,6 +139,14 @@ def test_the_average_is_the_network_of_a_training_state(params, tmp_path):
     esrgan_jax.load_checkpoint(tmp_path / "two")
 
 
+def test_another_scale_is_told_with_its_own(saved, params, tmp_path):
+  message = "scale 2 was given, but .* of a x4 network: give scale 4"
+  with pytest.raises(ValueError, match=message):
+    esrgan_jax.load_checkpoint(saved, config={"scale": 2})
+  with pytest.raises(ValueError, match=message):
+    files.write_weights(tmp_path / "a.safetensors", params, {"scale": 2})
+
+
 def test_half_precision_is_exact_and_double_is_rounded(params, tmp_path):
   halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
   standard(tmp_path / "half", halves)

@@ -19,7 +19,6 @@ from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, files, find
 from esrgan_jax.weights.dialects import DIALECTS, plain
-from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import stored_arrays as stored
 
 __all__ = ["check_folder", "load_checkpoint", "save_checkpoint"]
@@ -76,7 +75,7 @@ def save_checkpoint(
   _check_finite(params)
   if dialect := DIALECTS.get(config["architecture"]):
     state = dialect.to_state_dict(params, collections or {})
-    found = _agreeing(dialect, state, config)
+    found = files.agreeing(dialect, state, config)
     config = {**found.config, **config}
     checked = fields.checked(config)
   else:
@@ -207,26 +206,6 @@ def _check_finite(params):
           f"{printable(name)} in params has {finite.size - finite.sum()} values"
           " that are NaN or infinite in float32: did the training diverge?"
         )
-
-
-def _agreeing(dialect, state, config):
-  """As `files.agreeing`; of another scale, says which."""
-  try:
-    return files.agreeing(dialect, state, config)
-  except UnsupportedWeightsError:
-    raise
-  except ValueError as error:
-    untold = {key: config.get(key) for key in dialect.UNTOLD}
-    try:
-      scale = dialect.from_state_dict(state, **untold).config["scale"]
-    except ValueError:
-      raise error from None
-    if scale == config["scale"]:
-      raise
-    raise ValueError(
-      f"config says scale {printable(config['scale'])}, but the parameters are"
-      f" those of a x{scale} network: give scale {scale}"
-    ) from error
 
 
 def _own(tree):

@@ -236,7 +236,23 @@ def agreeing(
   esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: an RRDBNet...
   """
   known = {key: config.get(key) for key in ("scale", *dialect.UNTOLD)}
-  found = dialect.from_state_dict(state, **known)
+  try:
+    found = dialect.from_state_dict(state, **known)
+  except UnsupportedWeightsError:
+    raise
+  except ValueError as error:
+    # To leave it out, as of a file, is no way out where a config must have it.
+    scale = known.pop("scale")
+    try:
+      told = dialect.from_state_dict(state, **known).config["scale"]
+    except ValueError:
+      raise error from None
+    if told == scale:
+      raise
+    raise ValueError(
+      f"scale {printable(scale)} was given, but the parameters are those of a"
+      f" x{told} network: give scale {told}"
+    ) from error
   for key, value in found.config.items():
     if config.get(key) not in (None, value):
       raise ValueError(
