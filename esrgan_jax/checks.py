@@ -328,6 +328,22 @@ def check_finite_scalar(value: Any, name: str, hint: str = "") -> None:
     raise ValueError(f"{name} must be finite, got {value}")
 
 
+def check_key(key: Any, name: str = "key") -> None:
+  """Raises a TypeError if a seed, or nothing, is given as a random key.
+
+  >>> check_key(0)
+  Traceback (most recent call last):
+  ...
+  TypeError: key must be a random key, got 0: make one, jax.random.key(0)
+  """
+  seed = isinstance(key, int) or (
+    getattr(key, "shape", None) == () and jnp.issubdtype(key.dtype, jnp.integer)
+  )
+  if seed or key is None:
+    way_out = f"make one, jax.random.key({key if isinstance(key, int) else 0})"
+    raise TypeError(_got(name, "a random key", describe(key), way_out))
+
+
 def check_sizes(fields: Any, *names: str) -> None:
   """Raises unless fields are whole numbers from 1 on.
 

@@ -21,6 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax import checks
+from esrgan_jax.models import registry
 from esrgan_jax.models.registry import Network
 
 # Runs matrix products and, through them, convolutions in XNNPACK's successor
@@ -98,6 +100,9 @@ def init(net: Network, key: jax.Array) -> dict[str, Any]:
   Returns:
     `{"params": ...}`, and its other collections, if any.
 
+  Raises:
+    TypeError: If `net` is no network, or `key` no key.
+
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
   >>> variables = init(net, jax.random.key(0))
@@ -106,6 +111,8 @@ def init(net: Network, key: jax.Array) -> dict[str, Any]:
   """
   from esrgan_jax.steps import state  # With optax: to upscale needs none.
 
+  registry.check_network(net)
+  checks.check_key(key)
   begin = state.init_generator
   if getattr(net, "input_size", None):
     begin = state.init_discriminator

@@ -306,6 +306,36 @@ def test_channels_are_as_the_network_tells_or_any():
     run(net, jnp.ones((2, 4, 4, 5)))
 
 
+def test_what_is_no_network_or_no_key_is_told():
+  def brighten(variables, images):
+    return images
+
+  net, key = nn.Conv(3, (3, 3)), jax.random.key(0)
+  create = steps.create_psnr_state
+  for call, message in (
+    (lambda: esrgan_jax.init(RRDBNet, key), r"^net must .* RRDBNet\(...\)"),
+    (lambda: create(key, RRDBNet, SGD), r"^generator must .* RRDBNet\(...\)"),
+    (lambda: create(key, brighten, SGD), r"steps.FromFunction\(brighten\)"),
+    (
+      lambda: steps.psnr_gradients({}, batch(), generator=brighten),
+      r"^generator must .*steps.FromFunction\(brighten\)",
+    ),
+    (
+      lambda: steps.create_gan_state(key, net, Critic, SGD, SGD),
+      r"^discriminator must .* the class Critic",
+    ),
+    (lambda: esrgan_jax.init(net, 3), r"^key must be .* jax.random.key\(3\)"),
+    (lambda: jax.jit(lambda k: create(k, net, SGD))(3), r"got int32\[\]: make"),
+    (
+      lambda: steps.create_gan_state(0, net, Critic(), SGD, SGD),
+      r"^key must be a random key, got 0",
+    ),
+  ):
+    with pytest.raises(TypeError, match=message):
+      call()
+  jax.eval_shape(lambda: create(jax.random.PRNGKey(0), net, SGD))
+
+
 def test_parameters_of_another_network_are_told():
   net, key, size = nn.Conv(3, (3, 3)), jax.random.key(0), (1, 4, 4, 3)
   params = net.init(key, jnp.ones(size))["params"]

@@ -264,6 +264,32 @@ def make_discriminator(
   return _make(found, fields | sized, {"dtype": dtype})
 
 
+def check_network(net: Any, name: str = "net") -> None:
+  """Raises a TypeError that says what to pass, unless it is a network.
+
+  >>> check_network(RRDBNet())
+  >>> check_network(RRDBNet)
+  Traceback (most recent call last):
+  ...
+  TypeError: net must be a network, got the class RRDBNet: make one, ...
+  """
+  if isinstance(net, type):
+    got = f"the class {net.__name__}: make one, {net.__name__}(...)"
+  elif callable(getattr(net, "init", None)) and callable(
+    getattr(net, "apply", None)
+  ):
+    return
+  elif callable(net):
+    function = getattr(net, "__name__", "function")
+    got = (
+      f"the function {function}: wrap one of variables and images, as"
+      f" esrgan_jax.steps.FromFunction({function})"
+    )
+  else:
+    got = f"an object of type {type(net).__name__}: see steps.FromFunction"
+  raise TypeError(f"{name} must be a network, got {got}")
+
+
 def size_multiple(net: Any) -> int:
   """Returns what height and width of an LR image must be multiples of."""
   return getattr(net, "size_multiple", 1)

@@ -161,6 +161,7 @@ def gan_gradients(
   ((100, 1), 0.7)
   """
   batch = shared.check_batch(batch, generator)
+  registry.check_network(discriminator, "discriminator")
   lr, hr = batch["lr"], batch["hr"]
   pixel = shared.find_pixel_loss(pixel_loss)
   loss = losses.find_adversarial_loss(adversarial)

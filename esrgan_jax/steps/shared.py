@@ -87,6 +87,7 @@ def check_batch(batch, generator):
 
   Of channels, a generator that does not tell takes what it takes.
   """
+  registry.check_network(generator, "generator")
   if not isinstance(batch, Mapping):
     raise TypeError(
       "batch must be a dictionary of images, 'lr' and 'hr', got"

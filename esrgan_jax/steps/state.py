@@ -120,7 +120,8 @@ def create_psnr_state(
 
   Raises:
     ValueError: If `params` are not those of the generator.
-    TypeError: If an optimizer is none, or `params` no tree of floats.
+    TypeError: If an optimizer, a network or the key is none, or `params` no
+      tree of floats.
 
   >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
@@ -130,6 +131,8 @@ def create_psnr_state(
   (0, (3, 3, 3, 3))
   """
   check_optimizer(optimizer)
+  registry.check_network(generator, "generator")
+  checks.check_key(key)
   params, collections = _variables(key, generator, params, collections)
   return PsnrState(
     step=jnp.zeros((), jnp.int32),
@@ -174,7 +177,8 @@ def create_gan_state(
 
   Raises:
     ValueError: If `params` are not those of the generator.
-    TypeError: If an optimizer is none, or `params` no tree of floats.
+    TypeError: If an optimizer, a network or the key is none, or `params` no
+      tree of floats.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> import flax.linen as nn
@@ -188,6 +192,9 @@ def create_gan_state(
   ['bn0_1']
   """
   check_optimizer(d_optimizer, "d_optimizer")
+  registry.check_network(generator, "generator")
+  registry.check_network(discriminator, "discriminator")
+  checks.check_key(key)
   g_key, d_key = jax.random.split(key)
   state = create_psnr_state(
     g_key, generator, optimizer, params=params, collections=collections
