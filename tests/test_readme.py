@@ -19,6 +19,7 @@ def blocks(language):
   return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_library_example_runs():
   code, _ = blocks("python")
   # The small model stands in for the large one: the code is the same.
