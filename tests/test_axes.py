@@ -72,6 +72,7 @@ def test_explicit_axes(width, form):
     _assert_close(run(params, lr), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("width", "form"),
   [

@@ -494,9 +494,8 @@ def test_default_model_is_pytorchs_within_a_level():
   assert error.max() <= 1
 
 
-@pytest.mark.parametrize(
-  "devices", [pytest.param(1, marks=pytest.mark.slow), 8]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
 def test_any_mesh_may_be_set(devices):
   model = make_model(devices=devices)
   lr = jnp.asarray(photo(8, 9, 3))[None].repeat(8, axis=0)
