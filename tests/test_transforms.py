@@ -150,7 +150,11 @@ def _assert_close(found, expected, rtol=1e-4):
 
 
 def _closeness(name):
-  """At real widths, rounding has one rectifier or other change its side."""
+  """At real widths, rounding has one rectifier or other change its side.
+
+  Seen: 46 of 3072 gradients, of one image, off by 0.5 % of the largest. Images
+  moved by 3e-7, on one device, change the same ones by the same.
+  """
   close = functools.partial(_assert_close, rtol=1e-2)
   return close if "64/2/32" in name else _assert_close
 

@@ -2,11 +2,11 @@
 
 The steps take any `optax.GradientTransformation`: its updates are added to the
 parameters, so one that ends with a learning rate, `optax.adam(1e-4)` and not
-`optax.scale_by_adam()`. They tell it two things more, which transformations
-that do not ask for them never see: `step`, the training step, and `value`, the
-loss. Where one part of a chain refuses an argument, the others are not told it
-either, but for `make_optimizer`'s. What needs more, such as the line search of
-`optax.lbfgs`, which has to compute losses, is not supported.
+`optax.scale_by_adam()`. They tell it two things more, if it takes them: `step`,
+the training step, and `value`, the loss. A chain takes all and hands it on: a
+part of one has to take `**extra_args`, as optax asks of those that take any.
+What needs more, such as the line search of `optax.lbfgs`, which has to compute
+losses, is not supported.
 
 `make_optimizer` uses the first: its learning rate is a function of the training
 step. A schedule of optax's own counts updates instead. The two differ after an
@@ -16,8 +16,7 @@ the count of a schedule inside it lags by one, as Adam's own has to.
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
+import inspect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -313,9 +312,6 @@ def update(
 ) -> tuple[Any, Any]:
   """Returns an optimizer's updates and state; tells it what it takes.
 
-  A chain takes all and gives it to each of its parts: whether one refuses an
-  argument shows in the call only.
-
   Args:
     optimizer: Any transformation.
     grads: Gradients.
@@ -323,37 +319,17 @@ def update(
     params: Parameters.
     **told: `step` and `value`.
 
-  Raises:
-    TypeError: If it needs more.
-
   >>> sam = optax.contrib.sam(optax.sgd(1.0), optax.sgd(1.0))
   >>> one = jnp.ones(2)
   >>> updates, _ = update(sam, one, sam.init(one), one, step=1, value=one[0])
   >>> updates.tolist()
   [1.0, 1.0]
   """
-  optimizer = optax.with_extra_args_support(optimizer)
-  hidden = {}
-  while True:
-    try:
-      with _telling(hidden.get("step")):
-        return optimizer.update(grads, opt_state, params, **told)
-    except TypeError as error:
-      message = str(error)
-      refused = [
-        name
-        for name in told
-        if f"unexpected keyword argument '{name}'" in message
-      ]
-      if not refused:
-        if "required keyword-only argument" in message:
-          raise TypeError(
-            "the optimizer needs more than the gradients, `step` and `value`"
-            " that steps tell it, as line searches do, optax.lbfgs's for one:"
-            f" that is not supported ({message})"
-          ) from error
-        raise
-    hidden[refused[0]] = told.pop(refused[0])
+  takes = inspect.signature(optimizer.update).parameters.values()
+  if not any(each.kind is each.VAR_KEYWORD for each in takes):
+    names = {each.name for each in takes}
+    told = {name: value for name, value in told.items() if name in names}
+  return optimizer.update(grads, opt_state, params, **told)
 
 
 def find_learning_rate(opt_state: Any) -> Array | None:
@@ -393,22 +369,6 @@ class _StepSchedule(WrappedSchedule):
     return super().__call__(_at(state, step), **others)
 
 
-# The training step, while it's told to those alone that can't be told by an
-# argument, since another part of their chain refuses it.
-_step: contextvars.ContextVar[Any] = contextvars.ContextVar(
-  "step", default=None
-)
-
-
-@contextlib.contextmanager
-def _telling(step):
-  token = _step.set(step)
-  try:
-    yield
-  finally:
-    _step.reset(token)
-
-
 def _kinds(opt_state):
   """The outermost kinds of a state, in words."""
   parts = opt_state if type(opt_state) is tuple else (opt_state,)
@@ -416,7 +376,6 @@ def _kinds(opt_state):
 
 
 def _at(state, step):
-  step = _step.get() if step is None else step
   if step is None:
     return state
   return state._replace(count=jnp.asarray(step, jnp.int32))
