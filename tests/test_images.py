@@ -99,6 +99,33 @@ def test_images_are_checked(pixels, alpha, message):
     Image(pixels, alpha)
 
 
+@pytest.mark.parametrize(
+  ("extra", "message"),
+  [
+    (np.zeros((2, 3), np.uint8), r"extra is uint8 \[2, 3\]"),
+    (np.zeros((2, 3, 0), np.uint8), "1 or more"),
+    (np.zeros((3, 2, 1), np.uint8), r"need uint8 \[2, 3, 1"),
+    (np.zeros((2, 3, 1), np.uint16), "extra is uint16"),
+  ],
+)
+def test_further_samples_are_checked(extra, message):
+  pixels = np.zeros((2, 3, 1), np.uint8)
+  assert Image(pixels, extra=pixels).extra is pixels
+  with pytest.raises(ValueError, match=message):
+    Image(pixels, extra=extra)
+
+
+def test_what_is_said_is_one_line():
+  with pytest.raises(ValueError, match="record"):
+    images.Metadata(record="a\nb")
+  with pytest.raises(ValueError, match="record"):
+    images.Metadata(record="")
+  with pytest.raises(ValueError, match="size"):
+    images.Metadata(size=(0, 1))
+  with pytest.raises(ValueError, match="note"):
+    Image(np.zeros((2, 2, 3), np.uint8), notes=("\x1b[31m",))
+
+
 def test_suffixes():
   assert images.is_image_suffix("a/b.TIFF")
   assert not images.is_image_suffix("a/b.tiff.txt")

@@ -144,6 +144,7 @@ def assemble(found: Found) -> Image:
     exif=meta.tidy_exif(found.exif, W, H),
     xmp=meta.tidy_xmp(found.xmp),
     dpi=dpi,
+    size=(W, H),
   )
   return Image(pixels, alpha, metadata)
 

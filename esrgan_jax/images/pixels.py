@@ -43,6 +43,11 @@ class Metadata:
       orientation reset and its thumbnail removed.
     xmp: XMP packet, UTF-8.
     dpi: Horizontal and vertical pixels an inch.
+    size: Width and height of the picture that all this was said of, upright;
+      None: those of the pixels. Of an enlarged one, what counts in pixels is
+      scaled by them when it is written.
+    record: One printable line on how the picture was made, for people who find
+      the file; written where its format has room for it.
 
   >>> Metadata(dpi=(300.0, 300.0)).icc_profile is None
   True
@@ -53,6 +58,16 @@ class Metadata:
   exif: bytes | None = dataclasses.field(default=None, repr=False)
   xmp: bytes | None = dataclasses.field(default=None, repr=False)
   dpi: tuple[float, float] | None = None
+  size: tuple[int, int] | None = None
+  record: str | None = None
+
+  def __post_init__(self):
+    if self.size is not None and min(self.size) < 1:
+      raise ValueError(f"size is {self.size}, and sides are at least 1")
+    if self.record is not None and not (
+      self.record and self.record.isprintable()
+    ):
+      raise ValueError(f"record is {self.record!r}, not one printable line")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +79,9 @@ class Image:
       not multiplied by alpha.
     alpha: None, or `[H, W]` of the same dtype; 0 is transparent.
     metadata: Profile, EXIF and the like.
+    extra: None, or `[H, W, E]` of the same dtype, E >= 1: further samples that
+      are neither colour nor transparency, such as bands of a satellite.
+    notes: Sentences on what of its file is not in it, one printable line each.
 
   Raises:
     ValueError: If shapes or dtypes are not those above, or an axis is empty.
@@ -75,6 +93,8 @@ class Image:
   pixels: np.ndarray
   alpha: np.ndarray | None = None
   metadata: Metadata = dataclasses.field(default_factory=Metadata)
+  extra: np.ndarray | None = None
+  notes: tuple[str, ...] = ()
 
   def __post_init__(self):
     shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -91,6 +111,19 @@ class Image:
         f"alpha is {self.alpha.dtype} {list(self.alpha.shape)}, and the pixels"
         f" need {dtype} {list(shape[:2])}"
       )
+    if self.extra is not None and (
+      self.extra.ndim != 3
+      or self.extra.shape[:2] != shape[:2]
+      or self.extra.shape[2] == 0
+      or self.extra.dtype != dtype
+    ):
+      raise ValueError(
+        f"extra is {self.extra.dtype} {list(self.extra.shape)}, and the pixels"
+        f" need {dtype} [{shape[0]}, {shape[1]}, 1 or more]"
+      )
+    for note in self.notes:
+      if not note.isprintable():
+        raise ValueError(f"the note {note!r} is not one printable line")
 
 
 def is_image_suffix(path: str | os.PathLike) -> bool:

@@ -58,7 +58,7 @@ def read_image(
   >>> from esrgan_jax.images.writing import write_image
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   file = os.path.join(folder, "grey.png")
-  ...   write_image(file, Image(np.full((2, 3, 1), 40_000, np.uint16)))
+  ...   _ = write_image(file, Image(np.full((2, 3, 1), 40_000, np.uint16)))
   ...   image = read_image(file)
   >>> image.pixels.shape, image.pixels.dtype.name, image.metadata.format
   ((2, 3, 1), 'uint16', 'PNG')

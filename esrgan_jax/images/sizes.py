@@ -31,7 +31,7 @@ def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
   >>> from esrgan_jax import images
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   file = os.path.join(folder, "grey.webp")
-  ...   images.write_image(file, images.Image(np.zeros((2, 3, 1), np.uint8)))
+  ...   _ = images.write_image(file, images.Image(np.zeros((2, 3, 1), np.uint8)))
   ...   read_size(file)
   (3, 2)
   """

@@ -30,7 +30,7 @@ def write_image(
   quality: int = 95,
   lossless: bool = False,
   overwrite: bool = False,
-) -> None:
+) -> tuple[str, ...]:
   """Writes an image; the suffix of `path` chooses the format.
 
   The file is written aside, in the same folder, and appears under its name
@@ -48,6 +48,9 @@ def write_image(
     overwrite: Replace a file of that name. Without it, an existing file is
       never touched, even if it appears while this one is being written.
 
+  Returns:
+    Sentences on what of `image` the format could not hold, one line each.
+
   Raises:
     ImageError: If the suffix is unknown, the file exists, `image` does not
       fit the format (transparency in JPEG or BMP, or too many pixels), or
@@ -58,7 +61,7 @@ def write_image(
   >>> from esrgan_jax.images.reading import read_image
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   file = os.path.join(folder, "black.jpg")
-  ...   write_image(file, Image(np.zeros((8, 8, 3), np.uint8)))
+  ...   _ = write_image(file, Image(np.zeros((8, 8, 3), np.uint8)))
   ...   read_image(file).pixels.max()
   np.uint8(0)
   """
@@ -79,6 +82,7 @@ def write_image(
         write_tiff(file, image)
       else:
         _write_pillow(file, image, format_, quality, lossless)
+    return ()
   except ImageError as error:
     raise ImageError(f"{printable(path)}: {error}") from error.__cause__
   except OSError as error:

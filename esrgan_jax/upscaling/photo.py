@@ -37,7 +37,8 @@ def upscale_photo(
   """Upscales a photo: 8 or 16 bits, grey or colour, with or without alpha.
 
   Transparency is upscaled by the network too, as a grey image of its own, and
-  what lies under it takes its colour from what is seen.
+  what lies under it takes its colour from what is seen. So is each further
+  band.
 
   Args:
     model: Upscales the pixels.
@@ -73,7 +74,9 @@ def upscale_photo(
   if not even:
     # What lies under full transparency must not bleed into what is seen.
     pixels = images.bleed_colour(pixels, alpha)
-  passes = 1 if even else 2
+  extra = photo.extra
+  further = 0 if extra is None else extra.shape[2]
+  passes = (1 if even else 2) + further
 
   def upscale(plane: np.ndarray, index: int) -> np.ndarray:
     height, width, channels = plane.shape
@@ -98,7 +101,13 @@ def upscale_photo(
       alpha = np.broadcast_to(alpha.flat[0], result.shape[:2])
     else:
       alpha = upscale(alpha[..., None], 1)[..., 0]
-  return dataclasses.replace(photo, pixels=result, alpha=alpha)
+  if extra is not None:
+    planes = _room((*result.shape[:2], further), extra.dtype, folder)
+    for index in range(further):
+      plane = upscale(extra[..., index, None], passes - further + index)
+      planes[..., index] = plane[..., 0]
+    extra = planes
+  return dataclasses.replace(photo, pixels=result, alpha=alpha, extra=extra)
 
 
 def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:

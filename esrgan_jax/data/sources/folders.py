@@ -95,7 +95,7 @@ class ImageFolder(Source):
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   black = images.Image(np.zeros((9, 8, 3), np.uint8))
-  ...   images.write_image(pathlib.Path(folder) / "black.png", black)
+  ...   _ = images.write_image(pathlib.Path(folder) / "black.png", black)
   ...   source = ImageFolder(folder, scale=4)
   ...   [image.shape for image in source[0]]
   [(2, 2, 3), (8, 8, 3)]
@@ -194,7 +194,7 @@ class PairFolder(Source):
   ...   for path, size in ((hr / "1.png", 8), (lr / "1x4.png", 2)):
   ...     path.parent.mkdir()
   ...     black = images.Image(np.zeros((size, size, 3), np.uint8))
-  ...     images.write_image(path, black)
+  ...     _ = images.write_image(path, black)
   ...   source = PairFolder(hr, lr, scale=4)
   ...   source.names, source[0].lr.shape
   (['1.png'], (2, 2, 3))
