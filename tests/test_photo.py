@@ -49,7 +49,7 @@ def test_even_alpha_takes_no_second_pass(model):
   result = photo.upscale_photo(
     model,
     images.Image(pixels, alpha=alpha),
-    scale=1.5,
+    size=(16, 21),
     progress=lambda *count: counts.append(count),
   )
   assert counts[-1] == (1, 1)

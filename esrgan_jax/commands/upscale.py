@@ -12,7 +12,6 @@ written is reported, the others are done, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import glob
 import os
 import pathlib
@@ -20,20 +19,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import numpy as np
 import rich.progress
 
 from esrgan_jax import compilation, console, images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import photo, upscaler
+from esrgan_jax.upscaling import files, upscaler
+from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.weights import find, zoo
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-  source: pathlib.Path
-  target: pathlib.Path
-  pixels: int  # For the estimate of the time left; 0 if unknown.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,23 +159,33 @@ def run(args: argparse.Namespace) -> int:
   jobs = _plan(targets, args, fail, say)
   if not jobs:
     return int(failures > 0)
+  settings = files.Settings(
+    size=ResultSize(scale=args.scale),
+    tile=args.tile,
+    exact=args.exact,
+    halo=args.halo,
+    quality=args.quality,
+    max_pixels=args.max_pixels,
+    overwrite=args.overwrite,
+  )
   started = time.perf_counter()
   done = pixels = 0
   with _Progress(jobs, err, disable=args.quiet) as bar:
-    for job in jobs:
-      began = time.perf_counter()
-      try:
-        size = _upscale_file(job, model, scale, args, bar, say)
-      except Exception as error:  # The other images are not to blame.
-        if os.environ.get("ESRGAN_JAX_TRACEBACK"):
-          raise
-        reason, name = explain(error), printable(job.source)
-        fail(reason if name in reason else f"{name}: {reason}")
-      else:
+    outcomes = files.upscale_files(model, jobs, settings, progress=bar.tiles)
+    for job, outcome in outcomes:
+      name = printable(job.source)
+      if isinstance(outcome, files.Done):
+        width, height = outcome.width, outcome.height
         done += 1
-        pixels += size[0] * size[1]
-        seconds = time.perf_counter() - began
-        say(f"{job.target}  {size[0]} x {size[1]}, {seconds:.1f} s")
+        pixels += width * height
+        for note in outcome.notes:
+          say(f"{name}: {note}")
+        say(f"{job.target}  {width} x {height}, {outcome.seconds:.1f} s")
+      elif os.environ.get("ESRGAN_JAX_TRACEBACK"):
+        raise outcome
+      else:
+        reason = explain(outcome)
+        fail(reason if name in reason else f"{name}: {reason}")
       bar.finish(job)
   seconds = time.perf_counter() - started
   device = jax.local_devices()[0].device_kind
@@ -284,9 +286,9 @@ def _plan(
   args: argparse.Namespace,
   fail: Callable[[object], None],
   say: Callable[[str], None],
-) -> list[_Job]:
+) -> list[files.Job]:
   """Returns what to do, and refuses what would lose something."""
-  jobs: dict[pathlib.Path, _Job] = {}
+  jobs: dict[pathlib.Path, files.Job] = {}
   inputs = storage.file_ids([*targets, args.model])
   for source, target in targets.items():
     if target in jobs:
@@ -305,47 +307,8 @@ def _plan(
     except OSError as error:
       fail(f"{source}: {explain(error)}")
     else:
-      width, height = images.read_size(source) or (0, 0)
-      jobs[target] = _Job(source, target, width * height)
+      jobs[target] = files.Job(source, target, images.read_size(source))
   return list(jobs.values())
-
-
-def _upscale_file(
-  job: _Job,
-  model: upscaler.Upscaler,
-  scale: float,
-  args: argparse.Namespace,
-  bar: _Progress,
-  say: Callable[[str], None],
-) -> tuple[int, int]:
-  """Upscales one file; returns the result's width and height."""
-  picture = images.read_image(job.source, max_pixels=args.max_pixels)
-  size = photo.scaled_size(picture.pixels.shape, scale)
-  images.check_fits(  # Before the work, not after it.
-    job.target,
-    (*size, picture.pixels.shape[2]),
-    transparent=picture.alpha is not None and not _is_opaque(picture.alpha),
-  )
-  job.target.parent.mkdir(parents=True, exist_ok=True)
-  result = photo.upscale_photo(
-    model,
-    picture,
-    scale=scale,
-    tile=args.tile,
-    exact=args.exact,
-    halo=args.halo,
-    folder=job.target.parent,
-    progress=lambda done, total: bar.tiles(job, done, total),
-    notify=lambda message: say(f"{job.source}: {message}"),
-  )
-  images.write_image(
-    job.target, result, quality=args.quality, overwrite=args.overwrite
-  )
-  return size[1], size[0]
-
-
-def _is_opaque(alpha: np.ndarray) -> bool:
-  return int(alpha.min()) == np.iinfo(alpha.dtype).max
 
 
 class _Progress:
@@ -353,7 +316,7 @@ class _Progress:
 
   def __init__(
     self,
-    jobs: Sequence[_Job],
+    jobs: Sequence[files.Job],
     err: rich.console.Console,
     *,
     disable: bool,
@@ -381,7 +344,7 @@ class _Progress:
     if self._shown:
       self._bar.stop()
 
-  def tiles(self, job: _Job, done: int, total: int) -> None:
+  def tiles(self, job: files.Job, done: int, total: int) -> None:
     """Shows how many tiles of an image are done."""
     count = len(self._index)
     images_done = f"{self._index[job] + 1}/{count} " if count > 1 else ""
@@ -391,7 +354,7 @@ class _Progress:
       description=f"{images_done}{job.source.name} tile {done}/{total}",
     )
 
-  def finish(self, job: _Job) -> None:
+  def finish(self, job: files.Job) -> None:
     """Counts an image as done, whatever became of it."""
     self._done += job.pixels
     self._bar.update(self._task, completed=self._done)

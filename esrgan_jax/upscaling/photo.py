@@ -16,7 +16,7 @@ from PIL import Image as PilImage
 from esrgan_jax import images
 from esrgan_jax.upscaling.upscaler import Upscaler
 
-__all__ = ["resize", "scaled_size", "upscale_photo"]
+__all__ = ["resize", "upscale_photo"]
 
 # A result above this size lives in a file until it is written.
 _MEMMAP_BYTES = 2**28
@@ -26,7 +26,7 @@ def upscale_photo(
   model: Upscaler,
   photo: images.Image,
   *,
-  scale: float | None = None,
+  size: tuple[int, int] | None = None,
   tile: int | str = "auto",
   exact: bool = False,
   halo: int | None = None,
@@ -43,8 +43,8 @@ def upscale_photo(
   Args:
     model: Upscales the pixels.
     photo: The photo; it stays as it is.
-    scale: Size of the result over that of the photo. What the model gives is
-      resized to it at the end, by Lanczos. None means the model's own.
+    size: Height and width of the result. What the model gives is resized to
+      it at the end, by Lanczos. None means what the model gives.
     tile: See `Upscaler.upscale`, as for `exact` and `halo`.
     exact: Likewise.
     halo: Likewise.
@@ -64,11 +64,11 @@ def upscale_photo(
   >>> from esrgan_jax.upscaling.upscaler import load
   >>> pixels = np.full((6, 8, 3), 200, np.uint8)
   >>> clear = images.Image(pixels, alpha=np.full((6, 8), 99, np.uint8))
-  >>> result = upscale_photo(load("realesrgan-x4plus-anime"), clear, scale=2)
+  >>> model = load("realesrgan-x4plus-anime")
+  >>> result = upscale_photo(model, clear, size=(12, 16))
   >>> result.pixels.shape, int(result.alpha[0, 0])
   ((12, 16, 3), 99)
   """
-  scale = model.scale if scale is None else scale
   pixels, alpha = photo.pixels, photo.alpha
   even = alpha is None or bool((alpha == alpha.flat[0]).all())
   if not even:
@@ -91,8 +91,8 @@ def upscale_photo(
       and (lambda done, total: progress(done + index * total, total * passes)),
       notify=notify,
     )
-    if scale != model.scale:
-      result = resize(result, *scaled_size(plane.shape, scale))
+    if size is not None and size != result.shape[:2]:
+      result = resize(result, *size)
     return result
 
   result = upscale(pixels, 0)
@@ -108,20 +108,6 @@ def upscale_photo(
       planes[..., index] = plane[..., 0]
     extra = planes
   return dataclasses.replace(photo, pixels=result, alpha=alpha, extra=extra)
-
-
-def scaled_size(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
-  """Returns height and width of a result.
-
-  Args:
-    shape: Of the photo, height and width first.
-    scale: Size of the result over that of the photo.
-
-  >>> scaled_size((11, 14, 3), 1.5), scaled_size((1, 9), 0.1)
-  ((16, 21), (1, 1))
-  """
-  height, width = (max(1, round(length * scale)) for length in shape[:2])
-  return height, width
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
