@@ -83,7 +83,7 @@ _PICKLES = {
   ),
   "tuples of tuples, as a key": (
     b"\x80\x02})" + b"q\x00h\x00\x86" * 40 + b"Ns.",
-    "a dict key is a tuple",
+    "an unknown network",
   ),
   "sizes, copied": (
     b"\x80\x02" + _SIZES + b"](" + b"h\x00h\x01R" * 9000 + b"e.",
@@ -91,6 +91,11 @@ _PICKLES = {
   ),
   "dicts, copied": (
     b"\x80\x02" + _PAIRS + b"](" + b"h\x00h\x01R" * 5000 + b"e.",
+    "more steps to read than its size",
+  ),
+  "sets, copied": (
+    b"\x80\x02c__builtin__\nset\nq\x00](" + b"N" * 9000 + b"e\x85q\x010"
+    b"](" + b"h\x00h\x01R" * 5000 + b"e.",
     "more steps to read than its size",
   ),
   "tensors without end": (

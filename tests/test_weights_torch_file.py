@@ -1,6 +1,7 @@
 """Reading `.pth` without PyTorch: right values; hostile files do nothing."""
 
 import builtins
+import collections
 import io
 import os
 import pathlib
@@ -177,14 +178,17 @@ def test_other_functions_are_refused_by_name(save, function, args):
     b"X\x02\x00\x00\x00osX\x06\x00\x00\x00system\x93",  # STACK_GLOBAL
     b"(ios\nsystem\n",  # INST
     b"(ccollections\nOrderedDict\no",  # OBJ
-    b"ccollections\nOrderedDict\n)\x81",  # NEWOBJ
+    b"ccollections\ndefaultdict\n)\x81",  # NEWOBJ
     b"ccollections\nOrderedDict\n)}\x92",  # NEWOBJ_EX
     b"\x82\x01",  # EXT1: copyreg's registry, which may hold anything
     b"\x83\x01\x00",
     b"\x84\x01\x00\x00\x00",
     b"Pstorage\n",  # PERSID
     b"\x97",  # NEXT_BUFFER
-    b"\x8f",  # EMPTY_SET
+    b"(\x91",  # FROZENSET
+    b"ccollections\nCounter\nK\x01\x85R",
+    b"c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R",  # 2 GB of zeros.
+    b"ctorch\nTensor\nK\x01\x85R",
     b"X\x01\x00\x00\x00a)R",  # REDUCE of a string
     b"ctorch\nFloatStorage\n)R",
     b"ctorch._utils\n_rebuild_parameter\nX\x01\x00\x00\x00a\x85R",
@@ -211,7 +215,7 @@ def test_instructions_and_names_that_are_not_needed(save, code):
     b"\x80\x02}(K\x01u.",
     b"\x80\x02K\x01K\x02K\x03s.",
     b"\x80\x02}]K\x01s.",  # An unhashable key.
-    b"\x80\x02}()K\x01u.",
+    b"\x80\x02}(]K\x01u.",
     b"\x80\x02NK\x01Q.",
     b"\x80\x02K\x01}b.",  # State for a number.
     b"\x80\x02}X\xff\xff\xff\xffab.",  # A string of 4 GB.
@@ -257,6 +261,42 @@ def test_limits(save, monkeypatch, name, message):
 def test_keys_that_are_numbers_become_digits(save):
   tree = read(save(build.zip_file(pickle.dumps({0: "a", 1.5: "b"}, 2), {})))
   assert tree == {"0": "a", "1.5": "b"}
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_plain_classes_of_training_states(save, protocol):
+  state = {
+    "milestones": collections.Counter({10: 1, 20: 2}),
+    "seen": {3, 4, 5},
+    "empty": [collections.Counter(), set()],
+    "complex": 1 + 2j,
+    "bytes": [b"ab", bytearray(b"\xe4b")],
+    None: "none",
+    b"key": 1,
+    (64, 64): 2,
+  }
+  found = read(save(build.zip_file(pickle.dumps(state, protocol), {})))
+  assert found["milestones"] == {"10": 1, "20": 2}
+  assert sorted(found["seen"]) == [3, 4, 5]
+  assert found["empty"] == [{}, []]
+  assert found["complex"] == 1 + 2j
+  text = [
+    b if isinstance(b, str) else b.decode("latin-1") for b in found["bytes"]
+  ]
+  assert text == ["ab", "\xe4b"]
+  assert (found["None"], found["key"]) == ("none", 1)
+  assert 2 in found.values()  # Of a key that is no name.
+
+
+def test_bytes_that_are_recalled_take_no_memory(save):
+  long = b"X" + struct.pack("<I", 10_000) + b"a" * 10_000
+  text = b"q\x00X\x06\x00\x00\x00latin1\x86q\x01"
+  encode = b"c_codecs\nencode\nq\x02" + long + text + b"R"
+  again = b"h\x02h\x01R" * 300
+  code = build.dumps({"a": b"(" + encode + again + b"l"})
+  found = read(save(build.zip_file(code, {})))["a"]
+  assert len(found) == 301
+  assert len({id(each) for each in found}) == 1
 
 
 def test_state_dict_attributes_are_dropped(save):
@@ -423,6 +463,57 @@ def test_state_dict_of_a_torch_net(tmp_path, new):
   assert (found.config["scale"], found.config["unshuffle"]) == (2, 2)
   again = names.to_state_dict(found.params)
   net.load_state_dict({k: torch.from_numpy(v) for k, v in again.items()})
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of what is deprecated.
+@pytest.mark.parametrize("new", [True, False])
+def test_what_torch_takes_with_weights_only(tmp_path, new):
+  import torch
+
+  kernel = torch.nn.Parameter(torch.randn(2, 3))
+  kernel.note = "an attribute"
+  adam = torch.optim.Adam([kernel], lr=0.1)
+  kernel.sum().backward()
+  adam.step()
+  plan = torch.optim.lr_scheduler.MultiStepLR(adam, [10, 20, 20])
+  base = torch.arange(6).reshape(2, 3)
+  state = {
+    "net": {"kernel": kernel, "alone": kernel.detach()},
+    "optimizer": adam.state_dict(),
+    "scheduler": plan.state_dict(),
+    "complex": torch.complex(torch.ones(2), torch.zeros(2)),
+    "quantised": torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8),
+    "nested": torch.nested.nested_tensor([torch.ones(1)]),
+    "uint16": base.to(torch.uint16).T,
+    "float8": torch.ones(2).to(torch.float8_e5m2),
+    "sparse": torch.eye(2).to_sparse(),
+    "meta": torch.empty(2, device="meta"),
+    "kinds": [torch.strided, torch.qint8, torch.per_tensor_affine],
+    "size": [torch.Size([2]), torch.device("cuda:1"), b"a", {1, 2}],
+  }
+  if not new:  # These have no legacy form.
+    for key in ("uint16", "float8"):
+      del state[key]
+  path = tmp_path / "state.pth"
+  torch.save(state, path, _use_new_zipfile_serialization=new)
+  torch.load(path, weights_only=True)
+  found = read(path)
+  for key, tensor in state["net"].items():
+    expected = tensor.detach().numpy()
+    np.testing.assert_array_equal(found["net"][key], expected)
+  assert found["scheduler"]["milestones"] == {"10": 1, "20": 2}
+  moment = adam.state_dict()["state"][0]["exp_avg"]
+  np.testing.assert_array_equal(
+    found["optimizer"]["state"]["0"]["exp_avg"], moment
+  )
+  np.testing.assert_array_equal(found["complex"], [1, 1])
+  np.testing.assert_array_equal(found["quantised"], [2, 2])
+  if new:
+    assert found["uint16"].dtype == np.uint16
+    np.testing.assert_array_equal(found["uint16"], base.T)
+  assert found["sparse"] == "a sparse tensor"
+  assert found["meta"] == "a tensor without data"
 
 
 @pytest.mark.torch

@@ -36,6 +36,7 @@ from esrgan_jax.weights.formats.zip_file import StoredZip
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
+# By the names of their classes, of `torch`, `torch.cuda` or `torch.storage`.
 # "bfloat16" is no NumPy type: read as uint16 and widened.
 _STORAGES = {
   "FloatStorage": "f4",
@@ -48,10 +49,30 @@ _STORAGES = {
   "CharStorage": "i1",
   "ByteStorage": "u1",
   "BoolStorage": "?",
+  "ComplexFloatStorage": "c8",
+  "ComplexDoubleStorage": "c16",
+  "QInt8Storage": "i1",
+  "QUInt8Storage": "u1",
+  "QInt32Storage": "i4",
+  "UntypedStorage": "u1",
+}
+_FLOATS8 = tuple(
+  f"float8_{form}"
+  for form in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")
+)
+# Of tensors that say their type themselves; what is no NumPy type, as bytes.
+_UNTYPED = {
+  **{"uint16": "u2", "uint32": "u4", "uint64": "u8"},
+  **dict.fromkeys(_FLOATS8, "u1"),
 }
 _DTYPES = (
   *("float32", "float16", "float64", "bfloat16"),
   *("int64", "int32", "int16", "int8", "uint8", "bool"),
+  *("complex32", "complex64", "complex128", "float4_e2m1fn_x2"),
+  *_UNTYPED,
+  *(f"{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)),
+  *("qint8", "quint8", "qint32", "quint4x2", "quint2x4"),
+  *("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2"),
 )
 # What is called, and with what, takes more bytes than that.
 _CALL_STEPS = 10
@@ -69,13 +90,17 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
 
   Returns:
     The saved dict: arrays for tensors (bfloat16 widened to float32, other types
-    as they are; views, not to be written to), dicts, lists, tuples, strings and
-    numbers for themselves; a dict's numbers, as keys, for their digits. They
-    may share parts and hold themselves: walk them with care.
+    as they are, quantised ones as integers; views, not to be written to),
+    dicts, lists, tuples, strings and numbers for themselves. What else states
+    of optimizers and schedulers hold is plain, too: a dict for a
+    `collections.Counter`, a list for a set, text for a device, and for what is
+    no array, such as a sparse tensor; bytes may be text. Keys of dicts are
+    text, of numbers their digits. Values may share parts and hold themselves:
+    walk them with care.
 
   Raises:
-    UnsafeFileError: If the file would call anything but PyTorch's constructors
-      of tensors; it names what.
+    UnsafeFileError: If the file would call anything that PyTorch's own
+      restricted loader (`weights_only=True`) does not take; it names what.
     DamagedFileError: If the file is truncated or its parts disagree.
     ValueError: If it is a TorchScript archive, holds no dict, or is larger than
       any checkpoint of ours (`limits`).
@@ -131,15 +156,49 @@ class _Tensor:
   strides: tuple[int, ...]
 
 
+# What makes a tensor that is no array here, and the text that stands for it.
+_NO_ARRAYS = {
+  "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+  "torch._utils._rebuild_nested_tensor": "a nested tensor",
+  "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without data",
+  "torch._utils._rebuild_wrapper_subclass": "a tensor of a class of its own",
+  "torch._utils._rebuild_device_tensor_from_numpy": "a tensor of a device",
+}
+# Source: pytorch `torch/_weights_only_unpickler.py::_get_allowed_globals`.
 _ALLOWED = {
   "collections.OrderedDict",
+  "collections.Counter",
+  "_codecs.encode",
+  "builtins.bytearray",
+  "builtins.complex",
+  "builtins.set",
+  "torch._tensor._rebuild_from_type_v2",
   "torch._utils._rebuild_tensor",
   "torch._utils._rebuild_tensor_v2",
+  "torch._utils._rebuild_tensor_v3",
+  "torch._utils._rebuild_qtensor",
   "torch._utils._rebuild_parameter",
+  "torch._utils._rebuild_parameter_with_state",
+  "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+  *_NO_ARRAYS,
+  "torch.nn.parameter.Parameter",
+  "torch.serialization._get_layout",
+  "torch.Tensor",
   "torch.Size",
   "torch.device",
-  *(f"torch.{s}" for s in _STORAGES),
+  "torch.storage.TypedStorage",
+  *(
+    f"torch.{place}{s}"
+    for place in ("", "cuda.", "storage.")
+    for s in _STORAGES
+  ),
   *(f"torch.{d}" for d in _DTYPES),
+  *(
+    f"torch.per_{of}_{how}"
+    for of in ("tensor", "channel")
+    for how in ("affine", "symmetric")
+  ),
+  "torch.per_channel_affine_float_qparams",
 }
 
 
@@ -150,7 +209,9 @@ def _is_count(value: object) -> bool:
 def _name(module: object, name: object) -> _Global:
   """Admits a name that the pickle wants to import, or refuses it."""
   need(isinstance(module, str) and isinstance(name, str), "a name is no text")
-  full = f"{module}.{name}".replace("__builtin__.", "builtins.")
+  full = f"{module}.{name}"
+  if module == "__builtin__":  # What Python 2 calls it, as protocol 2 does.
+    full = f"builtins.{name}"
   if full not in _ALLOWED:
     raise UnsafeFileError(
       f"refused: {printable(full, limit=80)} (the file asks to call it; nothing"
@@ -160,6 +221,10 @@ def _name(module: object, name: object) -> _Global:
   return _Global(full)
 
 
+def _last(name: _Global) -> str:
+  return name.name.rpartition(".")[2]
+
+
 def _storage(pid: object) -> _Storage:
   """Admits a reference to an array: ("storage", type, key, device, size)."""
   need(
@@ -167,13 +232,13 @@ def _storage(pid: object) -> _Storage:
     and len(pid) in (5, 6)
     and pid[0] == "storage"
     and isinstance(pid[1], _Global)
-    and pid[1].name.removeprefix("torch.") in _STORAGES
+    and _last(pid[1]) in _STORAGES
     and isinstance(pid[2], str)
     and re.fullmatch(r"[0-9A-Za-z_]{1,64}", pid[2])
     and _is_count(pid[4]),
     "a reference to an array is malformed",
   )
-  dtype = _STORAGES[pid[1].name.removeprefix("torch.")]
+  dtype = _STORAGES[_last(pid[1])]
   size = base_size = pid[4]
   offset = 0
   if len(pid) == 6 and pid[5] is not None:  # A view of another storage.
@@ -199,8 +264,10 @@ def _call(function: object, args: object, budget: Budget) -> Any:
     )
   need(isinstance(args, tuple), f"{function.name} without arguments")
   match function.name, args:
-    case "collections.OrderedDict", ():
+    case "collections.OrderedDict" | "collections.Counter", ():
       return {}
+    case "collections.Counter", (dict() as counts,):
+      return counts
     case "collections.OrderedDict", (list() | tuple() as pairs,):
       budget.spend(len(pairs))
       result: dict[str, Any] = {}
@@ -208,13 +275,51 @@ def _call(function: object, args: object, budget: Budget) -> Any:
         need(isinstance(pair, (list, tuple)) and len(pair) == 2, "a bad pair")
         _set(result, *pair)
       return result
+    case "builtins.set", (list() | tuple() as items,):
+      budget.spend(len(items))
+      return list(items)
+    case "builtins.bytearray" | "_codecs.encode", (str() | bytes() as text, *_):
+      return text  # As it stands there: a copy each time may fill any memory.
+    case "builtins.complex", (int() | float() as real, int() | float() as imag):
+      return complex(real, imag)
     case (
-      "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
+      "torch._utils._rebuild_tensor"
+      | "torch._utils._rebuild_tensor_v2"
+      | "torch._utils._rebuild_qtensor",
       (_Storage() as storage, offset, tuple(shape), tuple(strides), *_),
     ):
       return _tensor(storage, offset, shape, strides)
-    case "torch._utils._rebuild_parameter", (_Tensor() as tensor, *_):
+    case (
+      "torch._utils._rebuild_tensor_v3",
+      (
+        _Storage() as storage,
+        offset,
+        tuple(shape),
+        tuple(strides),
+        _,
+        _,
+        _Global() as dtype,
+        *_,
+      ),
+    ):
+      return _tensor_of(dtype, storage, offset, shape, strides)
+    case (
+      "torch._tensor._rebuild_from_type_v2",
+      (_Global() as rebuild, _, tuple() as inner, _),
+    ) if rebuild != function:
+      return _call(rebuild, inner, budget)
+    case (
+      "torch._utils._rebuild_parameter"
+      | "torch._utils._rebuild_parameter_with_state"
+      | "torch._utils._rebuild_device_tensor_from_cpu_tensor"
+      | "torch.nn.parameter.Parameter",
+      (_Tensor() as tensor, *_),
+    ):
       return tensor
+    case name, _ if name in _NO_ARRAYS:
+      return _NO_ARRAYS[name]
+    case "torch.serialization._get_layout", (str(layout),):
+      return layout
     case "torch.Size", (tuple() | list() as size,) if (
       len(size) <= limits.MAX_AXES
     ):
@@ -250,13 +355,31 @@ def _tensor(
   return _Tensor(storage, offset, shape, strides)
 
 
+def _tensor_of(
+  dtype: _Global, storage: _Storage, offset: Any, shape: Any, strides: Any
+) -> _Tensor | str:
+  """A tensor of a type that its storage, which is bytes, does not tell."""
+  found = _UNTYPED.get(_last(dtype))
+  if found is None or _itemsize(storage.dtype) != 1:
+    return f"a tensor of {dtype.name}"
+  size = storage.size // _itemsize(found)
+  need(not storage.offset, "a tensor looks at bytes through a view")
+  typed = dataclasses.replace(storage, dtype=found, size=size, base_size=size)
+  return _tensor(typed, offset, shape, strides)
+
+
 def _set(target: object, key: object, value: object) -> None:
   need(isinstance(target, dict), "an item is set on something not a dict")
   assert isinstance(target, dict)
   # Python hashes numbers to themselves: they can be chosen to collide, which
   # makes a dict quadratic. Strings' hashes nobody knows beforehand.
-  if isinstance(key, (int, float)):
+  if key is None or isinstance(key, (int, float)):
     key = str(key)
+  elif isinstance(key, bytes):
+    key = key.decode("latin-1")
+  elif isinstance(key, (tuple, complex, _Global, _Tensor)):
+    # No name of anything that is looked for; its text may have no end.
+    key = f"({type(key).__name__.lstrip('_').lower()}, {len(target)})"
   if not isinstance(key, str):
     raise DamagedFileError(f"a dict key is a {type(key).__name__}, not a name")
   if len(key) > limits.MAX_NAME:
@@ -273,7 +396,7 @@ _VALUES = {
   *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
   *("FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
   *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-  *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+  *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _CONSTANTS: dict[str, Callable[[], Any]] = {
   "NONE": lambda: None,
@@ -281,6 +404,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
   "NEWFALSE": lambda: False,
   "EMPTY_DICT": dict,
   "EMPTY_LIST": list,
+  "EMPTY_SET": list,
   "EMPTY_TUPLE": tuple,
 }
 
@@ -388,7 +512,7 @@ def _evaluate(
       elif name == "APPEND":
         item = stack.pop()
         stack.top(list).append(item)
-      elif name == "APPENDS":
+      elif name in ("APPENDS", "ADDITEMS"):
         items = stack.group()
         stack.top(list).extend(items)
       elif name == "SETITEM":
@@ -401,16 +525,18 @@ def _evaluate(
         stack.push(_name(*str(arg).split(" ", 1)))
       elif name == "STACK_GLOBAL":
         stack.push(_name(*stack.group(2)))
-      elif name == "REDUCE":
+      elif name in ("REDUCE", "NEWOBJ"):
         stack.push(_call(*stack.group(2), budget))
       elif name == "BINPERSID":
         need(storages is not None, "an array where there can be none")
         stack.push(_storage(stack.pop()))
         storages.append(stack.top())
       elif name == "BUILD":
-        # `state_dict()` hangs a `_metadata` attribute on its OrderedDict.
+        # `state_dict()` hangs a `_metadata` attribute on its OrderedDict;
+        # attributes, of this or of a tensor, are no weights.
         stack.pop()
-        stack.top(dict)
+        has_any = isinstance(stack.top(), (dict, _Tensor))
+        need(has_any, "a value that can have no attributes is given some")
       elif name == "POP":
         stack.drop()
       elif name == "STOP":
