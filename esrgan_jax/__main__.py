@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import importlib
 import os
+import select
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import NoReturn
 
-from esrgan_jax import plugins, text
+from esrgan_jax import plugins, storage, text
 
 # Each is a module of `esrgan_jax.commands`, imported only when it is used.
 _COMMANDS = {
@@ -68,6 +70,10 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
   return parser
 
 
+# Seconds that compiled code may go on after a signal, before the process ends.
+_PATIENCE = 5.0
+
+
 @contextlib.contextmanager
 def _tidy_ends() -> Iterator[None]:
   """Ends as by an error where a signal would end at once, and leave debris."""
@@ -76,16 +82,58 @@ def _tidy_ends() -> Iterator[None]:
     raise SystemExit(128 + number)  # As a shell says it.
 
   before = {}
-  if threading.current_thread() is threading.main_thread():
-    for name in ("SIGTERM", "SIGHUP"):
-      number = getattr(signal, name, None)
-      if number and signal.getsignal(number) is signal.SIG_DFL:
-        before[number] = signal.signal(number, end)
+  with contextlib.ExitStack() as stack:
+    if threading.current_thread() is threading.main_thread():
+      for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+          before[number] = signal.signal(number, end)
+      stack.enter_context(_impatient({*before, signal.SIGINT}))
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _impatient(numbers: Set[int]) -> Iterator[None]:
+  """Ends the process some time after a signal, if nothing else has.
+
+  Python handles signals between its own instructions, in the main thread. One
+  that computes a tile or packs an image is not there for many seconds, and who
+  sent the signal may kill the process by then, which leaves debris.
+  """
+  reading, writing = socket.socketpair()
+  for each in (reading, writing):
+    each.setblocking(False)
+  before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+
+  def watch() -> None:
+    ending = None
+    while True:
+      if not select.select([reading], [], [], ending and _PATIENCE)[0]:
+        break
+      for number in reading.recv(100):
+        if number == 0:
+          return
+        if number in numbers:
+          ending = number
+    storage.remove_unfinished()
+    if sys.stderr.isatty():
+      os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # A bar hides the cursor.
+    os._exit(128 + ending)
+
+  watcher = threading.Thread(target=watch, daemon=True)
+  watcher.start()
   try:
     yield
   finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    signal.set_wakeup_fd(before)
+    writing.send(b"\0")
+    watcher.join()
+    reading.close()
+    writing.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ along.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -38,6 +39,7 @@ __all__ = [
   "kvstore",
   "move_folder",
   "reaching",
+  "remove_unfinished",
   "require_packages",
   "write_whole",
   "written_aside",
@@ -198,10 +200,12 @@ def written_aside(
   """Yields a file that takes a name at the end, if all went well.
 
   It lies in the same folder, under a name that nobody can have guessed, and is
-  gone after an error or an interrupt. What replaces a file takes over its
-  permissions and, where that is allowed, its owner and group, and is at no time
-  open to more people than that. A link stays: the file that it leads to is
-  replaced.
+  gone after an error or an interrupt, and at the end of the process, whichever
+  thread was writing it. The name is hidden, and has no more letters than the
+  file's own or nine: where that fits, it does. What replaces a file takes over
+  its permissions and, where that is allowed, its owner and group, and is at no
+  time open to more people than that. A link stays: the file that it leads to
+  is replaced.
 
   Args:
     path: The name, on a disk; its folder must exist.
@@ -226,10 +230,11 @@ def written_aside(
   check_output(path, overwrite=overwrite)
   replaced = _stat(path)
   target = pathlib.Path(os.path.realpath(path) if replaced else path)
-  aside = target.with_name(f".esrgan_jax.{secrets.token_hex(8)}.part")
+  aside = target.with_name(_aside_name(target.name))
   # 0o666 less the umask is what new files get.
   create = functools.partial(os.open, mode=0o600 if replaced else 0o666)
   try:
+    _unfinished[aside] = os.getpid()
     with open(aside, "x+b", opener=create) as file:
       yield file
       file.flush()
@@ -250,7 +255,34 @@ def written_aside(
     if error.filename not in names or isinstance(error, WriteError):
       raise  # Of another file, that the writer has read.
     raise _unwritable(path, error) from error
+  finally:
+    if not os.path.lexists(aside):  # Else an interrupt came while removing.
+      _unfinished.pop(aside, None)
   _sync_folder(target.parent)
+
+
+# What is being written, by which process: a fork has no part in it.
+_unfinished: dict[pathlib.Path, int] = {}
+
+
+def _aside_name(name):
+  """A hidden name that is not longer than another, by the system's bytes."""
+  return f".{secrets.token_hex(16)}"[: max(len(os.fsencode(name)), 9)]
+
+
+@atexit.register
+def remove_unfinished() -> None:
+  """Removes what `written_aside` is writing, in all threads of this process.
+
+  For the end of a process, which calls it of itself where it ends in order;
+  `os._exit` does not. A thread that writes on gets an error at its end.
+
+  >>> remove_unfinished()
+  """
+  for aside, owner in list(_unfinished.items()):
+    if owner == os.getpid():
+      with contextlib.suppress(OSError):
+        os.unlink(aside)
 
 
 def _take_over(file, replaced):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -67,6 +69,43 @@ def test_a_signal_leaves_no_debris(monkeypatch, tmp_path, name):
   assert status == 128 + number
   assert os.listdir(tmp_path) == []
   assert left is usual
+
+
+_BUSY = """
+import hashlib, threading, sys
+from esrgan_jax import __main__, storage
+from esrgan_jax.commands import models
+
+def write(path):
+  with storage.written_aside(path, overwrite=False) as file:
+    file.write(b"half")
+    ready.wait()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # Compiled: an hour.
+
+def run(_):
+  path = sys.argv[1] + "/a"
+  threading.Thread(target=write, args=(path,), daemon=True).start()
+  threading.Timer(0.2, print, ["busy"], {"flush": True}).start()
+  write(sys.argv[1] + "/b")
+
+ready = threading.Barrier(2)
+models.run = run
+__main__._PATIENCE = 0.2
+__main__.main(["models"])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_compiled_code_and_leaves_no_debris(tmp_path, name):
+  with subprocess.Popen(
+    [sys.executable, "-c", _BUSY, tmp_path], stdout=subprocess.PIPE
+  ) as process:
+    assert process.stdout.readline() == b"busy\n"
+    assert len(os.listdir(tmp_path)) == 2
+    process.send_signal(getattr(signal, name))
+    status = process.wait(20)
+  assert status == 128 + getattr(signal, name)
+  assert os.listdir(tmp_path) == []
 
 
 def test_arguments_are_shown_as_text(capsys):

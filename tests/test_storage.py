@@ -130,6 +130,43 @@ def test_what_replaces_a_file_is_open_to_no_more_people(tmp_path, mode):
   assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("length", [1, 9, 30, 255])
+def test_the_name_aside_is_hidden_and_fits_where_the_files_does(
+  tmp_path, length
+):
+  path = tmp_path / ("é" * (length // 2) + "a" * (length % 2))
+  with storage.written_aside(path, overwrite=False):
+    (aside,) = os.listdir(tmp_path)
+    assert aside.startswith(".")
+    assert len(os.fsencode(aside)) <= max(length, 9)
+  assert os.listdir(tmp_path) == [path.name]
+
+
+def test_what_a_thread_is_writing_is_gone_at_the_end(tmp_path):
+  code = """
+import os, sys, threading
+from esrgan_jax import storage
+
+def write():
+  with storage.written_aside(sys.argv[1] + "/a", overwrite=False):
+    started.set()
+    threading.Event().wait()
+
+started = threading.Event()
+threading.Thread(target=write, daemon=True).start()
+started.wait()
+if not os.fork():
+  sys.exit()  # The other process goes on writing.
+os.wait()
+print(len(os.listdir(sys.argv[1])))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code, tmp_path], capture_output=True, check=True
+  )
+  assert done.stdout == b"1\n"
+  assert os.listdir(tmp_path) == []
+
+
 @as_root
 def test_what_replaces_a_file_keeps_its_owner_where_that_is_allowed():
   # Where another user comes by, wherever this run's own files are.
