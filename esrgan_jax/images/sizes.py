@@ -31,7 +31,8 @@ def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
   >>> from esrgan_jax import images
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   file = os.path.join(folder, "grey.webp")
-  ...   _ = images.write_image(file, images.Image(np.zeros((2, 3, 1), np.uint8)))
+  ...   grey = images.Image(np.zeros((2, 3, 1), np.uint8))
+  ...   _ = images.write_image(file, grey)
   ...   read_size(file)
   (3, 2)
   """
