@@ -24,10 +24,13 @@ def noise(*shape, dtype=np.uint8, seed=0):
 
 
 def joined(image):
-  """Returns an image's samples, alpha last."""
-  if image.alpha is None:
-    return image.pixels
-  return np.concatenate([image.pixels, image.alpha[..., None]], axis=2)
+  """Returns an image's samples: colour, alpha, further ones."""
+  planes = [image.pixels]
+  if image.alpha is not None:
+    planes.append(image.alpha[..., None])
+  if image.extra is not None:
+    planes.append(image.extra)
+  return np.concatenate(planes, axis=2)
 
 
 def split(samples):
@@ -484,6 +487,16 @@ def _tiffs(rgb, rgba, deep, exif):
     ),
     "premultiplied": written(
       deep, photometric="rgb", extrasamples=["assocalpha"]
+    ),
+    "palette of 8 bits": grey_tiff(
+      5,
+      4,
+      noise(20).tobytes(),
+      tag_262=(3, 3),
+      tag_320=(3, noise(768).tolist()),
+    ),
+    "bands": written(
+      noise(12, 10, 6), photometric="rgb", extrasamples=[0, 2, 0]
     ),
     "group 3": saved(bilevel, "TIFF", compression="group3"),
     "group 4": saved(bilevel, "TIFF", compression="group4"),

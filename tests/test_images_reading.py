@@ -465,20 +465,103 @@ def test_fax(tmp_path, width, compression, options):
     np.testing.assert_array_equal(image.pixels[..., 0], page * 255)
 
 
-def test_tiff_of_further_channels(tmp_path):
-  # Those that mean nothing are left out; so is transparency behind them.
-  samples = noise(6, 5, 6)
-  for planar in ("contig", "separate"):
-    data = samples if planar == "contig" else np.moveaxis(samples, 2, 0)
-    for first in ("unspecified", "unassalpha"):
-      tifffile.imwrite(
-        tmp_path / "a.tif",
-        data,
-        photometric="rgb",
-        planarconfig=planar,
-        extrasamples=[first, "unspecified", "unassalpha"],
-        metadata=None,
-      )
-      image = images.read_image(tmp_path / "a.tif")
-      expected = samples[..., : 4 if first == "unassalpha" else 3]
-      np.testing.assert_array_equal(joined(image), expected)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_palettes_of_eight_bits(tmp_path, bits):
+  # ColorMap has 16 bits a value; some programs write 8, and mean it.
+  values = noise(5, 7, dtype=np.uint16) >> (16 - bits)
+  palette = noise(3, 1 << bits)
+  if bits < 8:
+    rows = "".join(
+      "".join(f"{v:0{bits}b}" for v in row).ljust(-(-7 * bits // 8) * 8, "0")
+      for row in values
+    )
+    data = int(rows, 2).to_bytes(len(rows) // 8, "big")
+  else:
+    data = values.astype(f"<u{bits // 8}").tobytes()
+  for factor in (1, 256, 257):
+    colours = palette.astype(np.uint16) * np.uint16(factor)
+    file = build.grey_tiff(
+      7,
+      5,
+      data,
+      tag_258=(3, bits),
+      tag_262=(3, 3),
+      tag_320=(3, colours.ravel().tolist()),
+    )
+    (tmp_path / "a.tif").write_bytes(file)
+    got = images.read_image(tmp_path / "a.tif").pixels
+    expected = palette.T[values]
+    if bits == 16:  # As deep as the indices.
+      assert got.dtype == np.uint16
+      expected = expected * np.uint16(257 if factor == 1 else factor)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize(
+  ("kinds", "place"),
+  [
+    ((0,), None),
+    ((0, 0, 0), None),
+    ((2, 0), 0),
+    ((0, 0, 2), 2),
+    ((0, 2, 2), 1),
+    ((1,), 0),
+    ((0, 1), 1),
+  ],
+)
+def test_further_bands(tmp_path, photometric, planar, kinds, place):
+  colours = 3 if photometric == "rgb" else 1
+  samples = noise(6, 5, colours + len(kinds), dtype=np.uint16)
+  if place is not None:
+    samples[..., colours + place] = 65535  # So that nothing is divided.
+  tifffile.imwrite(
+    tmp_path / "a.tif",
+    samples if planar == "contig" else np.moveaxis(samples, 2, 0),
+    photometric=photometric,
+    planarconfig=planar,
+    extrasamples=kinds,
+    metadata=None,
+  )
+  image = images.read_image(tmp_path / "a.tif")
+  np.testing.assert_array_equal(image.pixels, samples[..., :colours])
+  rest = samples[..., colours:]
+  if place is None:
+    assert image.alpha is None
+  else:
+    np.testing.assert_array_equal(image.alpha, rest[..., place])
+    rest = np.delete(rest, place, axis=2)
+  if rest.shape[2]:
+    np.testing.assert_array_equal(image.extra, rest)
+  else:
+    assert image.extra is None
+  assert images.write_image(tmp_path / "b.tif", image) == ()
+  with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+    page = tiff.pages[0]
+    np.testing.assert_array_equal(page.asarray(), samples)
+    unmultiplied = tuple(2 if i == place else k for i, k in enumerate(kinds))
+    assert tuple(page.extrasamples) == unmultiplied
+  (note,) = images.write_image(tmp_path / "b.png", image) or (None,)
+  assert (note is None) == (image.extra is None)
+  if note:
+    assert note.startswith(f"{rest.shape[2]} band")
+
+
+def test_one_more_sample_is_transparency_and_more_are_bands(tmp_path):
+  # Without the tag that says so.
+  for more, alpha in ((1, True), (2, False), (5, False)):
+    samples = noise(4, 5, 3 + more)
+    file = build.grey_tiff(
+      5,
+      4,
+      samples.tobytes(),
+      tag_258=(3, [8] * (3 + more)),
+      tag_262=(3, 2),
+      tag_277=(3, 3 + more),
+    )
+    (tmp_path / "a.tif").write_bytes(file)
+    image = images.read_image(tmp_path / "a.tif")
+    assert (image.alpha is not None) == alpha
+    got = image.alpha[..., None] if alpha else image.extra
+    np.testing.assert_array_equal(got, samples[..., 3:])

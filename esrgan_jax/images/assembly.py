@@ -22,16 +22,21 @@ class Found:
     format: As in `Metadata`.
     pixels: uint8 or uint16 `[H, W, 1 or 3]`, as they are stored.
     alpha: None or `[H, W]`.
+    extra: None or `[H, W, E]`.
+    extra_samples: As in `Metadata`.
     icc_profile: Colour profile, of whatever space.
     exif: EXIF tags.
     orientation: As in EXIF; None: what `exif` says.
     xmp: XMP packet.
     dpi: Pixels an inch, None where unknown.
+    notes: Sentences on what is left out, as in `Image`.
   """
 
   format: str
   pixels: np.ndarray
   alpha: np.ndarray | None = None
+  extra: np.ndarray | None = None
+  extra_samples: tuple[int, ...] | None = None
   icc_profile: bytes | None = None
   exif: meta.Exif = dataclasses.field(
     default_factory=lambda: meta.load_exif(None)
@@ -39,6 +44,7 @@ class Found:
   orientation: int | None = None
   xmp: bytes | None = None
   dpi: Sequence[float | None] | None = None
+  notes: tuple[str, ...] = ()
 
 
 def refuse_frames(count: int, what: str) -> None:
@@ -102,7 +108,7 @@ def _conversion(
 
 
 def from_palette(palette: np.ndarray, indices: np.ndarray) -> np.ndarray:
-  """Returns `palette[indices]`, of `[N, C]` and uint8 `[H, W]`."""
+  """Returns `palette[indices]`, of `[N, C]` and integers `[H, W]`."""
   pixels = np.empty((*indices.shape, palette.shape[1]), palette.dtype)
   # NumPy makes eight bytes of each index.
   for rows in bands(pixels):
@@ -126,8 +132,10 @@ def assemble(found: Found) -> Image:
   """Turns the picture upright and tidies its metadata."""
   orientation = found.orientation or meta.orientation_of(found.exif)
   pixels = _upright(found.pixels, orientation)
-  alpha = found.alpha
-  alpha = None if alpha is None else _upright(alpha, orientation)
+  alpha, extra = (
+    None if array is None else _upright(array, orientation)
+    for array in (found.alpha, found.extra)
+  )
   H, W, C = pixels.shape
   dpi = meta.tidy_dpi(found.dpi)
   if dpi is not None and orientation >= 5:
@@ -145,8 +153,9 @@ def assemble(found: Found) -> Image:
     xmp=meta.tidy_xmp(found.xmp),
     dpi=dpi,
     size=(W, H),
+    extra_samples=found.extra_samples,
   )
-  return Image(pixels, alpha, metadata)
+  return Image(pixels, alpha, metadata, extra, found.notes)
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -46,6 +46,8 @@ class Metadata:
     size: Width and height of the picture that all this was said of, upright;
       None: those of the pixels. Of an enlarged one, what counts in pixels is
       scaled by them when it is written.
+    extra_samples: What a TIFF says of the samples after the colours, the
+      transparent one among them, by the numbers of its tag 338; None: nothing.
     record: One printable line on how the picture was made, for people who find
       the file; written where its format has room for it.
 
@@ -59,6 +61,7 @@ class Metadata:
   xmp: bytes | None = dataclasses.field(default=None, repr=False)
   dpi: tuple[float, float] | None = None
   size: tuple[int, int] | None = None
+  extra_samples: tuple[int, ...] | None = None
   record: str | None = None
 
   def __post_init__(self):
@@ -238,10 +241,22 @@ def bands(pixels: np.ndarray, samples: int = 0) -> list[slice]:
 
 
 def samples_of(
-  image: Image, rows: slice, columns: slice = slice(None)
+  image: Image, rows: slice, columns: slice = slice(None), *, at: int = 0
 ) -> np.ndarray:
-  """Returns a part as [rows, columns, samples], alpha last; or a view."""
-  pixels = np.asarray(image.pixels[rows])[:, columns]
-  if image.alpha is None:
-    return pixels
-  return np.concatenate([pixels, image.alpha[rows, columns, None]], axis=2)
+  """Returns a part as [rows, columns, samples], or a view.
+
+  Args:
+    image: All of it, `extra` too.
+    rows: Of the part.
+    columns: Of the part.
+    at: Alpha's place among the samples after the colours.
+  """
+  planes = [np.asarray(image.pixels[rows])[:, columns]]
+  if image.extra is not None:
+    extra = np.asarray(image.extra[rows])[:, columns]
+    planes += [extra[..., :at], extra[..., at:]]
+  if image.alpha is not None:
+    planes.insert(2, image.alpha[rows, columns, None])
+  if len(planes) == 1:
+    return planes[0]
+  return np.concatenate(planes, axis=2)

@@ -74,7 +74,7 @@ def write_image(
   check_fits(path, image.pixels.shape, transparent=transparent)
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
   try:
-    image = _fit(image, format_)
+    image, notes = _fit(image, format_)
     with storage.written_aside(path, overwrite=overwrite) as file:
       if format_ == "PNG":
         write_png(file, image)
@@ -82,7 +82,7 @@ def write_image(
         write_tiff(file, image)
       else:
         _write_pillow(file, image, format_, quality, lossless)
-    return ()
+    return notes
   except ImageError as error:
     raise ImageError(f"{printable(path)}: {error}") from error.__cause__
   except OSError as error:
@@ -135,8 +135,9 @@ def check_fits(
     )
 
 
-def _fit(image: Image, format_: str) -> Image:
-  """Returns what the format can hold of an image."""
+def _fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
+  """Returns what the format can hold of an image, and what it cannot."""
+  notes = []
   H, W, C = image.pixels.shape
   # Opaque: `check_fits` has seen to it.
   alpha = None if format_ in ("JPEG", "BMP") else image.alpha
@@ -144,6 +145,14 @@ def _fit(image: Image, format_: str) -> Image:
   if format_ in ("JPEG", "WEBP", "BMP"):
     pixels = _to_uint8(pixels)
     alpha = None if alpha is None else _to_uint8(alpha)
+  extra = image.extra
+  if extra is not None and format_ != "TIFF":
+    count = extra.shape[2]
+    notes.append(
+      f"{count} {'band' if count == 1 else 'bands'} beyond the colours left"
+      f" out, as {format_} has no room for them; choose .tif"
+    )
+    extra = None
   metadata = image.metadata
   space = meta.SPACE_OF_CHANNELS[3 if format_ == "WEBP" else C]
   if meta.profile_space(metadata.icc_profile) != space:
@@ -154,7 +163,7 @@ def _fit(image: Image, format_: str) -> Image:
     xmp=meta.tidy_xmp(metadata.xmp),
     dpi=meta.tidy_dpi(metadata.dpi),
   )
-  return Image(pixels, alpha, metadata)
+  return Image(pixels, alpha, metadata, extra), tuple(notes)
 
 
 def _to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from esrgan_jax.images.assembly import (
   Found,
   from_palette,
   refuse_frames,
-  split_alpha,
   to_rgb,
 )
 from esrgan_jax.images.decoders import fax, jpeg, webp
@@ -23,6 +22,7 @@ from esrgan_jax.images.metadata import WORDS, Exif, dpi_of, orientation_of
 from esrgan_jax.images.pixels import ImageError, bands
 
 _MOST_PAGES = 1000
+_MOST_SAMPLES = 32
 # Of a tag of the structure but those with a number a part.
 _MOST_VALUES = 64
 _RAW, _LZW, _JPEG, _WEBP = 1, 5, 7, 50001
@@ -69,18 +69,22 @@ class _Page:
     return self.samples // self.planes
 
   @property
-  def alpha(self) -> int:
-    """2 if a channel after the colours is transparency, 1 if premultiplied."""
-    if self.samples <= _CHANNELS[self.photometric]:
-      return 0
-    # One that is stated to mean something else is not, nor are further ones.
-    kind = (self.extra or (2,))[0]
-    return kind if kind in (1, 2) else 0
+  def further(self) -> tuple[int, ...]:
+    """What the samples after the colours are, as in ExtraSamples.
+
+    0 is anything, 1 transparency that colours are multiplied by, 2 such that
+    they are not.
+    """
+    count = self.samples - _CHANNELS[self.photometric]
+    if not self.extra and count == 1:
+      return (2,)  # Of old programs, which don't say.
+    return (*self.extra, *(0,) * count)[:count]
 
   @property
-  def used(self) -> int:
-    """Samples of a pixel that are of use."""
-    return _CHANNELS[self.photometric] + bool(self.alpha)
+  def alpha(self) -> int | None:
+    """The place of transparency among `further`; of several, the first."""
+    kinds = self.further
+    return next((i for i, kind in enumerate(kinds) if kind in (1, 2)), None)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -122,7 +126,13 @@ def read_tiff(data: bytes, max_pixels: int) -> Found:
       return None
     return directories.value_of(data, place).raw
 
-  pixels, alpha, profile = _from_samples(page, samples, bytes_of(34675))
+  pixels, profile = _colours(page, samples, bytes_of(34675))
+  alpha, extra = _further(page, samples)
+  kinds = None
+  if extra is not None:  # Colours are not multiplied by alpha any more.
+    kinds = tuple(
+      2 if i == page.alpha else kind for i, kind in enumerate(page.further)
+    )
   try:
     tree = directories.read_tree(
       data, offset, layout, most=MAX_METADATA, only={*WORDS, EXIF, GPS}
@@ -139,6 +149,8 @@ def read_tiff(data: bytes, max_pixels: int) -> Found:
     format="TIFF",
     pixels=pixels,
     alpha=alpha,
+    extra=extra,
+    extra_samples=kinds,
     icc_profile=profile,
     exif=Exif(tree, layout.order),
     orientation=orientation_of(here),
@@ -233,7 +245,7 @@ def _read_page(
     tables=tables.raw
     if tables is not None and len(tables.raw) < 2**16
     else None,
-    palette=numbers(320, 3 * 2**8),
+    palette=numbers(320, 3 * 2**16),
     offsets=offsets,
     counts=counts,
   )
@@ -251,7 +263,7 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
   if (
     photometric not in _CHANNELS
     or compression not in _COMPRESSIONS
-    or (bits == 16 and photometric not in (0, 1, 2))
+    or (bits == 16 and photometric not in (0, 1, 2, 3))
     or (bits < 8 and photometric not in (0, 1, 3))
     or (bits != 8 and compression in (_JPEG, _WEBP))
     or ((bits, page.samples) != (1, 1) and compression in _FAX)
@@ -261,8 +273,13 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
       f" {compression} are not read; save it as 8-bit or 16-bit RGB with LZW or"
       " no compression"
     )
-  if not _CHANNELS[photometric] <= page.samples <= 32:
+  if not _CHANNELS[photometric] <= page.samples:
     raise ValueError(f"{page.samples} samples a pixel")
+  if page.samples > _MOST_SAMPLES:
+    raise ImageError(
+      f"{page.samples} samples a pixel are more than {_MOST_SAMPLES}; save some"
+      " of the bands as a file of their own"
+    )
   if page.predictor not in (1, 2) or (page.predictor == 2 and bits < 8):
     raise ValueError(f"predictor {page.predictor} for {bits} bits")
   limits.check_size(
@@ -296,14 +313,12 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
 def _decode(
   page: _Page, data: bytes, order: str, max_pixels: int
 ) -> np.ndarray:
-  """Decodes all parts; returns `[H, W, used]`."""
+  """Decodes all parts; returns `[H, W, samples]`."""
   view = memoryview(data)
   kind = np.uint16 if page.bits == 16 else np.uint8
-  samples = np.zeros((page.height, page.width, page.used), kind)
+  samples = np.zeros((page.height, page.width, page.samples), kind)
   decode = _decoder(page, order, max_pixels)
   for plane, top, left, rows, at, count in page.parts():
-    if plane >= page.used:
-      break
     pixels = decode(view[at : at + count], rows)
     channels = slice(plane, plane + 1) if page.planes > 1 else slice(None)
     target = samples[top : top + rows, left : left + page.part_width, channels]
@@ -391,32 +406,61 @@ def _jpeg_spaces(page: _Page) -> tuple[str | None, str | None]:
   return own, {2: "RGB", 5: "CMYK", 6: "RGB"}.get(page.photometric)
 
 
-def _from_samples(
+def _colours(
   page: _Page, samples: np.ndarray, profile: bytes | None
-) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
-  """Returns pixels, alpha and profile of samples `[H, W, used]`."""
-  photometric, channels = page.photometric, _CHANNELS[page.photometric]
-  alpha = None
-  if page.alpha:
-    alpha = np.ascontiguousarray(samples[..., channels])
-  pixels = samples[..., :channels]
+) -> tuple[np.ndarray, bytes | None]:
+  """Returns pixels and their profile of samples `[H, W, samples]`."""
+  photometric = page.photometric
+  pixels = samples[..., : _CHANNELS[photometric]]
   if photometric == 3:
-    if len(page.palette) != 3 << page.bits:
-      raise ValueError(f"a palette of {len(page.palette)} values")
-    palette = np.array(page.palette, np.uint16).reshape(3, -1).T >> 8
-    palette = palette.astype(np.uint8)
-    return from_palette(palette, pixels[..., 0]), alpha, profile
+    return from_palette(_palette(page), pixels[..., 0]), profile
   # JPEG's own decoder makes RGB of YCbCr.
   if photometric in _MODES and (photometric, page.compression) != (6, _JPEG):
-    return to_rgb(_MODES[photometric], pixels, profile), alpha, None
-  if page.bits < 8:
-    pixels = pixels * np.uint8(255 // (2**page.bits - 1))
-  pixels, _ = split_alpha(pixels)
+    return to_rgb(_MODES[photometric], pixels, profile), None
+  pixels = np.ascontiguousarray(_widened(page, pixels))
   if photometric == 0:
     pixels = np.invert(pixels)
-  if page.alpha == 1:
-    pixels = _unmultiplied(pixels, alpha)
-  return pixels, alpha, profile
+  if page.alpha is not None and page.further[page.alpha] == 1:
+    alpha = samples[..., page.alpha - len(page.further)]
+    pixels = _unmultiplied(pixels, _widened(page, alpha))
+  return pixels, profile
+
+
+def _further(
+  page: _Page, samples: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Returns alpha, and samples that are neither that nor colour."""
+  count, place = len(page.further), page.alpha
+  if not count:
+    return None, None
+  rest = _widened(page, samples[..., -count:])
+  if place is None:
+    return None, np.ascontiguousarray(rest)
+  others = [i for i in range(count) if i != place]
+  extra = np.ascontiguousarray(rest[..., others]) if others else None
+  return np.ascontiguousarray(rest[..., place]), extra
+
+
+def _widened(page: _Page, samples: np.ndarray) -> np.ndarray:
+  """Returns samples of less than 8 bits as 8 bits."""
+  if page.bits >= 8:
+    return samples
+  return samples * np.uint8(255 // (2**page.bits - 1))
+
+
+def _palette(page: _Page) -> np.ndarray:
+  """Returns colours `[N, 3]`; of 16 bits, if the indices have as many.
+
+  The format has 16 bits a value. Some programs write 8, which libtiff tells by
+  there being no larger one.
+  """
+  if len(page.palette) != 3 << page.bits:
+    raise ValueError(f"a palette of {len(page.palette)} values")
+  colours = np.array(page.palette, np.uint16).reshape(3, -1).T
+  few = colours.max() < 256
+  if page.bits == 16:
+    return colours * np.uint16(257) if few else colours
+  return (colours if few else colours >> 8).astype(np.uint8)
 
 
 def _unmultiplied(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:

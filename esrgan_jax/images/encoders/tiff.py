@@ -20,12 +20,25 @@ CLASSIC_BYTES = 2**32 - 2**26
 _TILE = 256
 
 
+def extra_samples(image: Image) -> tuple[int, ...]:
+  """Returns tag 338 of an image: as its file had it, if that still holds."""
+  further = 0 if image.extra is None else image.extra.shape[2]
+  kinds = image.metadata.extra_samples or ()
+  if len(kinds) == further + (image.alpha is not None) and (
+    image.alpha is None or 2 in kinds
+  ):
+    return kinds
+  return (2,) * (image.alpha is not None) + (0,) * further
+
+
 def write_tiff(file: BinaryIO, image: Image) -> None:
   """Writes a TIFF of deflated tiles; `file` must be readable, too."""
   import tifffile
 
   H, W, C = image.pixels.shape
-  samples = C + (image.alpha is not None)
+  kinds = extra_samples(image)
+  alpha = kinds.index(2) if image.alpha is not None else 0
+  samples = C + len(kinds)
   info = image.metadata
   big = H * W * samples * image.pixels.itemsize > CLASSIC_BYTES
   exif = meta.load_exif(info.exif)
@@ -35,7 +48,7 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
   def tiles() -> Iterator[np.ndarray]:
     for top, left in itertools.product(range(0, H, _TILE), range(0, W, _TILE)):
       yield samples_of(
-        image, slice(top, top + _TILE), slice(left, left + _TILE)
+        image, slice(top, top + _TILE), slice(left, left + _TILE), at=alpha
       ).astype(image.pixels.dtype.newbyteorder(order))
 
   tags: list[tuple] = []
@@ -58,7 +71,7 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
       tile=(_TILE, _TILE),
       photometric="minisblack" if C == 1 else "rgb",
       planarconfig="contig" if samples > 1 else None,
-      extrasamples=["unassalpha"] if samples > C else None,
+      extrasamples=kinds or None,
       compression="zlib",
       compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
       predictor=True,
