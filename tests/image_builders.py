@@ -263,6 +263,41 @@ def gif(canvas, frames, *, palette=bytes(range(6)), tail=b";"):
   return b"".join([*parts, tail])
 
 
+def gif_frame(
+  indices, place=(0, 0), *, palette=None, dispose=0, delay=0, clear=None
+):
+  """A GIF's frame of indices `[H, W]`, at left and top, and its control block.
+
+  Codes are of nine bits: each index as it is, and a clear one in time.
+  """
+  codes = []
+  for number, index in enumerate(indices.ravel().tolist()):
+    codes += [256, index] if number % 250 == 0 else [index]
+  codes.append(257)
+  bits = np.array(codes, "<u2").view(np.uint8).reshape(-1, 2)
+  bits = np.unpackbits(bits, axis=1, bitorder="little")[:, :9]
+  data = np.packbits(bits, bitorder="little").tobytes()
+  height, width = indices.shape
+  flags = 4 * dispose + (clear is not None)
+  parts = [b"!\xf9\4", struct.pack("<BHBB", flags, delay, clear or 0, 0)]
+  flags = 0 if palette is None else 0x87
+  parts.append(struct.pack("<BHHHHB", 0x2C, *place, width, height, flags))
+  parts += [palette or b"", b"\x08"]
+  for start in range(0, len(data), 255):
+    block = data[start : start + 255]
+    parts += [bytes((len(block),)), block]
+  return b"".join([*parts, b"\0"])
+
+
+def animated_gif(canvas, frames, *, palette=b"", times=None):
+  """A GIF of frames of `gif_frame`; `times` is the number that it states."""
+  flags = 0x87 if palette else 0
+  parts = [b"GIF89a", struct.pack("<HHBBB", *canvas, flags, 0, 0), palette]
+  if times is not None:
+    parts += [b"!\xff\x0bNETSCAPE2.0\3\1", struct.pack("<HB", times, 0)]
+  return b"".join([*parts, *frames, b";"])
+
+
 def lossless_chunk(width, height, bits="00" + "0" + 5 * "1000"):
   """A WebP chunk of one colour, whose pixels take no bits at all.
 

@@ -16,6 +16,7 @@ PNG and TIFF are written piece by piece, so that an output that lives in a
 `numpy.memmap` is never copied whole.
 """
 
+from esrgan_jax.images.frames import Frames, count_frames, read_frames
 from esrgan_jax.images.pixels import (
   INPUT_SUFFIXES,
   MAX_PIXELS,
@@ -36,13 +37,16 @@ __all__ = [
   "INPUT_SUFFIXES",
   "MAX_PIXELS",
   "OUTPUT_SUFFIXES",
+  "Frames",
   "Image",
   "ImageError",
   "Metadata",
   "bleed_colour",
   "check_fits",
+  "count_frames",
   "from_float",
   "is_image_suffix",
+  "read_frames",
   "read_image",
   "read_size",
   "to_float",

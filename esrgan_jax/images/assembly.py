@@ -51,8 +51,8 @@ def refuse_frames(count: int, what: str) -> None:
   """Refuses a file of several pictures."""
   if count > 1:
     raise ImageError(
-      f"holds {count} {what}, and only single pictures are read; save the"
-      f" {what} as PNG files first"
+      f"holds {count} {what}, and one picture is wanted; images.read_frames"
+      f" reads them one by one"
     )
 
 

@@ -16,6 +16,8 @@ MAX_METADATA = 2**24
 # Chunks, segments or blocks of one file. Sound ones have some thousands: a
 # gigabyte of PNG, in the pieces of 8 KB that libpng writes, has 131,072.
 MAX_PIECES = 2**18
+# Bytes of a piece, on average, in a file of many frames. GIF's have 255 mostly.
+_MEAN_PIECE = 128
 # Pixels that any file may claim, as a part of `max_pixels`.
 _FREE_PART = 16
 # Bytes of flat data out of one of deflate: 258 by 2 bits.
@@ -58,7 +60,31 @@ def check_claim(
     )
 
 
-def check_pieces(count: int, what: str) -> None:
-  """Refuses a file of more pieces than any program writes."""
-  if count > MAX_PIECES:
-    raise ValueError(f"more than {MAX_PIECES} {what}")
+def check_frames(
+  count: int, width: int, height: int, found: int, max_pixels: int
+) -> None:
+  """Refuses an animation of much more pixels than its bytes make believable.
+
+  Frames that change nothing are small in sound files, too; so it is all frames
+  that are held against all bytes.
+  """
+  missing = count * width * height - DENSE_RATIO * found
+  if count > 1 and missing > max_pixels // _FREE_PART:
+    raise ImageError(
+      f"claims {count} frames of {width} x {height} pixels in {found} bytes; if"
+      f" you trust the file, raise max_pixels (--max-pixels) to"
+      f" {_FREE_PART * missing}"
+    )
+
+
+def check_pieces(count: int, what: str, length: int = 0) -> None:
+  """Refuses a file of more pieces than any program writes.
+
+  Args:
+    count: How many there are.
+    what: What they are called.
+    length: Bytes of the file, where many frames make many pieces.
+  """
+  most = MAX_PIECES + length // _MEAN_PIECE
+  if count > most:
+    raise ValueError(f"more than {most} {what}")

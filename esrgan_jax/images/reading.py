@@ -64,11 +64,31 @@ def read_image(
   ((2, 3, 1), 'uint16', 'PNG')
   """
   path = pathlib.Path(path)
-  name = printable(path)
+  with explained(path):
+    return read_single(path, max_pixels)
+
+
+def read_single(path: pathlib.Path, max_pixels: int) -> Image:
+  """As `read_image`, with errors as they come."""
+  with opened(path) as (reader, file, length):
+    if length > _FREE_LENGTH:
+      _check_length(file, length, max_pixels)
+    data = file.read()
+  return assemble(reader(data, max_pixels))
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path, frame: str = "") -> Iterator[None]:
+  """Makes an `ImageError` of whatever a decoder raises; hushes imagecodecs.
+
+  Args:
+    path: The file, which the message names first.
+    frame: The frame, which it names then, if it is about one.
+  """
+  name = printable(path) + (frame and f": {frame}")
   try:
-    reader, data = _open(path, max_pixels)
     with _hushed("imagecodecs"):
-      return assemble(reader(data, max_pixels))
+      yield
   except ImageError as error:
     raise ImageError(f"{name}: {error}") from error.__cause__
   except MemoryError:
@@ -100,10 +120,15 @@ def _hushed(name: str) -> Iterator[None]:
     log.removeFilter(others)
 
 
-def _open(
-  path: pathlib.Path, max_pixels: int
-) -> tuple[Callable[[bytes, int], Found], bytes]:
-  """Reads a file that can be a picture, by its first bytes and its length."""
+@contextlib.contextmanager
+def opened(
+  path: pathlib.Path,
+) -> Iterator[tuple[Callable[[bytes, int], Found], BinaryIO, int]]:
+  """Opens a file that can be a picture.
+
+  Yields:
+    The reader of its format, the file, and its length.
+  """
   try:
     if not path.exists():
       raise ImageError("no such file; check the name")
@@ -114,10 +139,8 @@ def _open(
       if length == 0:
         raise ImageError("the file is empty (0 bytes); copy it again")
       reader = _reader_of(file.read(16))
-      if length > _FREE_LENGTH:
-        _check_length(file, length, max_pixels)
       file.seek(0)
-      return reader, file.read()
+      yield reader, file, length
   except OSError as error:
     reason = error.strerror or type(error).__name__
     raise ImageError(f"cannot be read: {reason}") from error
@@ -125,8 +148,8 @@ def _open(
 
 def _check_length(file: BinaryIO, length: int, max_pixels: int) -> None:
   """Refuses a file that is much longer than its picture can be."""
-  file.seek(0)
   width, height = size_of(file) or (0, 0)
+  file.seek(0)
   limits.check_size(max(width, 1), max(height, 1), max_pixels)
   if length > _FREE_LENGTH + _MOST_BYTES * width * height:
     raise ImageError(

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import struct
+from typing import NamedTuple
 
 import numpy as np
 
 from esrgan_jax.images import limits
+from esrgan_jax.images.animation import CLEAR, KEEP, RESTORE, Animation, Patch
 from esrgan_jax.images.assembly import Found, from_palette, refuse_frames
 
 # Most pixels that LZW makes of a byte: 4096 by 12 bits.
 _RATIO = 2731
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _CONTROL = 0xF9
+# Two names of the extension that says how often to play.
+_LOOPS = {b"\xff\x0bNETSCAPE2.0", b"\xff\x0bANIMEXTS1.0"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-  """A frame's place on the canvas, and its data."""
+  """A frame's place on the canvas, what is done with it, and its data."""
 
   left: int
   top: int
@@ -26,14 +31,42 @@ class _Frame:
   height: int
   interlaced: bool
   palette: np.ndarray | None
-  transparent: int | None
+  control: _Control
   data: memoryview
+
+  @property
+  def is_grey(self) -> bool:
+    """Whether it shows its indices."""
+    return self.palette is None or not len(self.palette)
+
+  @property
+  def transparent(self) -> int | None:
+    """The index that lets shine through what lies below, if one does."""
+    return self.control.transparent
+
+
+class _Control(NamedTuple):
+  """What is said of a frame before it; times in hundredths of a second."""
+
+  dispose: int = 0
+  delay: int = 0
+  transparent: int | None = None
+
+
+class _Contents(NamedTuple):
+  """What a file holds."""
+
+  width: int
+  height: int
+  frames: list[_Frame]
+  loop: int
 
 
 def read_gif(data: bytes, max_pixels: int) -> Found:
   """Reads a GIF of one frame."""
-  view = memoryview(data)
-  width, height, frame = _read_frame(view, max_pixels)
+  width, height, frames, _ = _read_contents(memoryview(data), max_pixels)
+  refuse_frames(len(frames), "frames")
+  (frame,) = frames
   limits.check_claim(width, height, len(frame.data), max_pixels, ratio=_RATIO)
   indices = _decode(frame)
   if indices.shape != (height, width):
@@ -45,50 +78,105 @@ def read_gif(data: bytes, max_pixels: int) -> Found:
   alpha = None
   if frame.transparent is not None:
     alpha = np.where(indices == frame.transparent, 0, 255).astype(np.uint8)
-  grey = frame.palette is None or not len(frame.palette)
-  pixels = indices[..., None] if grey else from_palette(frame.palette, indices)
+  if frame.is_grey:
+    pixels = indices[..., None]
+  else:
+    pixels = from_palette(frame.palette, indices)
   return Found(format="GIF", pixels=pixels, alpha=alpha)
 
 
-def _read_frame(view: memoryview, max_pixels: int) -> tuple[int, int, _Frame]:
-  """Returns the canvas's width and height, and the only frame."""
+def read_gif_frames(
+  data: bytes | memoryview, max_pixels: int
+) -> Animation | None:
+  """Finds a GIF's frames; None if it is one picture.
+
+  What no frame has drawn is transparent, as browsers have it; nobody goes by
+  the background that the file names.
+  """
+  view = memoryview(data)
+  width, height, frames, loop = _read_contents(view, max_pixels)
+  if len(frames) == 1:
+    return None
+  grey = all(frame.is_grey for frame in frames)
+  greys = np.arange(256, dtype=np.uint8)[:, None].repeat(1 if grey else 3, 1)
+
+  def decode(patch: Patch) -> np.ndarray:
+    frame = patch.data
+    colours = greys if frame.is_grey else frame.palette
+    alpha = np.full((256, 1), 255, np.uint8)
+    if frame.transparent is not None:
+      alpha[frame.transparent] = 0
+    return from_palette(np.hstack([colours, alpha]), _decode(frame))
+
+  patches = [
+    Patch(
+      left=frame.left,
+      top=frame.top,
+      width=frame.width,
+      height=frame.height,
+      duration=fractions.Fraction(10 * frame.control.delay),
+      dispose={2: CLEAR, 3: RESTORE}.get(frame.control.dispose, KEEP),
+      opaque=frame.transparent is None,
+      blend=True,
+      data=frame,
+    )
+    for frame in frames
+  ]
+  animation = Animation(
+    format="GIF",
+    width=width,
+    height=height,
+    loop=loop,
+    patches=patches,
+    decode=decode,
+  )
+  animation.check(len(view), max_pixels)
+  return animation
+
+
+def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
+  """Finds the frames, and how large the canvas must be for all of them."""
   width, height, flags = struct.unpack_from("<HHB", view, 6)
   palette, at = _palette(view, 13, flags)
-  transparent, frame, count, pieces = None, None, 0, 0
+  control, frames, pieces, loop = _Control(), [], 0, 1
   while at < len(view) and view[at] != _END:
     if view[at] == _EXTENSION:
-      if frame is None and bytes(view[at + 1 : at + 3]) == bytes((_CONTROL, 4)):
-        seen, index = view[at + 3], view[at + 6]
-        transparent = index if seen & 1 else None
+      head = bytes(view[at + 1 : at + 19])
+      if head[:2] == bytes((_CONTROL, 4)):
+        flags, delay, index = struct.unpack_from("<BHB", head, 2)
+        control = _Control(flags >> 2 & 7, delay, index if flags & 1 else None)
+      elif head[:13] in _LOOPS and head[13:15] == b"\3\1":
+        # What is stated are the repetitions.
+        (times,) = struct.unpack_from("<H", head, 15)
+        loop = times + 1 if times else 0
       at, blocks = _after_blocks(view, at + 2)
     elif view[at] == _PICTURE:
       *place, flags = struct.unpack_from("<HHHHB", view, at + 1)
       own, at = _palette(view, at + 10, flags)
       end, blocks = _after_blocks(view, at + 1)
-      if frame is None:
-        frame = _Frame(
-          *place,
-          interlaced=bool(flags & 64),
-          palette=palette if own is None else own,
-          transparent=transparent,
-          data=view[at:end],
-        )
-      count, at = count + 1, end
+      frame = _Frame(
+        *place,
+        interlaced=bool(flags & 64),
+        palette=palette if own is None else own,
+        control=control,
+        data=view[at:end],
+      )
+      limits.check_size(frame.width, frame.height, max_pixels)
+      area = frame.width * frame.height
+      limits.check_bits(
+        frame.width, frame.height, 8 * -(-area // _RATIO), len(frame.data)
+      )
+      width = max(width, frame.left + frame.width)
+      height = max(height, frame.top + frame.height)
+      frames.append(frame)
+      control, at = _Control(), end
     else:
       raise ValueError(f"a block of type {view[at]}")
-    limits.check_pieces(pieces := pieces + blocks, "blocks")
-  if frame is None:
+    limits.check_pieces(pieces := pieces + blocks, "blocks", len(view))
+  if not frames:
     raise ValueError("no picture in it")
-  refuse_frames(count, "frames")
-  limits.check_size(frame.width, frame.height, max_pixels)
-  area = frame.width * frame.height
-  limits.check_bits(
-    frame.width, frame.height, 8 * -(-area // _RATIO), len(frame.data)
-  )
-  width = max(width, frame.left + frame.width)
-  height = max(height, frame.top + frame.height)
   limits.check_size(width, height, max_pixels)
-  return width, height, frame
+  return _Contents(width, height, frames, loop)
 
 
 def _palette(
@@ -114,7 +202,7 @@ def _after_blocks(view: memoryview, at: int) -> tuple[int, int]:
   count = 1
   while size := view[at]:
     at += size + 1
-    limits.check_pieces(count := count + 1, "blocks")
+    limits.check_pieces(count := count + 1, "blocks", len(view))
   return at + 1, count
 
 

@@ -1,0 +1,150 @@
+"""Pages and frames: read one by one, as they are seen, and written."""
+
+import fractions
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+from PIL import ImageSequence
+
+from esrgan_jax import images
+from esrgan_jax.images import ImageError
+from tests import image_builders as build
+from tests.image_builders import joined, noise
+
+PALETTE = noise(256, 3, seed=5).tobytes()
+
+
+def read(tmp_path, data, **options):
+  """Returns a file's frames, and the pictures in them."""
+  file = tmp_path / "file"
+  file.write_bytes(data)
+  frames = images.read_frames(file, **options)
+  assert images.count_frames(file) == len(frames)
+  pictures = list(frames)
+  assert len(pictures) == len(frames) == len(frames.sizes)
+  return frames, pictures
+
+
+def seen(image):
+  """RGBA of 8 bits, black where nothing is seen."""
+  samples = joined(image)
+  if samples.shape[2] < 3:
+    samples = samples[..., [0, 0, 0, *range(1, samples.shape[2])]]
+  if samples.shape[2] == 3:
+    full = np.iinfo(samples.dtype).max
+    samples = np.pad(samples, ((0, 0),) * 2 + ((0, 1),), constant_values=full)
+  return samples * (samples[..., 3:] > 0)
+
+
+def by_pillow(tmp_path):
+  """What Pillow makes of the same file."""
+  with PilImage.open(tmp_path / "file") as picture:
+    for frame in ImageSequence.Iterator(picture):
+      samples = np.asarray(frame.convert("RGBA"))
+      yield samples * (samples[..., 3:] > 0)
+
+
+def random_places(rng, canvas, count):
+  """Places on a canvas, (left, top, width, height); the first is all of it."""
+  yield (0, 0, *canvas)
+  for _ in range(count - 1):
+    left, top = (int(rng.integers(0, side - 1)) for side in canvas)
+    yield (
+      *(left, top),
+      int(rng.integers(1, canvas[0] - left + 1)),
+      int(rng.integers(1, canvas[1] - top + 1)),
+    )
+
+
+# GIF.
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gif_frames_are_laid_over_one_another(tmp_path, seed):
+  rng = np.random.default_rng(seed)
+  canvas, frames = (13, 11), []
+  for left, top, width, height in random_places(rng, canvas, 9):
+    frames.append(
+      build.gif_frame(
+        rng.integers(0, 4, (height, width)).astype(np.uint8),
+        (left, top),
+        palette=rng.bytes(768) if rng.random() < 0.5 else None,
+        dispose=int(rng.integers(1, 4)),
+        delay=int(rng.integers(0, 9)),
+        clear=2,
+      )
+    )
+  data = build.animated_gif(canvas, frames, palette=PALETTE, times=0)
+  found, pictures = read(tmp_path, data)
+  assert found.sizes == (canvas,) * 9
+  for picture, expected in zip(pictures, by_pillow(tmp_path), strict=True):
+    np.testing.assert_array_equal(seen(picture), expected)
+
+
+def test_gif_times_and_turns(tmp_path):
+  frame = np.zeros((2, 3), np.uint8)
+  frames = [build.gif_frame(frame + n % 256, delay=n) for n in (0, 3, 65_535)]
+  for stated, loop in ((None, 1), (0, 0), (1, 2), (65_535, 65_536)):
+    data = build.animated_gif((3, 2), frames, palette=PALETTE, times=stated)
+    found, pictures = read(tmp_path, data)
+    assert found.durations == (0, 30, 655_350)
+    assert isinstance(found.durations[0], fractions.Fraction)
+    assert found.loop == loop
+    assert [p.alpha for p in pictures] == [None] * 3
+    # Grey is what has no palette but this.
+    assert pictures[0].pixels.shape == (2, 3, 3)
+  greys = bytes(np.arange(256, dtype=np.uint8).repeat(3))
+  _, pictures = read(
+    tmp_path, build.animated_gif((3, 2), frames, palette=greys)
+  )
+  assert [p.pixels.shape for p in pictures] == [(2, 3, 1)] * 3
+  assert [p.pixels.max() for p in pictures] == [0, 3, 255]
+
+
+def test_gif_without_anything_beneath_is_transparent(tmp_path):
+  part = build.gif_frame(np.ones((2, 2), np.uint8), (3, 4))
+  data = build.animated_gif((4, 4), [part, part], palette=PALETTE)
+  frames, pictures = read(tmp_path, data)
+  assert frames.sizes == ((5, 6),) * 2  # Large enough for what is drawn.
+  expected = np.zeros((6, 5), np.uint8)
+  expected[4:, 3:] = 255
+  for picture in pictures:
+    np.testing.assert_array_equal(picture.alpha, expected)
+
+
+# Every kind.
+
+
+def test_one_picture_is_one_frame(tmp_path):
+  for kind, files in build.samples().items():
+    for data in files.values():
+      frames, (picture,) = read(tmp_path, data)
+      assert (frames.durations, frames.loop) == (None, None), kind
+      expected = images.read_image(tmp_path / "file")
+      np.testing.assert_array_equal(joined(picture), joined(expected))
+      assert picture.metadata == expected.metadata
+
+
+def test_what_is_no_picture_has_no_frames(tmp_path):
+  file = tmp_path / "a.gif"
+  assert images.count_frames(file) is None
+  with pytest.raises(ImageError, match=r"a\.gif: no such file"):
+    images.read_frames(file)
+  file.write_bytes(b"no picture")
+  assert images.count_frames(file) is None
+  with pytest.raises(ImageError, match=r"a\.gif: not an image"):
+    images.read_frames(file)
+
+
+def test_a_damaged_frame_is_named(tmp_path):
+  frame = build.gif_frame(noise(9, 9))
+  # Its pixels end too early.
+  short = frame[:19] + b"\2" + frame[20:22] + b"\0"
+  data = build.animated_gif((9, 9), [frame, short, frame], palette=PALETTE)
+  file = tmp_path / "a.gif"
+  file.write_bytes(data)
+  frames = iter(images.read_frames(file))
+  next(frames)
+  with pytest.raises(ImageError, match=r"a\.gif: frame 2: damaged or cut"):
+    next(frames)
