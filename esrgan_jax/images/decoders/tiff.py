@@ -275,11 +275,6 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
     )
   if not _CHANNELS[photometric] <= page.samples:
     raise ValueError(f"{page.samples} samples a pixel")
-  if page.samples > _MOST_SAMPLES:
-    raise ImageError(
-      f"{page.samples} samples a pixel are more than {_MOST_SAMPLES}; save some"
-      " of the bands as a file of their own"
-    )
   if page.predictor not in (1, 2) or (page.predictor == 2 and bits < 8):
     raise ValueError(f"predictor {page.predictor} for {bits} bits")
   limits.check_size(
@@ -307,6 +302,11 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
   if ratio is None and compression not in (_JPEG, *_FAX):
     limits.check_claim(
       page.width, page.height, found, max_pixels, ratio=limits.DENSE_RATIO
+    )
+  if page.samples > _MOST_SAMPLES:
+    raise ImageError(
+      f"{page.samples} samples a pixel are more than {_MOST_SAMPLES}; save some"
+      " of the bands as a file of their own"
     )
 
 
