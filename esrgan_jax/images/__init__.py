@@ -1,9 +1,9 @@
 """Image files to arrays and back, losing nothing that the format can hold.
 
 A file becomes an `Image`: colour, transparency and metadata apart, 8 or 16
-bits as the file has it. 16 bits are decided by the file's header, never by the
-values met. Grey stays grey; palettes, CMYK, Lab and YCbCr become RGB; EXIF
-orientation is applied.
+bits or floats as the file has it. That is decided by the file's header, never
+by the values met. Grey stays grey; palettes, CMYK, Lab and YCbCr become RGB;
+EXIF orientation is applied.
 
 Files are taken for what strangers wrote: their structure is read here
 (`decoders/`), within bounds of `limits.py`, before `imagecodecs` gets the
@@ -16,6 +16,7 @@ PNG and TIFF are written piece by piece, so that an output that lives in a
 `numpy.memmap` is never copied whole.
 """
 
+from esrgan_jax.images.flattening import flatten, parse_colour
 from esrgan_jax.images.frames import Frames, count_frames, read_frames
 from esrgan_jax.images.pixels import (
   INPUT_SUFFIXES,
@@ -27,11 +28,12 @@ from esrgan_jax.images.pixels import (
   bleed_colour,
   from_float,
   is_image_suffix,
+  opaque,
   to_float,
 )
 from esrgan_jax.images.reading import read_image
 from esrgan_jax.images.sizes import read_size
-from esrgan_jax.images.writing import check_fits, write_image
+from esrgan_jax.images.writing import can_be_lossless, check_fits, write_image
 
 __all__ = [
   "INPUT_SUFFIXES",
@@ -42,10 +44,14 @@ __all__ = [
   "ImageError",
   "Metadata",
   "bleed_colour",
+  "can_be_lossless",
   "check_fits",
   "count_frames",
+  "flatten",
   "from_float",
   "is_image_suffix",
+  "opaque",
+  "parse_colour",
   "read_frames",
   "read_image",
   "read_size",

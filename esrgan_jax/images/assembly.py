@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image as PilImage
 
+from esrgan_jax.images import light, profiles
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands
@@ -20,7 +21,7 @@ class Found:
 
   Attributes:
     format: As in `Metadata`.
-    pixels: uint8 or uint16 `[H, W, 1 or 3]`, as they are stored.
+    pixels: uint8, uint16 or float32 `[H, W, 1 or 3]`, as they are stored.
     alpha: None or `[H, W]`.
     extra: None or `[H, W, E]`.
     extra_samples: As in `Metadata`.
@@ -29,6 +30,9 @@ class Found:
     orientation: As in EXIF; None: what `exif` says.
     xmp: XMP packet.
     dpi: Pixels an inch, None where unknown.
+    bits: As in `Metadata`.
+    linear: Of floats, whether they are linear light whatever the rest says.
+    premultiplied: Of floats, whether alpha is in them.
     notes: Sentences on what is left out, as in `Image`.
   """
 
@@ -44,6 +48,9 @@ class Found:
   orientation: int | None = None
   xmp: bytes | None = None
   dpi: Sequence[float | None] | None = None
+  bits: int | None = None
+  linear: bool = False
+  premultiplied: bool = False
   notes: tuple[str, ...] = ()
 
 
@@ -130,6 +137,9 @@ def split_alpha(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 def assemble(found: Found) -> Image:
   """Turns the picture upright and tidies its metadata."""
+  levels: dict[str, float] = {}
+  if found.pixels.dtype == np.float32:
+    found, levels = _as_shown(found)
   orientation = found.orientation or meta.orientation_of(found.exif)
   pixels = _upright(found.pixels, orientation)
   alpha, extra = (
@@ -152,10 +162,34 @@ def assemble(found: Found) -> Image:
     exif=meta.tidy_exif(found.exif, W, H),
     xmp=meta.tidy_xmp(found.xmp),
     dpi=dpi,
+    bits=found.bits,
     size=(W, H),
     extra_samples=found.extra_samples,
+    **levels,
   )
   return Image(pixels, alpha, metadata, extra, found.notes)
+
+
+def _as_shown(found: Found) -> tuple[Found, dict[str, float]]:
+  """Makes a display's values of floats; returns what was done as well."""
+  profile, pixels = found.icc_profile, found.pixels
+  for samples in (pixels, found.alpha, found.extra):
+    if samples is not None:
+      light.check_finite(samples)
+  linear = found.linear or profiles.is_linear(profile)
+  linear = linear or meta.gamma_of(found.exif) == 1
+  if found.premultiplied and found.alpha is not None:
+    pixels = np.divide(
+      pixels,
+      found.alpha[..., None],
+      out=pixels.copy(),
+      where=found.alpha[..., None] > 0,
+    )
+    light.check_finite(pixels)
+  pixels, levels = light.from_file(pixels, linear=linear)
+  if linear and profile is not None:
+    profile = profiles.with_curves(profile, linear=False)
+  return dataclasses.replace(found, pixels=pixels, icc_profile=profile), levels
 
 
 def _upright(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from esrgan_jax.images.limits import MAX_METADATA
 SPACE_OF_CHANNELS = {1: b"GRAY", 3: b"RGB "}
 _ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
 _UNIT, _RESOLUTION = 296, (282, 283)
+_GAMMA = 42240
 _SEEN_WIDTH, _SEEN_HEIGHT = 40962, 40963
 # Of a TIFF's own directory, what EXIF has there too: words about the picture.
 ASCII_WORDS = {269, 270, 271, 272, 305, 306, 315, 316, 33432}
@@ -82,6 +83,13 @@ def dpi_of(exif: Exif) -> tuple[float, float] | None:
     return None
   dpi = (directories.rational(tree.get(t), order) for t in _RESOLUTION)
   return tidy_dpi([None if v is None else factor * v for v in dpi])
+
+
+def gamma_of(exif: Exif) -> float | None:
+  """Returns the exponent of the pixels' curve, if EXIF states it."""
+  below = exif.tree.get(EXIF)
+  value = below.get(_GAMMA) if isinstance(below, dict) else None
+  return directories.rational(value, exif.order)
 
 
 def tidy_exif(exif: Exif, width: int, height: int) -> bytes | None:

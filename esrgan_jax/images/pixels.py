@@ -1,8 +1,9 @@
-"""What a picture is here: integer pixels, alpha, metadata; and floats."""
+"""What a picture is here: pixels, alpha, metadata; and numbers in [0, 1]."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 from typing import Any
@@ -25,6 +26,8 @@ OUTPUT_SUFFIXES = {
 }
 # For choosing files in a folder: `read_image` itself goes by the content.
 INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {".apng", ".gif", ".jfif"}
+# Of pixels.
+DTYPES = (np.uint8, np.uint16, np.float32)
 
 
 class ImageError(ValueError):
@@ -43,6 +46,16 @@ class Metadata:
       orientation reset and its thumbnail removed.
     xmp: XMP packet, UTF-8.
     dpi: Horizontal and vertical pixels an inch.
+    bits: Bits of a sample in the file, where the pixels' dtype has more: 10 or
+      12 that became uint16, 16 of half floats. The writer keeps to them where
+      the format can.
+    linear: Of floats: whether the file has linear light. The pixels then went
+      through sRGB's curve, extended beyond 1 and odd below 0 (`light.py`), by
+      which networks know pictures.
+    gain: Of floats: what the display's values were divided by, for the pixels
+      to be in about [0, 1]; 1 is a screen's white.
+    white: Of floats that are not linear: the file's number for white, 1 unless
+      its values are in 0 to 255 or the like.
     size: Width and height of the picture that all this was said of, upright;
       None: those of the pixels. Of an enlarged one, what counts in pixels is
       scaled by them when it is written.
@@ -60,11 +73,19 @@ class Metadata:
   exif: bytes | None = dataclasses.field(default=None, repr=False)
   xmp: bytes | None = dataclasses.field(default=None, repr=False)
   dpi: tuple[float, float] | None = None
+  bits: int | None = None
+  linear: bool = False
+  gain: float = 1.0
+  white: float = 1.0
   size: tuple[int, int] | None = None
   extra_samples: tuple[int, ...] | None = None
   record: str | None = None
 
   def __post_init__(self):
+    if not (0 < self.gain < math.inf and 0 < self.white < math.inf):
+      raise ValueError(
+        f"gain is {self.gain} and white {self.white}; both are above 0"
+      )
     if self.size is not None and min(self.size) < 1:
       raise ValueError(f"size is {self.size}, and sides are at least 1")
     if self.record is not None and not (
@@ -75,11 +96,12 @@ class Metadata:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Image:
-  """A picture as its file has it: integers, upright, alpha apart.
+  """A picture as its file has it: its own depth, upright, alpha apart.
 
   Attributes:
-    pixels: uint8 or uint16 `[H, W, C]`, C = 1 (grey) or 3 (RGB); colour is
-      not multiplied by alpha.
+    pixels: uint8 or uint16 `[H, W, C]`, C = 1 (grey) or 3 (RGB); or float32,
+      finite, as a display shows them, in about [0, 1] (`Metadata.gain`).
+      Colour is not multiplied by alpha.
     alpha: None, or `[H, W]` of the same dtype; 0 is transparent.
     metadata: Profile, EXIF and the like.
     extra: None, or `[H, W, E]` of the same dtype, E >= 1: further samples that
@@ -101,9 +123,10 @@ class Image:
 
   def __post_init__(self):
     shape, dtype = self.pixels.shape, self.pixels.dtype
-    if dtype not in (np.uint8, np.uint16):
+    if dtype not in DTYPES:
       raise ValueError(
-        f"pixels are {dtype}, not uint8 or uint16; convert with from_float"
+        f"pixels are {dtype}, not uint8, uint16 or float32; convert with"
+        " from_float"
       )
     if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape:
       raise ValueError(f"pixels are {list(shape)}, not [H, W, 1] or [H, W, 3]")
@@ -145,13 +168,14 @@ def is_image_suffix(path: str | os.PathLike) -> bool:
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
-  """Returns integer pixels as floats in [0, 1].
+  """Returns pixels as floats in [0, 1].
 
   Args:
-    pixels: uint8 or uint16, any shape.
+    pixels: uint8, uint16 or float32, any shape.
 
   Returns:
-    float32 of the same shape: `pixels` / 255, or / 65535.
+    float32 of the same shape: `pixels` / 255, or / 65535; floats as they are,
+    which may leave [0, 1] a little.
 
   Raises:
     ValueError: If `pixels` are of another dtype.
@@ -159,22 +183,26 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
   >>> to_float(np.array([0, 255], np.uint8)).tolist()
   [0.0, 1.0]
   """
-  if pixels.dtype not in (np.uint8, np.uint16):
-    raise ValueError(f"pixels are {pixels.dtype}, not uint8 or uint16")
+  if pixels.dtype not in DTYPES:
+    raise ValueError(f"pixels are {pixels.dtype}, not uint8, uint16 or float32")
+  if pixels.dtype == np.float32:
+    return pixels
   return pixels / np.float32(np.iinfo(pixels.dtype).max)
 
 
 def from_float(array: np.ndarray, dtype: Any) -> np.ndarray:
-  """Returns floats in [0, 1] as integer pixels, clipped and rounded.
+  """Returns floats in [0, 1] as pixels; integers are clipped and rounded.
 
   The inverse of `to_float`, exact for every uint8 and uint16 value.
 
   Args:
-    array: Floats, any shape; what lies outside [0, 1] is clipped.
-    dtype: `np.uint8` or `np.uint16`.
+    array: Floats, any shape; for integers, what lies outside [0, 1] is
+      clipped.
+    dtype: `np.uint8`, `np.uint16` or `np.float32`.
 
   Returns:
-    Integers of the same shape, rounded to the nearest, halves to even.
+    Of the same shape: integers rounded to the nearest, halves to even; or
+    float32, unclipped.
 
   Raises:
     ValueError: If `dtype` is another one, or `array` holds a NaN.
@@ -183,14 +211,18 @@ def from_float(array: np.ndarray, dtype: Any) -> np.ndarray:
   [0, 128, 255]
   """
   dtype = np.dtype(dtype)
-  if dtype not in (np.uint8, np.uint16):
-    raise ValueError(f"dtype is {dtype}, not uint8 or uint16")
-  scaled = np.clip(np.asarray(array, np.float32), 0, 1)
+  if dtype not in DTYPES:
+    raise ValueError(f"dtype is {dtype}, not uint8, uint16 or float32")
+  scaled = np.asarray(array, np.float32)
+  if dtype != np.float32:
+    scaled = np.clip(scaled, 0, 1)
   if np.isnan(scaled).any():
     raise ValueError(
       f"{int(np.isnan(scaled).sum())} of {scaled.size} values are NaN; the"
       " model's weights or its input are broken"
     )
+  if dtype == np.float32:
+    return scaled
   return np.rint(scaled * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
@@ -201,7 +233,7 @@ def bleed_colour(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
   with a wide receptive field draws it into the visible edge.
 
   Args:
-    pixels: uint8 or uint16 `[H, W, C]`.
+    pixels: `[H, W, C]`.
     alpha: `[H, W]`, >= 0; pixels above 0 are visible.
 
   Returns:
@@ -231,6 +263,19 @@ def bleed_colour(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     )
     filled[hidden] = pixels[tuple(nearest[:, hidden])]
   return filled
+
+
+def opaque(dtype: Any) -> float:
+  """Returns the alpha of what lets nothing shine through: 255, 65535 or 1.
+
+  Args:
+    dtype: Of pixels.
+
+  >>> opaque(np.uint8), opaque(np.float32)
+  (255, 1.0)
+  """
+  dtype = np.dtype(dtype)
+  return np.iinfo(dtype).max if dtype.kind == "u" else 1.0
 
 
 def bands(pixels: np.ndarray, samples: int = 0) -> list[slice]:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from esrgan_jax import storage
+from esrgan_jax.images import light
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.encoders.png import write_png
 from esrgan_jax.images.encoders.tiff import write_tiff
@@ -19,6 +20,7 @@ from esrgan_jax.images.pixels import (
   Image,
   ImageError,
   bands,
+  opaque,
 )
 from esrgan_jax.text import printable
 
@@ -44,7 +46,7 @@ def write_image(
     path: File to write; its suffix is one of `OUTPUT_SUFFIXES`.
     image: What to write; it may live in a `numpy.memmap`.
     quality: 1 to 100, for JPEG and lossy WebP.
-    lossless: Write WebP without loss; the other formats ignore it.
+    lossless: Keep every sample, in WebP too; PNG, TIFF and BMP always do.
     overwrite: Replace a file of that name. Without it, an existing file is
       never touched, even if it appears while this one is being written.
 
@@ -53,8 +55,8 @@ def write_image(
 
   Raises:
     ImageError: If the suffix is unknown, the file exists, `image` does not
-      fit the format (transparency in JPEG or BMP, or too many pixels), or
-      writing fails.
+      fit the format (transparency in JPEG or BMP, or too many pixels), the
+      format has no lossless form and is asked for one, or writing fails.
     ValueError: If `quality` is not in 1 to 100.
 
   >>> import tempfile
@@ -70,8 +72,10 @@ def write_image(
     raise ValueError(f"quality is {quality}, not in 1 to 100")
   transparent = False
   if image.alpha is not None:
-    transparent = int(image.alpha.min()) < np.iinfo(image.alpha.dtype).max
-  check_fits(path, image.pixels.shape, transparent=transparent)
+    transparent = bool(image.alpha.min() < opaque(image.alpha.dtype))
+  check_fits(
+    path, image.pixels.shape, transparent=transparent, lossless=lossless
+  )
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
   try:
     image, notes = _fit(image, format_)
@@ -89,13 +93,56 @@ def write_image(
     raise ImageError(str(error)) from error
 
 
-_LARGEST_SIDE = {"PNG": 2**31 - 1, "TIFF": 2**32 - 1}
-# libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
-_LARGEST_SIDE |= {"JPEG": 65_500, "WEBP": 16_383, "BMP": 2**31 - 1}
+@dataclasses.dataclass(frozen=True)
+class _Format:
+  """What a format holds.
+
+  Attributes:
+    side: The longest it can have.
+    depth: The deepest samples; shallower ones are kept.
+    alpha: Whether it has transparency.
+    lossless: True if always, False if never, None if asked for.
+  """
+
+  side: int
+  depth: type
+  alpha: bool = True
+  lossless: bool | None = True
+
+
+_FORMATS = {
+  "PNG": _Format(2**31 - 1, np.uint16),
+  # libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
+  "JPEG": _Format(65_500, np.uint8, alpha=False, lossless=False),
+  "WEBP": _Format(16_383, np.uint8, lossless=None),
+  "TIFF": _Format(2**32 - 1, np.float32),
+  "BMP": _Format(2**31 - 1, np.uint8, alpha=False),
+}
+
+
+def can_be_lossless(path: str | os.PathLike) -> bool:
+  """Tells whether a suffix is of a format that can keep every sample.
+
+  Args:
+    path: Path or name; its suffix counts, as in `OUTPUT_SUFFIXES`.
+
+  Returns:
+    Whether `write_image(path, image, lossless=True)` does it; False of a
+    suffix that cannot be written.
+
+  >>> can_be_lossless("a.webp"), can_be_lossless("a.jpg")
+  (True, False)
+  """
+  format_ = OUTPUT_SUFFIXES.get(pathlib.PurePath(path).suffix.lower())
+  return format_ is not None and _FORMATS[format_].lossless is not False
 
 
 def check_fits(
-  path: str | os.PathLike, shape: tuple[int, ...], *, transparent: bool
+  path: str | os.PathLike,
+  shape: tuple[int, ...],
+  *,
+  transparent: bool,
+  lossless: bool = False,
 ) -> None:
   """Raises an error if a format cannot hold a picture, before it is made.
 
@@ -103,10 +150,11 @@ def check_fits(
     path: File that is to be written; its suffix chooses the format.
     shape: `[H, W, C]` of the picture's pixels.
     transparent: Whether any pixel lets anything shine through.
+    lossless: Whether every sample is to be kept.
 
   Raises:
     ImageError: If the suffix is unknown, the picture is too large for the
-      format, or the format has no transparency.
+      format, or the format has no transparency or no lossless form.
 
   >>> check_fits("large.jpg", (100, 70_000, 3), transparent=False)
   Traceback (most recent call last):
@@ -122,27 +170,38 @@ def check_fits(
       f"{name}: suffix '{printable(suffix)}' is not one that can be written;"
       f" choose one of {' '.join(OUTPUT_SUFFIXES)}"
     )
-  if max(H, W) > (limit := _LARGEST_SIDE[format_]):
+  if max(H, W) > (limit := _FORMATS[format_].side):
     raise ImageError(
       f"{name}: {W} x {H} pixels do not fit {format_}, which ends at {limit} a"
       " side; choose .png"
     )
   if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
     raise ImageError(f"{name}: {W} x {H} pixels exceed BMP's 4 GB; choose .png")
-  if transparent and format_ in ("JPEG", "BMP"):
+  if transparent and not _FORMATS[format_].alpha:
     raise ImageError(
-      f"{name}: {format_} cannot hold transparency; choose .png, .webp or .tif"
+      f"{name}: {format_} cannot hold transparency; choose .png, .webp or .tif,"
+      " or a background (--background)"
+    )
+  if lossless and not can_be_lossless(path):
+    others = " ".join(s for s in OUTPUT_SUFFIXES if can_be_lossless(f"a{s}"))
+    raise ImageError(
+      f"{name}: {format_} has no lossless form; choose one of {others}"
     )
 
 
 def _fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
   """Returns what the format can hold of an image, and what it cannot."""
-  notes = []
   H, W, C = image.pixels.shape
-  # Opaque: `check_fits` has seen to it.
-  alpha = None if format_ in ("JPEG", "BMP") else image.alpha
-  pixels = image.pixels
-  if format_ in ("JPEG", "WEBP", "BMP"):
+  image = dataclasses.replace(image, notes=())
+  if not _FORMATS[format_].alpha:
+    # Opaque: `check_fits` has seen to it.
+    image = dataclasses.replace(image, alpha=None)
+  depth = _FORMATS[format_].depth
+  if image.pixels.dtype == np.float32 and depth != np.float32:
+    image = light.to_integers(image, depth)
+  notes = list(image.notes)
+  pixels, alpha = image.pixels, image.alpha
+  if depth == np.uint8:
     pixels = _to_uint8(pixels)
     alpha = None if alpha is None else _to_uint8(alpha)
   extra = image.extra

@@ -48,6 +48,7 @@ class _Page:
   height: int
   samples: int
   bits: int
+  floats: bool
   compression: int
   photometric: int
   extra: tuple[int, ...]
@@ -85,6 +86,11 @@ class _Page:
     """The place of transparency among `further`; of several, the first."""
     kinds = self.further
     return next((i for i, kind in enumerate(kinds) if kind in (1, 2)), None)
+
+  @property
+  def premultiplied(self) -> bool:
+    """Whether colours are multiplied by alpha."""
+    return self.alpha is not None and self.further[self.alpha] == 1
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -156,6 +162,9 @@ def read_tiff(data: bytes, max_pixels: int) -> Found:
     orientation=orientation_of(here),
     xmp=bytes_of(700),
     dpi=dpi_of(here),
+    bits=16 if page.floats and page.bits == 16 else None,
+    premultiplied=page.floats and page.premultiplied,
+    notes=("its floats of 64 bits became 32",) if page.bits == 64 else (),
   )
 
 
@@ -204,7 +213,9 @@ def _read_page(
   samples, planar = one(277, 1), one(284, 1)
   bits = set(numbers(258)[: max(samples, 1)] or (1,))
   kinds = set(numbers(339)[: max(samples, 1)] or (1,))
-  if len(bits) > 1 or kinds - {1} or bits - {1, 2, 4, 8, 16}:
+  floats = kinds == {3} and not bits - {16, 32, 64}
+  usual = kinds == {1} and not bits - {1, 2, 4, 8, 16}
+  if len(bits) > 1 or not (floats or usual):
     what = {(2,): "signed", (3,): "floating-point"}.get((*kinds,), "odd")
     raise ImageError(
       f"has {what} samples of {'/'.join(map(str, sorted(bits)))} bits, whose"
@@ -232,6 +243,7 @@ def _read_page(
     height=height,
     samples=samples,
     bits=bits.pop(),
+    floats=floats,
     compression=one(259, 1),
     photometric=one(262, 0),
     extra=numbers(338),
@@ -263,7 +275,8 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
   if (
     photometric not in _CHANNELS
     or compression not in _COMPRESSIONS
-    or (bits == 16 and photometric not in (0, 1, 2, 3))
+    or (bits >= 16 and photometric not in (0, 1, 2, 3))
+    or (page.floats and (photometric not in (1, 2) or compression in _FAX))
     or (bits < 8 and photometric not in (0, 1, 3))
     or (bits != 8 and compression in (_JPEG, _WEBP))
     or ((bits, page.samples) != (1, 1) and compression in _FAX)
@@ -275,11 +288,12 @@ def _check_page(page: _Page, size: int, max_pixels: int) -> None:
     )
   if not _CHANNELS[photometric] <= page.samples:
     raise ValueError(f"{page.samples} samples a pixel")
-  if page.predictor not in (1, 2) or (page.predictor == 2 and bits < 8):
+  if page.predictor not in (1, 3 if page.floats else 2) or (
+    page.predictor == 2 and bits < 8
+  ):
     raise ValueError(f"predictor {page.predictor} for {bits} bits")
-  limits.check_size(
-    page.width, page.height * max(1, page.samples // 4), max_pixels
-  )
+  room = max(1, page.samples // 4, page.samples * bits // 64)
+  limits.check_size(page.width, page.height * room, max_pixels)
   # What is missing would be left out.
   expected = page.planes * math.prod(page.grid)
   if not len(page.offsets) == len(page.counts) == expected:
@@ -315,7 +329,7 @@ def _decode(
 ) -> np.ndarray:
   """Decodes all parts; returns `[H, W, samples]`."""
   view = memoryview(data)
-  kind = np.uint16 if page.bits == 16 else np.uint8
+  kind = np.float32 if page.floats else _kind(page)
   samples = np.zeros((page.height, page.width, page.samples), kind)
   decode = _decoder(page, order, max_pixels)
   for plane, top, left, rows, at, count in page.parts():
@@ -334,6 +348,12 @@ def _decode(
   return samples
 
 
+def _kind(page: _Page) -> np.dtype:
+  """Returns the kind of the samples as they are stored."""
+  size = max(page.bits // 8, 1)
+  return np.dtype(f"{'f' if page.floats else 'u'}{size}")
+
+
 def _decoder(
   page: _Page, order: str, max_pixels: int
 ) -> Callable[[memoryview, int], np.ndarray]:
@@ -341,7 +361,7 @@ def _decoder(
   import imagecodecs
 
   width, depth, bits = page.part_width, page.depth, page.bits
-  kind = np.dtype(np.uint16 if bits == 16 else np.uint8)
+  kind = _kind(page)
   codec = _CODECS.get(page.compression)
   unpack = getattr(imagecodecs, f"{codec}_decode") if codec else None
   spaces = _jpeg_spaces(page)
@@ -376,6 +396,11 @@ def _decoder(
     raw = part[:size] if unpack is None else unpack(part, out=size)
     if len(raw) < size:
       raise ValueError(f"a part of {len(raw)} bytes, not {size}")
+    if page.predictor == 3:
+      # Its bytes are in one order, whatever the file's.
+      array = np.frombuffer(raw, kind.newbyteorder(">"))
+      array = array.reshape(rows, width, depth)
+      return imagecodecs.floatpred_decode(array, axis=1).astype(kind)
     if bits < 8:
       array = imagecodecs.packints_decode(raw, "B", bits, runlen=width * depth)
     else:
@@ -420,7 +445,7 @@ def _colours(
   pixels = np.ascontiguousarray(_widened(page, pixels))
   if photometric == 0:
     pixels = np.invert(pixels)
-  if page.alpha is not None and page.further[page.alpha] == 1:
+  if page.premultiplied and not page.floats:
     alpha = samples[..., page.alpha - len(page.further)]
     pixels = _unmultiplied(pixels, _widened(page, alpha))
   return pixels, profile

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from esrgan_jax.images import light, profiles
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.directories import EXIF, GPS, Layout, pack_tree
-from esrgan_jax.images.pixels import Image, samples_of
+from esrgan_jax.images.pixels import Image, Metadata, samples_of
 
 # Uncompressed bytes from which on a file is a BigTIFF. Classic ones end at
 # 4 GiB, and what does not compress may grow a little.
@@ -31,6 +32,14 @@ def extra_samples(image: Image) -> tuple[int, ...]:
   return (2,) * (image.alpha is not None) + (0,) * further
 
 
+def _profile(info: Metadata) -> bytes:
+  """Returns a profile which says that the light is linear."""
+  if info.icc_profile is None:
+    return profiles.linear_srgb()
+  linear = profiles.with_curves(info.icc_profile, linear=True)
+  return linear or profiles.linear_srgb()
+
+
 def write_tiff(file: BinaryIO, image: Image) -> None:
   """Writes a TIFF of deflated tiles; `file` must be readable, too."""
   import tifffile
@@ -40,16 +49,23 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
   alpha = kinds.index(2) if image.alpha is not None else 0
   samples = C + len(kinds)
   info = image.metadata
-  big = H * W * samples * image.pixels.itemsize > CLASSIC_BYTES
+  depth = image.pixels.dtype
+  if depth == np.float32 and info.bits == 16:
+    depth = np.dtype(np.float16)
+  big = H * W * samples * depth.itemsize > CLASSIC_BYTES
   exif = meta.load_exif(info.exif)
   # For makers' notes, whose order is not ours to change.
   order = exif.order
 
   def tiles() -> Iterator[np.ndarray]:
     for top, left in itertools.product(range(0, H, _TILE), range(0, W, _TILE)):
-      yield samples_of(
-        image, slice(top, top + _TILE), slice(left, left + _TILE), at=alpha
-      ).astype(image.pixels.dtype.newbyteorder(order))
+      rows, columns = slice(top, top + _TILE), slice(left, left + _TILE)
+      part = samples_of(image, rows, columns, at=alpha)
+      if image.pixels.dtype == np.float32:
+        part = np.array(part)
+        part[..., :C] = light.to_file(part[..., :C], info, linear=info.linear)
+        light.check_finite(part.astype(depth))
+      yield part.astype(depth.newbyteorder(order))
 
   tags: list[tuple] = []
   for tag, value in exif.tree.items():
@@ -67,7 +83,7 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
     tiff.write(
       tiles(),
       shape=(H, W, samples) if samples > 1 else (H, W),
-      dtype=image.pixels.dtype,
+      dtype=depth,
       tile=(_TILE, _TILE),
       photometric="minisblack" if C == 1 else "rgb",
       planarconfig="contig" if samples > 1 else None,
@@ -75,7 +91,7 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
       compression="zlib",
       compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
       predictor=True,
-      iccprofile=info.icc_profile,
+      iccprofile=_profile(info) if info.linear else info.icc_profile,
       resolution=info.dpi,
       resolutionunit=None if info.dpi is None else "inch",
       software=False,

@@ -1,0 +1,181 @@
+"""Floats: linear light, a display's values, and how bright white is.
+
+Networks know pictures as displays show them, in [0, 1]. Files of floats, such
+as OpenEXR, hold light itself, and go beyond white. So what is read goes through
+sRGB's curve, continued above 1 and odd below 0, and, where it is much above 1,
+is divided by a gain. Both stand in `Metadata`, and are undone by the writer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands
+
+# Brighter parts than this may stay above 1: lamps, and the sun.
+_HIGHLIGHTS = 0.001
+# White of floats that aren't linear, whose values say which it is.
+_WHITES = (1.0, 255.0, 65_535.0)
+# Of values that leave [0, 1] by less, nobody need be told.
+_VISIBLE = 1 / 255
+_SAMPLED = 2**20
+
+
+def to_display(light: np.ndarray) -> np.ndarray:
+  """Returns linear light as a display's values, by sRGB's curve.
+
+  Args:
+    light: Floats, any shape; any sign and size.
+
+  Returns:
+    float32 of the same shape.
+
+  >>> to_display(np.array([0, 0.2140411, 1, -1])).round(2).tolist()
+  [0.0, 0.5, 1.0, -1.0]
+  """
+  light = np.asarray(light, np.float32)
+  size = np.abs(light)
+  curved = np.float32(1.055) * size ** np.float32(1 / 2.4) - np.float32(0.055)
+  curved = np.where(size > 0.0031308, curved, np.float32(12.92) * size)
+  return np.copysign(curved, light)
+
+
+def to_light(display: np.ndarray) -> np.ndarray:
+  """Returns a display's values as linear light: undoes `to_display`.
+
+  Args:
+    display: Floats, any shape; any sign and size.
+
+  Returns:
+    float32 of the same shape.
+
+  >>> to_light(np.array([0, 1, -1])).tolist()
+  [0.0, 1.0, -1.0]
+  """
+  display = np.asarray(display, np.float32)
+  size = np.abs(display)
+  light = ((size + np.float32(0.055)) / np.float32(1.055)) ** np.float32(2.4)
+  light = np.where(size > 0.04045, light, size / np.float32(12.92))
+  return np.copysign(light, display)
+
+
+def check_finite(samples: np.ndarray) -> None:
+  """Refuses NaN and infinity, and says how many there are."""
+  found = sum(
+    int(np.size(samples[rows]) - np.isfinite(samples[rows]).sum())
+    for rows in bands(samples)
+  )
+  if found:
+    raise ImageError(
+      f"{found} of {samples.size} values are NaN or infinite; repair them in"
+      " the program that made the file"
+    )
+
+
+def from_file(
+  pixels: np.ndarray, *, linear: bool
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Makes a display's values of a file's floats.
+
+  Args:
+    pixels: float32 `[H, W, C]`, finite.
+    linear: Whether they are linear light.
+
+  Returns:
+    float32 `[H, W, C]`, mostly in [0, 1], and `Metadata`'s `linear`, `gain`
+    and `white`.
+  """
+  white = 1.0
+  out = np.empty(pixels.shape, np.float32)
+  for rows in bands(out):
+    out[rows] = to_display(pixels[rows]) if linear else pixels[rows]
+  brightest = _brightest(out)
+  if not linear:
+    white = next((w for w in _WHITES if brightest <= 1.5 * w), 1.0)
+    brightest /= white
+  gain = max(1.0, brightest)
+  if white * gain != 1:
+    for rows in bands(out):
+      out[rows] /= np.float32(white * gain)
+  return out, {"linear": linear, "gain": gain, "white": white}
+
+
+def _brightest(pixels: np.ndarray) -> float:
+  """Returns what all but the brightest values stay below."""
+  values = pixels.reshape(-1)
+  values = values[:: max(1, values.size // _SAMPLED)]
+  return float(np.quantile(values, 1 - _HIGHLIGHTS, method="lower"))
+
+
+def to_file(
+  pixels: np.ndarray, metadata: Metadata, *, linear: bool
+) -> np.ndarray:
+  """Undoes `from_file`, of a part.
+
+  Args:
+    pixels: uint8, uint16 or float32.
+    metadata: Says what was done to floats; of integers, it doesn't matter.
+    linear: Whether the file is to have linear light.
+
+  Returns:
+    float32 of the same shape.
+  """
+  if pixels.dtype != np.float32:
+    shown = pixels / np.float32(np.iinfo(pixels.dtype).max)
+  else:
+    shown = pixels * np.float32(metadata.gain)
+  if linear:
+    return to_light(shown)
+  white = metadata.white if pixels.dtype == np.float32 else 1.0
+  return shown * np.float32(white)
+
+
+def to_integers(image: Image, dtype: type) -> Image:
+  """Makes integers of an image of floats, as a display shows it.
+
+  Args:
+    image: Of float32.
+    dtype: `np.uint8` or `np.uint16`.
+
+  Returns:
+    The image, clipped and rounded, with a note if that can be seen.
+
+  Raises:
+    ImageError: If a value is not finite.
+  """
+  top, gain = np.float32(np.iinfo(dtype).max), np.float32(image.metadata.gain)
+
+  def convert(
+    array: np.ndarray | None, factor: np.float32
+  ) -> tuple[np.ndarray | None, int]:
+    if array is None:
+      return None, 0
+    check_finite(array)
+    out, clipped = np.empty(array.shape, dtype), 0
+    for rows in bands(array):
+      part = array[rows] * factor
+      clipped += int(((part > 1 + _VISIBLE) | (part < -_VISIBLE)).sum())
+      out[rows] = np.rint(np.clip(part, 0, 1) * top)
+    return out, clipped
+
+  pixels, clipped = convert(image.pixels, gain)
+  notes = image.notes
+  if clipped:
+    notes = (
+      *notes,
+      f"{clipped} of {pixels.size} values brighter than white or darker than"
+      " black were clipped, which .exr and .tif would keep",
+    )
+  one = np.float32(1)
+  return dataclasses.replace(
+    image,
+    pixels=pixels,
+    alpha=convert(image.alpha, one)[0],
+    extra=convert(image.extra, one)[0],
+    metadata=dataclasses.replace(
+      image.metadata, linear=False, gain=1.0, white=1.0, bits=None
+    ),
+    notes=notes,
+  )

@@ -1,0 +1,102 @@
+"""ICC profiles of linear light, and the same for a display's values.
+
+Only the curves are looked at and exchanged; primaries and words are left.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+
+_CURVES = (b"rTRC", b"gTRC", b"bTRC", b"kTRC")
+_MOST_TAGS = 200
+_LINEAR = b"curv" + bytes(8)
+# sRGB's, a parametric curve of kind 3: gamma, a, b, c, d by 2^16.
+_SRGB = b"para" + struct.pack(
+  ">IHH5i",
+  0,
+  3,
+  0,
+  *(
+    round(v * 2**16)
+    for v in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+  ),
+)
+# What stands for 1 in a curve of one number, and in a parametric one.
+_IDENTITIES = (
+  _LINEAR,
+  b"curv" + struct.pack(">IIH", 0, 1, 256),
+  b"para" + struct.pack(">IHHi", 0, 0, 0, 2**16),
+  b"curv" + struct.pack(">IIHH", 0, 2, 0, 65_535),
+)
+
+
+def _tags(profile: bytes) -> Iterator[tuple[bytes, bytes]]:
+  (count,) = struct.unpack_from(">I", profile, 128)
+  if count > _MOST_TAGS:
+    raise ValueError(f"{count} tags")
+  for number in range(count):
+    name, at, size = struct.unpack_from(">4sII", profile, 132 + 12 * number)
+    if at < 132 or at + size > len(profile):
+      raise ValueError("a tag beyond the end")
+    yield name, profile[at : at + size]
+
+
+def is_linear(profile: bytes | None) -> bool:
+  """Tells whether a profile's curves are all the identity.
+
+  Args:
+    profile: An ICC profile, or something else.
+
+  >>> is_linear(linear_srgb()), is_linear(None)
+  (True, False)
+  """
+  try:
+    tags = dict(_tags(profile or b""))
+  except (ValueError, struct.error):
+    return False
+  # One of a table (A2B) has its curves there.
+  curves = [tags[name] for name in _CURVES if name in tags]
+  return bool(curves) and all(
+    any(curve.startswith(known) for known in _IDENTITIES) for curve in curves
+  )
+
+
+def with_curves(profile: bytes, *, linear: bool) -> bytes | None:
+  """Exchanges a profile's curves for the identity, or sRGB's.
+
+  Args:
+    profile: An ICC profile of a matrix or of grey.
+    linear: Which.
+
+  Returns:
+    The profile, or None if it has no curves to exchange.
+  """
+  try:
+    tags = list(_tags(profile))
+  except (ValueError, struct.error):
+    return None
+  if not any(name in _CURVES for name, _ in tags) or b"A2B0" in dict(tags):
+    return None
+  curve = _LINEAR if linear else _SRGB
+  table, body, places = b"", b"", {}
+  for name, value in tags:
+    value = curve if name in _CURVES else value
+    if value not in places:
+      places[value] = 132 + 12 * len(tags) + len(body)
+      body += value + bytes(-len(value) % 4)
+    table += struct.pack(">4sII", name, places[value], len(value))
+  # The checksum of what it was is taken out.
+  head = profile[4:84] + bytes(16) + profile[100:128]
+  rest = head + struct.pack(">I", len(tags)) + table + body
+  return struct.pack(">I", len(rest) + 4) + rest
+
+
+@functools.cache
+def linear_srgb() -> bytes:
+  """Returns a profile of sRGB's primaries and linear light."""
+  from PIL import ImageCms  # Seldom needed.
+
+  srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+  return with_curves(srgb, linear=True)
