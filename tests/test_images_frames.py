@@ -1,6 +1,7 @@
 """Pages and frames: read one by one, as they are seen, and written."""
 
 import fractions
+import struct
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import ImageSequence
 
 from esrgan_jax import images
 from esrgan_jax.images import ImageError
+from tests import fuzz_images
 from tests import image_builders as build
 from tests.image_builders import joined, noise
 
@@ -111,6 +113,102 @@ def test_gif_without_anything_beneath_is_transparent(tmp_path):
   expected[4:, 3:] = 255
   for picture in pictures:
     np.testing.assert_array_equal(picture.alpha, expected)
+
+
+# PNG.
+
+
+# Disposal and blending. Pillow has (2, 1) wrong: what it goes back to has in it
+# what is to go.
+KINDS = ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+
+
+def packed(data):
+  """Returns a PNG's pixels, deflated."""
+  chunks = fuzz_images.chunks_of(data)
+  return b"".join(body for kind, body in chunks if kind == b"IDAT")
+
+
+def animated_png(samples, places, rng, *, poster=False, kinds=KINDS):
+  """An APNG of patches, each shown by chance this or that way; thrice."""
+  chunks, number = [build.chunk(b"acTL", struct.pack(">II", len(places), 3))], 0
+  whole = build.make_png(samples[0])
+  if poster:
+    chunks.append(build.chunk(b"IDAT", packed(whole)))
+  for place, patch in zip(places, samples, strict=True):
+    control = struct.pack(
+      ">IIIIIHHBB",
+      *(number, place[2], place[3], place[0], place[1]),
+      *(int(rng.integers(0, 50)), int(rng.integers(0, 50))),
+      *kinds[rng.integers(0, len(kinds))],
+    )
+    chunks.append(build.chunk(b"fcTL", control))
+    number += 1
+    data = packed(build.make_png(patch))
+    if number == 1 and not poster:
+      chunks.append(build.chunk(b"IDAT", data))
+      continue
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+      chunks.append(build.chunk(b"fdAT", struct.pack(">I", number) + part))
+      number += 1
+  head = whole[:33]  # The signature and IHDR.
+  return b"".join([head, *chunks, build.chunk(b"IEND", b"")])
+
+
+@pytest.mark.parametrize("poster", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_png_frames_are_laid_over_one_another(tmp_path, seed, poster):
+  rng = np.random.default_rng(seed)
+  canvas = (13, 11)
+  places = list(random_places(rng, canvas, 8))
+  samples = [rng.integers(0, 256, (p[3], p[2], 4), np.uint8) for p in places]
+  for patch in samples:
+    # Pillow pastes, which is right for all or nothing.
+    patch[..., 3] = np.where(patch[..., 3] > 99, 255, 0)
+  data = animated_png(samples, places, rng, poster=poster)
+  frames, pictures = read(tmp_path, data)
+  assert frames.sizes == (canvas,) * 8
+  assert frames.loop == 3
+  expected = list(by_pillow(tmp_path))[poster:]
+  for picture, other in zip(pictures, expected, strict=True):
+    np.testing.assert_array_equal(seen(picture), other)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png_frames_that_shine_through(tmp_path, dtype):
+  below, above = (noise(9, 9, 4, dtype=dtype, seed=s) for s in (1, 2))
+  above[0, :, 3], below[:, 0, 3] = np.iinfo(dtype).max, 0
+  above[1, :, 3] = 0
+  data = animated_png(
+    [below, above], [(0, 0, 9, 9)] * 2, np.random.default_rng(0), kinds=[(0, 1)]
+  )
+  _, (first, second) = read(tmp_path, data)
+  np.testing.assert_array_equal(joined(first), below)
+  step = np.iinfo(dtype).max // 255
+  expected = PilImage.alpha_composite(
+    *(PilImage.fromarray((x // step).astype(np.uint8)) for x in (below, above))
+  )
+  difference = (seen(second) // step).astype(int) - np.asarray(expected)
+  # Of what is hardly seen, the colour is hardly known.
+  weight = np.asarray(expected)[..., 3:] / 255
+  assert np.abs(difference * weight).max() <= 2
+
+
+def test_png_goes_back_to_what_was_there(tmp_path):
+  rng = np.random.default_rng(3)
+  samples = [rng.integers(0, 256, (9, 9, 4), np.uint8) for _ in range(3)]
+  samples[0][..., 3] = 255
+  samples[2][..., 3] = 0
+  place = (0, 0, 9, 9)
+  data = animated_png(samples, [place] * 3, rng, kinds=[(2, 1)])
+  _, pictures = read(tmp_path, data)
+  # The first has nothing to go back to.
+  np.testing.assert_array_equal(pictures[2].alpha, 0)
+  kept = animated_png(samples, [place] * 3, rng, kinds=[(0, 1)])
+  first = kept.index(b"fcTL")
+  data = data[:first] + kept[first : first + 34] + data[first + 34 :]
+  _, pictures = read(tmp_path, data)
+  np.testing.assert_array_equal(seen(pictures[2]), samples[0])
 
 
 # Every kind.

@@ -55,7 +55,7 @@ class Animation:
     loop: How often it is played; 0: for ever.
     patches: The frames.
     decode: Returns a patch's samples, `[height, width, C + 1]`, alpha last.
-    found: What a `Found` has besides pixels and alpha.
+    found: What a `Found` has besides the picture.
   """
 
   format: str
@@ -128,9 +128,9 @@ def _lay_over(below: np.ndarray, above: np.ndarray) -> None:
   for rows in bands(above):
     under, over = below[rows], above[rows]
     alpha = over[..., -1]
-    opaque = alpha == top
-    under[opaque] = over[opaque]
-    partly = (alpha > 0) & ~opaque
+    alone = (alpha == top) | (under[..., -1] == 0)
+    under[alone] = over[alone]
+    partly = (alpha > 0) & ~alone
     if partly.any():
       a, b = over[partly].astype(np.float64), under[partly].astype(np.float64)
       share = a[:, -1:] * top

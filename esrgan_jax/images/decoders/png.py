@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fractions
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from esrgan_jax.images import limits
+from esrgan_jax.images.animation import (
+  CLEAR,
+  KEEP,
+  RESTORE,
+  Animation,
+  Patch,
+)
 from esrgan_jax.images.assembly import Found, refuse_frames, split_alpha
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import load_exif
@@ -24,53 +34,174 @@ _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4))
 _PASSES += ((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 
 
+@dataclasses.dataclass(kw_only=True)
+class _Contents:
+  """What a file holds; bodies of chunks, or whole ones where it says so.
+
+  Attributes:
+    header: Numbers of IHDR.
+    palette: PLTE and tRNS, whole.
+    packed: IDAT, whole.
+    count: Frames that acTL states; 0 if there is no animation.
+    loop: How often they are played, by acTL.
+    frames: Bodies of fcTL; the whole chunks of each frame's pixels.
+    first: Whether a frame's header stands before the picture, so that it is
+      the first frame.
+    found: Metadata by chunk.
+  """
+
+  header: tuple[int, ...]
+  palette: list[memoryview]
+  packed: list[memoryview]
+  count: int
+  loop: int
+  frames: list[tuple[memoryview, list[memoryview]]]
+  first: bool
+  found: dict[bytes, Any]
+
+  def fields(self) -> dict[str, Any]:
+    """Returns what a `Found` has besides the picture."""
+    return {
+      "icc_profile": self.found.get(b"iCCP"),
+      "exif": load_exif(self.found.get(b"eXIf")),
+      "xmp": self.found.get(b"iTXt"),
+      "dpi": self.found.get(b"pHYs"),
+    }
+
+
 def read_png(data: bytes, max_pixels: int) -> Found:
   """Reads a PNG of one picture."""
-  header, palette, packed = None, [], []
-  frames, first_frames = [], 0
-  found = {}
+  contents = _read_contents(memoryview(data), max_pixels)
+  if contents.count:
+    # A picture that is not one of the frames is one more.
+    refuse_frames(contents.count + (not contents.first), "frames")
+  packed = [_intact(chunk) for chunk in contents.packed]
+  samples = _decode(contents.header, contents.palette, packed)
+  pixels, alpha = split_alpha(samples)
+  return Found(format="PNG", pixels=pixels, alpha=alpha, **contents.fields())
+
+
+def read_png_frames(
+  data: bytes | memoryview, max_pixels: int
+) -> Animation | None:
+  """Finds an animation's frames; None if there is one picture."""
   view = memoryview(data)
+  contents = _read_contents(view, max_pixels)
+  count = contents.count
+  if count == 0 or (count == 1 and contents.first):
+    return None
+  if len(contents.frames) < count:
+    raise ValueError(f"{len(contents.frames)} of {count} frames")
+  patches = [_read_frame(*frame, contents) for frame in contents.frames[:count]]
+  width, height, *rest = contents.header
+
+  def decode(patch: Patch) -> np.ndarray:
+    # IDAT has the pixels at once, fdAT a number before them.
+    packed = [
+      _intact(chunk)[4 if chunk[4:8] == b"fdAT" else 0 :]
+      for chunk in patch.data
+    ]
+    header = patch.width, patch.height, *rest
+    pixels, alpha = split_alpha(_decode(header, contents.palette, packed))
+    if alpha is None:
+      alpha = np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max)
+    return np.dstack([pixels, alpha.astype(pixels.dtype)])
+
+  if contents.first and (patches[0].width, patches[0].height) != (
+    width,
+    height,
+  ):
+    raise ValueError("a first frame of another size than the picture")
+  animation = Animation(
+    format="PNG",
+    width=width,
+    height=height,
+    loop=contents.loop,
+    patches=patches,
+    decode=decode,
+    found=contents.fields(),
+  )
+  animation.check(len(view), max_pixels)
+  return animation
+
+
+def _read_frame(
+  control: memoryview, chunks: list[memoryview], contents: _Contents
+) -> Patch:
+  """Reads what is said of a frame."""
+  _, width, height, left, top, above, below, dispose, blend = struct.unpack(
+    ">IIIIIHHBB", control
+  )
+  if dispose > 2 or blend > 1:
+    raise ValueError(f"a frame of kinds {dispose} and {blend}")
+  colour = contents.header[3]
+  return Patch(
+    left=left,
+    top=top,
+    width=width,
+    height=height,
+    # Of a second; nothing stands for hundredths.
+    duration=fractions.Fraction(1000 * above, below or 100),
+    dispose=(KEEP, CLEAR, RESTORE)[dispose],
+    opaque=colour < 4 and all(c[4:8] != b"tRNS" for c in contents.palette),
+    blend=blend == 1,
+    data=chunks,
+  )
+
+
+def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
+  """Walks through the chunks; what the pixels are is looked at later."""
+  header, palette, packed = None, [], []
+  controls, frames, first = [], [], False
+  ordered, number = True, 0
+  found = {}
   for kind, start, end in _chunks(view):
-    body = view[start + 8 : end - 4]
+    whole, body = view[start:end], view[start + 8 : end - 4]
     if (kind == b"IHDR") != (header is None):
       raise ValueError("no header" if header is None else "two headers")
-    if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
-      if not _is_intact(view[start:end]):
-        raise ValueError(f"a wrong checksum of {kind.decode()}")
-      if kind == b"IHDR":
-        header = struct.unpack(">IIBBBBB", body)
-        limits.check_size(*header[:2], max_pixels)
-      elif kind == b"IDAT":
-        packed.append(body)
-      else:
-        palette.append(view[start:end])
+    if kind == b"IHDR":
+      header = struct.unpack(">IIBBBBB", _intact(whole))
+      limits.check_size(*header[:2], max_pixels)
+    elif kind in (b"PLTE", b"tRNS"):
+      _intact(whole)
+      palette.append(whole)
+    elif kind == b"IDAT":
+      packed.append(whole)
+      if first and len(frames) == 1:
+        frames[0][1].append(whole)
     elif kind == b"acTL" and len(body) == 8 and not packed:
-      frames.append(struct.unpack_from(">I", body)[0])
-    elif kind == b"fcTL" and not packed:
-      first_frames += 1
+      controls.append(struct.unpack(">II", body))
+    elif kind in (b"fcTL", b"fdAT"):
+      # All are numbered, and count as far as they are in order.
+      ordered = ordered and body[:4] == struct.pack(">I", number)
+      number += 1
+      first |= kind == b"fcTL" and not packed
+      if kind == b"fcTL":
+        ordered = ordered and len(body) == 26 and _is_intact(whole)
+        frames += [(body, [])] if ordered else []
+      elif ordered and frames and packed:
+        frames[-1][1].append(whole)
     elif (
       kind in _METADATA
       and kind not in found
       and len(body) <= MAX_METADATA
-      and _is_intact(view[start:end])
+      and _is_intact(whole)
     ):
       text = _METADATA[kind](bytes(body))
       if text is not None:
         found[kind] = text
-  if len(frames) == 1 and 0 < frames[0] < 2**31:  # Else it is none.
-    # Without a frame's header before it, the picture is not one of them.
-    refuse_frames(frames[0] + (not first_frames), "frames")
   if header is None:
     raise ValueError("no header")
-  pixels, alpha = split_alpha(_decode(header, palette, packed))
-  return Found(
-    format="PNG",
-    pixels=pixels,
-    alpha=alpha,
-    icc_profile=found.get(b"iCCP"),
-    exif=load_exif(found.get(b"eXIf")),
-    xmp=found.get(b"iTXt"),
-    dpi=found.get(b"pHYs"),
+  count, loop = controls[0] if len(controls) == 1 else (0, 0)
+  return _Contents(
+    header=header,
+    palette=palette,
+    packed=packed,
+    count=count if count < 2**31 else 0,  # Else there is no animation.
+    loop=loop,
+    frames=[frame for frame in frames if frame[1]],
+    first=first,
+    found=found,
   )
 
 
@@ -157,6 +288,13 @@ def _chunks(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
     yield kind, at, end
     at = end
   raise ValueError("no end mark")
+
+
+def _intact(chunk: memoryview) -> memoryview:
+  """Returns a chunk's body, if its checksum is right."""
+  if not _is_intact(chunk):
+    raise ValueError(f"a wrong checksum of {bytes(chunk[4:8]).decode()}")
+  return chunk[8:-4]
 
 
 def _is_intact(chunk: memoryview) -> bool:

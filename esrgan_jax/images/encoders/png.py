@@ -54,16 +54,31 @@ def _deflate(data: bytes, flush: int) -> bytes:
 
 def write_png(file: BinaryIO, image: Image) -> None:
   """Writes a PNG, one IDAT chunk a band."""
+  write_head(file, image)
+  for packed in packed_bands(image):
+    write_chunk(file, b"IDAT", packed)
+  write_chunk(file, b"IEND", b"")
+
+
+def write_chunk(file: BinaryIO, kind: bytes, *body: bytes) -> None:
+  """Writes a chunk, its body in pieces."""
+  file.write(struct.pack(">I", sum(map(len, body))) + kind)
+  checksum = zlib.crc32(kind)
+  for part in body:
+    file.write(part)
+    checksum = zlib.crc32(part, checksum)
+  file.write(struct.pack(">I", checksum))
+
+
+def write_head(file: BinaryIO, image: Image) -> None:
+  """Writes what comes before the pixels."""
   H, W, C = image.pixels.shape
   samples = C + (image.alpha is not None)
   size = image.pixels.itemsize
   meta = image.metadata
 
   def chunk(kind, body):
-    checksum = zlib.crc32(body, zlib.crc32(kind))
-    file.write(struct.pack(">I", len(body)) + kind)
-    file.write(body)
-    file.write(struct.pack(">I", checksum))
+    write_chunk(file, kind, body)
 
   colour = {1: 0, 2: 4, 3: 2, 4: 6}[samples]
   file.write(b"\x89PNG\r\n\x1a\n")
@@ -77,6 +92,13 @@ def write_png(file: BinaryIO, image: Image) -> None:
     chunk(b"eXIf", meta.exif)
   if meta.xmp is not None:
     chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + meta.xmp)
+
+
+def packed_bands(image: Image) -> Iterator[bytes]:
+  """Yields the pixels, filtered and deflated: one stream, in pieces."""
+  H, _, C = image.pixels.shape
+  samples = C + (image.alpha is not None)
+  size = image.pixels.itemsize
 
   def pack(rows):
     # The row above belongs to the prediction, the band starts below it.
@@ -97,8 +119,7 @@ def write_png(file: BinaryIO, image: Image) -> None:
     checksum = zlib.adler32(filtered, checksum)
     head = b"\x78\x01" if rows.start == 0 else b""
     tail = struct.pack(">I", checksum) if rows.stop == H else b""
-    chunk(b"IDAT", head + packed + tail)
-  chunk(b"IEND", b"")
+    yield head + packed + tail
 
 
 def _filter_png(band: np.ndarray, distance: int) -> bytes:
