@@ -35,6 +35,13 @@ class _Parser(argparse.ArgumentParser):
     super().error(text.printable(message, limit=4000))
 
 
+def _factor(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+  return value
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
   parser = _Parser(
     prog="python -m esrgan_jax",
@@ -65,6 +72,13 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
           metavar="FILE",
           help="JSON of a network's architecture, scale and fields, for another"
           " program's checkpoint that has none beside it (docs/checkpoints.md)",
+        )
+        child.add_argument(
+          "--model-scale",
+          type=_factor,
+          metavar="N",
+          help="the network's own factor, for the rare file that does not tell:"
+          " x3 and plain x2 look alike",
         )
       child.set_defaults(run=module.run)
   return parser

@@ -7,6 +7,7 @@ import pytest
 
 from esrgan_jax import __main__
 from esrgan_jax.weights import files, zoo
+from tests import weight_builders as build
 
 
 def test_models_lists_every_model_and_what_is_here(capsys):
@@ -93,3 +94,28 @@ def test_without_a_command_there_is_help(capsys):
     __main__.main([])
   assert stop.value.code == 2
   assert "COMMAND" in capsys.readouterr().err
+
+
+def test_every_command_asks_for_a_scale_that_no_file_tells(tmp_path, capsys):
+  model = str(tmp_path / "net.pth")
+  state = build.random_state({"scale": 3, "num_block": 1})
+  (tmp_path / "net.pth").write_bytes(build.zip_pth(state))
+  out = str(tmp_path / "net.safetensors")
+  for command in (
+    ["convert", model, out],
+    ["interpolate", model, model, "-o", out],
+    ["upscale", out.replace("safetensors", "png"), "--model", model],
+    ["evaluate", "--model", model, "--hr", str(tmp_path)],
+  ):
+    (tmp_path / "net.png").write_bytes(b"")
+    assert __main__.main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {model}: its one upsampling may be by 2")
+    assert "--model-scale 2 or --model-scale 3" in line
+    with pytest.raises(SystemExit):
+      __main__.main([*command, "--model-scale", "0"])
+    assert "0 is not at least 1" in capsys.readouterr().err
+  for flag in ("--model-scale", "--scale"):
+    command = ["convert", model, out, flag, "3", "--overwrite"]
+    assert __main__.main(command) == 0
+    assert files.read_weights(out).config["scale"] == 3

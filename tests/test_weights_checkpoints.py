@@ -25,6 +25,7 @@ from esrgan_jax.training import checkpoint, start
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files, find, trees
 from esrgan_jax.weights.dialects import rrdb
+from esrgan_jax.weights.dialects.protocol import UntoldScaleError
 from esrgan_jax.weights.formats import safetensors_file
 from esrgan_jax.weights.formats import stored_arrays as stored
 from tests import training_runs
@@ -160,7 +161,8 @@ def test_half_precision_is_exact_and_double_is_rounded(params, tmp_path):
 
 def test_scale_three_is_said(tmp_path):
   standard(tmp_path / "tree", params_of(scale=3))
-  assert find.find_model(tmp_path / "tree").weights.config["scale"] == 2
+  with pytest.raises(UntoldScaleError, match=f"^{tmp_path}/tree: .*scale=3"):
+    find.find_model(tmp_path / "tree")
   for found in (
     find.find_model(tmp_path / "tree", scale=3).weights,
     esrgan_jax.load_checkpoint(tmp_path / "tree", config={"scale": 3}),
@@ -179,7 +181,7 @@ def test_scale_three_is_said(tmp_path):
   assert given.config["scale"] == 3
   for other in ("[3]", '{"lr": 0.1}'):
     (tmp_path / "config.json").write_text(other)
-    note, last = esrgan_jax.load_checkpoint(tmp_path / "tree").notes
+    note, last = find.find_model(tmp_path / "tree", scale=3).weights.notes
     assert note.startswith(f"{tmp_path}/config.json is no config of a network")
     assert note.endswith("it was left out")
     assert last == NOTE

@@ -4,14 +4,19 @@ import json
 import os
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
+import esrgan_jax
 from esrgan_jax.weights import files
 from esrgan_jax.weights.dialects import rrdb as names
-from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
+from esrgan_jax.weights.dialects.protocol import (
+  UnsupportedWeightsError,
+  UntoldScaleError,
+)
 from esrgan_jax.weights.formats import limits, safetensors_file
 from tests import weight_builders as build
 
@@ -47,6 +52,44 @@ def test_safetensors_round_trip_bit_exactly(tmp_path, scale, unshuffle):
   assert weights.metadata["format"] == "pt"
   _same(weights.params, state)
   assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_x3_is_told_by_a_word_in_the_file(tmp_path):
+  state = build.random_state({"scale": 3})
+  path = tmp_path / "x3.safetensors"
+  for word in (None, "4", "three", "1e9"):
+    notes = {} if word is None else {"scale": word}
+    path.write_bytes(safetensors_file.to_bytes(state, notes))
+    with pytest.raises(UntoldScaleError, match=f"^{path}: its one upsampling"):
+      files.read_weights(path)
+    assert files.read_weights(path, scale=3).config["scale"] == 3
+  for scale in (2, 3):
+    path.write_bytes(safetensors_file.to_bytes(state, {"scale": str(scale)}))
+    assert files.read_weights(path).config["scale"] == scale
+    with pytest.raises(ValueError, match="x2 or x3"):
+      files.read_weights(path, scale=4)
+  pth = tmp_path / "x3.pth"
+  pth.write_bytes(build.zip_pth(state, lambda tree: {"params": tree}))
+  with pytest.raises(UntoldScaleError, match="by 2 or by 3"):
+    files.read_weights(pth)
+  assert esrgan_jax.load(pth, scale=3).scale == 3
+  with pytest.raises(ValueError, match=r"scale 3 .* x4 network"):
+    esrgan_jax.load(scale=3)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_networks_of_other_channels_load(tmp_path, channels):
+  config = {"num_in_ch": channels, "num_out_ch": channels, "num_block": 1}
+  state = build.random_state(config)
+  path = tmp_path / "model.pth"
+  path.write_bytes(build.legacy_pth(build.oldest(state)))
+  model = esrgan_jax.load(path)
+  lr = jax.ShapeDtypeStruct((1, 4, 5, channels), np.float32)
+  assert jax.eval_shape(model, lr).shape == (1, 16, 20, channels)
+  again = files.write_weights(
+    tmp_path / "again.safetensors", model.params, {**build.CONFIG, **config}
+  )
+  _same(files.read_weights(again).params, state)
 
 
 def test_missing_unshuffle_is_the_default_of_basicsr(tmp_path):
@@ -214,6 +257,9 @@ def test_pth_without_torch_says_what_to_do(tmp_path, monkeypatch):
     ({"scale": 3}, (3,)),
     ({"scale": 2, "unshuffle": 2}, (2, 2)),
     ({"scale": 8, "num_block": 1, "num_feat": 5}, (2, 2, 2)),
+    ({"num_in_ch": 1, "num_out_ch": 1}, (2, 2)),
+    ({"num_in_ch": 4, "num_out_ch": 4, "scale": 3}, (3,)),
+    ({"num_in_ch": 1, "num_out_ch": 1, "scale": 2, "unshuffle": 2}, (2, 2)),
   ],
 )
 @pytest.mark.parametrize("half", [True, False])

@@ -7,7 +7,10 @@ from esrgan_jax.models import registry
 from esrgan_jax.weights import selection
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.dialects import rrdb as names
-from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
+from esrgan_jax.weights.dialects.protocol import (
+  UnsupportedWeightsError,
+  UntoldScaleError,
+)
 from tests import weight_builders as build
 
 
@@ -44,7 +47,7 @@ def test_tree_is_hwio_with_blocks_stacked():
 
 @pytest.mark.parametrize(
   ("scale", "unshuffle"),
-  [(1, 1), (1, 4), (2, 1), (2, 2), (4, 1), (8, 1), (16, 1)],
+  [(1, 1), (1, 4), (2, 2), (4, 1), (8, 1), (16, 1)],
 )
 @pytest.mark.parametrize("dialect", [dict, build.authors, build.oldest])
 def test_scale_is_inferred(dialect, scale, unshuffle):
@@ -59,10 +62,47 @@ def test_other_sizes_are_inferred():
   assert found.config == {**build.NETWORK, **config}
 
 
-def test_x3_looks_like_x2_until_told():
-  state = build.random_state({"scale": 3})
-  assert selection.find_network(state).config["scale"] == 2
-  assert selection.find_network(state, scale=3).config["scale"] == 3
+@pytest.mark.parametrize("dialect", [dict, build.authors, build.oldest])
+def test_x3_and_plain_x2_must_be_told(dialect):
+  state = dialect(build.random_state({"scale": 3}))
+  with pytest.raises(UntoldScaleError, match="--model-scale 2 or --model-sc"):
+    selection.find_network(state)
+  for scale in (2, 3):
+    found = selection.find_network(state, scale=scale).config
+    assert (found["scale"], found["unshuffle"]) == (scale, 1)
+  with pytest.raises(ValueError, match=r"scale 4 .* x2 or x3 network"):
+    selection.find_network(state, scale=4)
+  # With unshuffled inputs, or more of them, there is no x3.
+  for config in ({"scale": 1, "unshuffle": 2}, {"scale": 4}, {"scale": 8}):
+    found = selection.find_network(dialect(build.random_state(config)))
+    assert found.config["scale"] == config["scale"]
+
+
+@pytest.mark.parametrize(
+  ("inputs", "outputs", "config"),
+  [
+    (1, 1, {}),
+    (4, 4, {}),
+    (4, 3, {}),
+    (3, 1, {}),
+    (1, 3, {}),
+    (1, 1, {"scale": 2, "unshuffle": 2}),
+    (4, 4, {"scale": 2, "unshuffle": 2}),
+    (4, 3, {"scale": 2, "unshuffle": 2}),
+    (3, 1, {"scale": 2, "unshuffle": 2}),
+    (3, 4, {"scale": 1, "unshuffle": 4}),
+    (4, 4, {"scale": 1, "unshuffle": 4}),
+    (1, 1, {"scale": 1, "unshuffle": 4}),
+    (3, 1, {"scale": 8}),
+  ],
+)
+@pytest.mark.parametrize("dialect", [dict, build.authors, build.oldest])
+def test_grey_and_four_channels_are_told_by_shapes(
+  inputs, outputs, config, dialect
+):
+  config = {"num_in_ch": inputs, "num_out_ch": outputs, **config}
+  state = dialect(build.random_state(config))
+  assert selection.find_network(state).config == {**build.NETWORK, **config}
 
 
 @pytest.mark.parametrize("scale", [2, 3, 8])

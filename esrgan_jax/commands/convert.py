@@ -32,10 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="float32",
     help="type of the numbers in DST (default: %(default)s)",
   )
-  parser.add_argument(
-    "--scale",
-    type=int,
-    help="upscaling factor, for the rare file that does not tell (x3)",
+  parser.add_argument(  # As it was called.
+    "--scale", type=int, dest="model_scale", help=argparse.SUPPRESS
   )
   parser.add_argument(
     "--overwrite", action="store_true", help="replace an existing DST"
@@ -50,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     place = find.locate(args.source, progress=progress)
   _check_target(args.target, args.overwrite, place.path)
   config = find.read_config(args.config)
-  weights = find.read(place, scale=args.scale, config=config).weights
-  find.check_scale(place.name, weights.config, args.scale)
+  weights = find.read(place, scale=args.model_scale, config=config).weights
+  find.check_scale(place.name, weights.config, args.model_scale)
   for note in weights.notes:
     out.print(f"note: {note}")
   path = export.write(

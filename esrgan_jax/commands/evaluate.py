@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     with console.fetch_progress(args.model, quiet=False) as progress:
       found = find.find_model(
         args.model,
-        scale=args.scale,
+        scale=args.model_scale or args.scale,
         config=find.read_config(args.config),
         progress=progress,
       )

@@ -62,10 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="float32",
     help="type of the numbers in a file OUT (default: %(default)s)",
   )
-  parser.add_argument(
-    "--scale",
-    type=int,
-    help="upscaling factor, for the rare file that does not tell (x3)",
+  parser.add_argument(  # As it was called.
+    "--scale", type=int, dest="model_scale", help=argparse.SUPPRESS
   )
   parser.add_argument(
     "--overwrite", action="store_true", help="replace existing files"
@@ -83,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
       model = find.find_model(
         text,
         phase=phase,
-        scale=args.scale,
+        scale=args.model_scale,
         config=find.read_config(args.config),
         progress=progress,
       )
-    find.check_scale(model.name, model.weights.config, args.scale)
+    find.check_scale(model.name, model.weights.config, args.model_scale)
     for note in model.weights.notes:
       out.print(f"note: {model.name}: {note}")
     models.append(model)

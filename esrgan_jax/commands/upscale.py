@@ -138,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
   with console.fetch_progress(args.model, quiet=args.quiet) as progress:
     model = upscaler.load(
       args.model,
+      scale=args.model_scale,
       config=find.read_config(args.config),
       dtype=args.precision,
       progress=progress,

@@ -16,6 +16,7 @@ from esrgan_jax.training import run as run_lib
 from esrgan_jax.training.errors import ConfigError
 from esrgan_jax.weights import find, partial
 from esrgan_jax.weights.dialects import DIALECTS
+from esrgan_jax.weights.dialects.protocol import UntoldScaleError
 
 __all__ = ["Start", "read"]
 
@@ -74,19 +75,26 @@ def _find(run):
   own = run.network["architecture"] not in DIALECTS
   config = run.network if own and not run.config.init_partial else None
   if run.config.init_partial:
-    return find.find_model(name)
+    return _of_any_scale(name)
   try:
     # The rare file does not tell its scale.
     return find.find_model(name, scale=run.config.scale, config=config)
   except ValueError:
     try:
-      found = find.find_model(name)
+      found = _of_any_scale(name)
     except ValueError:
       found = None
     # Another network of one's own is told apart below, with what to set.
     if found and (own or found.weights.config["scale"] != run.config.scale):
       return found
     raise
+
+
+def _of_any_scale(name):
+  try:
+    return find.find_model(name)
+  except UntoldScaleError:
+    return find.find_model(name, scale=2)  # The arrays are the same.
 
 
 def _take_what_fits(run, name, variables):

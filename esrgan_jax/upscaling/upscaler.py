@@ -604,7 +604,8 @@ def load(
     model: A name, as `python -m esrgan_jax models` lists them; a file:
       `.safetensors`, `.pth` or ncnn's `.param` and `.bin`; a workdir of
       training, a phase's folder in it, or a checkpoint. See `weights.find`.
-    scale: Upscaling factor, for the rare file that does not tell (x3).
+    scale: Upscaling factor, for the rare file that does not tell (x3, or plain
+      x2).
     config: The network's architecture and fields, for another program's
       checkpoint that has none beside it, or the path of a JSON file with them;
       see `load_checkpoint`. What tells itself must agree with it.
@@ -619,8 +620,8 @@ def load(
 
   Raises:
     TypeError: If `config` is none.
-    ValueError: If there is no such name, or the file holds no such network, or
-      `config` contradicts it.
+    ValueError: If there is no such name, or the file holds no such network or
+      does not tell its scale, or `config` contradicts it.
     FileNotFoundError: If the file is not there or cannot be fetched.
 
   >>> model = load("realesrgan-x4plus-anime")
@@ -632,6 +633,7 @@ def load(
   found = find.find_model(
     model, scale=scale, config=config, fetch=fetch, progress=progress
   )
+  find.check_scale(found.name, found.weights.config, scale)
   return Upscaler(
     registry.make_generator(**found.weights.config, dtype=compute),
     found.weights.params,

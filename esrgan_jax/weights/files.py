@@ -6,6 +6,7 @@ or a Git LFS pointer is an everyday mishap).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -28,6 +29,7 @@ from esrgan_jax.weights.dialects.protocol import (
   NamedWeights,
   Params,
   UnsupportedWeightsError,
+  UntoldScaleError,
 )
 from esrgan_jax.weights.formats import safetensors_file
 from esrgan_jax.weights.formats.limits import DamagedFileError
@@ -86,8 +88,8 @@ def read_weights(
   Args:
     path: `.safetensors`, `.pth`, `.pt`, or either file of an ncnn pair; told
       apart by content.
-    scale: Upscaling factor, needed only for a x3 network in a file that does
-      not say so (see `esrgan_jax.weights.dialects.rrdb`).
+    scale: Upscaling factor, needed only for a x3 or plain x2 network in a file
+      that does not say which (see `esrgan_jax.weights.dialects.rrdb`).
 
   Returns:
     The network's configuration, parameters, metadata and notes.
@@ -97,6 +99,7 @@ def read_weights(
     UnknownArchitectureError: If the file names one that nobody registered.
     UnsupportedWeightsError: If the file holds no network that is supported, or
       several; says what it holds.
+    UntoldScaleError: If it does not tell its scale, and `scale` is None.
     ValueError: If it is damaged, unsafe, or no weight file at all. All of them
       are one line that names the file.
 
@@ -104,7 +107,7 @@ def read_weights(
   ...               num_grow_ch=2, scale=3, unshuffle=1)
   >>> from esrgan_jax.weights.dialects import rrdb
   >>> state = {k: np.ones(s) for k, s in rrdb.shapes(config).items()}
-  >>> params = rrdb.from_state_dict(state).params
+  >>> params = rrdb.from_state_dict(state, scale=3).params
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   path = write_weights(f"{folder}/x3.safetensors", params, config)
@@ -131,7 +134,10 @@ def read_weights(
     raise registry.UnknownArchitectureError(f"{printable(path)} {e}") from e
   except ValueError as e:
     # The same kind of error, with the file's name in front.
-    kinds = (UnsupportedWeightsError, UnsafeFileError, DamagedFileError)
+    kinds = (
+      *(UnsupportedWeightsError, UntoldScaleError),
+      *(UnsafeFileError, DamagedFileError),
+    )
     error = type(e) if isinstance(e, kinds) else ValueError
     raise error(printable(f"{path}: {e}", limit=1000)) from e
   return Weights(
@@ -326,7 +332,14 @@ def _network(
   """Finds the network; metadata count where they are of this package."""
   name = metadata.get("architecture")
   if name is None:
-    return selection.find_network(state, scale=scale)
+    try:
+      return selection.find_network(state, scale=scale)
+    except UntoldScaleError:
+      # Another program's word counts where the arrays leave it open.
+      if told := _integer(metadata, "scale"):
+        with contextlib.suppress(ValueError):
+          return selection.find_network(state, scale=told)
+      raise
   fields.registered(name)
   if dialect := DIALECTS.get(name):
     known = {key: _integer(metadata, key) for key in dialect.UNTOLD}
@@ -384,9 +397,8 @@ def expected(config: Mapping[str, Any]) -> Params:
   try:
     net = registry.make_generator(**config)
     side = 8 * registry.size_multiple(net)
-    return jax.eval_shape(
-      lambda: net.init(jax.random.key(0), jnp.zeros((1, side, side, 3)))
-    )
+    shape = (1, side, side, registry.channels(net)[0])
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros(shape)))
   except Exception as error:  # Of whoever wrote the network.
     raise ValueError(
       f"{config['architecture']} cannot be made with its {fields.KEY}:"

@@ -35,6 +35,7 @@ from esrgan_jax import checks, storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, files, trees, zoo
+from esrgan_jax.weights.dialects.protocol import UntoldScaleError
 from esrgan_jax.weights.formats import checkpoint_folders as folders
 from esrgan_jax.weights.formats import plain_checkpoints
 from esrgan_jax.weights.workdir import MODELS, SUFFIX, model_of, order, phases
@@ -104,7 +105,8 @@ def find_model(
     model: See the table above.
     phase: Which phase of a workdir to take; None is the last that has a model
       or checkpoint.
-    scale: Upscaling factor, for the rare file that does not tell (x3).
+    scale: Upscaling factor, for the rare file that does not tell (x3, or plain
+      x2).
     config: The network's architecture and fields, for another program's
       checkpoint that has none beside it and does not tell, or the path of a
       JSON file with them. What tells itself must agree with it.
@@ -178,7 +180,8 @@ def read(
 
   Args:
     place: As of `locate`.
-    scale: Upscaling factor, for the rare file that does not tell (x3).
+    scale: Upscaling factor, for the rare file that does not tell (x3, or plain
+      x2).
     config: As of `find_model`.
   """
   if isinstance(config, str | os.PathLike):
@@ -191,13 +194,13 @@ def read(
   if place.is_checkpoint:
     weights = _read_checkpoint(place.path, scale, config)
   else:
-    weights = _read_file(place.path, scale)
-    told = (config or {}).get("scale")
-    untold = scale is None and "scale" not in weights.metadata
-    if untold and isinstance(told, int) and told != weights.config["scale"]:
-      # The rare file that does not tell (x3); others raise, here and below.
-      with contextlib.suppress(ValueError):
-        weights = _read_file(place.path, told)
+    try:
+      weights = _read_file(place.path, scale)
+    except UntoldScaleError:
+      told = (config or {}).get("scale")
+      if not isinstance(told, int):
+        raise
+      weights = _read_file(place.path, told)
   if config:
     _check_config(place.name, weights.config, config)
   weights = dataclasses.replace(
@@ -443,7 +446,9 @@ def _read_file(path: Any, scale: int | None) -> files.Weights:
     try:
       return files.read_weights(copy, scale=scale)
     except ValueError as error:
-      raise ValueError(str(error).replace(str(copy), str(path))) from error
+      kind = UntoldScaleError
+      kind = kind if isinstance(error, kind) else ValueError
+      raise kind(str(error).replace(str(copy), str(path))) from error
 
 
 def _read_checkpoint(

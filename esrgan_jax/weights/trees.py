@@ -20,6 +20,7 @@ from esrgan_jax.weights import fields, files, selection
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.dialects.protocol import (
   UnsupportedWeightsError,
+  UntoldScaleError,
   as_float32,
 )
 from esrgan_jax.weights.formats import plain_checkpoints as plain
@@ -43,7 +44,7 @@ def read(
 
   Args:
     folder: As of `plain_checkpoints.is_saved`.
-    scale: Upscaling factor, for a tree that does not tell (x3).
+    scale: Upscaling factor, for a tree that does not tell (x3, plain x2).
     config: The network's architecture (absent: RRDBNet) and fields; None takes
       what lies beside the tree, else what its shapes tell.
 
@@ -77,8 +78,8 @@ def read(
   except stored.CheckpointError:
     raise
   except ValueError as error:
-    kind = UnsupportedWeightsError
-    kind = kind if isinstance(error, kind) else ValueError
+    kinds = (UnsupportedWeightsError, UntoldScaleError)
+    kind = type(error) if isinstance(error, kinds) else ValueError
     raise kind(printable(f"{folder}: {error}", limit=1000)) from error
 
 

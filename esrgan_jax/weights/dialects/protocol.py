@@ -23,6 +23,7 @@ __all__ = [
   "Params",
   "StateDict",
   "UnsupportedWeightsError",
+  "UntoldScaleError",
   "as_float32",
   "compare",
 ]
@@ -33,6 +34,10 @@ Params = dict[str, Any]
 
 class UnsupportedWeightsError(ValueError):
   """The arrays are not, or not completely, those of one supported network."""
+
+
+class UntoldScaleError(ValueError):
+  """The arrays are those of networks of several scales: it must be given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Dialect(Protocol):
     Raises:
       UnsupportedWeightsError: If arrays are missing, left over, of the wrong
         shape or not finite.
+      UntoldScaleError: If the arrays do not tell the scale, and it is None.
       ValueError: If an argument contradicts the arrays.
     """
 

@@ -15,8 +15,9 @@ A state dict is flat, with OIHW kernels; our tree is nested, with HWIO kernels
 and the blocks stacked on a leading axis of `body`.
 
 Everything about the network is read from names and shapes, save one thing: a x3
-network has a single upsampling convolution and so looks like a plain x2 one.
-Two is assumed, as everywhere else, unless `scale=3` is given.
+network has a single upsampling convolution and so looks like a plain x2 one,
+under every set of names. Which of the two it is must be said: by the file's
+metadata, by ncnn's layers, by a config, or by whoever asks (`scale`).
 """  # noqa: E501
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from esrgan_jax.weights.dialects.protocol import (
   Params,
   StateDict,
   UnsupportedWeightsError,
+  UntoldScaleError,
   as_float32,
   compare,
 )
@@ -117,11 +119,11 @@ def from_state_dict(
 
   Args:
     state: Name to array (float, kernels OIHW).
-    scale: Upscaling factor, needed for x3 only (see above); given for another
-      network, it must agree with what the shapes say.
+    scale: Upscaling factor, needed for x3 and plain x2 (see above); given for
+      another network, it must agree with what the shapes say.
     unshuffle: Pixel-unshuffle factor; by default read from the first layer: if
       `scale` is given, BasicSR's where it fits; else 2 or 4 where there are 4
-      or 16 times as many inputs as the net has outputs.
+      or 16 times as many inputs as an image has channels.
 
   Returns:
     The network's fields, its parameter tree, and notes.
@@ -129,6 +131,7 @@ def from_state_dict(
   Raises:
     UnsupportedWeightsError: If arrays are missing, left over, of the wrong
       shape or not finite.
+    UntoldScaleError: If it may be x2 or x3, and `scale` is None.
     ValueError: If `scale` or `unshuffle` contradicts the arrays.
 
   Source: the three sets of names from BasicSR `archs/rrdbnet_arch.py` and
@@ -207,8 +210,8 @@ def from_ncnn(
   for name, conv in zip(names, convs, strict=True):
     state[f"{name}.weight"], state[f"{name}.bias"] = conv.weight, conv.bias
   inputs, outputs = convs[0].weight.shape[1], convs[-1].weight.shape[0]
-  unshuffle = {4: 2, 16: 4}.get(inputs // outputs, 1)
   total = math.prod(factors, start=1.0)
+  unshuffle = _unshuffle(inputs, outputs, total)
   # As the network itself does: by 2 each time, or by 3 once.
   if not all(f in (2, 3) for f in factors) or total % unshuffle:
     raise UnsupportedWeightsError(
@@ -351,8 +354,7 @@ def _infer(
     if inputs % usual**2 == 0 and scale * usual == 2**num_up:
       unshuffle = usual
   if unshuffle is None:
-    unshuffle = {4: 2, 16: 4}.get(inputs // num_out_ch, 1)
-    unshuffle = unshuffle if inputs == num_out_ch * unshuffle**2 else 1
+    unshuffle = _unshuffle(inputs, num_out_ch, 2**num_up)
   if unshuffle < 1 or inputs % unshuffle**2:
     raise ValueError(
       f"unshuffle {unshuffle} cannot be: conv_first has {inputs} inputs, no"
@@ -364,12 +366,20 @@ def _infer(
       f"conv_first has {inputs} inputs (unshuffle {unshuffle}) but there are"
       f" only {num_up} upsamplings: the output would be smaller than the input"
     )
+  either = num_up == 1 and unshuffle == 1
+  if scale is None and either:
+    raise UntoldScaleError(
+      "its one upsampling may be by 2 or by 3, and nothing tells by which: give"
+      " the network's scale, --model-scale 2 or --model-scale 3 (in Python,"
+      " scale=2 or scale=3)"
+    )
   if scale is None:
     scale = found
-  elif scale != found and not (scale == 3 and num_up == 1 and unshuffle == 1):
+  elif scale != found and not (scale == 3 and either):
     raise ValueError(
       f"scale {scale} was asked for, but the weights are those of a x{found}"
-      f" network ({num_up} upsamplings, unshuffle {unshuffle}); leave scale out"
+      f"{' or x3' if either else ''} network ({num_up} upsamplings, unshuffle"
+      f" {unshuffle}); {'give which' if either else 'leave scale out'}"
     )
   return {
     "num_in_ch": inputs // unshuffle**2,
@@ -380,6 +390,16 @@ def _infer(
     "scale": scale,
     "unshuffle": unshuffle,
   }
+
+
+def _unshuffle(inputs: int, outputs: int, upsampling: float) -> int:
+  """Returns the side of the blocks of pixels that the inputs are, by counts."""
+  sides = [side for side in (1, 2, 4) if inputs % side**2 == 0]
+  for channels in ((outputs,), (1, 3, 4)):
+    found = [side for side in sides if inputs // side**2 in channels]
+    if found:
+      return next((side for side in found if side <= upsampling), found[0])
+  return 1
 
 
 def _stack(
