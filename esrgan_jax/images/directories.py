@@ -207,6 +207,23 @@ def long(value: int, order: str) -> Value:
   return Value(4, struct.pack(order + "I", value))
 
 
+def swapped(tree: Tree, order: str) -> Tree:
+  """Returns a tree of byte order `order` in the other one."""
+  other = {"<": ">", ">": "<"}[order]
+
+  def swap(value: Value) -> Value:
+    # Of a rational, either half.
+    width = _SIZES[value.kind] // (2 if value.kind in (5, 10) else 1)
+    form = f"{len(value.raw) // width}{' BH I   Q'[width]}"
+    numbers = struct.unpack(order + form, value.raw)
+    return Value(value.kind, struct.pack(other + form, *numbers))
+
+  return {
+    tag: swapped(value, order) if isinstance(value, dict) else swap(value)
+    for tag, value in tree.items()
+  }
+
+
 def pack_tree(tree: Tree, offset: int, layout: Layout) -> bytes:
   """Returns a directory that will lie at `offset`, all it points to after it.
 

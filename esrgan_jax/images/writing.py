@@ -78,7 +78,7 @@ def write_image(
   )
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
   try:
-    image, notes = _fit(image, format_)
+    image, notes = fit(image, format_)
     with storage.written_aside(path, overwrite=overwrite) as file:
       if format_ == "PNG":
         write_png(file, image)
@@ -189,7 +189,7 @@ def check_fits(
     )
 
 
-def _fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
+def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
   """Returns what the format can hold of an image, and what it cannot."""
   H, W, C = image.pixels.shape
   image = dataclasses.replace(image, notes=())

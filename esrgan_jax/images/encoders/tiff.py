@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from esrgan_jax.images import light, profiles
 from esrgan_jax.images import metadata as meta
-from esrgan_jax.images.directories import EXIF, GPS, Layout, pack_tree
+from esrgan_jax.images.directories import (
+  EXIF,
+  GPS,
+  Layout,
+  Tree,
+  pack_tree,
+  swapped,
+)
 from esrgan_jax.images.pixels import Image, Metadata, samples_of
 
 # Uncompressed bytes from which on a file is a BigTIFF. Classic ones end at
@@ -41,9 +48,50 @@ def _profile(info: Metadata) -> bytes:
 
 
 def write_tiff(file: BinaryIO, image: Image) -> None:
-  """Writes a TIFF of deflated tiles; `file` must be readable, too."""
+  """Writes a TIFF of one page; `file` must be readable, too."""
+  write_pages(file, [image], count=1)
+
+
+def write_pages(
+  file: BinaryIO, images: Iterable[Image], *, count: int | None
+) -> None:
+  """Writes a TIFF of pages, each of deflated tiles.
+
+  Args:
+    file: It must be readable, too.
+    images: The pages; they are taken one by one.
+    count: How many there are, if that is known: if so many of the size of the
+      first do not fit a classic TIFF, it will be a BigTIFF.
+  """
   import tifffile
 
+  images = iter(images)
+  first = next(images)
+  size = first.pixels.nbytes
+  for part in (first.alpha, first.extra):
+    size += 0 if part is None else part.nbytes
+  # For makers' notes, whose order is not ours to change.
+  layout = Layout(
+    meta.load_exif(first.metadata.exif).order,
+    big=size * (count or 1) > CLASSIC_BYTES,
+  )
+  pages, trees = itertools.chain([first], images), []
+  del first  # It may be large.
+  with tifffile.TiffWriter(
+    file, bigtiff=layout.big, byteorder=layout.order
+  ) as tiff:
+    for image in pages:
+      exif = meta.load_exif(image.metadata.exif)
+      tree = exif.tree
+      if exif.order != layout.order:
+        tree = swapped(tree, exif.order)
+      _write_page(tiff, image, tree, layout)
+      trees.append({tag: tree[tag] for tag in {EXIF, GPS} & tree.keys()})
+  _fill_in(file, trees, layout)
+
+
+def _write_page(tiff: Any, image: Image, tree: Tree, layout: Layout) -> None:
+  """Writes one page, but for the directories that it points to."""
   H, W, C = image.pixels.shape
   kinds = extra_samples(image)
   alpha = kinds.index(2) if image.alpha is not None else 0
@@ -52,10 +100,6 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
   depth = image.pixels.dtype
   if depth == np.float32 and info.bits == 16:
     depth = np.dtype(np.float16)
-  big = H * W * samples * depth.itemsize > CLASSIC_BYTES
-  exif = meta.load_exif(info.exif)
-  # For makers' notes, whose order is not ours to change.
-  order = exif.order
 
   def tiles() -> Iterator[np.ndarray]:
     for top, left in itertools.product(range(0, H, _TILE), range(0, W, _TILE)):
@@ -65,10 +109,10 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
         part = np.array(part)
         part[..., :C] = light.to_file(part[..., :C], info, linear=info.linear)
         light.check_finite(part.astype(depth))
-      yield part.astype(depth.newbyteorder(order))
+      yield part.astype(depth.newbyteorder(layout.order))
 
   tags: list[tuple] = []
-  for tag, value in exif.tree.items():
+  for tag, value in tree.items():
     if tag in meta.WORDS:
       # Of text, the kind that tag has here, whatever it was.
       kind = 2 if tag in meta.ASCII_WORDS else value.kind
@@ -76,36 +120,43 @@ def write_tiff(file: BinaryIO, image: Image) -> None:
     elif tag in (EXIF, GPS):
       # tifffile refuses pointers to directories that it has not made. So this
       # keeps the place of one, and is filled in below.
-      tags.append((tag - 1, 16 if big else 4, 1, 0, True))
+      tags.append((tag - 1, 16 if layout.big else 4, 1, 0, True))
   if info.xmp is not None:
     tags.append((700, 1, len(info.xmp), info.xmp, True))
-  with tifffile.TiffWriter(file, bigtiff=big, byteorder=order) as tiff:
-    tiff.write(
-      tiles(),
-      shape=(H, W, samples) if samples > 1 else (H, W),
-      dtype=depth,
-      tile=(_TILE, _TILE),
-      photometric="minisblack" if C == 1 else "rgb",
-      planarconfig="contig" if samples > 1 else None,
-      extrasamples=kinds or None,
-      compression="zlib",
-      compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
-      predictor=True,
-      iccprofile=_profile(info) if info.linear else info.icc_profile,
-      resolution=info.dpi,
-      resolutionunit=None if info.dpi is None else "inch",
-      software=False,
-      metadata=None,
-      extratags=tags,
-    )
+  tiff.write(
+    tiles(),
+    shape=(H, W, samples) if samples > 1 else (H, W),
+    dtype=depth,
+    tile=(_TILE, _TILE),
+    photometric="minisblack" if C == 1 else "rgb",
+    planarconfig="contig" if samples > 1 else None,
+    extrasamples=kinds or None,
+    compression="zlib",
+    compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
+    predictor=True,
+    iccprofile=_profile(info) if info.linear else info.icc_profile,
+    resolution=info.dpi,
+    resolutionunit=None if info.dpi is None else "inch",
+    software=False,
+    metadata=None,
+    extratags=tags,
+  )
+
+
+def _fill_in(file: BinaryIO, trees: list[Tree], layout: Layout) -> None:
+  """Writes the directories that pages point to, by page."""
+  import tifffile
+
+  order, big = layout
   file.seek(0)
   with tifffile.TiffFile(file) as tiff:
-    places = tiff.pages[0].tags
-    for group in {EXIF, GPS} & exif.tree.keys():
-      at = file.seek(0, 2)
-      at += file.write(bytes(at % 2))
-      file.write(pack_tree(exif.tree[group], at, Layout(order, big)))
-      file.seek(places[group - 1].offset)
-      file.write(struct.pack(order + "H", group))
-      file.seek(places[group - 1].valueoffset)
-      file.write(struct.pack(order + ("Q" if big else "I"), at))
+    for number, tree in enumerate(trees):
+      places = tiff.pages[number].tags if tree else {}
+      for group, below in tree.items():
+        at = file.seek(0, 2)
+        at += file.write(bytes(at % 2))
+        file.write(pack_tree(below, at, layout))
+        file.seek(places[group - 1].offset)
+        file.write(struct.pack(order + "H", group))
+        file.seek(places[group - 1].valueoffset)
+        file.write(struct.pack(order + ("Q" if big else "I"), at))
