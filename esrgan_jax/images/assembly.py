@@ -33,6 +33,7 @@ class Found:
     bits: As in `Metadata`.
     linear: Of floats, whether they are linear light whatever the rest says.
     premultiplied: Of floats, whether alpha is in them.
+    png_chunks: As in `Metadata`.
     notes: Sentences on what is left out, as in `Image`.
   """
 
@@ -51,6 +52,7 @@ class Found:
   bits: int | None = None
   linear: bool = False
   premultiplied: bool = False
+  png_chunks: tuple[tuple[bytes, bytes], ...] = ()
   notes: tuple[str, ...] = ()
 
 

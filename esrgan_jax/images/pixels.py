@@ -61,6 +61,8 @@ class Metadata:
       scaled by them when it is written.
     extra_samples: What a TIFF says of the samples after the colours, the
       transparent one among them, by the numbers of its tag 338; None: nothing.
+    png_chunks: Kind and body of a PNG's chunks that state its colours or hold
+      texts; written to PNG as they are.
     record: One printable line on how the picture was made, for people who find
       the file; written where its format has room for it.
 
@@ -79,6 +81,9 @@ class Metadata:
   white: float = 1.0
   size: tuple[int, int] | None = None
   extra_samples: tuple[int, ...] | None = None
+  png_chunks: tuple[tuple[bytes, bytes], ...] = dataclasses.field(
+    default=(), repr=False
+  )
   record: str | None = None
 
   def __post_init__(self):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_jax.images import limits
+from esrgan_jax.images import limits, png_chunks
 from esrgan_jax.images.animation import (
   CLEAR,
   KEEP,
@@ -22,6 +22,8 @@ from esrgan_jax.images.animation import (
 from esrgan_jax.images.assembly import Found, refuse_frames, split_alpha
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import load_exif
+from esrgan_jax.images.notes import listed
+from esrgan_jax.text import printable
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_CHUNK = 2**30  # The format ends at twice that.
@@ -47,7 +49,7 @@ class _Contents:
     frames: Bodies of fcTL; the whole chunks of each frame's pixels.
     first: Whether a frame's header stands before the picture, so that it is
       the first frame.
-    found: Metadata by chunk.
+    words: What is said beside the pixels.
   """
 
   header: tuple[int, ...]
@@ -57,20 +59,27 @@ class _Contents:
   loop: int
   frames: list[tuple[memoryview, list[memoryview]]]
   first: bool
-  found: dict[bytes, Any]
+  words: _Words
 
   def fields(self) -> dict[str, Any]:
     """Returns what a `Found` has besides the picture."""
+    found = self.words.found
     return {
-      "icc_profile": self.found.get(b"iCCP"),
-      "exif": load_exif(self.found.get(b"eXIf")),
-      "xmp": self.found.get(b"iTXt"),
-      "dpi": self.found.get(b"pHYs"),
+      "icc_profile": found.get(b"iCCP"),
+      "exif": load_exif(found.get(b"eXIf")),
+      "xmp": found.get(b"iTXt"),
+      "dpi": found.get(b"pHYs"),
+      "png_chunks": tuple(self.words.kept),
+      "notes": self.words.notes(),
     }
 
 
 def read_png(data: bytes, max_pixels: int) -> Found:
-  """Reads a PNG of one picture."""
+  """Reads a PNG of one picture.
+
+  A wrong checksum of a chunk that the picture needs is an error. One that it
+  does not need is left out and told, as libpng does.
+  """
   contents = _read_contents(memoryview(data), max_pixels)
   if contents.count:
     # A picture that is not one of the frames is one more.
@@ -154,7 +163,7 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
   header, palette, packed = None, [], []
   controls, frames, first = [], [], False
   ordered, number = True, 0
-  found = {}
+  words = _Words()
   for kind, start, end in _chunks(view):
     whole, body = view[start:end], view[start + 8 : end - 4]
     if (kind == b"IHDR") != (header is None):
@@ -162,9 +171,14 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
     if kind == b"IHDR":
       header = struct.unpack(">IIBBBBB", _intact(whole))
       limits.check_size(*header[:2], max_pixels)
-    elif kind in (b"PLTE", b"tRNS"):
+    elif kind == b"PLTE":
       _intact(whole)
       palette.append(whole)
+    elif kind == b"tRNS":
+      if _is_intact(whole):
+        palette.append(whole)
+      else:
+        words.wrong.append("tRNS")
     elif kind == b"IDAT":
       packed.append(whole)
       if first and len(frames) == 1:
@@ -181,15 +195,8 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
         frames += [(body, [])] if ordered else []
       elif ordered and frames and packed:
         frames[-1][1].append(whole)
-    elif (
-      kind in _METADATA
-      and kind not in found
-      and len(body) <= MAX_METADATA
-      and _is_intact(whole)
-    ):
-      text = _METADATA[kind](bytes(body))
-      if text is not None:
-        found[kind] = text
+    else:
+      words.take(kind, whole, late=bool(packed))
   if header is None:
     raise ValueError("no header")
   count, loop = controls[0] if len(controls) == 1 else (0, 0)
@@ -201,7 +208,7 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
     loop=loop,
     frames=[frame for frame in frames if frame[1]],
     first=first,
-    found=found,
+    words=words,
   )
 
 
@@ -303,31 +310,126 @@ def _is_intact(chunk: memoryview) -> bool:
   return zlib.crc32(chunk[4:-4]) == checksum
 
 
+class _Words:
+  """What chunks say beside the pixels.
+
+  Attributes:
+    found: Metadata by chunk; of several, the first counts.
+    kept: Chunks that are for the result as they are.
+    wrong: Names of chunks that are damaged.
+    large: Names of chunks that are too large.
+    unknown: Names of chunks that nobody here knows.
+  """
+
+  def __init__(self):
+    self.found: dict[bytes, Any] = {}
+    self.kept: list[tuple[bytes, bytes]] = []
+    self.wrong: list[str] = []
+    self.large: list[str] = []
+    self.unknown: list[str] = []
+    self._room = MAX_METADATA
+    self._tried: set[bytes] = set()  # What takes time is done once.
+
+  def take(self, kind: bytes, chunk: memoryview, *, late: bool) -> None:
+    """Takes a chunk; `late` if it comes after pixels."""
+    name = printable(kind.decode("latin-1"))
+    if kind not in _METADATA and kind not in png_chunks.KEPT:
+      if kind not in _OF_PIXELS:
+        self.unknown.append(name)
+      return
+    if not _is_intact(chunk):
+      self.wrong.append(name)
+      return
+    body = chunk[8:-4]
+    if len(body) > self._room:
+      self.large.append(name)
+      return
+    self._room -= len(body)
+    body = bytes(body)
+    if kind in png_chunks.TEXTS:
+      self._take_text(kind, body)
+    elif kind in png_chunks.KEPT:
+      # Colours are stated once, and before the pixels.
+      if not late and kind not in self._tried:
+        self._tried.add(kind)
+        if png_chunks.is_sound(kind, body):
+          self.kept.append((kind, body))
+        else:
+          self.wrong.append(name)
+    elif kind not in self.found:
+      said = _METADATA[kind](body)
+      if said is not None:
+        self.found[kind] = said
+
+  def _take_text(self, kind: bytes, body: bytes) -> None:
+    """Keeps a text, unless it is metadata in disguise."""
+    keyword = png_chunks.keyword(body)
+    is_xmp = kind == b"iTXt" and keyword == png_chunks.XMP
+    place = _RAW_PROFILES.get(keyword)
+    if not is_xmp and place is None:
+      if png_chunks.is_sound(kind, body):
+        self.kept.append((kind, body))
+      else:
+        self.wrong.append(kind.decode())
+      return
+    if keyword in self._tried:
+      return
+    self._tried.add(keyword)
+    if is_xmp:
+      # It has precedence over the older form.
+      self.found[b"iTXt"] = _xmp(body)
+      return
+    text = png_chunks.text_of(kind, body)
+    block = None if text is None else png_chunks.raw_profile(text)
+    if block:
+      # ImageMagick's, from before there were chunks for it.
+      head = b"http://ns.adobe.com/xap/1.0/\0"
+      if block.startswith(head):
+        place, block = b"iTXt", block.removeprefix(head)
+      self.found.setdefault(place, block)
+
+  def notes(self) -> tuple[str, ...]:
+    """Returns what is left out, in sentences."""
+    notes = []
+    for names, why in (
+      (self.wrong, "a wrong checksum or form"),
+      (self.large, f"more than {MAX_METADATA} bytes"),
+      (self.unknown, "no known meaning for the result"),
+    ):
+      if names:
+        several = len(set(names)) > 1
+        notes.append(
+          f"{'chunks' if several else 'a chunk'} {listed(names)} left out,"
+          f" having {why}"
+        )
+    return tuple(notes)
+
+
+# Chunks of the stored pixels, which a result does not have: how deep they were,
+# what lies behind them, when they were last changed, how to unpack them.
+_OF_PIXELS = {b"sBIT", b"bKGD", b"hIST", b"sPLT", b"tIME", b"iDOT", b"fdAT"}
+_OF_PIXELS |= {b"acTL", b"fcTL"}
+_RAW_PROFILES = {
+  b"Raw profile type exif": b"eXIf",
+  b"Raw profile type APP1": b"eXIf",
+  b"Raw profile type xmp": b"iTXt",
+}
+
+
 # Metadata by chunk: bytes or numbers, empty if damaged, None if of no use.
-
-
-def _inflate(packed: bytes) -> bytes:
-  inflater = zlib.decompressobj()
-  try:
-    text = inflater.decompress(packed, MAX_METADATA)
-  except zlib.error:
-    return b""
-  return text if inflater.eof else b""
 
 
 def _profile(body: bytes) -> bytes:
   _, _, rest = body.partition(b"\0")
-  return _inflate(rest[1:]) if rest[:1] == b"\0" else b""
+  return png_chunks.inflate(rest[1:]) if rest[:1] == b"\0" else b""
 
 
-def _xmp(body: bytes) -> bytes | None:
-  keyword, _, rest = body.partition(b"\0")
-  if keyword != b"XML:com.adobe.xmp" or len(rest) < 2:
-    return None
+def _xmp(body: bytes) -> bytes:
+  _, _, rest = body.partition(b"\0")
   text = rest[2:].split(b"\0", 2)[-1]
   if rest[:1] == b"\0":
     return text
-  return _inflate(text) if rest[1:2] == b"\0" else b""
+  return png_chunks.inflate(text) if rest[1:2] == b"\0" else b""
 
 
 def _dpi(body: bytes) -> tuple[float, float] | None:
@@ -337,4 +439,4 @@ def _dpi(body: bytes) -> tuple[float, float] | None:
   return x * 0.0254, y * 0.0254
 
 
-_METADATA = {b"iCCP": _profile, b"eXIf": bytes, b"iTXt": _xmp, b"pHYs": _dpi}
+_METADATA = {b"iCCP": _profile, b"eXIf": bytes, b"pHYs": _dpi}

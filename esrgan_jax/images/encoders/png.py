@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from esrgan_jax.images import png_chunks
 from esrgan_jax.images.pixels import Image, bands, samples_of
 
 
@@ -91,7 +92,14 @@ def write_head(file: BinaryIO, image: Image) -> None:
   if meta.exif is not None:
     chunk(b"eXIf", meta.exif)
   if meta.xmp is not None:
-    chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + meta.xmp)
+    chunk(b"iTXt", png_chunks.XMP + b"\0\0\0\0\0" + meta.xmp)
+  for kind, body in meta.png_chunks:
+    chunk(kind, body)
+  if meta.record is not None:
+    words = {word for word, _ in png_chunks.texts(meta.png_chunks)}
+    # Which programs show; another's word stays.
+    word = "esrgan_jax" if "Software" in words else "Software"
+    chunk(*png_chunks.text_chunk(word, meta.record))
 
 
 def packed_bands(image: Image) -> Iterator[bytes]:
