@@ -1,21 +1,34 @@
-"""ICC profiles, EXIF, XMP and resolution: checked, and fit for the pixels."""
+"""ICC profiles, EXIF and resolution: checked, and fit for the pixels."""
 
 from __future__ import annotations
 
-import re
+import fractions
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from esrgan_jax.images import directories
-from esrgan_jax.images.directories import EXIF, Layout, Tree
+from esrgan_jax.images.directories import EXIF, INTEROP, Layout, Tree, Value
 from esrgan_jax.images.limits import MAX_METADATA
 
 SPACE_OF_CHANNELS = {1: b"GRAY", 3: b"RGB "}
 _ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
 _UNIT, _RESOLUTION = 296, (282, 283)
 _GAMMA = 42240
-_SEEN_WIDTH, _SEEN_HEIGHT = 40962, 40963
+_SEEN = 40962, 40963
+# Of the directory that serves interoperability.
+_RELATED = 4097, 4098
+# In pixels: where the subject is, and how many pixels of the sensor an inch has.
+_SUBJECTS, _FOCAL_PLANE = (37396, 41492), (41486, 41487)
+# A claim of Xiaomi's phones, that a video lies behind the picture.
+_VIDEO_BEHIND = 34967
+_SOFTWARE, _HISTORY, _COMMENT = 305, 37395, 37510
+# Keyword of a PNG's text -> tag of the same meaning.
+_TEXTS = {"Description": 270, "Software": _SOFTWARE, "Author": 315}
+_TEXTS |= {"Copyright": 33432}
+# What takes the place of a user's comment, the first of them: where generators
+# of images keep their settings, and where other programs look for them.
+_COMMENTS = ("parameters", "Comment")
 # Of a TIFF's own directory, what EXIF has there too: words about the picture.
 ASCII_WORDS = {269, 270, 271, 272, 305, 306, 315, 316, 33432}
 WORDS = {18246, 18249, *range(40091, 40096), *ASCII_WORDS}
@@ -24,10 +37,17 @@ _POINTERS = {273, 279, 288, 289, 324, 325, 330, 513, 514}
 
 
 class Exif(NamedTuple):
-  """An EXIF block's tags; values are in the byte order `order`."""
+  """An EXIF block's tags.
+
+  Attributes:
+    tree: The values.
+    order: Their byte order.
+    damaged: Whether there was a block that could not be read.
+  """
 
   tree: Tree
   order: str
+  damaged: bool = False
 
 
 def profile_space(profile: Any) -> bytes | None:
@@ -48,16 +68,11 @@ def tidy_dpi(dpi: Sequence[float | None] | None) -> tuple[float, float] | None:
   return (x, y) if 1 <= x <= 65_535 and 1 <= y <= 65_535 else None
 
 
-def tidy_xmp(xmp: Any) -> bytes | None:
-  """Returns an XMP packet with its orientation reset."""
-  if not isinstance(xmp, bytes) or not 0 < len(xmp) <= MAX_METADATA:
-    return None
-  return re.sub(rb"(tiff:Orientation(?:\s*=\s*[\"']|>))[2-8]", rb"\g<1>1", xmp)
-
-
 def load_exif(block: bytes | None) -> Exif:
   """Reads an EXIF block; gives no tags if it is damaged, or not one."""
-  if block is not None and len(block) <= MAX_METADATA:
+  if not block:
+    return Exif({}, "<")
+  if len(block) <= MAX_METADATA:
     block = block.removeprefix(b"Exif\0\0")
     try:
       layout, offset = directories.layout_of(block)
@@ -65,7 +80,7 @@ def load_exif(block: bytes | None) -> Exif:
       return Exif(tree, layout.order)
     except (ValueError, struct.error):
       pass
-  return Exif({}, "<")
+  return Exif({}, "<", damaged=True)
 
 
 def orientation_of(exif: Exif) -> int:
@@ -76,7 +91,7 @@ def orientation_of(exif: Exif) -> int:
 
 def dpi_of(exif: Exif) -> tuple[float, float] | None:
   """Returns the pixels an inch that EXIF states, if it does."""
-  tree, order = exif
+  tree, order, _ = exif
   unit = directories.integers(tree.get(_UNIT), order)[:1] or (2,)
   factor = {2: 1, 3: 2.54}.get(unit[0])
   if factor is None:
@@ -92,25 +107,150 @@ def gamma_of(exif: Exif) -> float | None:
   return directories.rational(value, exif.order)
 
 
-def tidy_exif(exif: Exif, width: int, height: int) -> bytes | None:
-  """Returns the block for an upright picture of this size; None if empty."""
-  tree, order = dict(exif.tree), exif.order
+def tidy_exif(
+  exif: Exif,
+  size: tuple[int, int],
+  new_size: tuple[int, int],
+  *,
+  orientation: int = 1,
+) -> Exif:
+  """Returns the tags for an upright picture of another size.
+
+  Args:
+    exif: As they were.
+    size: Width and height of the picture that they tell of, upright.
+    new_size: Those of the picture that they are for.
+    orientation: How they say that the picture lies; they won't any more.
+  """
+  tree, order, _ = exif
+  tree = {t: v for t, v in tree.items() if t not in _POINTERS}
   below = dict(tree.get(EXIF, {}))
-  for where, tag, value in (
-    (tree, _ORIENTATION, directories.short(1, order)),
-    (tree, _WIDTH, directories.long(width, order)),
-    (tree, _HEIGHT, directories.long(height, order)),
-    (below, _SEEN_WIDTH, directories.long(width, order)),
-    (below, _SEEN_HEIGHT, directories.long(height, order)),
+  related = dict(below.get(INTEROP, {}))
+  below.pop(_VIDEO_BEHIND, None)
+  if _ORIENTATION in tree:
+    tree[_ORIENTATION] = directories.short(1, order)
+  for where, tags in (
+    (tree, (_WIDTH, _HEIGHT)),
+    (below, _SEEN),
+    (related, _RELATED),
   ):
+    for tag, side in zip(tags, new_size, strict=True):
+      if tag in where:
+        where[tag] = directories.long(side, order)
+  if orientation >= 5:
+    for where, (x, y) in ((tree, _RESOLUTION), (below, _FOCAL_PLANE)):
+      if x in where and y in where:
+        where[x], where[y] = where[y], where[x]
+  ratios = [
+    fractions.Fraction(new, old)
+    for new, old in zip(new_size, size, strict=True)
+  ]
+  if orientation != 1 or ratios != [1, 1]:
+    for tag in _SUBJECTS:
+      place = directories.integers(below.pop(tag, None), order)
+      if 2 <= len(place) <= 4:
+        below[tag] = _moved(place, size, ratios, orientation, order)
+  for tag, ratio in zip(_FOCAL_PLANE, ratios, strict=True):
+    pixels = directories.rational(below.get(tag), order)
+    if ratio != 1 and pixels is not None:
+      below[tag] = _rational(pixels * ratio, order)
+  for where, tag, inner in ((below, INTEROP, related), (tree, EXIF, below)):
     if tag in where:
-      where[tag] = value
-  if EXIF in tree:
-    tree[EXIF] = below
+      where[tag] = inner
+  return Exif(tree, order)
+
+
+def _moved(
+  place: tuple[int, ...],
+  size: tuple[int, int],
+  ratios: list[fractions.Fraction],
+  orientation: int,
+  order: str,
+) -> Value:
+  """Returns a point, circle or rectangle where it lies in the result."""
+  x, y, *sides = place
+  width, height = size
+  if orientation >= 5:
+    x, y, sides = y, x, sides[::-1]
+  if orientation in (3, 4, 7, 8):
+    y = height - 1 - y
+  if orientation in (2, 3, 6, 7):
+    x = width - 1 - x
+  half = fractions.Fraction(1, 2)
+  moved = [(v + half) * r - half for v, r in zip((x, y), ratios, strict=True)]
+  moved += [v * r for v, r in zip(sides, ratios, strict=False)]
+  numbers = [min(max(round(v), 0), 2**32 - 1) for v in moved]
+  form, kind = ("H", 3) if max(numbers) < 2**16 else ("I", 4)
+  return Value(kind, struct.pack(f"{order}{len(numbers)}{form}", *numbers))
+
+
+def _rational(value: fractions.Fraction, order: str) -> Value:
+  """Makes a value of a number, as near as it can be."""
+  value = min(max(value, fractions.Fraction(0)), fractions.Fraction(2**32 - 1))
+  below = 2**32 - 1 if value < 1 else int((2**32 - 1) // value)
+  value = value.limit_denominator(max(below, 1))
+  numbers = value.numerator, value.denominator
+  return Value(5, struct.pack(order + "II", *numbers))
+
+
+def pack_exif(exif: Exif) -> bytes | None:
+  """Returns the block of tags; None if there are none."""
   # Empty directories say nothing, and some readers refuse them.
-  tree = {t: v for t, v in tree.items() if t not in _POINTERS and v != {}}
+  tree = {t: v for t, v in exif.tree.items() if v != {}}
   if not tree:
     return None
   # In its own byte order, on which makers' notes may count.
-  head = b"MM\0*\0\0\0\x08" if order == ">" else b"II*\0\x08\0\0\0"
-  return head + directories.pack_tree(tree, 8, Layout(order))
+  big = exif.order == ">"
+  head = b"MM\0*\0\0\0\x08" if big else b"II*\0\x08\0\0\0"
+  return head + directories.pack_tree(tree, 8, Layout(exif.order))
+
+
+def with_texts(exif: Exif, texts: Mapping[str, str]) -> tuple[Exif, set[str]]:
+  """Adds a PNG's texts where there is no such tag yet.
+
+  Args:
+    exif: The tags.
+    texts: Text by its keyword.
+
+  Returns:
+    The tags, and the keywords of those that are among them now.
+  """
+  tree, below = dict(exif.tree), dict(exif.tree.get(EXIF, {}))
+  used = set()
+  for word, tag in _TEXTS.items():
+    if word in texts and tag not in tree:
+      tree[tag] = _ascii(texts[word])
+      used.add(word)
+  comments = [word for word in _COMMENTS if word in texts]
+  if comments and _COMMENT not in below:
+    text = texts[comments[0]]
+    if text.isascii():
+      raw = b"ASCII\0\0\0" + text.encode()
+    else:
+      # Most programs write and read it so, whatever the block's own order.
+      raw = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+    below[_COMMENT] = Value(7, raw)
+    used.add(comments[0])
+  if below:
+    tree[EXIF] = below
+  return exif._replace(tree=tree), used
+
+
+def with_record(exif: Exif, record: str) -> Exif:
+  """Adds how the picture was made: as its software, or to its history."""
+  tree, below = dict(exif.tree), dict(exif.tree.get(EXIF, {}))
+  if _SOFTWARE not in tree:
+    tree[_SOFTWARE] = _ascii(record)
+    return exif._replace(tree=tree)
+  # That of the camera stays.
+  before = below.get(_HISTORY)
+  if before is not None and before.kind == 2:
+    text = before.raw.rstrip(b"\0 ").decode("utf-8", "replace")
+    record = f"{text}; {record}" if text else record
+  below[_HISTORY] = _ascii(record)
+  return exif._replace(tree={**tree, EXIF: below})
+
+
+def _ascii(text: str) -> Value:
+  """Makes a value of a text; in UTF-8, as most programs do."""
+  return Value(2, text.encode("utf-8", "replace").replace(b"\0", b" ") + b"\0")

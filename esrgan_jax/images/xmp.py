@@ -84,12 +84,14 @@ _GONE: Mapping[str, str] = {
   _APPLE_GAIN_MAP: "gain map",
 }
 _MOTION = re.compile(r"(MotionPhoto|MicroVideo|OLivePhoto|VideoLength$).*")
-_CAMERAS = re.compile(r"http://ns\.(google|oppo|oplus|xiaomi)\.com/photos/1\.0/.*")
+_CAMERAS = re.compile(
+  r"http://ns\.(google|oppo|oplus|xiaomi)\.com/photos/1\.0/.*"
+)
 _NOTES = {
-  "gain map": "the gain map for HDR screens is left out",
-  "motion": "the video of a motion photo is left out",
-  "container": "further pictures or videos in the file are left out",
-  "extended": "extended XMP (depth maps and the like) is left out",
+  "gain map": "its gain map for HDR screens is left out",
+  "motion": "its video, of a motion photo, is left out",
+  "container": "further pictures or videos in it are left out",
+  "extended": "its extended XMP, a depth map or the like, is left out",
 }
 
 
@@ -132,20 +134,21 @@ def fit(
     size: Width and height of the picture that it was written for, upright.
     new_size: Those of the picture that it is for.
 
-  >>> packet = b'<a xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:ImageWidth="9"/>'
-  >>> fit(packet, (9, 7), (18, 14)).packet[-23:]
-  b' tiff:ImageWidth="18"/>'
+  >>> fit(b'<a tiff:ImageWidth="9"/>', (9, 7), (18, 14)).packet
+  b'<a tiff:ImageWidth="18"/>'
   """
   if not packet:
     return Fitted(None, ())
   if len(packet) > MAX_METADATA:
-    return Fitted(None, (f"XMP of {len(packet)} bytes is left out",))
+    return Fitted(None, (
+      f"its XMP of {len(packet)} bytes is left out, more than {MAX_METADATA}",
+    ))
   try:
     text = _as_utf8(packet)
     editor = _Editor(text, size, new_size)
     return Fitted(editor.result(), editor.notes())
   except (expat.ExpatError, ValueError):
-    return Fitted(None, ("damaged XMP is left out",))
+    return Fitted(None, ("its XMP is damaged, and left out",))
 
 
 def _as_utf8(packet: bytes) -> bytes:
@@ -230,7 +233,7 @@ class _Editor:
       for key, value in zip(names, attributes[1::2], strict=True)
     }
     at = begin + 1 + len(name.encode())
-    for match in iter(lambda: _ATTRIBUTE.match(self._text, at), None):
+    while (match := _ATTRIBUTE.match(self._text, at)) is not None:
       at = match.end()
       self._change_attribute(match, spaces, values)
     edit = self._edit_of(full, values)

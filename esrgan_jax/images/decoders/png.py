@@ -390,19 +390,17 @@ class _Words:
 
   def notes(self) -> tuple[str, ...]:
     """Returns what is left out, in sentences."""
-    notes = []
-    for names, why in (
-      (self.wrong, "a wrong checksum or form"),
-      (self.large, f"more than {MAX_METADATA} bytes"),
-      (self.unknown, "no known meaning for the result"),
-    ):
-      if names:
-        several = len(set(names)) > 1
-        notes.append(
-          f"{'chunks' if several else 'a chunk'} {listed(names)} left out,"
-          f" having {why}"
-        )
-    return tuple(notes)
+    return tuple(
+      f"its {listed(names)} chunk is left out ({why})"
+      if len(set(names)) == 1
+      else f"its chunks {listed(names)} are left out ({why})"
+      for names, why in (
+        (self.wrong, "a wrong checksum or form"),
+        (self.large, f"more than {MAX_METADATA} bytes of metadata"),
+        (self.unknown, "what they say may not hold for the result"),
+      )
+      if names
+    )
 
 
 # Chunks of the stored pixels, which a result does not have: how deep they were,
