@@ -544,7 +544,7 @@ def test_further_bands(tmp_path, photometric, planar, kinds, place):
   (note,) = images.write_image(tmp_path / "b.png", image) or (None,)
   assert (note is None) == (image.extra is None)
   if note:
-    assert note.startswith(f"{rest.shape[2]} band")
+    assert f"no room for its {rest.shape[2]} further band" in note
 
 
 def test_one_more_sample_is_transparency_and_more_are_bands(tmp_path):

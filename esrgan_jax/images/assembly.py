@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image as PilImage
 
-from esrgan_jax.images import light, profiles
+from esrgan_jax.images import geotiff, light, profiles, xmp
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands
@@ -34,6 +34,7 @@ class Found:
     linear: Of floats, whether they are linear light whatever the rest says.
     premultiplied: Of floats, whether alpha is in them.
     png_chunks: As in `Metadata`.
+    geotiff: Likewise.
     notes: Sentences on what is left out, as in `Image`.
   """
 
@@ -53,6 +54,7 @@ class Found:
   linear: bool = False
   premultiplied: bool = False
   png_chunks: tuple[tuple[bytes, bytes], ...] = ()
+  geotiff: geotiff.Tags | None = None
   notes: tuple[str, ...] = ()
 
 
@@ -152,24 +154,36 @@ def assemble(found: Found) -> Image:
   dpi = meta.tidy_dpi(found.dpi)
   if dpi is not None and orientation >= 5:
     dpi = dpi[::-1]
-  profile = found.icc_profile
-  if (
+  notes = [*found.notes]
+  profile, exif, places = found.icc_profile, found.exif, found.geotiff
+  if profile is not None and (
     meta.profile_space(profile) != meta.SPACE_OF_CHANNELS[C]
     or len(profile) > MAX_METADATA
   ):
+    notes.append("its colour profile is not one of its pixels, and left out")
     profile = None
+  if exif.damaged:
+    notes.append("its EXIF is damaged, and left out")
+  exif = meta.tidy_exif(exif, (W, H), (W, H), orientation=orientation)
+  packet = xmp.fit(found.xmp, (W, H), (W, H))
+  notes += packet.notes
+  if places and orientation != 1:
+    notes.append("its place on the map is left out, as its pixels are turned")
+    places = None
   metadata = Metadata(
     format=found.format,
     icc_profile=profile,
-    exif=meta.tidy_exif(found.exif, W, H),
-    xmp=meta.tidy_xmp(found.xmp),
+    exif=meta.pack_exif(exif),
+    xmp=packet.packet,
     dpi=dpi,
     bits=found.bits,
     size=(W, H),
     extra_samples=found.extra_samples,
+    png_chunks=found.png_chunks,
+    geotiff=places or None,
     **levels,
   )
-  return Image(pixels, alpha, metadata, extra, found.notes)
+  return Image(pixels, alpha, metadata, extra, tuple(notes))
 
 
 def _as_shown(found: Found) -> tuple[Found, dict[str, float]]:

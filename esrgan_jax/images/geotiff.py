@@ -27,7 +27,7 @@ KINDS |= {_DOUBLES: 12, _TEXTS: 2, _GDAL: 2, NO_DATA: 2}
 KINDS |= {_RATIONAL_POLYNOMIALS: 12}
 _COUNTS = {_PIXEL_SCALE: 3, _TRANSFORMATION: 16, _RATIONAL_POLYNOMIALS: 92}
 _RASTER_TYPE, _IS_POINT = 1025, 2
-_STATISTICS = re.compile(rb"\s*<Item name=\"STATISTICS_[^<>]*>[^<>]*</Item>")
+_STATISTICS = re.compile(rb'<Item name="STATISTICS_[^<>]*>[^<>]*</Item>\s*')
 
 
 def read(values: Mapping[int, Value], order: str) -> Tags | None:

@@ -18,7 +18,7 @@ _GAMMA = 42240
 _SEEN = 40962, 40963
 # Of the directory that serves interoperability.
 _RELATED = 4097, 4098
-# In pixels: where the subject is, and how many pixels of the sensor an inch has.
+# In pixels: where the subject is, and how many an inch of the sensor has.
 _SUBJECTS, _FOCAL_PLANE = (37396, 41492), (41486, 41487)
 # A claim of Xiaomi's phones, that a video lies behind the picture.
 _VIDEO_BEHIND = 34967

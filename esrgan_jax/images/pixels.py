@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ class Metadata:
       transparent one among them, by the numbers of its tag 338; None: nothing.
     png_chunks: Kind and body of a PNG's chunks that state its colours or hold
       texts; written to PNG as they are.
+    geotiff: Values of GeoTIFF's tags, bytes where they are text, for a picture
+      of `size`; written to TIFF, fit for the pixels.
     record: One printable line on how the picture was made, for people who find
       the file; written where its format has room for it.
 
@@ -83,6 +86,9 @@ class Metadata:
   extra_samples: tuple[int, ...] | None = None
   png_chunks: tuple[tuple[bytes, bytes], ...] = dataclasses.field(
     default=(), repr=False
+  )
+  geotiff: Mapping[int, tuple[float, ...] | bytes] | None = dataclasses.field(
+    default=None, repr=False, hash=False
   )
   record: str | None = None
 

@@ -12,9 +12,9 @@ from PIL import Image as PilImage
 
 from esrgan_jax import storage
 from esrgan_jax.images import light
-from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.encoders.png import write_png
 from esrgan_jax.images.encoders.tiff import write_tiff
+from esrgan_jax.images.fitting import fit_metadata, no_room
 from esrgan_jax.images.pixels import (
   OUTPUT_SUFFIXES,
   Image,
@@ -102,12 +102,14 @@ class _Format:
     depth: The deepest samples; shallower ones are kept.
     alpha: Whether it has transparency.
     lossless: True if always, False if never, None if asked for.
+    holds: Of icc_profile, exif and xmp, what it has room for.
   """
 
   side: int
   depth: type
   alpha: bool = True
   lossless: bool | None = True
+  holds: frozenset[str] = frozenset(("icc_profile", "exif", "xmp"))
 
 
 _FORMATS = {
@@ -116,7 +118,7 @@ _FORMATS = {
   "JPEG": _Format(65_500, np.uint8, alpha=False, lossless=False),
   "WEBP": _Format(16_383, np.uint8, lossless=None),
   "TIFF": _Format(2**32 - 1, np.float32),
-  "BMP": _Format(2**31 - 1, np.uint8, alpha=False),
+  "BMP": _Format(2**31 - 1, np.uint8, alpha=False, holds=frozenset()),
 }
 
 
@@ -207,21 +209,17 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
   extra = image.extra
   if extra is not None and format_ != "TIFF":
     count = extra.shape[2]
-    notes.append(
-      f"{count} {'band' if count == 1 else 'bands'} beyond the colours left"
-      f" out, as {format_} has no room for them; choose .tif"
-    )
+    what = f"{count} further {'band' if count == 1 else 'bands'}"
+    notes.append(no_room(format_, what, ".tif"))
     extra = None
-  metadata = image.metadata
-  space = meta.SPACE_OF_CHANNELS[3 if format_ == "WEBP" else C]
-  if meta.profile_space(metadata.icc_profile) != space:
-    metadata = dataclasses.replace(metadata, icc_profile=None)
-  metadata = dataclasses.replace(
-    metadata,
-    exif=meta.tidy_exif(meta.load_exif(metadata.exif), W, H),
-    xmp=meta.tidy_xmp(metadata.xmp),
-    dpi=meta.tidy_dpi(metadata.dpi),
+  metadata, lost = fit_metadata(
+    image.metadata,
+    (W, H),
+    format_,
+    channels=3 if format_ == "WEBP" else C,
+    holds=_FORMATS[format_].holds,
   )
+  notes += lost
   return Image(pixels, alpha, metadata, extra), tuple(notes)
 
 
@@ -248,11 +246,6 @@ def _write_pillow(
   }
   if format_ == "JPEG":
     options |= {"quality": quality, "subsampling": 0}
-    # What one APP1 segment holds, less the identifier of each.
-    if len(options["exif"] or b"") > 65_533:
-      del options["exif"]
-    if len(options["xmp"] or b"") > 65_504:
-      del options["xmp"]
   elif format_ == "WEBP":
     options |= {"quality": quality, "lossless": lossless, "exact": lossless}
   options = {key: value for key, value in options.items() if value is not None}

@@ -140,9 +140,12 @@ def fit(
   if not packet:
     return Fitted(None, ())
   if len(packet) > MAX_METADATA:
-    return Fitted(None, (
-      f"its XMP of {len(packet)} bytes is left out, more than {MAX_METADATA}",
-    ))
+    return Fitted(
+      None,
+      (
+        f"its XMP of {len(packet)} bytes is left out, more than {MAX_METADATA}",
+      ),
+    )
   try:
     text = _as_utf8(packet)
     editor = _Editor(text, size, new_size)

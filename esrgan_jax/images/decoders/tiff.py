@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from esrgan_jax.images import directories, limits
+from esrgan_jax.images import directories, geotiff, limits
 from esrgan_jax.images.assembly import (
   Found,
   from_palette,
@@ -19,9 +19,25 @@ from esrgan_jax.images.decoders import fax, jpeg, webp
 from esrgan_jax.images.directories import EXIF, GPS, Layout, Place
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import WORDS, Exif, dpi_of, orientation_of
+from esrgan_jax.images.notes import listed
 from esrgan_jax.images.pixels import ImageError, bands
 
 _MOST_PAGES = 1000
+_MOST_GEOTIFF = 2**20
+_DESCRIPTION = 270
+# Tags above 32,767 that are heeded, or tell only how the pixels are stored.
+_KNOWN = {*WORDS, *geotiff.KINDS, EXIF, GPS, 32997, 32998, 34675, 50674}
+# What others hold, and those below that are not of the storage either.
+_OTHERS = {
+  301: "301 (TransferFunction)",
+  318: "318 (WhitePoint)",
+  319: "319 (PrimaryChromaticities)",
+  33723: "33723 (IPTC)",
+  34377: "34377 (Photoshop)",
+  37724: "37724 (Photoshop's layers)",
+  50838: "50838 (ImageJ)",
+  50839: "50839 (ImageJ)",
+}
 _MOST_SAMPLES = 32
 # Of a tag of the structure but those with a number a part.
 _MOST_VALUES = 64
@@ -145,6 +161,10 @@ def read_tiff(data: bytes, max_pixels: int) -> Found:
     )
   except ValueError:
     tree = {}
+  notes = ["its floats of 64 bits became 32"] if page.bits == 64 else []
+  notes += _without_sizes(tree)
+  if others := [_OTHERS.get(tag, str(tag)) for tag in places if _is_other(tag)]:
+    notes.append(f"its tags {listed(others)} are left out")
   turned = {
     tag: directories.value_of(data, places[tag])
     for tag in (274, 282, 283, 296)
@@ -164,8 +184,56 @@ def read_tiff(data: bytes, max_pixels: int) -> Found:
     dpi=dpi_of(here),
     bits=16 if page.floats and page.bits == 16 else None,
     premultiplied=page.floats and page.premultiplied,
-    notes=("its floats of 64 bits became 32",) if page.bits == 64 else (),
+    geotiff=_places(page, data, places, layout.order, notes),
+    notes=tuple(notes),
   )
+
+
+def _without_sizes(tree: directories.Tree) -> list[str]:
+  """Removes a description that a program wrote of the old pixels, for itself.
+
+  Returns:
+    What is told of it: nothing, if it held no more than their shape.
+  """
+  description = tree.get(_DESCRIPTION)
+  text = b"" if description is None else description.raw[:4096]
+  is_shape = text.startswith(b'{"shape":')
+  if not is_shape and not text.startswith(b"ImageJ=") and b"<OME " not in text:
+    return []
+  del tree[_DESCRIPTION]
+  return [] if is_shape else ["its description by ImageJ or OME is left out"]
+
+
+def _is_other(tag: int) -> bool:
+  """Tells a tag that says more than how the pixels are stored."""
+  return tag in _OTHERS or (tag >= 2**15 and tag not in _KNOWN)
+
+
+def _places(
+  page: _Page,
+  data: bytes,
+  places: dict[int, Place],
+  order: str,
+  notes: list[str],
+) -> geotiff.Tags | None:
+  """Returns GeoTIFF's tags; adds to the notes what is left out of them."""
+  values = {
+    tag: directories.value_of(data, places[tag])
+    for tag in geotiff.KINDS
+    if tag in places and places[tag].size <= _MOST_GEOTIFF
+  }
+  tags = geotiff.read(values, order)
+  if tags is None:
+    notes.append("its GeoTIFF tags are damaged, and left out")
+    return None
+  # Only as they are stored.
+  same = (
+    page.photometric in (1, 2) and page.bits >= 8 and not page.premultiplied
+  )
+  if geotiff.NO_DATA in tags and not same:
+    notes.append("its no-data value is left out, as its pixels are converted")
+    return {k: v for k, v in tags.items() if k != geotiff.NO_DATA}
+  return tags
 
 
 def _find_page(

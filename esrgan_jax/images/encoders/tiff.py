@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from esrgan_jax.images import light, profiles
+from esrgan_jax.images import geotiff, light, profiles
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.directories import (
   EXIF,
@@ -121,6 +121,8 @@ def _write_page(tiff: Any, image: Image, tree: Tree, layout: Layout) -> None:
       # tifffile refuses pointers to directories that it has not made. So this
       # keeps the place of one, and is filled in below.
       tags.append((tag - 1, 16 if layout.big else 4, 1, 0, True))
+  for tag, values in (info.geotiff or {}).items():
+    tags.append((tag, geotiff.KINDS[tag], len(values), values, True))
   if info.xmp is not None:
     tags.append((700, 1, len(info.xmp), info.xmp, True))
   tiff.write(
