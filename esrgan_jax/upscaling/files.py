@@ -103,7 +103,8 @@ def upscale_files(
   >>> model = load("realesrgan-x4plus-anime")
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   small, large, absent = (pathlib.Path(folder, n + ".png") for n in "abc")
-  ...   images.write_image(small, images.Image(np.zeros((6, 8, 3), np.uint8)))
+  ...   black = images.Image(np.zeros((6, 8, 3), np.uint8))
+  ...   _ = images.write_image(small, black)
   ...   jobs = [Job(absent, large), Job(small, large)]
   ...   for job, outcome in upscale_files(model, jobs, Settings()):
   ...     job.source.name, isinstance(outcome, Done), large.exists()
@@ -134,7 +135,7 @@ def _upscale_file(model, job, settings, progress):
     transparent=picture.alpha is not None and not _is_opaque(picture.alpha),
   )
   job.target.parent.mkdir(parents=True, exist_ok=True)
-  notes: list[str] = []
+  notes = [*picture.notes]
   result = photo.upscale_photo(
     model,
     picture,
@@ -146,7 +147,7 @@ def _upscale_file(model, job, settings, progress):
     progress=progress and (lambda *counts: progress(job, *counts)),
     notify=notes.append,
   )
-  images.write_image(
+  notes += images.write_image(
     job.target,
     result,
     quality=settings.quality,
