@@ -320,7 +320,7 @@ def _gif_blocks(rng, data):
   return data[:at] + rng.choice(more) + data[at:]
 
 
-def _riff_chunks(data):
+def riff_chunks(data):
   at, chunks = 12, []
   while at + 8 <= len(data):
     kind, size = struct.unpack_from("<4sI", data, at)
@@ -331,7 +331,7 @@ def _riff_chunks(data):
 
 
 def _webp_chunks(rng, data):
-  chunks = _riff_chunks(data)
+  chunks = riff_chunks(data)
   if not chunks:
     return data
   i = rng.randrange(len(chunks))

@@ -325,11 +325,11 @@ def extended_chunk(width, height, flags=0):
   return riff(b"VP8X", struct.pack("<B3x", flags) + b"".join(sides))
 
 
-def frame_chunk(place, chunks):
+def frame_chunk(place, chunks, *, duration=0, flags=0):
   """A frame of an animated WebP: left, top, width, height."""
   left, top, width, height = place
-  numbers = left // 2, top // 2, width - 1, height - 1, 0
-  head = b"".join(v.to_bytes(3, "little") for v in numbers) + b"\0"
+  numbers = left // 2, top // 2, width - 1, height - 1, duration
+  head = b"".join(v.to_bytes(3, "little") for v in numbers) + bytes((flags,))
   return riff(b"ANMF", head + chunks)
 
 

@@ -211,6 +211,42 @@ def test_png_goes_back_to_what_was_there(tmp_path):
   np.testing.assert_array_equal(seen(pictures[2]), samples[0])
 
 
+# WebP.
+
+
+def webp_chunks(samples, **options):
+  """The chunks of a picture's pixels."""
+  data = build.saved(PilImage.fromarray(samples), "WEBP", **options)
+  chunks = fuzz_images.riff_chunks(data)
+  return b"".join(build.riff(*c) for c in chunks if c[0] != b"VP8X")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_webp_frames_are_laid_over_one_another(tmp_path, seed):
+  rng = np.random.default_rng(seed)
+  canvas, frames = (14, 10), []
+  for left, top, width, height in random_places(rng, canvas, 9):
+    samples = rng.integers(0, 256, (height, width, 4), np.uint8)
+    samples[..., 3] = np.where(samples[..., 3] > 99, 255, 0)
+    packed = webp_chunks(samples, lossless=bool(rng.integers(2)), exact=True)
+    place = left // 2 * 2, top // 2 * 2, width, height
+    flags = int(rng.integers(0, 4))
+    frames.append(
+      build.frame_chunk(place, packed, duration=len(frames), flags=flags)
+    )
+  data = build.webp(
+    build.extended_chunk(*canvas, 2 + 16),
+    build.riff(b"ANIM", b"\1\2\3\4\7\0"),
+    *frames,
+  )
+  found, pictures = read(tmp_path, data)
+  assert found.sizes == (canvas,) * 9
+  assert found.durations == tuple(range(9))
+  assert found.loop == 7
+  for picture, other in zip(pictures, by_pillow(tmp_path), strict=True):
+    np.testing.assert_array_equal(seen(picture), other)
+
+
 # Every kind.
 
 
@@ -246,3 +282,198 @@ def test_a_damaged_frame_is_named(tmp_path):
   next(frames)
   with pytest.raises(ImageError, match=r"a\.gif: frame 2: damaged or cut"):
     next(frames)
+
+
+# Writing.
+
+SUFFIXES = {"GIF": ".gif", "WEBP": ".webp", "PNG": ".png"}
+
+
+def moving(count, *shape, dtype=np.uint8, colours=None):
+  """Frames of noise, of which a part changes."""
+  pixels = noise(*shape, dtype=dtype)
+  if colours is not None:
+    pixels %= colours
+  for number in range(count):
+    pixels = pixels.copy()
+    pixels[2 : 5 + number, 3:8] += np.asarray(number, dtype)
+    yield pixels
+
+
+def written(tmp_path, suffix, frames, **options):
+  """Writes frames; returns what is read, by us and by Pillow."""
+  file = tmp_path / f"written{suffix}"
+  options = {"overwrite": True, "lossless": True, **options}
+  notes = images.write_frames(file, iter(frames), **options)
+  assert notes == ()
+  (tmp_path / "file").write_bytes(file.read_bytes())
+  found = images.read_frames(file)
+  return found, list(found), list(by_pillow(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_animations_come_back(tmp_path, suffix, channels):
+  # Of few colours, as GIF has no more.
+  frames = [images.Image(p) for p in moving(5, 12, 14, channels, colours=6)]
+  frames.insert(2, frames[1])  # Nothing changes.
+  durations = [40, 50, 10, 20, 0, 30]
+  found, pictures, others = written(
+    *(tmp_path, suffix, frames), durations=durations, loop=3
+  )
+  assert list(found.durations) == durations
+  assert found.loop == 3
+  assert len(pictures) == len(others) == 6
+  for frame, picture, other in zip(frames, pictures, others, strict=True):
+    assert picture.alpha is None
+    np.testing.assert_array_equal(seen(picture), seen(frame))
+    np.testing.assert_array_equal(other, seen(frame))
+    if suffix != ".webp":
+      assert picture.pixels.shape == frame.pixels.shape
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_of_animations_comes_back(tmp_path, suffix, channels):
+  frames = []
+  for number, pixels in enumerate(moving(4, 12, 14, channels, colours=6)):
+    alpha = noise(12, 14, seed=number)
+    if suffix == ".gif":
+      alpha = np.where(alpha > 99, 255, 0).astype(np.uint8)
+    frames.append(images.Image(pixels, alpha))
+  frames[3] = images.Image(frames[3].pixels)  # All of it is seen.
+  _, pictures, others = written(
+    *(tmp_path, suffix, frames), durations=[100] * 4, loop=1
+  )
+  for frame, picture, other in zip(frames, pictures, others, strict=True):
+    np.testing.assert_array_equal(seen(picture), seen(frame))
+    np.testing.assert_array_equal(other, seen(frame))
+
+
+def test_png_keeps_16_bits_and_every_duration(tmp_path):
+  frames = [
+    images.Image(p, noise(9, 11, dtype=np.uint16))
+    for p in moving(4, 9, 11, 3, dtype=np.uint16)
+  ]
+  durations = [fractions.Fraction(1001, 30), 1000 / 3, 0.5, 90_000_000]
+  found, pictures, _ = written(tmp_path, ".apng", frames, durations=durations)
+  for frame, picture in zip(frames, pictures, strict=True):
+    np.testing.assert_array_equal(joined(picture), joined(frame))
+  assert found.durations[0] == durations[0]
+  assert found.durations[1] == fractions.Fraction(1000, 3)
+  assert found.durations[2:] == (fractions.Fraction(1, 2), 65_535_000)
+
+
+@pytest.mark.parametrize(("suffix", "unit"), [(".gif", 10), (".webp", 1)])
+def test_durations_are_rounded_and_their_sum_stays(tmp_path, suffix, unit):
+  frames = [images.Image(p) for p in moving(9, 4, 9, 3, colours=4)]
+  exact = fractions.Fraction(1001, 30)
+  found, _, _ = written(tmp_path, suffix, frames, durations=[exact] * 9)
+  end = 0
+  for number, duration in enumerate(found.durations, 1):
+    assert duration % unit == 0
+    end += duration
+    assert abs(end - number * exact) <= unit / 2
+
+
+def test_gif_of_many_colours_is_near(tmp_path):
+  ramp = np.linspace(0, 255, 64).astype(np.uint8)
+  pixels = np.stack(
+    np.broadcast_arrays(ramp[:, None], ramp, ramp[::-1]), axis=2
+  )
+  clear = np.where(np.eye(64) > 0, 0, 255).astype(np.uint8)
+  for alpha in (None, clear):
+    frames = [images.Image(pixels, alpha), images.Image(pixels[::-1], alpha)]
+    _, pictures, _ = written(
+      tmp_path, ".gif", frames, durations=[10, 10], lossless=False
+    )
+    for frame, picture in zip(frames, pictures, strict=True):
+      difference = seen(picture).astype(int) - seen(frame)
+      np.testing.assert_array_equal(difference[..., 3], 0)
+      # Of 4096 colours, 16 share one; errors are spread.
+      assert np.abs(difference).mean() < 8
+  greys = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+  half = np.full((16, 16), 255, np.uint8)
+  half[0, 0] = 0
+  _, (picture, _), _ = written(
+    *(tmp_path, ".gif", [images.Image(greys, half)] * 2), durations=[10, 10]
+  )
+  np.testing.assert_array_equal(picture.alpha, half)
+  assert np.abs(picture.pixels.astype(int) - greys)[half > 0].max() <= 1
+
+
+def test_metadata_of_animations_are_the_first_frames(tmp_path):
+  info = images.Metadata(
+    icc_profile=build.SRGB, exif=build.exif_block(1), xmp=build.XMP
+  )
+  for suffix in (".png", ".webp"):
+    frames = [images.Image(p, metadata=info) for p in moving(3, 8, 9, 3)]
+    _, pictures, _ = written(tmp_path, suffix, frames, durations=[10] * 3)
+    for picture in pictures:
+      assert picture.metadata.icc_profile == info.icc_profile
+      assert picture.metadata.xmp is not None
+      assert picture.metadata.exif is not None
+
+
+def test_frames_that_do_not_fit(tmp_path):
+  frames = [images.Image(p) for p in moving(3, 8, 9, 3)]
+  other = images.Image(noise(9, 9, 3))
+  file = tmp_path / "a.gif"
+  timing = {"durations": [10] * 3}
+  for wrong, message in (
+    ([*frames[:2], other], r"a\.gif: frame 3 has 9 x 9 .*first 9 x 8 pixels"),
+    ([frames[0], images.Image(noise(8, 9, 1))], "frame 2 has .* of 1 uint8"),
+    ([frames[0], images.Image(noise(8, 9, 3), noise(8, 9))], "transparency"),
+  ):
+    with pytest.raises(ImageError, match=message):
+      images.write_frames(file, wrong, **timing)
+  for few, message in (
+    (frames[:2], "2 frames, and 3"),
+    (frames * 2, "more frames than the 3 durations"),
+    ([], "0 frames, and 3"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      images.write_frames(file, few, **timing)
+  for options, message in (
+    ({"durations": [10, -1, 10]}, "-1 for frame 2"),
+    ({"durations": []}, "durations are empty"),
+    ({**timing, "loop": -1}, "loop is -1"),
+    ({**timing, "quality": 0}, "quality is 0"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      images.write_frames(file, frames, **options)
+  assert list(tmp_path.iterdir()) == []
+  file.write_bytes(b"there")
+  with pytest.raises(ImageError, match="exists"):
+    images.write_frames(file, frames, **timing)
+  assert file.read_bytes() == b"there"
+
+
+def test_formats_that_hold_no_frames_or_no_pages(tmp_path):
+  for name, animated, message in (
+    ("a.jpg", True, r"JPEG holds one picture, not 3 frames; .*\.gif .*a frame"),
+    ("a.bmp", False, r"BMP holds one picture, not 3 pages; .* \.tif .*a page"),
+    ("a.tif", True, "TIFF has no durations"),
+    ("a.webp", False, "WEBP holds frames with durations"),
+    ("a.mp4", True, r"suffix '\.mp4' is not one"),
+  ):
+    with pytest.raises(ImageError, match=message):
+      images.check_frames_fit(tmp_path / name, animated=animated, count=3)
+  images.check_frames_fit("a.GIF", animated=True, size=(65_535, 1))
+  with pytest.raises(ImageError, match="65536 x 1 pixels do not fit GIF"):
+    images.check_frames_fit("a.GIF", animated=True, size=(65_536, 1))
+
+
+def test_what_frames_raise_passes_and_nothing_stays(tmp_path):
+  errors = ImageError("b.gif: frame 2: damaged"), OSError("gone"), KeyError(1)
+  for suffix in (".gif", ".webp", ".png"):
+    for error in errors:
+
+      def frames(error=error):
+        yield images.Image(noise(5, 5, 3))
+        raise error
+
+      with pytest.raises(type(error)) as caught:
+        images.write_frames(tmp_path / f"a{suffix}", frames(), durations=[1, 1])
+      assert caught.value is error
+  assert list(tmp_path.iterdir()) == []

@@ -17,6 +17,11 @@ PNG and TIFF are written piece by piece, so that an output that lives in a
 """
 
 from esrgan_jax.images.flattening import flatten, parse_colour
+from esrgan_jax.images.frame_writing import (
+  ANIMATION_SUFFIXES,
+  check_frames_fit,
+  write_frames,
+)
 from esrgan_jax.images.frames import Frames, count_frames, read_frames
 from esrgan_jax.images.pixels import (
   INPUT_SUFFIXES,
@@ -36,6 +41,7 @@ from esrgan_jax.images.sizes import read_size
 from esrgan_jax.images.writing import can_be_lossless, check_fits, write_image
 
 __all__ = [
+  "ANIMATION_SUFFIXES",
   "INPUT_SUFFIXES",
   "MAX_PIXELS",
   "OUTPUT_SUFFIXES",
@@ -46,6 +52,7 @@ __all__ = [
   "bleed_colour",
   "can_be_lossless",
   "check_fits",
+  "check_frames_fit",
   "count_frames",
   "flatten",
   "from_float",
@@ -56,5 +63,6 @@ __all__ = [
   "read_image",
   "read_size",
   "to_float",
+  "write_frames",
   "write_image",
 ]

@@ -14,6 +14,7 @@ from esrgan_jax.images.animation import Animation
 from esrgan_jax.images.assembly import assemble
 from esrgan_jax.images.decoders.gif import read_gif, read_gif_frames
 from esrgan_jax.images.decoders.png import read_png, read_png_frames
+from esrgan_jax.images.decoders.webp import read_webp, read_webp_frames
 from esrgan_jax.images.pixels import MAX_PIXELS, Image, ImageError
 from esrgan_jax.images.reading import explained, opened, read_single
 from esrgan_jax.images.sizes import size_of
@@ -154,4 +155,8 @@ def _of_animation(path: pathlib.Path, animation: Animation) -> Frames:
   )
 
 
-_FINDERS = {read_gif: read_gif_frames, read_png: read_png_frames}
+_FINDERS = {
+  read_gif: read_gif_frames,
+  read_png: read_png_frames,
+  read_webp: read_webp_frames,
+}

@@ -112,13 +112,15 @@ class _Format:
   holds: frozenset[str] = frozenset(("icc_profile", "exif", "xmp"))
 
 
-_FORMATS = {
+FORMATS = {
   "PNG": _Format(2**31 - 1, np.uint16),
   # libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
   "JPEG": _Format(65_500, np.uint8, alpha=False, lossless=False),
   "WEBP": _Format(16_383, np.uint8, lossless=None),
   "TIFF": _Format(2**32 - 1, np.float32),
   "BMP": _Format(2**31 - 1, np.uint8, alpha=False, holds=frozenset()),
+  # Animations alone, by `write_frames`.
+  "GIF": _Format(65_535, np.uint8, lossless=False, holds=frozenset()),
 }
 
 
@@ -136,7 +138,7 @@ def can_be_lossless(path: str | os.PathLike) -> bool:
   (True, False)
   """
   format_ = OUTPUT_SUFFIXES.get(pathlib.PurePath(path).suffix.lower())
-  return format_ is not None and _FORMATS[format_].lossless is not False
+  return format_ is not None and FORMATS[format_].lossless is not False
 
 
 def check_fits(
@@ -172,14 +174,14 @@ def check_fits(
       f"{name}: suffix '{printable(suffix)}' is not one that can be written;"
       f" choose one of {' '.join(OUTPUT_SUFFIXES)}"
     )
-  if max(H, W) > (limit := _FORMATS[format_].side):
+  if max(H, W) > (limit := FORMATS[format_].side):
     raise ImageError(
       f"{name}: {W} x {H} pixels do not fit {format_}, which ends at {limit} a"
       " side; choose .png"
     )
   if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
     raise ImageError(f"{name}: {W} x {H} pixels exceed BMP's 4 GB; choose .png")
-  if transparent and not _FORMATS[format_].alpha:
+  if transparent and not FORMATS[format_].alpha:
     raise ImageError(
       f"{name}: {format_} cannot hold transparency; choose .png, .webp or .tif,"
       " or a background (--background)"
@@ -195,10 +197,10 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
   """Returns what the format can hold of an image, and what it cannot."""
   H, W, C = image.pixels.shape
   image = dataclasses.replace(image, notes=())
-  if not _FORMATS[format_].alpha:
+  if not FORMATS[format_].alpha:
     # Opaque: `check_fits` has seen to it.
     image = dataclasses.replace(image, alpha=None)
-  depth = _FORMATS[format_].depth
+  depth = FORMATS[format_].depth
   if image.pixels.dtype == np.float32 and depth != np.float32:
     image = light.to_integers(image, depth)
   notes = list(image.notes)
@@ -217,7 +219,7 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
     (W, H),
     format_,
     channels=3 if format_ == "WEBP" else C,
-    holds=_FORMATS[format_].holds,
+    holds=FORMATS[format_].holds,
   )
   notes += lost
   return Image(pixels, alpha, metadata, extra), tuple(notes)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from esrgan_jax.images import limits
+from esrgan_jax.images.animation import CLEAR, KEEP, Animation, Patch
 from esrgan_jax.images.assembly import Found, refuse_frames, split_alpha
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import load_exif
@@ -35,14 +38,112 @@ def read_webp(data: bytes, max_pixels: int) -> Found:
   found = {}
   samples = decode(data, max_pixels, max_pixels, found=found)
   pixels, alpha = split_alpha(samples)
-  return Found(
+  return Found(format="WEBP", pixels=pixels, alpha=alpha, **_fields(found))
+
+
+def read_webp_frames(
+  data: bytes | memoryview, max_pixels: int
+) -> Animation | None:
+  """Finds an animation's frames; None if there is one picture.
+
+  The canvas is transparent at first, as browsers have it; nobody goes by the
+  background that the file names.
+  """
+  found: dict[bytes, bytes] = {}
+  contents = _read_contents(memoryview(data), max_pixels, found)
+  if contents.still.pixels or len(contents.frames) < 2:
+    return None
+  if contents.canvas is None:
+    raise ValueError("no canvas")
+
+  def decode(patch: Patch) -> np.ndarray:
+    import imagecodecs
+
+    frame = patch.data
+    packed = len(frame.pixels) + len(frame.alpha)
+    limits.check_claim(
+      frame.width,
+      frame.height,
+      packed,
+      max_pixels,
+      ratio=limits.DENSE_RATIO,
+    )
+    return imagecodecs.webp_decode(_still(frame), hasalpha=True)
+
+  width, height = contents.canvas
+  animation = Animation(
     format="WEBP",
-    pixels=pixels,
-    alpha=alpha,
-    icc_profile=found.get(b"ICCP"),
-    exif=load_exif(found.get(b"EXIF")),
-    xmp=found.get(b"XMP "),
+    width=width,
+    height=height,
+    loop=contents.loop,
+    patches=[_read_patch(body) for body in contents.frames],
+    decode=decode,
+    found=_fields(found),
   )
+  animation.check(len(data), max_pixels)
+  return animation
+
+
+def _read_patch(body: memoryview) -> Patch:
+  """Reads a frame of an animation, and what is done with it."""
+  frame = _read_frame(body)
+  if not frame.pixels:
+    raise ValueError("a frame without pixels")
+  flags = body[15]
+  return Patch(
+    left=frame.left,
+    top=frame.top,
+    width=frame.width,
+    height=frame.height,
+    duration=fractions.Fraction(_uint24(body, 12)),
+    dispose=CLEAR if flags & 1 else KEEP,
+    # VP8L says in its header whether it has some.
+    opaque=not (frame.pixels[4] & 16 if frame.kind == b"VP8L" else frame.alpha),
+    blend=not flags & 2,
+    data=frame,
+  )
+
+
+def _fields(found: Mapping[bytes, bytes]) -> dict[str, Any]:
+  """Returns what a `Found` has besides the picture."""
+  return {
+    "icc_profile": found.get(b"ICCP"),
+    "exif": load_exif(found.get(b"EXIF")),
+    "xmp": found.get(b"XMP "),
+  }
+
+
+class _Contents(NamedTuple):
+  """What a file holds: its canvas, its frames' bodies, or one picture."""
+
+  canvas: tuple[int, int] | None
+  frames: list[memoryview]
+  still: _Frame
+  loop: int
+
+
+def _read_contents(
+  view: memoryview, area: int, found: dict[bytes, bytes] | None
+) -> _Contents:
+  """Walks through the chunks; `found` receives metadata."""
+  (size,) = struct.unpack_from("<I", view, 4)
+  if size + 8 > len(view):
+    raise ValueError(f"{len(view)} of {size + 8} bytes")
+  canvas, frames, still, loop = None, [], _Frame(), 0
+  for kind, body in _chunks(view[12 : size + 8]):
+    if kind == b"VP8X" and canvas is None:
+      canvas = _uint24(body, 4) + 1, _uint24(body, 7) + 1
+      limits.check_size(*canvas, area)
+    elif kind == b"ANMF":
+      frames.append(body)
+    elif kind == b"ANIM":
+      (loop,) = struct.unpack_from("<H", body, 4)
+    elif found is not None and kind in _METADATA:
+      if kind not in found and len(body) <= MAX_METADATA:
+        found[kind] = bytes(body)
+    else:
+      _take(still, kind, body)
+  return _Contents(canvas, frames, still, loop)
 
 
 def decode(
@@ -67,22 +168,7 @@ def decode(
   """
   import imagecodecs
 
-  view = memoryview(data)
-  (size,) = struct.unpack_from("<I", view, 4)
-  if size + 8 > len(view):
-    raise ValueError(f"{len(view)} of {size + 8} bytes")
-  canvas, frames, still = None, [], _Frame()
-  for kind, body in _chunks(view[12 : size + 8]):
-    if kind == b"VP8X" and canvas is None:
-      canvas = _uint24(body, 4) + 1, _uint24(body, 7) + 1
-      limits.check_size(*canvas, area)
-    elif kind == b"ANMF":
-      frames.append(body)
-    elif found is not None and kind in _METADATA:
-      if kind not in found and len(body) <= MAX_METADATA:
-        found[kind] = bytes(body)
-    else:
-      _take(still, kind, body)
+  canvas, frames, still, _ = _read_contents(memoryview(data), area, found)
   refuse_frames(len(frames), "frames")
   frame = _read_frame(frames[0]) if frames and not still.pixels else still
   if not frame.pixels:
@@ -136,7 +222,7 @@ def _take(frame: _Frame, kind: bytes, body: memoryview) -> None:
 
 
 def _read_frame(body: memoryview) -> _Frame:
-  """Reads the one frame of an animation."""
+  """Reads where a frame lies, and the first picture in it."""
   frame = _Frame(left=2 * _uint24(body, 0), top=2 * _uint24(body, 3))
   for kind, part in _chunks(body[16:]):
     _take(frame, kind, part)
