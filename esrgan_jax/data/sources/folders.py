@@ -18,6 +18,7 @@ from esrgan_jax.data.sources.base import (
   corner,
   matched,
 )
+from esrgan_jax.images.folders import list_images
 from esrgan_jax.resize import imresize_uint8
 
 __all__ = ["ImageFolder", "PairFolder"]
@@ -41,25 +42,28 @@ def _read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
   return np.ascontiguousarray(pixels)
 
 
-def _list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+def _list_images(
+  folder: pathlib.Path,
+) -> tuple[list[pathlib.Path], list[Problem]]:
   """Lists image files below a folder, sorted, as relative paths."""
   if not folder.is_dir():
     what = "not a folder" if folder.exists() else "no such folder"
     raise DataError(f"{folder}: {what}; give the folder that holds the images")
-  found = []
-  for parent, folders, files in os.walk(folder, followlinks=True):
-    folders[:] = sorted(f for f in folders if not f.startswith("."))
-    found += [
-      (pathlib.Path(parent) / file).relative_to(folder)
-      for file in files
-      if not file.startswith(".") and images.is_image_suffix(file)
-    ]
+  try:
+    listing = list_images(folder, recursive=True)
+  except OSError as error:
+    raise DataError(f"{folder}: {text.explain(error)}") from error
+  found = listing.files
   if not found:
     raise DataError(
       f"{folder}: no image in it; it should hold files that end in"
       f" {' '.join(sorted(images.INPUT_SUFFIXES))}"
     )
-  return sorted(found)
+  problems = [
+    Problem(str(error.filename), error.strerror or type(error).__name__)
+    for error in listing.problems
+  ]
+  return [file.relative_to(folder) for file in found], problems
 
 
 def _fingerprint_files(kind: str, files: Sequence[pathlib.Path]) -> str:
@@ -111,7 +115,8 @@ class ImageFolder(Source):
   ):
     self.title = os.fspath(folder)
     folder = pathlib.Path(folder)
-    self._set(folder, _list_images(folder), scale, border, max_pixels)
+    files, self.problems = _list_images(folder)
+    self._set(folder, files, scale, border, max_pixels)
 
   def _set(self, folder, files, scale, border, max_pixels):
     self.scale = scale
@@ -213,9 +218,10 @@ class PairFolder(Source):
     self.lr_origin = os.fspath(lr_folder)
     self._max_pixels = max_pixels
     self._folders = pathlib.Path(hr_folder), pathlib.Path(lr_folder)
-    hr_files, lr_files = (_list_images(f) for f in self._folders)
+    hr_files, hr_problems = _list_images(self._folders[0])
+    lr_files, lr_problems = _list_images(self._folders[1])
     hr_of, lr_of = _by_stem(hr_files), _by_stem(lr_files)
-    problems, self._pairs = [], []
+    problems, self._pairs = [*hr_problems, *lr_problems], []
     claimed = set()
     for stem, hr in hr_of.items():
       names = [n for n in (stem, f"{stem}x{scale}") if n in lr_of]
