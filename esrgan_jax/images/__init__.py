@@ -38,6 +38,7 @@ from esrgan_jax.images.pixels import (
 )
 from esrgan_jax.images.reading import read_image
 from esrgan_jax.images.sizes import read_size
+from esrgan_jax.images.upright import read_upright_size
 from esrgan_jax.images.writing import can_be_lossless, check_fits, write_image
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
   "read_frames",
   "read_image",
   "read_size",
+  "read_upright_size",
   "to_float",
   "write_frames",
   "write_image",

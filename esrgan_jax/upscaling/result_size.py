@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 __all__ = ["ResultSize"]
 
@@ -71,3 +72,44 @@ class ResultSize:
     )
     height, width = (max(1, round(side * factor)) for side in (H, W))
     return height, width
+
+  def label(self, *, model_scale: int) -> str:
+    """Returns the rule in a word, for names of files.
+
+    Args:
+      model_scale: The factor where no rule is given.
+    """
+    if self.width and self.height:
+      return f"{self.width}x{self.height}"
+    for name, mark in _MARKS.items():
+      if value := getattr(self, name):
+        return f"{mark}{value:g}"
+    return f"x{model_scale}"
+
+  @classmethod
+  def of_label(cls, label: str) -> ResultSize | None:
+    """Returns the rule of such a word; None if it is none.
+
+    Args:
+      label: What `label` returned, or another text.
+
+    >>> ResultSize.of_label("x1.5").of((20, 30), model_scale=4)
+    (30, 45)
+    """
+    if match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", label):
+      rule = {"width": int(match[1]), "height": int(match[2])}
+    elif match := re.fullmatch(r"([a-z]+)(\d{1,9}(?:\.\d{1,9})?)", label):
+      names = [name for name, mark in _MARKS.items() if mark == match[1]]
+      rule = dict.fromkeys(names, float(match[2]))
+    else:
+      rule = {}
+    return cls(**rule) if rule and min(rule.values()) > 0 else None
+
+
+_MARKS = {
+  "scale": "x",
+  "width": "w",
+  "height": "h",
+  "long_side": "long",
+  "short_side": "short",
+}

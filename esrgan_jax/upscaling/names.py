@@ -1,0 +1,197 @@
+"""What results are called: beside their images, or in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import re
+
+from esrgan_jax import images
+from esrgan_jax.text import printable
+from esrgan_jax.upscaling.inputs import Input
+from esrgan_jax.upscaling.result_size import ResultSize
+
+__all__ = ["FIELDS", "Naming", "check_template", "output_of"]
+
+FIELDS = (
+  "name",
+  "suffix",
+  "folder",
+  "model",
+  "scale",
+  "width",
+  "height",
+)
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_OF_SIZE = {"width", "height", "scale"}
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')
+_WEIGHTS = re.compile(r"\.(safetensors|pth|pt|param|bin|ckpt)$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Naming:
+  """How results are named.
+
+  Attributes:
+    model: The model's name.
+    model_scale: Its scale.
+    size: The size of results.
+    file: The one result's name; None if there may be several.
+    folder: Where results go; None: beside their images.
+    template: Name of a result, with `FIELDS` in braces; None: `{name}{suffix}`.
+      It may have folders in it, and a suffix of `images.OUTPUT_SUFFIXES`.
+    suffix: What a name ends with, with fields likewise; None: `_x4` or the
+      like beside images, nothing in a folder.
+    format: Suffix of the results' format; None: as the image's.
+
+  >>> naming = Naming(model="toy", model_scale=4, template="{name}-{model}")
+  >>> naming.target(Input(pathlib.Path("in/a.bmp"))).as_posix()
+  'in/a-toy.bmp'
+  """
+
+  model: str = ""
+  model_scale: int = 4
+  size: ResultSize = dataclasses.field(default_factory=ResultSize)
+  file: pathlib.Path | None = None
+  folder: pathlib.Path | None = None
+  template: str | None = None
+  suffix: str | None = None
+  format: str | None = None
+
+  def __post_init__(self):
+    for text in (self.template, self.suffix):
+      check_template(text or "")
+
+  @property
+  def label(self) -> str:
+    """What tells of the size of results in their names, such as `x4`."""
+    return self.size.label(model_scale=self.model_scale)
+
+  def target(
+    self, image: Input, size: tuple[int, int] | None = None
+  ) -> pathlib.Path:
+    """Returns the name of an image's result.
+
+    Args:
+      image: The image.
+      size: Its width and height, upright; only where they are in the template.
+
+    Raises:
+      ValueError: If the size is needed and is not known, or the name leads
+        elsewhere.
+    """
+    if self.file:
+      return self.file
+    source = image.path
+    suffix = self.suffix
+    if suffix is None:
+      suffix = "" if self.folder else f"_{self.label}"
+    name = (self.template or "{name}{suffix}").replace("{suffix}", suffix)
+    ending = f".{self.format}" if self.format else source.suffix
+    asked_for = pathlib.PurePath(self.template or "").suffix
+    if asked_for.lower() in images.OUTPUT_SUFFIXES:
+      name = name.removesuffix(asked_for)
+      ending = ending if self.format else asked_for
+    values = {
+      "name": source.stem,
+      "folder": pathlib.Path(os.path.abspath(source)).parent.name,
+      "model": _tidy(_WEIGHTS.sub("", self.model)),
+      **self._of_size(source, size, {*_FIELD.findall(name)}),
+    }
+    name = _FIELD.sub(lambda match: values[match[1]], name)
+    if ending.lower() not in images.OUTPUT_SUFFIXES:
+      ending = ".png"
+    folder = self.folder / image.below if self.folder else source.parent
+    return folder / f"{name}{ending}"
+
+  def _of_size(self, source, size, wanted):
+    by_scale = self.size == ResultSize(scale=self.size.scale)
+    if not wanted & ({"width", "height"} if by_scale else _OF_SIZE):
+      return {"scale": f"{self.size.scale or self.model_scale:g}"}
+    if size is None:
+      fields = " and ".join(f"{{{field}}}" for field in wanted & _OF_SIZE)
+      raise ValueError(
+        f"{printable(source)}: its header does not tell its size; leave"
+        f" {fields} out of its result's name"
+      )
+    height, width = self.size.of(size[::-1], model_scale=self.model_scale)
+    scale = max(width, height) / max(size)
+    values = {"width": width, "height": height, "scale": f"{scale:.3g}"}
+    return {field: str(value) for field, value in values.items()}
+
+
+def check_template(text: str) -> str:
+  """Raises if a name's template cannot be meant.
+
+  Args:
+    text: With `FIELDS` in braces.
+
+  Returns:
+    The text.
+
+  Raises:
+    ValueError: If there are other braces, or it leads to another folder than
+      one below that of the results.
+
+  >>> check_template("{nam}")
+  Traceback (most recent call last):
+  ...
+  ValueError: '{nam}' has {nam}; fields are {name} {suffix} {folder} {model} ...
+  """
+  fields = " ".join(f"{{{field}}}" for field in FIELDS)
+  shown = printable(text)
+  for match in _FIELD.finditer(text):
+    if match[1] not in FIELDS:
+      raise ValueError(f"'{shown}' has {printable(match[0])}; fields are {fields}")
+  if re.search("[{}]", _FIELD.sub("", text)):
+    raise ValueError(f"'{shown}' has a brace alone; fields are {fields}")
+  if "\0" in text or pathlib.PurePath(text).is_absolute() or ".." in (
+    pathlib.PurePath(text).parts
+  ):
+    raise ValueError(f"'{shown}' leads out of the folder of the results")
+  return text
+
+
+def _tidy(name: str) -> str:
+  """Returns a name in which nothing means a folder or a device."""
+  return _NOT_IN_NAMES.sub("_", name).strip("_. ")
+
+
+def output_of(
+  output: str | None, count: int
+) -> tuple[pathlib.Path | None, pathlib.Path | None]:
+  """Tells what a user means by the name of an output.
+
+  Args:
+    output: The name; nothing: results lie beside their images.
+    count: Number of images.
+
+  Returns:
+    The folder, or None; the one file, or None.
+
+  Raises:
+    ValueError: If it can be neither.
+
+  >>> output_of("large.png", 1)[1].name, output_of("large", 1)[0].name
+  ('large.png', 'large')
+  """
+  if not output:
+    return None, None
+  path, suffixes = pathlib.Path(output), images.OUTPUT_SUFFIXES
+  if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
+    if os.path.lexists(path) and not path.is_dir():
+      raise ValueError(f"{path} is not a folder; choose another name")
+    return path, None
+  if path.suffix.lower() not in suffixes:
+    if count > 1:
+      return path, None
+    raise ValueError(
+      f"{path}: cannot write {path.suffix} files; choose one of"
+      f" {', '.join(suffixes)}"
+    )
+  if count > 1:
+    raise ValueError(
+      f"{path}: {count} images cannot go to one file; give a folder"
+    )
+  return None, path

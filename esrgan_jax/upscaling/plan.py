@@ -1,0 +1,160 @@
+"""What is made of what: nothing twice, nothing that would lose something."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+from esrgan_jax import images, storage
+from esrgan_jax.text import explain, printable
+from esrgan_jax.upscaling.files import Job
+from esrgan_jax.upscaling.inputs import Input
+from esrgan_jax.upscaling.names import Naming
+from esrgan_jax.upscaling.result_size import ResultSize
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is to be done.
+
+  Attributes:
+    jobs: In the order of the images; no two have one target.
+    existing: Results that are there, and are left alone.
+    earlier: Images that are results of others among them.
+    problems: Why some images have no job, a line each.
+  """
+
+  jobs: tuple[Job, ...]
+  existing: tuple[pathlib.Path, ...]
+  earlier: tuple[pathlib.Path, ...]
+  problems: tuple[str, ...]
+
+
+def make_plan(
+  inputs: Iterable[Input],
+  naming: Naming,
+  *,
+  overwrite: bool = False,
+  skip_existing: bool = False,
+  others: Iterable[str | os.PathLike[str]] = (),
+) -> Plan:
+  """Plans what to make of images; none stops the others.
+
+  Where results lie beside their images, a folder has both the next time. An
+  image is taken for a result of another one here if it has the name of one, now
+  or with another scale, and the size.
+
+  Args:
+    inputs: The images.
+    naming: What their results are called.
+    overwrite: Whether results that are there are made again. An image is never
+      replaced.
+    skip_existing: Whether results that are there are left alone; else they are
+      problems.
+    others: Files that must not be replaced either.
+
+  Returns:
+    The plan.
+
+  >>> import tempfile
+  >>> import numpy as np
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   paths = [pathlib.Path(folder, name) for name in ("a.png", "a_x2.png")]
+  ...   for path, side in zip(paths, (4, 8), strict=True):
+  ...     grey = images.Image(np.zeros((side, side, 1), np.uint8))
+  ...     _ = images.write_image(path, grey)
+  ...   plan = make_plan(map(Input, paths), Naming())
+  ...   [job.target.name for job in plan.jobs], plan.earlier == (paths[1],)
+  (['a_x4.png'], True)
+  """
+  inputs = list(inputs)
+  sizes = {each.path: images.read_upright_size(each.path) for each in inputs}
+  targets, problems = {}, []
+  for each in inputs:
+    try:
+      targets[each.path] = naming.target(each, sizes[each.path])
+    except ValueError as error:
+      problems.append(explain(error))
+  earlier = () if naming.file else _earlier(targets, sizes, naming)
+  kept = storage.file_ids([*sizes, *others])
+  sources, jobs, existing = {}, [], []
+  for source, target in targets.items():
+    if source in earlier:
+      continue
+    key = _key(target)
+    if (other := sources.setdefault(key, source)) is not source:
+      problems.append(
+        f"{printable(source)}: its result {printable(target)} is that of"
+        f" {printable(other)} as well; --name '{{folder}}_{{name}}' tells them"
+        " apart, or --recursive"
+      )
+      continue
+    try:
+      storage.check_output(
+        target,
+        overwrite=overwrite or skip_existing,
+        inputs=kept,
+        make_folder=True,
+      )
+      there = skip_existing and target.is_file()
+    except OSError as error:
+      problems.append(f"{printable(source)}: {explain(error)}")
+    else:
+      if there:
+        existing.append(target)
+      else:
+        jobs.append(Job(source, target, sizes[source]))
+  return Plan(tuple(jobs), tuple(existing), earlier, tuple(problems))
+
+
+def _earlier(
+  targets: Mapping[pathlib.Path, pathlib.Path],
+  sizes: Mapping[pathlib.Path, tuple[int, int] | None],
+  naming: Naming,
+) -> tuple[pathlib.Path, ...]:
+  """Returns the images that are results of others."""
+  result_of: dict[pathlib.Path, tuple[pathlib.Path, ResultSize]] = {}
+  for source, target in targets.items():
+    result_of.setdefault(_absolute(target), (source, naming.size))
+  beside = {}
+  if naming.folder is None:
+    for source in targets:
+      beside.setdefault(_absolute(source).with_suffix(""), source)
+  found = []
+  for path in targets:
+    absolute = _absolute(path)
+    origin = result_of.get(absolute)
+    name, separator, label = path.stem.rpartition("_")
+    rule = ResultSize.of_label(label) if separator else None
+    if origin is None and rule and (other := beside.get(absolute.with_name(name))):
+      origin = other, rule
+    if origin is None or origin[0] == path:
+      continue
+    before, size = sizes[origin[0]], sizes[path]
+    if before and size:
+      expected = origin[1].of(before[::-1], model_scale=naming.model_scale)
+      if expected != size[::-1]:
+        continue
+    found.append(path)
+  return tuple(found)
+
+
+def _absolute(path):
+  return pathlib.Path(os.path.abspath(path))
+
+
+def _key(target):
+  """Returns what names of one file have in common, where there is one."""
+  path = _absolute(target)
+  with contextlib.suppress(OSError):
+    status = os.stat(path)
+    # Some systems take `A` and `a` for one name.
+    name = unicodedata.normalize("NFC", path.name).casefold()
+    return status.st_dev, status.st_ino, name
+  return path

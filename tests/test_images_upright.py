@@ -1,0 +1,31 @@
+"""A size as it is seen, against what reading the picture gives."""
+
+import pytest
+from PIL import Image as PilImage
+
+from esrgan_jax import images
+from esrgan_jax.images.upright import read_upright_size
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("turn", [None, 1, 3, 5, 6, 8, 99])
+def test_it_is_that_of_the_picture(tmp_path, suffix, turn):
+  path = tmp_path / f"a.{suffix}"
+  exif = PilImage.Exif()
+  exif[271] = "Maker"
+  if turn:
+    exif[274] = turn
+  PilImage.new("RGB", (7, 4), (9, 99, 200)).save(path, exif=exif)
+  height, width, _ = images.read_image(path).pixels.shape
+  assert read_upright_size(path) == (width, height)
+
+
+def test_what_is_cut_short_has_what_is_known(tmp_path):
+  path = tmp_path / "a.jpg"
+  PilImage.new("RGB", (7, 4)).save(path)
+  path.write_bytes(path.read_bytes()[:-100])
+  assert read_upright_size(path) == (7, 4)
+  path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x07\0\0\0\x04")
+  assert read_upright_size(path) == (7, 4)
+  assert read_upright_size(tmp_path) is None
+  assert read_upright_size(tmp_path / "absent.png") is None
