@@ -12,18 +12,22 @@ written is reported, the others are done, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
-import glob
+import contextlib
 import os
 import pathlib
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import rich.progress
 
 from esrgan_jax import compilation, console, images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import files, upscaler
+from esrgan_jax.upscaling import files, names, pipes, upscaler
+from esrgan_jax.upscaling import plan as plan_
+from esrgan_jax.upscaling.inputs import Input, find_inputs
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.weights import find, zoo
 
@@ -31,14 +35,38 @@ from esrgan_jax.weights import find, zoo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds this command's arguments."""
   parser.add_argument(
-    "inputs", nargs="+", metavar="INPUT", help="image, folder of images or glob"
+    "inputs",
+    nargs="+",
+    metavar="INPUT",
+    help="image, folder of images or pattern; - is standard input",
+  )
+  parser.add_argument(
+    "-r",
+    "--recursive",
+    action="store_true",
+    help="take images of subfolders as well; results keep the tree below OUT",
   )
   parser.add_argument(
     "-o",
     "--output",
     metavar="OUT",
-    help="a file for one image, a folder for several; without it, results lie"
-    " beside their inputs as NAME_x4.SUFFIX",
+    help="a file for one image, a folder for several, - for standard output;"
+    " without it, results lie beside their inputs as NAME_x4.SUFFIX",
+  )
+  parser.add_argument(
+    "--suffix",
+    type=_template,
+    metavar="TEXT",
+    help="what a result's name ends with (default: _x4 or the like beside an"
+    " input, nothing in OUT); fields as for --name",
+  )
+  parser.add_argument(
+    "--name",
+    type=_name,
+    metavar="TEMPLATE",
+    help="a result's name, with fields"
+    f" {' '.join(f'{{{field}}}' for field in names.FIELDS)}"
+    " (default: {name}{suffix})",
   )
   parser.add_argument(
     "-m",
@@ -54,6 +82,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="size of the result over that of the image, e.g. 2 or 1.5; other than"
     " the model's, the result is resized at the end (Lanczos)",
   )
+  for name, what in {
+    "width": "pixels of the result; with --height, a frame that it fits into",
+    "height": "likewise",
+    "long-side": "likewise, of the longer side, whichever that is",
+    "short-side": "likewise, of the shorter side",
+  }.items():
+    parser.add_argument(
+      f"--{name}", type=_positive, metavar="PIXELS", help=what
+    )
+  parser.add_argument(
+    "--only-smaller",
+    action="store_true",
+    help="leave alone images that are as large as the result would be",
+  )
   parser.add_argument(
     "-f",
     "--format",
@@ -65,6 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=_quality,
     default=95,
     help="of JPEG and WebP, 1 to 100 (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--lossless",
+    action="store_true",
+    help="keep every sample: WebP without loss, PNG instead of an input's JPEG",
   )
   parser.add_argument(
     "--tile",
@@ -108,32 +155,187 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " make believable (default: %(default)s)",
   )
   parser.add_argument(
+    "-n",
+    "--dry-run",
+    action="store_true",
+    help="say what would be done, by the images' headers, and do nothing",
+  )
+  parser.add_argument(
     "-q", "--quiet", action="store_true", help="print errors only"
   )
 
 
 def run(args: argparse.Namespace) -> int:
   """Upscales all inputs; returns the exit status."""
-  out = console.make_console()
-  err = console.make_console(stderr=True)
-  say = (lambda *_: None) if args.quiet else out.print
-  failures = 0
+  piped = [text for text in args.inputs if pipes.is_pipe(text)]
+  to_stdout = pipes.is_stdout(args.output)
+  if piped and not args.output:
+    if len(args.inputs) > 1:
+      raise ValueError(f"{piped[0]} has no name for its result; give -o")
+    to_stdout = True
+  if to_stdout:
+    pipes.check_stdout()
+  with contextlib.ExitStack() as stack:
+    # Of its own permissions: what comes through a pipe is nobody else's.
+    folder = None
+    if piped or to_stdout:
+      folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    report = _Report(quiet=args.quiet, to_stdout=to_stdout, hidden=folder)
+    inputs = _collect(args, report, folder)
+    if not inputs:
+      return 1
+    return _run(args, inputs, report, folder if to_stdout else None)
 
-  def fail(message: object) -> None:
-    nonlocal failures
-    failures += 1
-    err.print(f"error: {message}")
 
-  sources = _collect(args.inputs, fail)
-  if not sources:
-    return 1
-  folder, file = _output(args.output, len(sources))
+def _run(
+  args: argparse.Namespace,
+  inputs: Sequence[Input],
+  report: _Report,
+  for_stdout: pathlib.Path | None,
+) -> int:
+  """Upscales what was found; for standard output, into a folder first."""
+  if for_stdout:
+    if len(inputs) > 1:
+      raise ValueError(
+        f"{len(inputs)} images cannot go to standard output; give a folder"
+      )
+    folder, file = for_stdout / "result", None
+  else:
+    folder, file = names.output_of(args.output, len(inputs))
   if file:
     storage.check_output(
       file,
       overwrite=args.overwrite or args.skip_existing,
-      inputs=storage.file_ids(sources),
+      inputs=storage.file_ids([each.path for each in inputs]),
     )
+  size = _size(args)
+  model, scale = None, _known_scale(args)
+  if scale is None:
+    model = _load(args, report)
+    scale = model.scale
+  naming = names.Naming(
+    model=model.name if model else args.model,
+    model_scale=scale,
+    size=size,
+    file=file,
+    folder=folder,
+    template=args.name,
+    suffix=args.suffix,
+    format=args.format,
+    lossless=args.lossless,
+  )
+  plan = plan_.make_plan(
+    inputs,
+    naming,
+    overwrite=args.overwrite,
+    skip_existing=args.skip_existing,
+    only_smaller=args.only_smaller,
+    others=[args.model],
+  )
+  _tell(plan, report)
+  if args.dry_run:
+    _say_what_would_be_done(plan.jobs, naming, args, report)
+    return report.status
+  if not plan.jobs:
+    return report.status
+  model = model or _load(args, report)
+  settings = files.Settings(
+    size=size,
+    tile=args.tile,
+    exact=args.exact,
+    halo=args.halo,
+    quality=args.quality,
+    max_pixels=args.max_pixels,
+    overwrite=args.overwrite,
+  )
+  _upscale(model, plan.jobs, settings, report, send=for_stdout is not None)
+  return report.status
+
+
+def _upscale(
+  model: upscaler.Upscaler,
+  jobs: Sequence[files.Job],
+  settings: files.Settings,
+  report: _Report,
+  *,
+  send: bool,
+) -> None:
+  """Upscales files, and tells of each."""
+  started = time.perf_counter()
+  done = pixels = 0
+  with (
+    report.progress(jobs) as bar,
+    contextlib.closing(
+      files.upscale_files(model, jobs, settings, progress=bar.tiles)
+    ) as outcomes,
+  ):
+    for job, outcome in outcomes:
+      name = printable(job.source)
+      if isinstance(outcome, files.Done):
+        width, height = outcome.width, outcome.height
+        done += 1
+        pixels += width * height
+        for note in outcome.notes:
+          report.say(f"{name}: {note}")
+        target = "-" if send else job.target
+        report.say(f"{target}  {width} x {height}, {outcome.seconds:.1f} s")
+        if send:
+          pipes.send(job.target)
+      elif os.environ.get("ESRGAN_JAX_TRACEBACK"):
+        raise outcome
+      else:
+        reason = explain(outcome)
+        report.fail(reason if name in reason else f"{name}: {reason}")
+      bar.finish(job)
+  seconds = time.perf_counter() - started
+  device = jax.local_devices()[0].device_kind
+  failed = f"; {report.failures} failed" if report.failures else ""
+  report.say(
+    f"{_count(done, 'image')}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
+    f" with {model.name} on {device}{failed}"
+  )
+
+
+def _collect(
+  args: argparse.Namespace, report: _Report, folder: pathlib.Path | None
+) -> list[Input]:
+  """Returns the images that are meant, and tells of what is not."""
+  texts = []
+  for number, text in enumerate(args.inputs):
+    if not pipes.is_pipe(text):
+      texts.append(text)
+      continue
+    try:
+      own = folder / str(number) if number else folder
+      own.mkdir(exist_ok=True)
+      texts.append(str(pipes.receive(text, own)))
+    except (OSError, ValueError) as error:
+      report.fail(explain(error))
+  inputs = find_inputs(
+    texts, recursive=args.recursive, results=args.output or None
+  )
+  for note in inputs.notes:
+    report.say(f"note: {note}")
+  for problem in inputs.problems:
+    report.fail(problem)
+  return list(inputs.found)
+
+
+def _known_scale(args: argparse.Namespace) -> int | None:
+  """Returns the model's scale if its name tells."""
+  try:
+    return zoo.get(args.model).scale
+  except ValueError:
+    if not args.dry_run:
+      return None
+    config = find.read_config(args.config)
+    found = find.find_model(
+      args.model, scale=args.model_scale, config=config, fetch=False
+    )
+    return found.weights.config["scale"]
+
+
+def _load(args: argparse.Namespace, report: _Report) -> upscaler.Upscaler:
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   with console.fetch_progress(args.model, quiet=args.quiet) as progress:
     model = upscaler.load(
@@ -144,58 +346,92 @@ def run(args: argparse.Namespace) -> int:
       progress=progress,
     )
   for note in model.notes:
-    say(f"note: {note}")
-  scale = args.scale or model.scale
+    report.say(f"note: {note}")
+  return model
 
-  targets = {}
-  for source in sources:
-    suffix = f".{args.format}" if args.format else source.suffix
-    if suffix.lower() not in images.OUTPUT_SUFFIXES:
-      suffix = ".png"
-    if folder:
-      targets[source] = folder / f"{source.stem}{suffix}"
-    else:
-      beside = source.with_name(f"{source.stem}_x{scale:g}{suffix}")
-      targets[source] = file or beside
-  jobs = _plan(targets, args, fail, say)
-  if not jobs:
-    return int(failures > 0)
-  settings = files.Settings(
-    size=ResultSize(scale=args.scale),
-    tile=args.tile,
-    exact=args.exact,
-    halo=args.halo,
-    quality=args.quality,
-    max_pixels=args.max_pixels,
-    overwrite=args.overwrite,
+
+def _size(args: argparse.Namespace) -> ResultSize:
+  rules = ("scale", "width", "height", "long_side", "short_side")
+  try:
+    return ResultSize(**{name: getattr(args, name) for name in rules})
+  except ValueError as error:
+    given = [f"--{name.replace('_', '-')}" for name in rules]
+    raise ValueError(
+      f"{error}: give one of {', '.join(given)}; or --width and --height, a"
+      " frame that the result fits into"
+    ) from None
+
+
+def _tell(plan: plan_.Plan, report: _Report) -> None:
+  """Tells of the images that have no job."""
+  for path in plan.existing:
+    report.say(f"{path}  exists, skipped")
+  for path in plan.large:
+    report.say(f"{path}  is large enough, left alone")
+  if plan.earlier:
+    first = printable(plan.earlier[0])
+    others = len(plan.earlier) - 1
+    more = f" and {_count(others, 'other')}" if others else ""
+    report.say(
+      f"note: left out {first}{more}: results of other inputs, by name and size"
+    )
+  for problem in plan.problems:
+    report.fail(problem)
+
+
+def _say_what_would_be_done(
+  jobs: Sequence[files.Job],
+  naming: names.Naming,
+  args: argparse.Namespace,
+  report: _Report,
+) -> None:
+  """Tells what would be made of what, by the images' headers."""
+  total = 0
+  for job in jobs:
+    if job.size is None:
+      report.say(f"{job.source} -> {job.target}  its header tells no size")
+      continue
+    width, height = job.size
+    result = naming.size.of((height, width), model_scale=naming.model_scale)
+    try:
+      if width * height > args.max_pixels:
+        raise ValueError(
+          f"{printable(job.source)}: {width} x {height} pixels are more than"
+          f" max_pixels={args.max_pixels}"
+        )
+      images.check_fits(
+        job.target, (*result, 3), transparent=False, lossless=args.lossless
+      )
+    except ValueError as error:
+      report.fail(explain(error))
+      continue
+    total += result[0] * result[1]
+    report.say(
+      f"{job.source} -> {job.target}  {width} x {height} -> {result[1]} x"
+      f" {result[0]}"
+    )
+  report.say(
+    f"{_count(len(jobs), 'image')}, {total / 1e6:.1f} megapixels; nothing was"
+    " done"
   )
-  started = time.perf_counter()
-  done = pixels = 0
-  with _Progress(jobs, err, disable=args.quiet) as bar:
-    outcomes = files.upscale_files(model, jobs, settings, progress=bar.tiles)
-    for job, outcome in outcomes:
-      name = printable(job.source)
-      if isinstance(outcome, files.Done):
-        width, height = outcome.width, outcome.height
-        done += 1
-        pixels += width * height
-        for note in outcome.notes:
-          say(f"{name}: {note}")
-        say(f"{job.target}  {width} x {height}, {outcome.seconds:.1f} s")
-      elif os.environ.get("ESRGAN_JAX_TRACEBACK"):
-        raise outcome
-      else:
-        reason = explain(outcome)
-        fail(reason if name in reason else f"{name}: {reason}")
-      bar.finish(job)
-  seconds = time.perf_counter() - started
-  device = jax.local_devices()[0].device_kind
-  count = f"{done} image{'' if done == 1 else 's'}"
-  say(
-    f"{count}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s with"
-    f" {model.name} on {device}" + (f"; {failures} failed" if failures else "")
-  )
-  return int(failures > 0)
+  if jobs:
+    free = _free_bytes(jobs[0].target.parent)
+    if free < 3 * total:
+      report.say(
+        f"note: {free / 1e6:.0f} MB are free there, and results have"
+        f" {3 * total / 1e6:.0f} MB before compression"
+      )
+
+
+def _free_bytes(folder: pathlib.Path) -> int:
+  folder = folder.absolute()
+  while not folder.is_dir():
+    folder = folder.parent
+  return shutil.disk_usage(folder).free
+
+
+def _count(number: int, what: str) -> str:
+  return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _scale(text: str) -> float:
@@ -223,93 +459,68 @@ def _natural(text: str) -> int:
   return value
 
 
-def _collect(
-  inputs: Sequence[str], fail: Callable[[object], None]
-) -> list[pathlib.Path]:
-  """Returns the files that the inputs stand for, each once, in order."""
-  found: dict[pathlib.Path, None] = {}
-  for text in inputs:
-    try:
-      inside = _meant(text)
-    except (OSError, ValueError) as error:
-      fail(explain(error))
-    else:
-      found.update(dict.fromkeys(inside))
-  return list(found)
+def _positive(text: str) -> int:
+  value = int(text)
+  if not 1 <= value < 2**31:
+    raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
+  return value
 
 
-def _meant(text: str) -> list[pathlib.Path]:
-  """Returns the files that one input stands for, at least one."""
-  path = pathlib.Path(text)
-  if path.is_dir():
-    inside = sorted(p for p in path.iterdir() if images.is_image_suffix(p))
-    found = [p for p in inside if p.is_file()]
-    if not found:
-      raise ValueError(f"{text}: no image in this folder")
-    return found
-  if path.is_file():
-    return [path]
-  if not path.exists() and glob.has_magic(text):
-    paths = map(pathlib.Path, sorted(glob.glob(text, recursive=True)))
-    if found := [p for p in paths if p.is_file()]:
-      return found
-    raise ValueError(f"{text}: nothing matches")
-  raise ValueError(f"{text}: no such file")
+def _template(text: str) -> str:
+  try:
+    return names.check_template(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _output(
-  output: str | None, count: int
-) -> tuple[pathlib.Path | None, pathlib.Path | None]:
-  """Returns the folder or the file that results go to; neither: beside."""
-  if not output:
-    return None, None
-  path, suffixes = pathlib.Path(output), images.OUTPUT_SUFFIXES
-  if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
-    if os.path.lexists(path) and not path.is_dir():
-      raise ValueError(f"{path} is not a folder; choose another name")
-    return path, None
-  if path.suffix.lower() not in suffixes:
-    if count > 1:
-      return path, None
-    raise ValueError(
-      f"{path}: cannot write {path.suffix} files; choose one of"
-      f" {', '.join(suffixes)}"
-    )
-  if count > 1:
-    raise ValueError(
-      f"{path}: {count} images cannot go to one file; give a folder"
-    )
-  return None, path
+def _name(text: str) -> str:
+  if not _template(text).strip("./ "):
+    raise argparse.ArgumentTypeError(f"'{text}' is no name")
+  return text
 
 
-def _plan(
-  targets: Mapping[pathlib.Path, pathlib.Path],
-  args: argparse.Namespace,
-  fail: Callable[[object], None],
-  say: Callable[[str], None],
-) -> list[files.Job]:
-  """Returns what to do, and refuses what would lose something."""
-  jobs: dict[pathlib.Path, files.Job] = {}
-  inputs = storage.file_ids([*targets, args.model])
-  for source, target in targets.items():
-    if target in jobs:
-      fail(
-        f"{source}: its result {target} is that of {jobs[target].source} as"
-        " well"
-      )
-      continue
-    try:
-      if args.skip_existing and target.is_file():
-        say(f"{target}  exists, skipped")
-        continue
-      storage.check_output(
-        target, overwrite=args.overwrite, inputs=inputs, make_folder=True
-      )
-    except OSError as error:
-      fail(f"{source}: {explain(error)}")
-    else:
-      jobs[target] = files.Job(source, target, images.read_size(source))
-  return list(jobs.values())
+class _Report:
+  """What is said: of results on stdout, of errors on stderr, above the bar."""
+
+  def __init__(
+    self, *, quiet: bool, to_stdout: bool, hidden: pathlib.Path | None
+  ):
+    self._err = console.make_console(stderr=True)
+    self._out = self._err if to_stdout else console.make_console()
+    self._quiet = quiet
+    self._hidden = hidden
+    self._bar: _Progress | None = None
+    self.failures = 0
+
+  @property
+  def status(self) -> int:
+    """The exit status by now."""
+    return int(self.failures > 0)
+
+  def say(self, message: str) -> None:
+    """Says what is as it should be, unless that is not wanted."""
+    if not self._quiet:
+      self._print(self._out, message)
+
+  def fail(self, message: str) -> None:
+    """Says what went wrong, and counts it."""
+    self.failures += 1
+    self._print(self._err, f"error: {message}")
+
+  @contextlib.contextmanager
+  def progress(self, jobs: Sequence[files.Job]) -> Iterator[_Progress]:
+    """Yields a bar below what is said."""
+    with _Progress(jobs, self._err, disable=self._quiet) as self._bar:
+      yield self._bar
+    self._bar = None
+
+  def _print(self, where: console.Console, message: str) -> None:
+    # A folder for what goes through pipes is nobody's business.
+    if self._hidden:
+      message = message.replace(f"{self._hidden}{os.sep}", "")
+    aside = self._bar.aside() if self._bar else contextlib.nullcontext()
+    with aside:
+      where.print(message)
 
 
 class _Progress:
@@ -318,7 +529,7 @@ class _Progress:
   def __init__(
     self,
     jobs: Sequence[files.Job],
-    err: rich.console.Console,
+    err: console.Console,
     *,
     disable: bool,
   ):
@@ -329,11 +540,16 @@ class _Progress:
       rich.progress.TimeRemainingColumn(),
       console=err,
       transient=True,
+      redirect_stdout=False,
+      redirect_stderr=False,
     )
-    self._shown = err.is_terminal and not disable
-    self._index = {job: i for i, job in enumerate(jobs)}
+    # Of a line, the bar and the numbers take about 55 columns.
+    self._room = max(err.width - 75, 12)
+    self._shown = err.is_terminal and not err.is_dumb_terminal and not disable
+    self._count = len(jobs)
     self._total = sum(job.pixels for job in jobs)
-    self._done = 0
+    self._parts: dict[files.Job, int] = {}
+    self._done = self._finished = 0
 
   def __enter__(self) -> _Progress:
     self._task = self._bar.add_task("compiling", total=self._total or None)
@@ -345,17 +561,34 @@ class _Progress:
     if self._shown:
       self._bar.stop()
 
+  @contextlib.contextmanager
+  def aside(self) -> Iterator[None]:
+    """Makes room for a line, be it on stdout or on stderr."""
+    if self._shown:
+      self._bar.stop()
+    try:
+      yield
+    finally:
+      if self._shown:
+        self._bar.start()
+
   def tiles(self, job: files.Job, done: int, total: int) -> None:
     """Shows how many tiles of an image are done."""
-    count = len(self._index)
-    images_done = f"{self._index[job] + 1}/{count} " if count > 1 else ""
+    self._move(job, job.pixels * done // max(total, 1))
+    count = f"{self._finished + 1}/{self._count} " if self._count > 1 else ""
+    name = printable(job.source.name, limit=self._room)
     self._bar.update(
       self._task,
-      completed=self._done + job.pixels * done // total,
-      description=f"{images_done}{job.source.name} tile {done}/{total}",
+      completed=self._done,
+      description=f"{count}{name} tile {done}/{total}",
     )
 
   def finish(self, job: files.Job) -> None:
     """Counts an image as done, whatever became of it."""
-    self._done += job.pixels
+    self._finished += 1
+    self._move(job, job.pixels)
     self._bar.update(self._task, completed=self._done)
+
+  def _move(self, job: files.Job, pixels: int) -> None:
+    self._done += pixels - self._parts.get(job, 0)
+    self._parts[job] = pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -42,9 +41,11 @@ def read_upright_size(path: str | os.PathLike) -> tuple[int, int] | None:
   if size is None:
     return None
   turn = 1
-  with contextlib.suppress(OSError, ValueError, IndexError, struct.error):
+  try:
     with open(path, "rb") as file:
       turn = _turn(file)
+  except (OSError, ValueError, IndexError, struct.error):
+    pass  # As where there is no EXIF.
   return size[::-1] if turn in (5, 6, 7, 8) else size
 
 

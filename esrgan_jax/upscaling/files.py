@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from esrgan_jax import images, storage
+from esrgan_jax import images
 from esrgan_jax.upscaling import photo
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
@@ -111,17 +111,10 @@ def upscale_files(
   ('c.png', False, False)
   ('a.png', True, True)
   """
-  written: set[tuple[int, int]] = set()
   for job in jobs:
     began = time.perf_counter()
     try:
-      if storage.file_ids([job.target]) & written:
-        raise FileExistsError(
-          f"{job.target} is the result of another image, whose name this system"
-          " takes for the same; give them names that differ in more than case"
-        )
       width, height, notes = _upscale_file(model, job, settings, progress)
-      written |= storage.file_ids([job.target])
     except Exception as error:  # The other images are not to blame.
       yield job, error
     else:

@@ -44,6 +44,7 @@ class Naming:
     suffix: What a name ends with, with fields likewise; None: `_x4` or the
       like beside images, nothing in a folder.
     format: Suffix of the results' format; None: as the image's.
+    lossless: Whether the format must be a lossless one, where it is not given.
 
   >>> naming = Naming(model="toy", model_scale=4, template="{name}-{model}")
   >>> naming.target(Input(pathlib.Path("in/a.bmp"))).as_posix()
@@ -58,6 +59,7 @@ class Naming:
   template: str | None = None
   suffix: str | None = None
   format: str | None = None
+  lossless: bool = False
 
   def __post_init__(self):
     for text in (self.template, self.suffix):
@@ -100,7 +102,11 @@ class Naming:
       **self._of_size(source, size, {*_FIELD.findall(name)}),
     }
     name = _FIELD.sub(lambda match: values[match[1]], name)
-    if ending.lower() not in images.OUTPUT_SUFFIXES:
+    if ending.lower() not in images.OUTPUT_SUFFIXES or (
+      self.lossless
+      and ending == source.suffix
+      and not images.can_be_lossless(source)
+    ):
       ending = ".png"
     folder = self.folder / image.below if self.folder else source.parent
     return folder / f"{name}{ending}"
@@ -143,11 +149,15 @@ def check_template(text: str) -> str:
   shown = printable(text)
   for match in _FIELD.finditer(text):
     if match[1] not in FIELDS:
-      raise ValueError(f"'{shown}' has {printable(match[0])}; fields are {fields}")
+      raise ValueError(
+        f"'{shown}' has {printable(match[0])}; fields are {fields}"
+      )
   if re.search("[{}]", _FIELD.sub("", text)):
     raise ValueError(f"'{shown}' has a brace alone; fields are {fields}")
-  if "\0" in text or pathlib.PurePath(text).is_absolute() or ".." in (
-    pathlib.PurePath(text).parts
+  if (
+    "\0" in text
+    or pathlib.PurePath(text).is_absolute()
+    or ".." in (pathlib.PurePath(text).parts)
   ):
     raise ValueError(f"'{shown}' leads out of the folder of the results")
   return text

@@ -27,12 +27,14 @@ class Plan:
     jobs: In the order of the images; no two have one target.
     existing: Results that are there, and are left alone.
     earlier: Images that are results of others among them.
+    large: Images that are as large as their results would be.
     problems: Why some images have no job, a line each.
   """
 
   jobs: tuple[Job, ...]
   existing: tuple[pathlib.Path, ...]
   earlier: tuple[pathlib.Path, ...]
+  large: tuple[pathlib.Path, ...]
   problems: tuple[str, ...]
 
 
@@ -42,6 +44,7 @@ def make_plan(
   *,
   overwrite: bool = False,
   skip_existing: bool = False,
+  only_smaller: bool = False,
   others: Iterable[str | os.PathLike[str]] = (),
 ) -> Plan:
   """Plans what to make of images; none stops the others.
@@ -57,6 +60,8 @@ def make_plan(
       replaced.
     skip_existing: Whether results that are there are left alone; else they are
       problems.
+    only_smaller: Whether images are left alone whose header tells that they are
+      no smaller than their results would be.
     others: Files that must not be replaced either.
 
   Returns:
@@ -75,14 +80,18 @@ def make_plan(
   """
   inputs = list(inputs)
   sizes = {each.path: images.read_upright_size(each.path) for each in inputs}
-  targets, problems = {}, []
+  targets, problems, large = {}, [], []
   for each in inputs:
+    size = sizes[each.path]
+    if only_smaller and size and _is_large(size, naming):
+      large.append(each.path)
+      continue
     try:
-      targets[each.path] = naming.target(each, sizes[each.path])
+      targets[each.path] = naming.target(each, size)
     except ValueError as error:
       problems.append(explain(error))
   earlier = () if naming.file else _earlier(targets, sizes, naming)
-  kept = storage.file_ids([*sizes, *others])
+  kept = storage.file_ids([*(p for p in sizes if p not in earlier), *others])
   sources, jobs, existing = {}, [], []
   for source, target in targets.items():
     if source in earlier:
@@ -110,7 +119,14 @@ def make_plan(
         existing.append(target)
       else:
         jobs.append(Job(source, target, sizes[source]))
-  return Plan(tuple(jobs), tuple(existing), earlier, tuple(problems))
+  return Plan(
+    tuple(jobs), tuple(existing), earlier, tuple(large), tuple(problems)
+  )
+
+
+def _is_large(size, naming):
+  wanted = naming.size.of(size[::-1], model_scale=naming.model_scale)
+  return wanted[0] <= size[1] and wanted[1] <= size[0]
 
 
 def _earlier(
@@ -132,7 +148,11 @@ def _earlier(
     origin = result_of.get(absolute)
     name, separator, label = path.stem.rpartition("_")
     rule = ResultSize.of_label(label) if separator else None
-    if origin is None and rule and (other := beside.get(absolute.with_name(name))):
+    if (
+      origin is None
+      and rule
+      and (other := beside.get(absolute.with_name(name)))
+    ):
       origin = other, rule
     if origin is None or origin[0] == path:
       continue
