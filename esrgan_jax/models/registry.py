@@ -17,7 +17,8 @@ else it may have, each for more speed or use:
   absent, tiles overlap by a default, and cannot be exact;
 - an argument `valid` of its call, `[..., H, W, 1]`, 1 inside the image: it then
   computes inside as if the image ended there, and images of many sizes share a
-  program;
+  program; with `mask_gap`, the pixels that have to lie between two images for
+  neither to see the other, several share a window;
 - methods `features(lr, valid)` and `reconstruct(features, valid)`, one after
   the other the same as the call, with running statistics; `valid` is at the
   resolution of the features, and absent where the call does not take it. With
@@ -320,6 +321,15 @@ def takes_mask(net: Any) -> bool:
   (True, False)
   """
   return _takes(net, "valid")
+
+
+def mask_gap(net: Any) -> int | None:
+  """Returns how far apart images in one window lie; None if there is but one.
+
+  >>> mask_gap(RRDBNet()), mask_gap(RRDBNet(scale=2)), mask_gap(nn.Dense(3))
+  (1, 2, None)
+  """
+  return getattr(net, "mask_gap", None) if takes_mask(net) else None
 
 
 def takes_train(net: Any) -> bool:

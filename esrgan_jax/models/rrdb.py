@@ -192,6 +192,11 @@ class RRDBNet(nn.Module):
     """What H and W must be multiples of."""
     return self.unshuffle_factor
 
+  @property
+  def mask_gap(self) -> int:
+    """Pixels between two images under one mask: no kernel is wider than 3."""
+    return self.unshuffle_factor
+
   def without_loops(self) -> RRDBNet:
     """Returns the same network, its blocks one after another in the program.
 

@@ -14,6 +14,9 @@ _LARGEST_TILE_ELSEWHERE = 1024
 _STRIP_SIZE = {"cpu": 2**25}
 _STRIP_SIZE_ELSEWHERE = 2**29
 SMALLEST_TILE = 16
+# Seconds for a program, and multiplications a second.
+_COMPILING = {"cpu": (3.0, 1e11)}
+_COMPILING_ELSEWHERE = (30.0, 2e13)
 _MEMORY_SHARE = 0.8  # Of what a device has free; the rest is fragmentation's.
 
 
@@ -37,6 +40,23 @@ def strip_size(platform: str) -> int:
   True
   """
   return _STRIP_SIZE.get(platform, _STRIP_SIZE_ELSEWHERE)
+
+
+def compiling_pixels(platform: str, parameters: int) -> float:
+  """Returns about how many LR pixels are computed while a program compiles.
+
+  A guess, for choosing how many programs a job is worth: most networks multiply
+  each pixel with each parameter once.
+
+  Args:
+    platform: Of the devices.
+    parameters: Of the network.
+
+  >>> compiling_pixels("tpu", 10**7) > compiling_pixels("cpu", 10**7) > 1000
+  True
+  """
+  seconds, rate = _COMPILING.get(platform, _COMPILING_ELSEWHERE)
+  return seconds * rate / max(1, parameters)
 
 
 def fits(

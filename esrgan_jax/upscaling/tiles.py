@@ -1,6 +1,9 @@
-"""How an image is cut for a network, and what a device does with the pieces.
+"""How images are cut for a network, and what a device does with the pieces.
 
-All that is asked of the network is what `models.registry` tells of it.
+An image is cut into pieces that overlap by a halo; a piece lies in a window,
+alone or beside pieces of other images; windows of one shape share a program.
+Where the pieces are small or odd, the network is told by a mask which pixels
+are image. All that is asked of it is what `models.registry` tells of it.
 """
 
 from __future__ import annotations
@@ -21,30 +24,93 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """Windows of one size that cover an image; sizes in LR pixels.
+class Shape:
+  """Windows of one size; all that a compiled program depends on.
 
   What a window contributes leaves the device in strips: the last layers need
-  memory for one strip at a time. It is one strip where the network has no
-  halves.
+  memory for one strip at a time. Sizes are in LR pixels.
 
   Attributes:
     height: Of a window.
     width: Of a window.
-    rows: Windows along the image's height.
-    columns: Windows along its width.
     strip_height: Of a strip.
-    strip_width: Of a strip, the widest part that a window contributes.
-    multiple: All of these are multiples of it: the network's `size_multiple`.
+    strip_width: Of a strip.
+    num_strips: Strips below each other that a window contributes.
+    multiple: All sizes are multiples of it: the network's `size_multiple`.
+    masked: Whether there may be pixels that are no image.
+    gap: Pixels between pieces of several images, so that none sees another;
+      None where a window holds one.
+    per_device: Windows that a device sees at a time.
   """
 
   height: int
   width: int
-  rows: tuple[tiling.Span, ...]
-  columns: tuple[tiling.Span, ...]
   strip_height: int
   strip_width: int
-  multiple: int
+  num_strips: int
+  multiple: int = 1
+  masked: bool = False
+  gap: int | None = None
+  per_device: int = 1
+
+  @property
+  def area(self) -> int:
+    """Pixels of a window."""
+    return self.height * self.width
+
+  @property
+  def strip(self) -> tuple[int, int]:
+    """Height and width of a strip in feature pixels."""
+    return (
+      self.strip_height // self.multiple,
+      self.strip_width // self.multiple,
+    )
+
+  def corners(self, top: int = 0, left: int = 0) -> np.ndarray:
+    """Returns where in a window each strip begins: int32 `[strips, 2]`.
+
+    Args:
+      top: The first row that the window contributes.
+      left: The first column.
+    """
+    rows = top + self.strip_height * np.arange(self.num_strips)
+    corners = np.stack([rows, np.full_like(rows, left)], axis=-1)
+    # A last strip that would end outside of the window begins earlier.
+    limit = (self.height - self.strip_height, self.width - self.strip_width)
+    return np.minimum(corners, limit).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """A part of an image that is computed at once: its rows and columns."""
+
+  rows: tiling.Span
+  columns: tiling.Span
+
+  @property
+  def height(self) -> int:
+    """In pixels."""
+    return self.rows.stop - self.rows.start
+
+  @property
+  def width(self) -> int:
+    """In pixels."""
+    return self.columns.stop - self.columns.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """An image's pieces, and the shape of windows with one of them each.
+
+  It depends on the image alone: how images share windows changes no result.
+
+  Attributes:
+    shape: Of windows that hold one piece.
+    pieces: Together they contribute every pixel of the image once.
+  """
+
+  shape: Shape
+  pieces: tuple[Piece, ...]
 
   @classmethod
   def make(
@@ -70,72 +136,86 @@ class Plan:
     )
     keep_height = max(span.keep_stop - span.keep_start for span in rows)
     keep_width = max(span.keep_stop - span.keep_start for span in columns)
-    count = 1
-    if registry.has_halves(net):
-      row_size = keep_width * net.scale**2 * net.num_feat
-      count = max(1, keep_height * row_size // strip_size)
-    strip_height = -(-keep_height // count)
-    strip_height = -(-strip_height // multiple) * multiple
-    return cls(height, width, rows, columns, strip_height, keep_width, multiple)
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    """All that a compiled program depends on."""
-    return (self.height, self.width, self.num_strips, *self.strip)
-
-  @property
-  def strip(self) -> tuple[int, int]:
-    """Height and width of a strip in feature pixels."""
-    return (
-      self.strip_height // self.multiple,
-      self.strip_width // self.multiple,
+    masked = (
+      height > rows[0].stop - rows[0].start
+      or width > columns[0].stop - columns[0].start
+    )
+    return cls(
+      make_shape(
+        net,
+        (height, width),
+        (keep_height, keep_width),
+        strip_size,
+        masked=masked,
+      ),
+      tuple(Piece(row, column) for row in rows for column in columns),
     )
 
-  @property
-  def num_strips(self) -> int:
-    """Strips that a window contributes."""
-    keep = max(span.keep_stop - span.keep_start for span in self.rows)
-    return -(-keep // self.strip_height)
 
-  @property
-  def masked(self) -> bool:
-    """Whether a window is larger than the image."""
-    return (
-      self.height > self.rows[0].stop - self.rows[0].start
-      or self.width > self.columns[0].stop - self.columns[0].start
-    )
+def make_shape(
+  net: registry.Generator,
+  size: tuple[int, int],
+  kept: tuple[int, int],
+  strip_size: int,
+  **options: Any,
+) -> Shape:
+  """Makes the shape of windows, of which so much is kept.
 
-  def corners(self, rows: tiling.Span, columns: tiling.Span) -> np.ndarray:
-    """Returns where in its window each strip begins: int32 `[strips, 2]`."""
-    first = rows.keep_start - rows.start
-    top = first + self.strip_height * np.arange(self.num_strips)
-    left = columns.keep_start - columns.start
-    corners = np.stack([top, np.full_like(top, left)], axis=-1)
-    # A last strip that would end outside of the window begins earlier.
-    limit = (self.height - self.strip_height, self.width - self.strip_width)
-    return np.minimum(corners, limit).astype(np.int32)
+  Args:
+    net: The network.
+    size: Height and width of a window.
+    kept: The most rows and columns that a window contributes.
+    strip_size: About how many features a strip has; it is one strip where the
+      network has no halves.
+    **options: Further fields of the shape.
 
-  def place(
-    self,
-    out: np.ndarray,
-    strips: np.ndarray,
-    window: tuple[tiling.Span, tiling.Span],
-    scale: int,
-  ) -> None:
-    """Copies what a window contributes into the result."""
-    for strip, corner in zip(strips, self.corners(*window), strict=True):
-      target, source = [], []
-      for axis, span in enumerate(window):
-        # The result ends before the plan where the image was padded.
-        start = (span.start + int(corner[axis])) * scale
-        low = max(start, span.keep_start * scale)
-        stop = min(
-          start + strip.shape[axis], span.keep_stop * scale, out.shape[axis]
-        )
-        target.append(slice(low, stop))
-        source.append(slice(low - start, stop - start))
-      if all(piece.stop > piece.start for piece in target):
-        out[tuple(target)] = strip[tuple(source)]
+  Returns:
+    The shape.
+  """
+  multiple = registry.size_multiple(net)
+  height, width = kept
+  count = 1
+  if registry.has_halves(net):
+    row_size = width * net.scale**2 * net.num_feat
+    count = max(1, height * row_size // strip_size)
+  strip_height = -(-height // count)
+  strip_height = -(-strip_height // multiple) * multiple
+  return Shape(
+    *size, strip_height, width, -(-height // strip_height), multiple, **options
+  )
+
+
+def place(
+  out: np.ndarray,
+  strips: np.ndarray,
+  corners: np.ndarray,
+  piece: Piece,
+  at: tuple[int, int],
+  scale: int,
+) -> None:
+  """Copies what a piece contributes into its image's result.
+
+  Args:
+    out: The result, `[H * scale, W * scale, C]`; it ends earlier than the
+      pieces where the image was padded.
+    strips: Of the piece's window, `[S, h, w, C]`.
+    corners: `[S, 2]`, where each begins, in LR pixels of the window.
+    piece: Which part of the image it is.
+    at: Where in the window the piece's first row and column lie.
+    scale: Of the network.
+  """
+  for strip, corner in zip(strips, corners, strict=True):
+    target, source = [], []
+    for axis, span in enumerate((piece.rows, piece.columns)):
+      start = (span.start + int(corner[axis]) - at[axis]) * scale
+      low = max(start, span.keep_start * scale)
+      stop = min(
+        start + strip.shape[axis], span.keep_stop * scale, out.shape[axis]
+      )
+      target.append(slice(low, stop))
+      source.append(slice(low - start, stop - start))
+    if all(part.stop > part.start for part in target):
+      out[tuple(target)] = strip[tuple(source)]
 
 
 def upscale_tiles(
@@ -143,7 +223,8 @@ def upscale_tiles(
   variables: Mapping[str, Any],
   tiles: jax.Array,
   corners: jax.Array,
-  inside: jax.Array | None = None,
+  valid: jax.Array | None = None,
+  grey: jax.Array | None = None,
   *,
   size: tuple[int, int],
 ) -> tuple[jax.Array, jax.Array]:
@@ -153,14 +234,16 @@ def upscale_tiles(
   `size_multiple`.
 
   Args:
-    net: The network, from 3 to 3 channels.
+    net: The network.
     variables: Its parameters, `{"params": ...}`, and what else it has.
-    tiles: `[N, H, W, C]`, C = 3 (RGB) or 1 (grey); uint8, uint16, or float in
+    tiles: `[N, H, W, C]` of the network's channels: uint8, uint16, or float in
       [0, 1].
     corners: int32 `[N, S, 2]`, the first row and column of each strip.
-    inside: int32 `[N, 2]`, LR rows and columns of each tile that are image;
-      what lies beyond is treated as outside of it. None means all, the only
-      choice where the network takes no mask.
+    valid: bool `[N, H, W, 1]`, which pixels are image; a tile may have several,
+      a pixel apart. Each is treated as if it ended there. None means all, the
+      only choice where the network takes no mask.
+    grey: bool `[N]`, the tiles whose three channels are equal and are to stay
+      so; None means none.
     size: Height and width of a strip.
 
   Returns:
@@ -170,16 +253,16 @@ def upscale_tiles(
   quantised = jnp.issubdtype(tiles.dtype, jnp.integer)
   levels = jnp.iinfo(tiles.dtype).max if quantised else 1
   lr = tiles.astype(jnp.float32) / levels
-  lr = jnp.broadcast_to(lr, (*lr.shape[:-1], 3))
   upscale = _in_halves if registry.has_halves(net) else _at_once
-  strip = upscale(net, variables, lr, inside, size)
+  strip = upscale(net, variables, lr, valid, size)
 
   def finish(corner: jax.Array) -> tuple[jax.Array, jax.Array]:
     sr = strip(corner)
     finite = jnp.isfinite(sr).all(axis=(1, 2, 3))
-    if tiles.shape[-1] == 1:
+    if grey is not None:
       luma = jnp.asarray(_LUMA, sr.dtype).reshape(1, 1, 1, 3)
-      sr = (sr * luma).sum(axis=-1, keepdims=True)
+      luma = (sr * luma).sum(axis=-1, keepdims=True)
+      sr = jnp.where(grey.reshape(-1, 1, 1, 1), luma, sr)
     if quantised:
       sr = jnp.round(jnp.clip(sr, 0, 1) * levels).astype(tiles.dtype)
     return sr, finite
@@ -196,17 +279,19 @@ def _in_halves(
   net: Any,
   variables: Mapping[str, Any],
   lr: jax.Array,
-  inside: jax.Array | None,
+  valid: jax.Array | None,
   size: tuple[int, int],
 ) -> _Strip:
   """Computes the features of all, and of a strip no more than is asked for."""
-  valid = _mask(lr.shape, inside, registry.size_multiple(net))
+  multiple = registry.size_multiple(net)
+  if valid is not None:
+    valid = valid[:, ::multiple, ::multiple]
   masked = () if valid is None else (valid,)
   feat = net.apply(variables, lr, *masked, method="features")
   margin = net.reconstruct_radius
   limits = np.array(feat.shape[1:3])
   crop = tuple(int(v) for v in np.minimum(limits, np.array(size) + 2 * margin))
-  up = net.scale * registry.size_multiple(net)
+  up = net.scale * multiple
 
   def strip(corner: jax.Array) -> jax.Array:
     last = jnp.asarray(limits - crop, jnp.int32).reshape(1, 2)
@@ -224,27 +309,13 @@ def _at_once(
   net: Any,
   variables: Mapping[str, Any],
   lr: jax.Array,
-  inside: jax.Array | None,
+  valid: jax.Array | None,
   size: tuple[int, int],
 ) -> _Strip:
   """Computes all at the result's resolution, and cuts strips out of it."""
   up = net.scale * registry.size_multiple(net)
-  sr = registry.infer(net, variables, lr, _mask(lr.shape, inside, 1))
+  sr = registry.infer(net, variables, lr, valid)
   return lambda corner: _cut(sr, corner * up, [v * up for v in size])
-
-
-def _mask(
-  shape: Sequence[int], inside: jax.Array | None, factor: int
-) -> jax.Array | None:
-  """Returns `[N, H / factor, W / factor, 1]`, whether a pixel is image."""
-  if inside is None:
-    return None
-  rows, columns = (
-    jnp.arange(size // factor, dtype=inside.dtype) for size in shape[1:3]
-  )
-  rows, columns = rows.reshape(1, -1, 1, 1), columns.reshape(1, 1, -1, 1)
-  limit = (inside // factor).reshape(-1, 2, 1, 1, 1)
-  return (rows < limit[:, 0]) & (columns < limit[:, 1])
 
 
 def _cut(x: jax.Array, corner: jax.Array, size: Sequence[int]) -> jax.Array:
@@ -297,7 +368,7 @@ def check_exact(net: registry.Generator, plan: Plan, *, whole: bool) -> None:
     ValueError: If there are several tiles, and the network does not tell how
       far it looks.
   """
-  several = len(plan.rows) * len(plan.columns) > 1
+  several = len(plan.pieces) > 1
   if not several or registry.receptive_radius(net) is not None:
     return
   remedy = "do not tile (tile 0)"

@@ -6,13 +6,11 @@ a time, all of one shape, so that one program is compiled for an image.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
-import itertools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from esrgan_jax import checks, compilation
 from esrgan_jax.models import registry
-from esrgan_jax.upscaling import memory, tiles
+from esrgan_jax.upscaling import stream, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
 from esrgan_jax.weights import find, zoo
 
@@ -350,6 +348,82 @@ class Upscaler:
     >>> bool(np.allclose(whole, tiled, atol=1e-5))
     True
     """
+    pixels, result = self._prepare(image, out)
+    (order,) = self._engine(tile, exact, halo, notify).run(
+      [self._order(pixels, result, progress)]
+    )
+    if order.error is not None:
+      raise order.error
+    if out is not None:
+      return out
+    return result[..., 0] if np.ndim(image) == 2 else result
+
+  def stream(
+    self,
+    images: Iterable[np.ndarray | jax.Array],
+    *,
+    sizes: Iterable[tuple[int, int]] = (),
+    tile: int | str = "auto",
+    exact: bool = False,
+    halo: int | None = None,
+    notify: Notify | None = None,
+  ) -> Iterator[np.ndarray]:
+    """Upscales many images, each equal to `upscale` of it alone to rounding.
+
+    Images of many sizes go through a few programs: small ones share windows,
+    where the network takes a mask; windows go to all devices in full batches.
+    Images are read ahead while devices compute, about two megapixels a group,
+    or 256 MB of results; it is lazy and takes no more memory than two groups.
+
+    Args:
+      images: Each as for `upscale`; sizes and dtypes may differ.
+      sizes: Height and width of the images that will come, where they are
+        known, so that shapes of programs are chosen for all of them. They need
+        not be right.
+      tile: See `upscale`, as for the others.
+      exact: Likewise.
+      halo: Likewise.
+      notify: Likewise.
+
+    Yields:
+      The results, in the images' order.
+
+    Raises:
+      TypeError: See `upscale`. What was read before comes first.
+      ValueError: Likewise.
+      FloatingPointError: Likewise.
+      OutOfMemoryError: Likewise.
+
+    >>> from esrgan_jax.models.rrdb import RRDBNet
+    >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+    >>> lr = jnp.zeros((1, 8, 8, 3))
+    >>> model = Upscaler(net, net.init(jax.random.key(0), lr)["params"])
+    >>> images = (np.zeros((n, 9, 3), np.uint8) for n in (5, 8, 6))
+    >>> [result.shape for result in model.stream(images)]
+    [(20, 36, 3), (32, 36, 3), (24, 36, 3)]
+    """
+    engine = self._engine(tile, exact, halo, notify)
+
+    def orders() -> Iterator[stream.Order]:
+      for image in images:
+        try:
+          pixels, out = self._prepare(image, None)
+          order = self._order(pixels, out, None)
+          order.flat = np.ndim(image) == 2
+        except (TypeError, ValueError) as error:
+          yield stream.Order.failed(error)
+          return
+        yield order
+
+    for order in engine.run(orders(), sizes):
+      if order.error is not None:
+        raise order.error
+      yield order.out[..., 0] if order.flat else order.out
+
+  def _prepare(
+    self, image: Any, out: np.ndarray | None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an image's pixels and room for its result."""
     _check_concrete((image, self._variables))
     if not isinstance(image, np.ndarray | jax.Array):
       image = checks.check_array(image, "image", "an array [H, W, 3]")
@@ -358,49 +432,43 @@ class Upscaler:
     dtype = self._check(pixels)
     height, width, channels = pixels.shape
     shape = (height * self.scale, width * self.scale, channels)
-    if image.ndim == 2 and out is not None:
-      out = out[..., None]
     if out is None:
       out = np.empty(shape, dtype)
-    elif out.shape != shape or out.dtype != dtype:
+    elif image.ndim == 2:
+      out = out[..., None]
+    if out.shape != shape or out.dtype != dtype:
       raise ValueError(
         f"out is {out.dtype} {out.shape}; it must be {dtype} {shape}"
       )
-    halo = tiles.choose_halo(self.net, halo, exact=exact)
+    return pixels, out
+
+  def _order(
+    self, pixels: np.ndarray, out: np.ndarray, progress: Progress | None
+  ) -> stream.Order:
+    multiple = registry.size_multiple(self.net)
+    return stream.Order(tiles.pad_to_multiple(pixels, multiple), out, progress)
+
+  def _engine(
+    self,
+    tile: int | str,
+    exact: bool,
+    halo: int | None,
+    notify: Notify | None,
+  ) -> stream.Engine:
     if tile != "auto" and (not isinstance(tile, int) or tile < 0):
       raise ValueError(f"tile is {tile!r}; give 'auto', 0 or pixels")
-
-    padded = tiles.pad_to_multiple(pixels, registry.size_multiple(self.net))
-    size = tile
-    if tile == "auto":
-      size = memory.largest_tile(self._device.platform)
-    while True:
-      plan = self._plan(padded, size, halo)
-      if exact:
-        tiles.check_exact(self.net, plan, whole=tile == 0)
-      # Bound at once: `plan` changes from turn to turn.
-      program = functools.partial(self._program, plan, padded)
-      enough = memory.fits(self._device, program)
-      if enough:
-        try:
-          self._run(plan, padded, out, progress)
-          break
-        except Exception as error:
-          if not memory.is_out_of_memory(error):
-            raise
-      was, size = size, _smaller(plan, size)
-      if size < memory.SMALLEST_TILE:
-        raise OutOfMemoryError(
-          f"{self._device} has too little memory for tiles of {plan.height} x"
-          f" {plan.width} pixels (halo {halo} included); free some or use a"
-          f" smaller model{', or do without exact tiles' if exact else ''}"
-        )
-      if enough or was == tile:  # Else nobody had counted on the larger one.
-        (notify or _warn)(
-          f"too little memory for tiles of {plan.height} x {plan.width} pixels;"
-          f" trying again with --tile {size}"
-        )
-    return out[..., 0] if image.ndim == 2 else out
+    if halo is not None and halo < 0:
+      raise ValueError(f"halo {halo} must not be negative")
+    return stream.Engine(
+      self.net,
+      self._placed.devices,
+      program=self._program,
+      ready=lambda shape, dtype: self._key(shape, dtype) in self._programs,
+      put=lambda batch: jax.device_put(batch, self._placed.sharded),
+      variables=self._replicated(),
+      settings=stream.Settings(tile, exact, halo),
+      notify=notify or _warn,
+    )
 
   def _check(self, pixels: np.ndarray) -> np.dtype:
     """Returns the result's dtype, or raises if the image cannot be used."""
@@ -434,37 +502,33 @@ class Upscaler:
       f"the image is {pixels.dtype}; give uint8, uint16, or float in [0, 1]"
     )
 
-  def _plan(self, pixels: np.ndarray, tile: int, halo: int) -> tiles.Plan:
-    strip_size = memory.strip_size(self._device.platform)
-    return tiles.Plan.make(pixels.shape, self.net, tile, halo, strip_size)
-
   def _replicated(self) -> dict[str, Any]:
     if self._everywhere is None:
       everywhere = self._placed.replicate(self._variables)
       object.__setattr__(self, "_everywhere", everywhere)
     return self._everywhere
 
-  def _program(
-    self, plan: tiles.Plan, pixels: np.ndarray
-  ) -> jax.stages.Compiled:
-    placed, variables = self._placed, self._variables
-    layout = tuple(
-      (leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(variables)
-    )
-    key = (plan.shape, pixels.shape[-1], pixels.dtype, plan.masked, layout)
+  def _key(self, shape: tiles.Shape, dtype: Any) -> tuple:
+    leaves = jax.tree.leaves(self._variables)
+    layout = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return shape, np.dtype(dtype), layout
+
+  def _program(self, shape: tiles.Shape, dtype: Any) -> jax.stages.Compiled:
+    placed = self._placed
+    key = self._key(shape, dtype)
     if key not in self._programs:
 
-      def sharded(*shape: int, dtype: Any) -> jax.ShapeDtypeStruct:
-        shape = (len(placed.devices), *shape)
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=placed.sharded)
+      def sharded(*size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+        size = (len(placed.devices) * shape.per_device, *size)
+        return jax.ShapeDtypeStruct(size, dtype, sharding=placed.sharded)
 
-      window = (plan.height, plan.width)
-      inside = sharded(2, dtype=jnp.int32) if plan.masked else None
+      window = (shape.height, shape.width)
+      channels, _ = registry.channels(self.net)
       spec = PartitionSpec("data")
       program = jax.shard_map(
-        functools.partial(tiles.upscale_tiles, self.net, size=plan.strip),
+        functools.partial(tiles.upscale_tiles, self.net, size=shape.strip),
         mesh=placed.mesh,
-        in_specs=(PartitionSpec(), spec, spec, spec),
+        in_specs=(PartitionSpec(), spec, spec, spec, spec),
         out_specs=spec,
         check_vma=False,  # Nothing is communicated.
       )
@@ -477,67 +541,12 @@ class Upscaler:
       with jax.set_mesh(placed.mesh):  # Whatever the caller's is.
         self._programs[key] = program.lower(
           self._replicated(),
-          sharded(*window, pixels.shape[-1], dtype=pixels.dtype),
-          sharded(plan.num_strips, 2, dtype=jnp.int32),
-          inside,
+          sharded(*window, channels, dtype=dtype),
+          sharded(shape.num_strips, 2, dtype=jnp.int32),
+          sharded(*window, 1, dtype=jnp.bool_) if shape.masked else None,
+          sharded(dtype=jnp.bool_) if channels == 3 else None,
         ).compile()
     return self._programs[key]
-
-  def _run(
-    self,
-    plan: tiles.Plan,
-    pixels: np.ndarray,
-    out: np.ndarray,
-    progress: Progress | None,
-  ) -> None:
-    """Runs every window of a plan; the next batch computes while one lands."""
-    program = self._program(plan, pixels)
-    variables = self._replicated()
-    batch_size = len(self._placed.devices)
-    windows = list(itertools.product(plan.rows, plan.columns))
-    total = len(windows)
-    if progress:
-      progress(0, total)
-    running: collections.deque = collections.deque()
-    done = 0
-
-    def land() -> None:
-      nonlocal done
-      batch, landing = running.popleft()
-      # Memory that ran out on the way is an error here; fetching such an array
-      # ends the process (jaxlib 0.10 on CPU: "buffer_.IsConcrete()").
-      results, finite = jax.block_until_ready(landing)
-      if not np.asarray(finite).all():
-        raise FloatingPointError(
-          f"the result of {self!r} is not finite: its weights, or the image,"
-          " hold values that it cannot handle"
-        )
-      for strips, window in zip(np.asarray(results), batch, strict=False):
-        plan.place(out, strips, window, self.scale)
-      done += len(batch)
-      if progress:
-        progress(done, total)
-
-    for first in range(0, total, batch_size):
-      batch = windows[first : first + batch_size]
-      shape = (batch_size, plan.height, plan.width, pixels.shape[-1])
-      lr = np.zeros(shape, pixels.dtype)
-      corners = np.zeros((batch_size, plan.num_strips, 2), np.int32)
-      inside = np.ones((batch_size, 2), np.int32)
-      for i, (rows, columns) in enumerate(batch):
-        window = pixels[rows.start : rows.stop, columns.start : columns.stop]
-        lr[i, : window.shape[0], : window.shape[1]] = window
-        inside[i] = window.shape[:2]
-        corners[i] = plan.corners(rows, columns)
-      lr, corners, inside = jax.device_put(
-        (lr, corners // plan.multiple, inside), self._placed.sharded
-      )
-      inside = inside if plan.masked else None
-      running.append((batch, program(variables, lr, corners, inside)))
-      if len(running) > 1:
-        land()
-    while running:
-      land()
 
 
 def _restore(net, params, collections, name, notes, numbers):
@@ -580,12 +589,6 @@ def _check_concrete(tree):
       "upscale runs on the host, tile by tile, and cannot be traced: call the"
       " model itself, model(lr), inside of jax.jit or jax.vmap"
     )
-
-
-def _smaller(plan: tiles.Plan, tile: int) -> int:
-  """Returns the next tile to try: half, of what was really used."""
-  side = max(plan.height, plan.width)
-  return (min(tile, side) if tile else side) // 2
 
 
 def load(

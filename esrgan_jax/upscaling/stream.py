@@ -1,0 +1,412 @@
+"""Many images through few programs: in full batches, in order, within memory.
+
+Images are read ahead, a group at a time, and arranged in windows
+(`windows.py`); while devices compute a batch, the one before it is fetched,
+what is ready is handed out, and images of the next group are read.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from esrgan_jax.models import registry
+from esrgan_jax.upscaling import memory, tiles, windows
+
+# Of all results of a group, on the host.
+_GROUP_BYTES = 2**28
+# LR pixels of a group: some full batches, of which the last is not.
+_GROUP_PIXELS = 2**21
+_GROUP_IMAGES = 1024
+# Batches on the devices: one computes while one lands.
+_IN_FLIGHT = 2
+_MOST_PLANNED = 4096
+
+Notify = Callable[[str], None]
+
+
+@dataclasses.dataclass(eq=False)
+class Order:
+  """An image on its way.
+
+  Attributes:
+    pixels: `[H, W, C]`, C the network's, or 1 where that is 3; H and W
+      multiples of the network's.
+    out: Where the result goes; it may end earlier than that of `pixels`.
+    progress: Called with the number of tiles done and in all.
+    error: Why there will be no result.
+    flat: Whether the image had no axis of channels.
+    total: Its pieces; 0 until it is planned.
+    done: Those whose result is in `out`.
+  """
+
+  pixels: np.ndarray
+  out: np.ndarray
+  progress: Callable[[int, int], None] | None = None
+  error: Exception | None = None
+  flat: bool = False
+  total: int = 0
+  done: int = 0
+
+  @classmethod
+  def failed(cls, error: Exception) -> Order:
+    """Returns one that has ended, to stand in its place."""
+    nothing = np.empty((0, 0, 1), np.uint8)
+    return cls(nothing, nothing, error=error)
+
+  @property
+  def ended(self) -> bool:
+    """Whether it waits for nothing."""
+    return self.error is not None or 0 < self.total == self.done
+
+  def report(self) -> None:
+    """Tells how far it is."""
+    if self.progress:
+      self.progress(self.done, self.total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How images are cut; see `Upscaler.upscale`."""
+
+  tile: int | str = "auto"
+  exact: bool = False
+  halo: int | None = None
+
+
+class Engine:
+  """Runs a model's programs over orders.
+
+  Args:
+    net: The network.
+    devices: To run on.
+    program: Compiles the program of a shape and a dtype, or returns it.
+    ready: Whether it need not be compiled.
+    put: Places a batch on the devices.
+    variables: Of the network, on the devices.
+    settings: How images are cut.
+    notify: Called with a sentence when tiles had to be made smaller.
+  """
+
+  def __init__(
+    self,
+    net: registry.Generator,
+    devices: Sequence[jax.Device],
+    *,
+    program: Callable[[tiles.Shape, np.dtype], Callable[..., Any]],
+    ready: Callable[[tiles.Shape, np.dtype], bool],
+    put: Callable[[Any], Any],
+    variables: Any,
+    settings: Settings,
+    notify: Notify,
+  ):
+    self._net = net
+    self._devices = devices
+    self._program = program
+    self._ready = ready
+    self._put = put
+    self._variables = variables
+    self._settings = settings
+    self._notify = notify
+    self._halo = tiles.choose_halo(net, settings.halo, exact=settings.exact)
+    self._platform = devices[0].platform
+    self._tile = self._first_tile
+    self._choices: dict[np.dtype, windows.Choice] = {}
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables))
+    self._compiling = memory.compiling_pixels(self._platform, parameters)
+
+  def run(
+    self, orders: Iterable[Order], sizes: Iterable[tuple[int, int]] = ()
+  ) -> Iterator[Order]:
+    """Yields orders in order, each as soon as it has ended.
+
+    Args:
+      orders: They are read ahead, as far as a group goes.
+      sizes: Height and width of what will come, where they are known: shapes
+        are then chosen for all of it, of 8 bits, else for a group at a time.
+    """
+    self._foresee(list(sizes))
+    ahead = _Ahead(orders)
+    pending: collections.deque[Order] = collections.deque()
+    batches: collections.deque[_Batch] = collections.deque()
+    running: collections.deque[tuple[_Batch, Any]] = collections.deque()
+    total = 0
+    while True:
+      if not batches:
+        ahead.read(1.0)
+        group = ahead.take()
+        pending.extend(group)
+        batches.extend(self._batches(group))
+        total = len(batches)
+        if not (group or batches or running):
+          return
+      batch = None
+      try:
+        if batches:
+          batch = batches.popleft()
+          running.append((batch, self._launch(batch)))
+          # Little by little, so that no device waits for all of a group.
+          ahead.read(1 - len(batches) / total)
+        if len(running) == _IN_FLIGHT or (running and batch is None):
+          batch, landing = running.popleft()
+          self._land(batch, landing)
+      except Exception as error:
+        if not memory.is_out_of_memory(error) or batch is None:
+          raise
+        running.clear()
+        batches.clear()
+        unfinished = [order for order in pending if not order.ended]
+        self._make_smaller(batch.shape, unfinished, expected=True)
+        batches.extend(self._batches(unfinished))
+        total = len(batches)
+      while pending and pending[0].ended:
+        yield pending.popleft()
+
+  @property
+  def _first_tile(self) -> int:
+    tile = self._settings.tile
+    return memory.largest_tile(self._platform) if tile == "auto" else tile
+
+  def _foresee(self, sizes: list[tuple[int, int]]) -> None:
+    """Chooses shapes for a job whose sizes are known."""
+    if len(sizes) < 2:
+      return
+    multiple = registry.size_multiple(self._net)
+    plans = [
+      self._plan([-(-side // multiple) * multiple for side in size])
+      for size in sizes[:: -(-len(sizes) // _MOST_PLANNED)]
+    ]
+    dtype = np.dtype(np.uint8)
+    self._choices[dtype] = self._choose(plans, dtype)
+
+  def _plan(self, shape: Sequence[int]) -> tiles.Plan:
+    return tiles.Plan.make(
+      tuple(shape),
+      self._net,
+      self._tile,
+      self._halo,
+      memory.strip_size(self._platform),
+    )
+
+  def _choose(
+    self, plans: Sequence[tiles.Plan], dtype: np.dtype
+  ) -> windows.Choice:
+    make_shared = None
+    gap = registry.mask_gap(self._net)
+    if gap is not None:
+
+      def make_shared(size: tuple[int, int]) -> tiles.Shape:
+        return tiles.make_shape(
+          self._net,
+          size,
+          size,
+          memory.strip_size(self._platform),
+          masked=True,
+          gap=gap,
+        )
+
+    return windows.choose(
+      plans,
+      make_shared,
+      largest=(self._tile or memory.largest_tile(self._platform))
+      + 2 * self._halo,
+      devices=len(self._devices),
+      compiling=lambda shape: (
+        0.0 if self._ready(shape, dtype) else self._compiling
+      ),
+    )
+
+  def _batches(self, orders: Sequence[Order]) -> list[_Batch]:
+    """Arranges orders into batches whose programs fit into memory."""
+    while True:
+      by_dtype: dict[np.dtype, list[tuple[Order, tiles.Plan, bool]]] = {}
+      channels, _ = registry.channels(self._net)
+      for order in orders:
+        if order.ended:
+          continue
+        plan = self._plan(order.pixels.shape)
+        try:
+          if self._settings.exact:
+            whole = self._settings.tile == 0
+            tiles.check_exact(self._net, plan, whole=whole)
+        except ValueError as error:
+          order.error = error
+          continue
+        order.total, order.done = len(plan.pieces), 0
+        order.report()
+        grey = order.pixels.shape[-1] < channels
+        dtype = order.pixels.dtype
+        by_dtype.setdefault(dtype, []).append((order, plan, grey))
+      found = []
+      for dtype, images in by_dtype.items():
+        choice = self._choices.get(dtype)
+        if choice is None or any(not choice.knows(p) for _, p, _ in images):
+          choice = self._choose([plan for _, plan, _ in images], dtype)
+        arranged = windows.arrange(images, choice)
+        found += [
+          _Batch(shape, dtype, held)
+          for shape, held in windows.batches(arranged, len(self._devices))
+        ]
+      for shape, dtype in dict.fromkeys((b.shape, b.dtype) for b in found):
+        program = functools.partial(self._program, shape, dtype)
+        if not memory.fits(self._devices[0], program):
+          self._make_smaller(shape, orders, expected=False)
+          break
+      else:
+        return found
+
+  def _make_smaller(
+    self, shape: tiles.Shape, orders: Sequence[Order], *, expected: bool
+  ) -> None:
+    """Chooses smaller tiles, or gives up on orders.
+
+    Args:
+      shape: Of the windows for which memory does not suffice.
+      orders: What is to be done.
+      expected: Whether it had looked as if it did.
+    """
+    self._choices.clear()
+    was, side = self._tile, max(shape.height, shape.width)
+    # Half of what was really used.
+    self._tile = (min(was, side) if was else side) // 2
+    if self._tile < memory.SMALLEST_TILE:
+      remedy = ", or do without exact tiles" if self._settings.exact else ""
+      for order in orders:
+        if not order.ended:
+          order.error = memory.OutOfMemoryError(
+            f"{self._devices[0]} has too little memory for tiles of"
+            f" {shape.height} x {shape.width} pixels (halo {self._halo}"
+            f" included); free some or use a smaller model{remedy}"
+          )
+      self._tile = self._first_tile
+    elif expected or was == self._settings.tile:
+      # Else nobody had counted on the larger one.
+      self._notify(
+        f"too little memory for tiles of {shape.height} x {shape.width}"
+        f" pixels; trying again with --tile {self._tile}"
+      )
+
+  def _launch(self, batch: _Batch) -> Any:
+    """Starts a batch; returns what will be there."""
+    shape = batch.shape
+    channels, _ = registry.channels(self._net)
+    count = len(self._devices) * shape.per_device
+    lr = np.zeros((count, shape.height, shape.width, channels), batch.dtype)
+    valid = None
+    if shape.masked:
+      valid = np.zeros((count, shape.height, shape.width, 1), np.bool_)
+    corners = np.zeros((count, shape.num_strips, 2), np.int32)
+    grey = np.zeros((count,), np.bool_) if channels == 3 else None
+    for i, window in enumerate(batch.windows):
+      corners[i] = window.corners // shape.multiple
+      if grey is not None:
+        grey[i] = window.grey
+      for held in window.held:
+        (top, left), piece = held.at, held.piece
+        inside = (
+          i,
+          slice(top, top + piece.height),
+          slice(left, left + piece.width),
+        )
+        lr[inside] = held.image.pixels[
+          piece.rows.start : piece.rows.stop,
+          piece.columns.start : piece.columns.stop,
+        ]
+        if valid is not None:
+          valid[inside] = True
+    program = self._program(shape, batch.dtype)
+    return program(self._variables, *self._put((lr, corners, valid, grey)))
+
+  def _land(self, batch: _Batch, landing: Any) -> None:
+    """Waits for a batch, and puts it where it belongs."""
+    # Memory that ran out on the way is an error here; fetching such an array
+    # ends the process (jaxlib 0.10 on CPU: "buffer_.IsConcrete()").
+    results, finite = map(np.asarray, jax.block_until_ready(landing))
+    landed = set()
+    for strips, sound, window in zip(
+      results, finite, batch.windows, strict=False
+    ):
+      if not sound:
+        self._blame(window, batch.dtype)
+        continue
+      for held in window.held:
+        order = held.image
+        if order.ended:
+          continue
+        tiles.place(
+          order.out,
+          strips[..., : order.out.shape[-1]],
+          window.corners,
+          held.piece,
+          held.at,
+          self._net.scale,
+        )
+        order.done += 1
+        landed.add(order)
+    for order in landed:
+      order.report()
+
+  def _blame(self, window: windows.Window, dtype: np.dtype) -> None:
+    """Finds out whose result is not finite: what is not spreads."""
+    orders = dict.fromkeys(held.image for held in window.held)
+    if len(orders) == 1:
+      for order in orders:
+        order.error = FloatingPointError(
+          "the result is not finite: the model's weights, or the image, hold"
+          " values that it cannot handle"
+        )
+      return
+    for order in orders:
+      if order.ended:
+        continue
+      plan = self._plan(order.pixels.shape)
+      alone = windows.Choice(None, frozenset())
+      order.done = 0
+      for part in windows.arrange([(order, plan, window.grey)], alone):
+        batch = _Batch(plan.shape, dtype, [part])
+        self._land(batch, self._launch(batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """What devices compute at a time."""
+
+  shape: tiles.Shape
+  dtype: np.dtype
+  windows: Sequence[windows.Window]
+
+
+class _Ahead:
+  """Reads a group of orders ahead."""
+
+  def __init__(self, orders: Iterable[Order]):
+    self._source = iter(orders)
+    self._group: list[Order] = []
+    self._pixels = self._bytes = 0
+
+  def read(self, part: float) -> None:
+    """Reads as far as a part of a group goes."""
+    while (
+      self._pixels < part * _GROUP_PIXELS
+      and self._bytes < part * _GROUP_BYTES
+      and len(self._group) < part * _GROUP_IMAGES
+    ):
+      order = next(self._source, None)
+      if order is None:
+        return
+      self._group.append(order)
+      self._pixels += math.prod(order.pixels.shape[:2])
+      self._bytes += order.out.nbytes
+
+  def take(self) -> list[Order]:
+    """Returns what was read, and begins anew."""
+    group, self._group = self._group, []
+    self._pixels = self._bytes = 0
+    return group

@@ -1,0 +1,331 @@
+"""Which windows a job's images go through: few shapes, and hardly empty.
+
+A program is compiled for each shape of windows, which costs as much as some
+thousands of pixels; what a window has beyond its pieces is computed for
+nothing. So images of many sizes share large windows, where the network takes a
+mask, and images of one size have windows of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from esrgan_jax.upscaling.tiles import Piece, Plan, Shape
+
+# Shapes for images of one piece and one size, besides the one for all others.
+_MOST_OWN = 3
+# How full shared windows get, about: with pieces of all sizes, and with those
+# that leave no room for another of their kind.
+_FILL, _FILL_LARGE = 0.93, 0.8
+_STEP = 32
+# Packing some hundred pieces takes milliseconds.
+_TRIED = 24
+_MOST_PACKED = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+  """A piece in a window.
+
+  Attributes:
+    image: Whose it is.
+    piece: The piece.
+    at: Where in the window its first row and column lie.
+  """
+
+  image: Any
+  piece: Piece
+  at: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """A window and what it holds.
+
+  Attributes:
+    shape: Of the window.
+    grey: Whether what it holds is grey.
+    held: At least one piece.
+  """
+
+  shape: Shape
+  grey: bool
+  held: Sequence[Held]
+
+  @property
+  def corners(self) -> np.ndarray:
+    """Where its strips begin, in LR pixels."""
+    if self.shape.gap is not None:
+      return self.shape.corners()
+    (held,) = self.held
+    rows, columns = held.piece.rows, held.piece.columns
+    return self.shape.corners(
+      rows.keep_start - rows.start, columns.keep_start - columns.start
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """The shapes of a job.
+
+  Attributes:
+    shared: For pieces of any size up to its own; None where there is none.
+    own: Shapes that images of one size keep for themselves.
+  """
+
+  shared: Shape | None
+  own: frozenset[Shape]
+
+  def knows(self, plan: Plan) -> bool:
+    """Whether there is a shape for an image."""
+    return plan.shape in self.own or self.takes(plan)
+
+  def takes(self, plan: Plan) -> bool:
+    """Whether an image goes into shared windows."""
+    return (
+      self.shared is not None
+      and plan.shape not in self.own
+      and all(fits(piece, self.shared) for piece in plan.pieces)
+    )
+
+
+def fits(piece: Piece, shape: Shape) -> bool:
+  """Returns whether a window has room for a piece."""
+  return piece.height <= shape.height and piece.width <= shape.width
+
+
+def choose(
+  plans: Sequence[Plan],
+  make_shared: Callable[[tuple[int, int]], Shape] | None,
+  *,
+  largest: int,
+  devices: int,
+  compiling: Callable[[Shape], float],
+) -> Choice:
+  """Chooses a job's shapes, by the pixels that are computed.
+
+  Args:
+    plans: Of its images, or of a fair sample of them.
+    make_shared: Makes the shape of shared windows of a height and a width; None
+      where the network takes no mask.
+    largest: The longest side to try.
+    devices: Windows that are computed at a time.
+    compiling: What a shape's program costs, in pixels; 0 if it is there.
+
+  Returns:
+    The shapes.
+  """
+  classes: dict[Shape, list[Plan]] = {}
+  for plan in plans:
+    classes.setdefault(plan.shape, []).append(plan)
+  everything = Choice(None, frozenset(classes))
+  if make_shared is None or len(plans) < 2:
+    return everything
+
+  def own_cost(shape: Shape) -> float:
+    count = sum(len(plan.pieces) for plan in classes[shape])
+    batch = devices * shape.per_device
+    # The last batch is computed whole, but other windows may go with it.
+    rounds = max(1, count / batch)
+    return rounds * batch * shape.area / devices + compiling(shape)
+
+  def area(plans: Iterable[Plan]) -> int:
+    return sum(p.height * p.width for plan in plans for p in plan.pieces)
+
+  def gain(shape: Shape) -> float:
+    large = 2 * min(shape.height, shape.width) > largest
+    shared = area(classes[shape]) / (_FILL_LARGE if large else _FILL) / devices
+    return shared - own_cost(shape)
+
+  gains = {shape: gain(shape) for shape in classes}
+  useful = [s for s in sorted(gains, key=gains.get)[::-1] if gains[s] > 0]
+  cut = {shape for shape in useful if len(classes[shape][0].pieces) > 1}
+  own = cut | {*[shape for shape in useful if shape not in cut][:_MOST_OWN]}
+  rest = [plan for plan in plans if plan.shape not in own]
+  if not rest:
+    return Choice(None, frozenset(own))
+  pieces = [piece for plan in rest for piece in plan.pieces]
+  total = area(rest)
+  sample = pieces[:: -(-len(pieces) // _MOST_PACKED)]
+
+  def sides(least: int) -> list[int]:
+    steps = range(-(-least // _STEP) * _STEP, largest + 1, _STEP)
+    return list(steps) or [least]
+
+  def estimate(size: tuple[int, int]) -> float:
+    count = math.ceil(total / _FILL / math.prod(size))
+    return math.ceil(count / devices) * math.prod(size)
+
+  def pixels(shape: Shape) -> float:
+    count = len(pack(((0, piece) for piece in sample), shape))
+    count = count * len(pieces) / len(sample)
+    rounds = math.ceil(count / devices / shape.per_device)
+    return rounds * shape.per_device * shape.area + compiling(shape)
+
+  sizes = itertools.product(
+    sides(max(piece.height for piece in pieces)),
+    sides(max(piece.width for piece in pieces)),
+  )
+  tried = [make_shared(size) for size in sorted(sizes, key=estimate)[:_TRIED]]
+  costs = {shape: pixels(shape) for shape in tried}
+  shared = min(costs, key=costs.get)
+  cost = costs[shared]
+  if cost >= sum(own_cost(shape) for shape in classes if shape not in own):
+    return everything
+  return Choice(shared, frozenset(own))
+
+
+def arrange(
+  images: Iterable[tuple[Hashable, Plan, bool]], choice: Choice
+) -> list[Window]:
+  """Puts images into windows.
+
+  Args:
+    images: Each, its plan, and whether it is grey: windows are grey or not.
+    choice: The job's shapes.
+
+  Returns:
+    Windows, in the order of the first image in them.
+  """
+  windows: list[Window] = []
+  shared: dict[bool, list[tuple[Hashable, Piece]]] = {}
+  order = {}
+  for key, plan, grey in images:
+    order[key] = len(order)
+    pieces = plan.pieces
+    if choice.takes(plan):
+      shared.setdefault(grey, []).extend((key, piece) for piece in pieces)
+      continue
+    windows += [
+      Window(plan.shape, grey, [Held(key, piece, (0, 0))]) for piece in pieces
+    ]
+  for grey, items in shared.items():
+    for held in pack(items, choice.shared):
+      windows.append(Window(choice.shared, grey, held))
+  windows.sort(key=lambda window: min(order[h.image] for h in window.held))
+  return windows
+
+
+def batches(
+  windows: Sequence[Window], devices: int
+) -> list[tuple[Shape, list[Window]]]:
+  """Cuts windows into what is computed at a time; the first come first."""
+  waiting: dict[Shape, list[Window]] = {}
+  found = []
+  for window in windows:
+    shape = window.shape
+    batch = waiting.setdefault(shape, [])
+    batch.append(window)
+    if len(batch) == devices * shape.per_device:
+      found.append((shape, waiting.pop(shape)))
+  return found + list(waiting.items())
+
+
+def pack(
+  items: Iterable[tuple[Hashable, Piece]], shape: Shape
+) -> list[list[Held]]:
+  """Packs pieces into as few windows as it can, a masked pixel apart.
+
+  Where a piece fits best is where the shorter of the two sides that are left
+  is shortest, among the largest free rectangles of all windows: MAXRECTS-BSSF
+  of Jylanki, "A Thousand Ways to Pack the Bin" (2010).
+
+  Args:
+    items: Each piece, with its image before it.
+    shape: Of the windows; every piece must fit.
+
+  Returns:
+    What each window holds.
+
+  >>> from esrgan_jax.tiling import Span
+  >>> piece = Piece(Span(0, 15, 0, 15), Span(0, 9, 0, 9))
+  >>> shape = Shape(31, 31, 31, 31, 1, masked=True, gap=1)
+  >>> [len(held) for held in pack(((i, piece) for i in range(7)), shape)]
+  [6, 1]
+  """
+  gap = shape.gap
+  items = sorted(
+    items,
+    key=lambda item: (max(item[1].height, item[1].width), item[1].height),
+    reverse=True,
+  )
+  bins: list[_Bin] = []
+  for key, piece in items:
+    # Beyond the window's end, no gap is needed.
+    size = (piece.height + gap, piece.width + gap)
+    best = min(
+      (
+        (score, index, free)
+        for index, bin_ in enumerate(bins)
+        if (found := bin_.best(size)) is not None
+        for score, free in (found,)
+      ),
+      default=None,
+    )
+    if best is None:
+      bins.append(_Bin((shape.height + gap, shape.width + gap)))
+      index, free = len(bins) - 1, bins[-1].best(size)[1]
+    else:
+      _, index, free = best
+    bins[index].take(free[:2], size)
+    bins[index].held.append(Held(key, piece, free[:2]))
+  return [bin_.held for bin_ in bins]
+
+
+class _Bin:
+  """A window's largest free rectangles: top, left, bottom, right."""
+
+  def __init__(self, size: tuple[int, int]):
+    self.free = [(0, 0, *size)]
+    self.held: list[Held] = []
+
+  def best(self, size):
+    """How well a piece fits, and where; None if it does not."""
+    height, width = size
+    best = None
+    for rectangle in self.free:
+      top, left, bottom, right = rectangle
+      spare_height, spare_width = bottom - top - height, right - left - width
+      if spare_height < 0 or spare_width < 0:
+        continue
+      score = (min(spare_height, spare_width), max(spare_height, spare_width))
+      if best is None or score < best[0]:
+        best = (score, rectangle)
+    return best
+
+  def take(self, at, size):
+    """Takes a part; what is left are largest rectangles again."""
+    (top, left), (height, width) = at, size
+    bottom, right = top + height, left + width
+    left_over = set()
+    for rectangle in self.free:
+      up, west, down, east = rectangle
+      if bottom <= up or down <= top or right <= west or east <= left:
+        left_over.add(rectangle)
+        continue
+      if top > up:
+        left_over.add((up, west, top, east))
+      if bottom < down:
+        left_over.add((bottom, west, down, east))
+      if left > west:
+        left_over.add((up, west, down, left))
+      if right < east:
+        left_over.add((up, right, down, east))
+    self.free = [
+      a
+      for a in left_over
+      if not any(
+        a != b
+        and b[0] <= a[0]
+        and b[1] <= a[1]
+        and a[2] <= b[2]
+        and a[3] <= b[3]
+        for b in left_over
+      )
+    ]
