@@ -40,7 +40,8 @@ def test_alpha_is_an_image_of_its_own(model):
   bled = images.bleed_colour(pixels, alpha)
   assert (bled != pixels).any()
   np.testing.assert_array_equal(result.pixels, model.upscale(bled))
-  assert counts == [(0, 2), (1, 2), (1, 2), (2, 2)]
+  assert counts == sorted(counts)
+  assert (counts[0], counts[-1]) == ((0, 2), (2, 2))
 
 
 def test_even_alpha_takes_no_second_pass(model):

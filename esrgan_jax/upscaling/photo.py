@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from PIL import Image as PilImage
 
 from esrgan_jax import images
+from esrgan_jax.models import registry
+from esrgan_jax.upscaling import luma, stream
 from esrgan_jax.upscaling.upscaler import Upscaler
 
-__all__ = ["resize", "upscale_photo"]
+__all__ = ["Ready", "Task", "resize", "upscale_photo", "upscale_photos"]
 
 # A result above this size lives in a file until it is written.
 _MEMMAP_BYTES = 2**28
@@ -34,11 +37,12 @@ def upscale_photo(
   progress: Callable[[int, int], None] | None = None,
   notify: Callable[[str], None] | None = None,
 ) -> images.Image:
-  """Upscales a photo: 8 or 16 bits, grey or colour, with or without alpha.
+  """Upscales a photo: 8 or 16 bits or float, grey or colour, with alpha or not.
 
   Transparency is upscaled by the network too, as a grey image of its own, and
   what lies under it takes its colour from what is seen. So is each further
-  band.
+  band. A network of four channels gets colour and transparency together; of
+  one, luma, and the colours are enlarged by a bicubic filter.
 
   Args:
     model: Upscales the pixels.
@@ -60,6 +64,7 @@ def upscale_photo(
     FloatingPointError: If the network's result is not finite.
     OutOfMemoryError: If not even small tiles fit into memory.
     OSError: If the folder has no room for a large result.
+    ValueError: If no image of a file can go through such a network.
 
   >>> from esrgan_jax.upscaling.upscaler import load
   >>> pixels = np.full((6, 8, 3), 200, np.uint8)
@@ -69,57 +74,203 @@ def upscale_photo(
   >>> result.pixels.shape, int(result.alpha[0, 0])
   ((12, 16, 3), 99)
   """
-  pixels, alpha = photo.pixels, photo.alpha
-  even = alpha is None or bool((alpha == alpha.flat[0]).all())
-  if not even:
-    # What lies under full transparency must not bleed into what is seen.
-    pixels = images.bleed_colour(pixels, alpha)
-  extra = photo.extra
-  further = 0 if extra is None else extra.shape[2]
-  passes = (1 if even else 2) + further
+  task = Task(photo, size=size, folder=folder, progress=progress)
+  options = {"tile": tile, "exact": exact, "halo": halo, "notify": notify}
+  (ready,) = upscale_photos(model, [task], **options)
+  return ready.result()
 
-  def upscale(plane: np.ndarray, index: int) -> np.ndarray:
-    height, width, channels = plane.shape
-    shape = (height * model.scale, width * model.scale, channels)
-    result = model.upscale(
-      plane,
-      tile=tile,
-      exact=exact,
-      halo=halo,
-      out=_room(shape, plane.dtype, folder),
-      progress=progress
-      and (lambda done, total: progress(done + index * total, total * passes)),
-      notify=notify,
-    )
-    if size is not None and size != result.shape[:2]:
-      result = resize(result, *size)
-    return result
 
-  result = upscale(pixels, 0)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """A photo to be upscaled; see `upscale_photo` for the fields."""
+
+  photo: images.Image = dataclasses.field(kw_only=False)
+  size: tuple[int, int] | None = None
+  folder: str | os.PathLike[str] | None = None
+  progress: Callable[[int, int], None] | None = None
+
+
+class Ready:
+  """A photo whose planes have been through the network, or an error."""
+
+  def __init__(self, finish: Callable[[], images.Image]):
+    self._finish = finish
+
+  def result(self) -> images.Image:
+    """Returns the photo's result, or raises why there is none.
+
+    What the host does at the end happens here, resizing for one: it may be
+    called in another thread. Call it once.
+    """
+    return self._finish()
+
+
+def upscale_photos(
+  model: Upscaler,
+  tasks: Iterable[Task | Exception],
+  *,
+  sizes: Iterable[tuple[int, int]] = (),
+  tile: int | str = "auto",
+  exact: bool = False,
+  halo: int | None = None,
+  notify: Callable[[str], None] | None = None,
+) -> Iterator[Ready]:
+  """Upscales photos as `Upscaler.stream` does images; none stops the others.
+
+  Args:
+    model: Upscales the pixels.
+    tasks: What to upscale, read ahead; an exception stands for a photo that
+      there is not, and is raised by its result.
+    sizes: Height and width of the photos that will come, where known.
+    tile: See `Upscaler.upscale`, as for the others.
+    exact: Likewise.
+    halo: Likewise.
+    notify: Likewise.
+
+  Yields:
+    In order, each of whose result is what `upscale_photo` returns.
+
+  >>> from esrgan_jax.upscaling.upscaler import load
+  >>> model = load("realesrgan-x4plus-anime")
+  >>> photos = [np.full((6, n, 3), 200, np.uint8) for n in (5, 9)]
+  >>> tasks = [Task(images.Image(pixels)) for pixels in photos]
+  >>> for ready in upscale_photos(model, tasks):
+  ...   ready.result().pixels.shape
+  (24, 20, 3)
+  (24, 36, 3)
+  """
+  waiting: collections.deque[_Photo] = collections.deque()
+
+  def orders() -> Iterator[stream.Order]:
+    for task in tasks:
+      photo = _Photo(model, task)
+      waiting.append(photo)
+      yield from photo.orders
+
+  ended = 0
+  engine = model.engine(tile=tile, exact=exact, halo=halo, notify=notify)
+  for _ in engine.run(orders(), sizes):
+    ended += 1
+    if ended == len(waiting[0].orders):
+      yield Ready(waiting.popleft().finish)
+      ended = 0
+
+
+class _Photo:
+  """A photo's planes on their way, at least one order."""
+
+  def __init__(self, model: Upscaler, task: Task | Exception):
+    self._model = model
+    self._task = task
+    self.orders: list[stream.Order] = []
+    try:
+      if isinstance(task, Exception):
+        raise task
+      self._prepare(task.photo)
+    except Exception as error:
+      self.orders = [stream.Order.failed(error)]
+
+  def _prepare(self, photo: images.Image) -> None:
+    pixels, alpha, extra = photo.pixels, photo.alpha, photo.extra
+    self._even = alpha is None or bool((alpha == alpha.flat[0]).all())
+    if not self._even:
+      # What lies under full transparency must not bleed into what is seen.
+      pixels = images.bleed_colour(pixels, alpha)
+    channels = registry.channels(self._model.net)
+    self._channels = channels[0]
+    if channels not in ((1, 1), (3, 3), (4, 4)):
+      raise ValueError(
+        f"this network maps {channels[0]} to {channels[1]} channels; images"
+        " of files need one that maps 1 to 1, 3 to 3 or 4 to 4"
+      )
+    planes = [pixels]
+    if self._channels == 1 and pixels.shape[2] == 3:
+      planes = [luma.of(pixels)]
+    if self._channels == 4:
+      planes = [_four(pixels, alpha)]
+    elif not self._even:
+      planes.append(alpha[..., None])
+    if extra is not None:
+      planes += [extra[..., n, None] for n in range(extra.shape[2])]
+    if self._channels == 4:
+      # Grey stays grey, as for other networks.
+      planes[1:] = [_four(plane, None) for plane in planes[1:]]
+    self._pixels = pixels
+    counts: dict[int, tuple[int, int]] = {}
+
+    def report(index: int, done: int, total: int) -> None:
+      counts[index] = (done, total)
+      done = sum(part for part, _ in counts.values())
+      # Planes have one size, and as many tiles.
+      self._task.progress(done, total * len(planes))
+
+    for index, plane in enumerate(planes):
+      progress = self._task.progress and (
+        lambda done, total, index=index: report(index, done, total)
+      )
+      scale = self._model.scale
+      shape = (plane.shape[0] * scale, plane.shape[1] * scale, plane.shape[2])
+      out = _room(shape, plane.dtype, self._task.folder)
+      self.orders.append(self._model.order(plane, out, progress))
+
+  def finish(self) -> images.Image:
+    """Puts the planes together again."""
+    for order in self.orders:
+      if order.error is not None:
+        raise order.error
+    photo, size = self._task.photo, self._task.size
+    results = [order.out for order in self.orders]
+    self.orders = []
+    if size is not None and size != results[0].shape[:2]:
+      results = [resize(result, *size) for result in results]
+    pixels, *further = results
+    alpha, extra = photo.alpha, photo.extra
+    if self._channels == 4:
+      further = [_grey(plane) for plane in further]
+      if alpha is not None:
+        further.insert(0, pixels[..., 3:])
+      pixels = _grey(pixels) if photo.pixels.shape[2] == 1 else pixels[..., :3]
+    elif self._channels == 1 and photo.pixels.shape[2] == 3:
+      pixels = luma.put(pixels, self._pixels)
+    if alpha is not None:
+      if self._even and self._channels != 4:
+        alpha = np.broadcast_to(alpha.flat[0], pixels.shape[:2])
+      else:
+        alpha = further.pop(0)[..., 0]
+    if extra is not None:
+      folder = self._task.folder
+      shape = (*pixels.shape[:2], extra.shape[2])
+      extra = _room(shape, extra.dtype, folder)
+      for n, plane in enumerate(further):
+        extra[..., n] = plane[..., 0]
+    return dataclasses.replace(photo, pixels=pixels, alpha=alpha, extra=extra)
+
+
+def _four(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+  """Returns RGBA, opaque where there is no alpha."""
+  most = 1 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
+  four = np.full((*pixels.shape[:2], 4), most, pixels.dtype)
+  four[..., :3] = pixels
   if alpha is not None:
-    if even:
-      alpha = np.broadcast_to(alpha.flat[0], result.shape[:2])
-    else:
-      alpha = upscale(alpha[..., None], 1)[..., 0]
-  if extra is not None:
-    planes = _room((*result.shape[:2], further), extra.dtype, folder)
-    for index in range(further):
-      plane = upscale(extra[..., index, None], passes - further + index)
-      planes[..., index] = plane[..., 0]
-    extra = planes
-  return dataclasses.replace(photo, pixels=result, alpha=alpha, extra=extra)
+    four[..., 3] = alpha
+  return four
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+  """Returns one channel of what was grey: the middle one."""
+  return pixels[..., 1:2]
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   """Resizes by Lanczos, antialiased; a band of channels at a time.
 
   Args:
-    pixels: uint8 or uint16 `[H, W, C]`.
+    pixels: uint8, uint16 or float32 `[H, W, C]`.
     height: Of the result.
     width: Of the result.
 
   Returns:
-    `[height, width, C]`, rounded and clipped.
+    `[height, width, C]`; integers are rounded and clipped.
 
   >>> resize(np.full((8, 8, 1), 999, np.uint16), 4, 5)[0, 0]
   array([999], dtype=uint16)
@@ -129,11 +280,12 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     picture = picture.resize((width, height), PilImage.Resampling.LANCZOS)
     return np.asarray(picture)
   result = np.empty((height, width, pixels.shape[2]), pixels.dtype)
-  limit = np.iinfo(pixels.dtype).max
   for channel in range(pixels.shape[2]):
     plane = PilImage.fromarray(pixels[..., channel].astype(np.float32))
     plane = plane.resize((width, height), PilImage.Resampling.LANCZOS)
-    result[..., channel] = np.clip(np.rint(plane), 0, limit)
+    if pixels.dtype.kind != "f":
+      plane = np.clip(np.rint(plane), 0, np.iinfo(pixels.dtype).max)
+    result[..., channel] = plane
   return result
 
 

@@ -349,9 +349,8 @@ class Upscaler:
     True
     """
     pixels, result = self._prepare(image, out)
-    (order,) = self._engine(tile, exact, halo, notify).run(
-      [self._order(pixels, result, progress)]
-    )
+    engine = self.engine(tile=tile, exact=exact, halo=halo, notify=notify)
+    (order,) = engine.run([self.order(pixels, result, progress)])
     if order.error is not None:
       raise order.error
     if out is not None:
@@ -402,13 +401,13 @@ class Upscaler:
     >>> [result.shape for result in model.stream(images)]
     [(20, 36, 3), (32, 36, 3), (24, 36, 3)]
     """
-    engine = self._engine(tile, exact, halo, notify)
+    engine = self.engine(tile=tile, exact=exact, halo=halo, notify=notify)
 
     def orders() -> Iterator[stream.Order]:
       for image in images:
         try:
           pixels, out = self._prepare(image, None)
-          order = self._order(pixels, out, None)
+          order = self.order(pixels, out)
           order.flat = np.ndim(image) == 2
         except (TypeError, ValueError) as error:
           yield stream.Order.failed(error)
@@ -442,19 +441,29 @@ class Upscaler:
       )
     return pixels, out
 
-  def _order(
-    self, pixels: np.ndarray, out: np.ndarray, progress: Progress | None
+  def order(
+    self,
+    pixels: np.ndarray,
+    out: np.ndarray,
+    progress: Progress | None = None,
   ) -> stream.Order:
+    """Returns an order of an image that is known to be sound; for `engine`."""
     multiple = registry.size_multiple(self.net)
     return stream.Order(tiles.pad_to_multiple(pixels, multiple), out, progress)
 
-  def _engine(
+  def engine(
     self,
-    tile: int | str,
-    exact: bool,
-    halo: int | None,
-    notify: Notify | None,
+    *,
+    tile: int | str = "auto",
+    exact: bool = False,
+    halo: int | None = None,
+    notify: Notify | None = None,
   ) -> stream.Engine:
+    """Returns what upscales orders, for programs of many images.
+
+    Raises:
+      ValueError: If `tile` or `halo` don't fit.
+    """
     if tile != "auto" and (not isinstance(tile, int) or tile < 0):
       raise ValueError(f"tile is {tile!r}; give 'auto', 0 or pixels")
     if halo is not None and halo < 0:
@@ -473,25 +482,27 @@ class Upscaler:
   def _check(self, pixels: np.ndarray) -> np.dtype:
     """Returns the result's dtype, or raises if the image cannot be used."""
     shape = pixels.shape
-    if pixels.ndim != 3 or shape[-1] not in (1, 3) or not pixels.size:
+    channels = registry.channels(self.net)
+    allowed = {3: (1, 3)}.get(channels[0], channels[:1])
+    if channels[0] != channels[1]:
+      raise ValueError(
+        f"this network maps {channels[0]} to {channels[1]} channels; to upscale"
+        " takes one that has as many of both: call the model on a batch"
+      )
+    if pixels.ndim != 3 or shape[-1] not in allowed or not pixels.size:
       way_out = ""
       if pixels.ndim == 4:
         way_out = ": upscale images one by one, or call the model on a batch"
       elif pixels.ndim == 3 and shape[-1] == 4:
         way_out = ": leave out alpha, image[..., :3]"
-      elif pixels.ndim == 3 and shape[0] in (1, 3):
+      elif pixels.ndim == 3 and shape[0] in allowed:
         way_out = ": it looks like CHW, move the channels last"
+      elif allowed == (1,):
+        way_out = ": the network takes one channel, such as luma"
+      expected = " or ".join(f"[H, W, {n}]" for n in sorted(allowed)[::-1])
       raise ValueError(
-        f"the image has shape {shape}; expected [H, W, 3] or [H, W, 1],"
+        f"the image has shape {shape}; expected {expected},"
         f" with at least one pixel{way_out}"
-      )
-    channels = [
-      getattr(self.net, name, 3) for name in ("num_in_ch", "num_out_ch")
-    ]
-    if channels != [3, 3]:
-      raise ValueError(
-        f"this network maps {channels[0]} to {channels[1]} channels; images"
-        " need one that maps 3 to 3"
       )
     if pixels.dtype in (np.uint8, np.uint16):
       return pixels.dtype
