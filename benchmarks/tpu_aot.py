@@ -354,24 +354,28 @@ def upscaling_program(
 
   # As `Upscaler._program`, for devices that are not there.
   halo = tiles.choose_halo(net)
-  plan = tiles.Plan.make((*PHOTO, 3), net, TILE, halo, memory.strip_size("tpu"))
+  strip_size = memory.strip_size("tpu")
+  shape = tiles.Plan.make((*PHOTO, 3), net, TILE, halo, strip_size).shape
   spec = PartitionSpec(mesh_lib.AXIS)
   function = jax.shard_map(
-    functools.partial(tiles.upscale_tiles, net, size=plan.strip),
+    functools.partial(tiles.upscale_tiles, net, size=shape.strip),
     mesh=mesh,
-    in_specs=(PartitionSpec(), spec, spec, spec),
+    in_specs=(PartitionSpec(), spec, spec, spec, spec),
     out_specs=spec,
     check_vma=False,
   )
   arguments = (
     {"params": params},
-    split(plan.height, plan.width, 3, dtype=jnp.uint8),
-    split(plan.num_strips, 2, dtype=jnp.int32),
-    split(2, dtype=jnp.int32) if plan.masked else None,
+    split(shape.height, shape.width, 3, dtype=jnp.uint8),
+    split(shape.num_strips, 2, dtype=jnp.int32),
+    split(shape.height, shape.width, 1, dtype=jnp.bool_)
+    if shape.masked
+    else None,
+    split(dtype=jnp.bool_),
   )
   note = (
-    f"window {plan.height} x {plan.width} (halo {halo}) a device, up to"
-    f" {plan.strip_height * plan.num_strips} x {plan.strip_width} of it kept"
+    f"window {shape.height} x {shape.width} (halo {halo}) a device, up to"
+    f" {shape.strip_height * shape.num_strips} x {shape.strip_width} of it kept"
   )
   return Program(
     function,

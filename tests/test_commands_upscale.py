@@ -263,14 +263,16 @@ def test_what_no_format_holds_is_refused_before_the_work(run, monkeypatch):
 def test_an_image_too_large_for_the_memory_leaves_the_others(run, monkeypatch):
   save("large.png", size=(40, 40))
   save("small.png", size=(8, 8))
-  original = upscaler.Upscaler.upscale
+  needed, original = [], memory.fits
 
-  def upscale_(self, image, *args, **options):
-    free = 0 if image.shape[0] > 8 else None  # None: it is not known.
-    monkeypatch.setattr(memory, "free_memory", lambda device: free)
-    return original(self, image, *args, **options)
+  def fits(device, compile_program):
+    needed.append(memory.needed_memory(compile_program()))
+    return original(device, compile_program)
 
-  monkeypatch.setattr(upscaler.Upscaler, "upscale", upscale_)
+  monkeypatch.setattr(memory, "fits", fits)
+  assert run("small.png", "-o", "alone.png")[0] == 0
+  free = 1.3 * max(needed)
+  monkeypatch.setattr(memory, "free_memory", lambda device: free)
   status, out, err = run("large.png", "small.png", "-o", "out")
   assert status == 1
   assert os.listdir("out") == ["small.png"]

@@ -1,8 +1,15 @@
-"""Upscales image files into image files, one bad one among them or not."""
+"""Upscales image files into image files, one bad one among them or not.
+
+Threads read ahead and write what is ready, while devices compute.
+"""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +22,14 @@ from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
 
 __all__ = ["Done", "Job", "Settings", "upscale_files"]
+
+
+# Pixels of images that are read ahead, and of results that wait to be written;
+# one of each may be larger.
+_READ_AHEAD = 2**22
+_WRITE_BEHIND = 2**26
+_MOST_READ_AHEAD = 64
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +83,7 @@ class Done:
   Attributes:
     width: Of the result.
     height: Likewise.
-    seconds: What it took.
+    seconds: What it took after the one before it.
     notes: Sentences on what is not as one would expect.
   """
 
@@ -85,7 +100,7 @@ def upscale_files(
   *,
   progress: Callable[[Job, int, int], None] | None = None,
 ) -> Iterator[tuple[Job, Done | Exception]]:
-  """Upscales files one after the other; none stops the others.
+  """Upscales files as `Upscaler.stream` does images; none stops the others.
 
   Args:
     model: Upscales the pixels.
@@ -111,21 +126,102 @@ def upscale_files(
   ('c.png', False, False)
   ('a.png', True, True)
   """
-  for job in jobs:
+  jobs = list(jobs)
+  notes: list[str] = []
+  with contextlib.ExitStack() as stack:
+    readers, writers = (
+      stack.enter_context(_threads(name)) for name in ("read", "write")
+    )
+    readies = photo.upscale_photos(
+      model,
+      _read_ahead(readers, model, jobs, settings, progress),
+      sizes=[job.size[::-1] for job in jobs if job.size],
+      tile=settings.tile,
+      exact=settings.exact,
+      halo=settings.halo,
+      notify=notes.append,
+    )
+    writing: collections.deque = collections.deque()
     began = time.perf_counter()
+    waiting = 0
+
+    def outcome() -> tuple[Job, Done | Exception]:
+      nonlocal began, waiting
+      job, future, noted = writing.popleft()
+      try:
+        done = future.result()
+      except Exception as error:  # The other images are not to blame.
+        done = error
+      else:
+        now = time.perf_counter()
+        done = dataclasses.replace(
+          done, seconds=now - began, notes=(*noted, *done.notes)
+        )
+        began = now
+      waiting -= _result_pixels(job, model)
+      return job, done
+
+    for job, ready in zip(jobs, readies, strict=True):
+      future = writers.submit(_write, job, ready, settings)
+      writing.append((job, future, tuple(notes)))
+      notes.clear()
+      waiting += _result_pixels(job, model)
+      while writing and (writing[0][1].done() or waiting > _WRITE_BEHIND):
+        yield outcome()
+    while writing:
+      yield outcome()
+
+
+@contextlib.contextmanager
+def _threads(name: str) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+  """Threads that end with what they are at, whatever ends the rest."""
+  pool = concurrent.futures.ThreadPoolExecutor(_THREADS, f"esrgan-{name}")
+  try:
+    yield pool
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+def _result_pixels(job: Job, model: Upscaler) -> int:
+  return job.pixels * model.scale**2
+
+
+def _read_ahead(
+  readers: concurrent.futures.Executor,
+  model: Upscaler,
+  jobs: Iterable[Job],
+  settings: Settings,
+  progress: Callable[[Job, int, int], None] | None,
+) -> Iterator[photo.Task | Exception]:
+  """Yields what there is to do, in order, while threads read further."""
+  reading: collections.deque = collections.deque()
+  pixels = 0
+  remaining = iter(jobs)
+
+  def read(job: Job) -> photo.Task:
+    return _read(model, job, settings, progress)
+
+  while True:
+    while not reading or (
+      pixels < _READ_AHEAD and len(reading) < _MOST_READ_AHEAD
+    ):
+      job = next(remaining, None)
+      if job is None:
+        break
+      reading.append((job, readers.submit(read, job)))
+      pixels += job.pixels
+    if not reading:
+      return
+    job, future = reading.popleft()
+    pixels -= job.pixels
     try:
-      width, height, notes = _upscale_file(model, job, settings, progress)
-    except Exception as error:  # The other images are not to blame.
-      yield job, error
-    else:
-      seconds = time.perf_counter() - began
-      yield (
-        job,
-        Done(width=width, height=height, seconds=seconds, notes=notes),
-      )
+      task = future.result()
+    except Exception as error:
+      task = error
+    yield task
 
 
-def _upscale_file(model, job, settings, progress):
+def _read(model, job, settings, progress):
   picture = images.read_image(job.source, max_pixels=settings.max_pixels)
   shape = picture.pixels.shape
   height, width = settings.size.of(shape, model_scale=model.scale)
@@ -135,25 +231,25 @@ def _upscale_file(model, job, settings, progress):
     transparent=picture.alpha is not None and not _is_opaque(picture.alpha),
   )
   job.target.parent.mkdir(parents=True, exist_ok=True)
-  notes = [*picture.notes]
-  result = photo.upscale_photo(
-    model,
+  return photo.Task(
     picture,
     size=(height, width),
-    tile=settings.tile,
-    exact=settings.exact,
-    halo=settings.halo,
     folder=job.target.parent,
     progress=progress and (lambda *counts: progress(job, *counts)),
-    notify=notes.append,
   )
-  notes += images.write_image(
+
+
+def _write(job, ready, settings):
+  result = ready.result()
+  notes = images.write_image(
     job.target,
     result,
     quality=settings.quality,
     overwrite=settings.overwrite,
   )
-  return width, height, tuple(notes)
+  height, width = result.pixels.shape[:2]
+  notes = (*result.notes, *notes)
+  return Done(width=width, height=height, seconds=0.0, notes=notes)
 
 
 def _is_opaque(alpha):

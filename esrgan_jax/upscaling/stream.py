@@ -118,6 +118,8 @@ class Engine:
     self._halo = tiles.choose_halo(net, settings.halo, exact=settings.exact)
     self._platform = devices[0].platform
     self._tile = self._first_tile
+    # Some images did not fit; those of their group share no windows.
+    self._gave_up = False
     self._choices: dict[np.dtype, windows.Choice] = {}
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables))
     self._compiling = memory.compiling_pixels(self._platform, parameters)
@@ -142,6 +144,8 @@ class Engine:
       if not batches:
         ahead.read(1.0)
         group = ahead.take()
+        if self._gave_up:
+          self._tile, self._gave_up = self._first_tile, False
         pending.extend(group)
         batches.extend(self._batches(group))
         total = len(batches)
@@ -200,7 +204,7 @@ class Engine:
   ) -> windows.Choice:
     make_shared = None
     gap = registry.mask_gap(self._net)
-    if gap is not None:
+    if gap is not None and not self._gave_up:
 
       def make_shared(size: tuple[int, int]) -> tiles.Shape:
         return tiles.make_shape(
@@ -249,7 +253,7 @@ class Engine:
         choice = self._choices.get(dtype)
         if choice is None or any(not choice.knows(p) for _, p, _ in images):
           choice = self._choose([plan for _, plan, _ in images], dtype)
-        arranged = windows.arrange(images, choice)
+        arranged = windows.arrange(images, choice, devices=len(self._devices))
         found += [
           _Batch(shape, dtype, held)
           for shape, held in windows.batches(arranged, len(self._devices))
@@ -277,21 +281,32 @@ class Engine:
     # Half of what was really used.
     self._tile = (min(was, side) if was else side) // 2
     if self._tile < memory.SMALLEST_TILE:
-      remedy = ", or do without exact tiles" if self._settings.exact else ""
+      # What had seemed to fit, and was alone, would never end.
+      last = self._gave_up and expected
+      self._tile, self._gave_up = was, True
       for order in orders:
-        if not order.ended:
-          order.error = memory.OutOfMemoryError(
-            f"{self._devices[0]} has too little memory for tiles of"
-            f" {shape.height} x {shape.width} pixels (halo {self._halo}"
-            f" included); free some or use a smaller model{remedy}"
-          )
-      self._tile = self._first_tile
+        if not order.ended and (last or not self._fits_alone(order)):
+          order.error = self._out_of_memory(shape)
     elif expected or was == self._settings.tile:
       # Else nobody had counted on the larger one.
       self._notify(
         f"too little memory for tiles of {shape.height} x {shape.width}"
         f" pixels; trying again with --tile {self._tile}"
       )
+
+  def _fits_alone(self, order: Order) -> bool:
+    """Whether there is memory for an image's own windows."""
+    shape = self._plan(order.pixels.shape).shape
+    program = functools.partial(self._program, shape, order.pixels.dtype)
+    return memory.fits(self._devices[0], program)
+
+  def _out_of_memory(self, shape: tiles.Shape) -> Exception:
+    remedy = ", or do without exact tiles" if self._settings.exact else ""
+    return memory.OutOfMemoryError(
+      f"{self._devices[0]} has too little memory for tiles of"
+      f" {shape.height} x {shape.width} pixels (halo {self._halo} included);"
+      f" free some or use a smaller model{remedy}"
+    )
 
   def _launch(self, batch: _Batch) -> Any:
     """Starts a batch; returns what will be there."""

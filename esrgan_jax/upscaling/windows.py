@@ -182,13 +182,17 @@ def choose(
 
 
 def arrange(
-  images: Iterable[tuple[Hashable, Plan, bool]], choice: Choice
+  images: Iterable[tuple[Hashable, Plan, bool]],
+  choice: Choice,
+  *,
+  devices: int = 1,
 ) -> list[Window]:
   """Puts images into windows.
 
   Args:
     images: Each, its plan, and whether it is grey: windows are grey or not.
     choice: The job's shapes.
+    devices: To have work alike.
 
   Returns:
     Windows, in the order of the first image in them.
@@ -206,7 +210,8 @@ def arrange(
       Window(plan.shape, grey, [Held(key, piece, (0, 0))]) for piece in pieces
     ]
   for grey, items in shared.items():
-    for held in pack(items, choice.shared):
+    batch = devices * choice.shared.per_device
+    for held in _spread(pack(items, choice.shared), batch):
       windows.append(Window(choice.shared, grey, held))
   windows.sort(key=lambda window: min(order[h.image] for h in window.held))
   return windows
@@ -276,6 +281,18 @@ def pack(
     bins[index].take(free[:2], size)
     bins[index].held.append(Held(key, piece, free[:2]))
   return [bin_.held for bin_ in bins]
+
+
+def _spread(packed: list[list[Held]], count: int) -> list[list[Held]]:
+  """Makes windows fill a batch, which is computed whole: some hold less."""
+  missing = -len(packed) % count
+  found = list(packed)
+  while missing and max(map(len, found)) > 1:
+    fullest = max(found, key=len)
+    found.remove(fullest)
+    found += [fullest[::2], fullest[1::2]]
+    missing -= 1
+  return found
 
 
 class _Bin:

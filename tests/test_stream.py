@@ -1,0 +1,286 @@
+"""Many images through few programs: as if each had been alone."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from esrgan_jax import images
+from esrgan_jax.tiling import Span
+from esrgan_jax.upscaling import memory, photo, stream, tiles, upscaler, windows
+from esrgan_jax.upscaling.upscaler import Upscaler
+from tests.test_upscaler import _Masked, make_model
+from tests.test_upscaler import photo as picture
+
+
+def sizes_of(count, low, high, seed=0):
+  """Sides log-uniform, as in `benchmarks/folder.py`."""
+  sides = np.random.default_rng(seed).uniform(
+    np.log(low), np.log(high), (count, 2)
+  )
+  return [(int(h), int(w)) for h, w in np.exp(sides)]
+
+
+@pytest.fixture(scope="module")
+def model():
+  return make_model()
+
+
+@pytest.mark.parametrize(
+  ("fields", "devices"),
+  [
+    ({}, 8),
+    pytest.param({}, 1, marks=pytest.mark.slow),
+    pytest.param({"scale": 2}, 2, marks=pytest.mark.slow),
+    pytest.param({"scale": 3}, 1, marks=pytest.mark.slow),
+  ],
+)
+def test_images_of_many_sizes_are_as_if_alone(fields, devices):
+  many, one = make_model(devices=devices, **fields), make_model(**fields)
+  channels = itertools.cycle([3, 3, 1])
+  pictures = [
+    picture(*size, next(channels), dtype=np.uint8, seed=i)
+    for i, size in enumerate(sizes_of(20, 3, 30))
+  ]
+  pictures.insert(5, picture(30, 11, 3, dtype=np.uint16))
+  results = list(many.stream(iter(pictures)))
+  # A program for 8 bits, another for 16.
+  assert len(many._programs) == 2
+  for image, found in zip(pictures, results, strict=True):
+    expected = one.upscale(image)
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    # One rounding apart at most.
+    unequal = np.abs(found.astype(int) - expected) > 0
+    assert np.abs(found.astype(int) - expected).max() <= (
+      1 if image.dtype == np.uint8 else 8
+    )
+    assert image.dtype != np.uint8 or unequal.mean() < 0.01
+
+
+@pytest.mark.slow
+def test_as_if_alone_at_real_width():
+  one, many = (
+    upscaler.load("realesrgan-x4plus-anime", dtype="float32") for _ in range(2)
+  )
+  pictures = [
+    picture(*size, 3, seed=i) for i, size in enumerate(sizes_of(6, 24, 90))
+  ]
+  for image, found in zip(pictures, many.stream(pictures), strict=True):
+    np.testing.assert_allclose(found, one.upscale(image), atol=2e-5)
+  assert len(many._programs) == 1
+
+
+def test_large_and_small_images_in_one_stream(model):
+  pictures = [picture(*size, 3) for size in [(9, 200), (131, 77), (8, 8)]]
+  options = {"tile": 32, "exact": True}
+  found = model.stream(pictures, **options)
+  for image, result in zip(pictures, found, strict=True):
+    expected = model.upscale(image, **options)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_a_network_whose_images_cannot_share_a_window():
+  net = _Masked()
+  params = jax.tree.map(
+    lambda leaf: np.full(leaf.shape, 0.01, np.float32),
+    jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 8, 8, 3)))[
+      "params"
+    ],
+  )
+  model = Upscaler(net, params)
+  pictures = [picture(n, 20, 3) for n in (9, 12, 30, 11)]
+  for image, found in zip(pictures, model.stream(pictures), strict=True):
+    np.testing.assert_allclose(found, model.upscale(image), atol=1e-5)
+  assert all(shape.gap is None for shape, *_ in model._programs)
+
+
+def test_it_is_lazy_and_reads_no_more_than_a_group_ahead(monkeypatch, model):
+  monkeypatch.setattr(stream, "_GROUP_PIXELS", 1000)
+  taken = []
+
+  def source():
+    for i in range(100):
+      taken.append(i)
+      yield np.full((20, 20, 3), i, np.uint8)
+
+  results = model.stream(source())
+  assert not taken
+  for i in range(40):
+    next(results)
+    # Of three images each: two that are computed, and one that is read.
+    assert len(taken) <= i + 9
+  results.close()
+  assert len(taken) < 50
+
+
+def test_an_image_that_is_none_comes_after_those_before_it(model):
+  pictures = [np.zeros((8, 9, 3), np.uint8), np.zeros((8, 9, 7), np.uint8)]
+  results = model.stream(pictures)
+  assert next(results).shape == (32, 36, 3)
+  with pytest.raises(ValueError, match=r"\(8, 9, 7\)"):
+    next(results)
+  assert list(model.stream([])) == []
+  assert next(model.stream([np.zeros((2, 3), np.uint8)])).shape == (8, 12)
+
+
+def test_only_the_image_that_is_not_finite_fails(model):
+  pictures = [picture(n, 20, 3) for n in (9, 12, 30, 11)]
+  pictures[2][3, 4] = np.nan
+  orders = [
+    model.order(pixels, np.empty((len(pixels) * 4, 80, 3), np.float32))
+    for pixels in pictures
+  ]
+  found = list(model.engine().run(iter(orders)))
+  assert found == orders
+  assert [order.error is None for order in found] == [True, True, False, True]
+  assert isinstance(orders[2].error, FloatingPointError)
+  for i in (0, 1, 3):
+    expected = model.upscale(pictures[i])
+    np.testing.assert_allclose(orders[i].out, expected, atol=1e-5)
+
+
+def test_photos_in_a_stream_are_as_if_alone(model):
+  alpha = picture(11, 14, dtype=np.uint8, seed=5)
+  pixels = picture(11, 14, 3, dtype=np.uint8)
+  deep = picture(20, 9, 1, dtype=np.uint16)
+  photos = [
+    images.Image(pixels, alpha=alpha),
+    images.Image(deep),
+    images.Image(pixels, extra=np.stack([alpha, pixels[..., 0]], axis=-1)),
+  ]
+  tasks = [photo.Task(photos[0], size=(20, 31)), *map(photo.Task, photos[1:])]
+  tasks.insert(1, OSError("there is none"))
+  ready = list(photo.upscale_photos(model, iter(tasks)))
+  with pytest.raises(OSError, match="there is none"):
+    ready.pop(1).result()
+  for each, single, size in zip(
+    ready, photos, [(20, 31), None, None], strict=True
+  ):
+    found = each.result()
+    expected = photo.upscale_photo(model, single, size=size)
+    for name in ("pixels", "alpha", "extra"):
+      a, b = getattr(found, name), getattr(expected, name)
+      assert (a is None) == (b is None)
+      assert a is None or np.abs(a.astype(int) - b).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_photos_through_networks_of_other_channels(channels):
+  model = make_model(num_in_ch=channels, num_out_ch=channels)
+  alpha = picture(11, 14, dtype=np.uint8, seed=5)
+  colour = picture(11, 14, 3, dtype=np.uint8)
+  result = photo.upscale_photo(model, images.Image(colour, alpha=alpha))
+  assert result.pixels.shape == (44, 56, 3)
+  assert result.alpha.shape == (44, 56)
+  grey = photo.upscale_photo(model, images.Image(colour[..., :1]))
+  assert grey.pixels.shape == (44, 56, 1)
+  if channels == 4:
+    bled = images.bleed_colour(colour, alpha)
+    both = np.concatenate([bled, alpha[..., None]], axis=-1)
+    expected = model.upscale(both)
+    np.testing.assert_array_equal(result.pixels, expected[..., :3])
+    np.testing.assert_array_equal(result.alpha, expected[..., 3])
+  else:
+    expected = model.upscale(colour[..., :1])
+    np.testing.assert_array_equal(grey.pixels, expected)
+    # Grey that comes as colour stays what it is.
+    pale = images.Image(np.repeat(colour[..., :1], 3, axis=2))
+    found = photo.upscale_photo(model, pale).pixels
+    np.testing.assert_allclose(found[..., 0], found[..., 2], atol=1)
+    np.testing.assert_allclose(found[..., :1], expected, atol=1)
+  with pytest.raises(ValueError, match="maps 3 to 1 channels"):
+    photo.upscale_photo(make_model(num_out_ch=1), images.Image(colour))
+
+
+def test_little_memory_makes_windows_smaller_in_a_stream(monkeypatch):
+  model = make_model()
+  pictures = [
+    picture(*size, 3) for size in [(70, 90), (9, 9), (60, 80), (20, 8)]
+  ]
+  expected = [model.upscale(image) for image in pictures]
+  needed = max(map(memory.needed_memory, model._programs.values()))
+  model._programs.clear()
+  monkeypatch.setattr(memory, "free_memory", lambda device: needed)
+  found = list(model.stream(pictures, exact=True))
+  assert max(shape.area for shape, *_ in model._programs) > 80 * 90
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+  with pytest.raises(upscaler.OutOfMemoryError, match="too little memory"):
+    next(model.stream(pictures, exact=True))
+
+
+def plan_of(height, width):
+  pieces = (tiles.Piece(Span(0, height, 0, height), Span(0, width, 0, width)),)
+  shape = tiles.Shape(height, width, height, width, 1)
+  return tiles.Plan(shape, pieces)
+
+
+def test_packed_pieces_lie_apart():
+  random = np.random.default_rng(3)
+  for gap in (1, 2, 4):
+    shape = tiles.Shape(96, 64, 96, 64, 1, gap, masked=True, gap=gap)
+    sizes = random.integers(1, (24, 16), (60, 2)) * gap
+    items = [(i, plan_of(h, w).pieces[0]) for i, (h, w) in enumerate(sizes)]
+    found = windows.pack(items, shape)
+    assert sorted(h.image for held in found for h in held) == [*range(60)]
+    for held in found:
+      taken = np.zeros((96 + gap, 64 + gap), int)
+      for each in held:
+        (top, left), piece = each.at, each.piece
+        bottom, right = top + piece.height, left + piece.width
+        assert bottom <= 96
+        assert right <= 64
+        assert top % gap == left % gap == 0
+        taken[top : bottom + gap, left : right + gap] += 1
+      assert taken.max() == 1
+
+
+def choose(plans, devices=1, compiling=30_000.0):
+  def make_shared(size):
+    return tiles.Shape(*size, *size, 1, masked=True, gap=1)
+
+  return windows.choose(
+    plans,
+    make_shared,
+    largest=672,
+    devices=devices,
+    compiling=lambda shape: compiling,
+  )
+
+
+def test_many_sizes_share_windows_that_are_full():
+  plans = [plan_of(*size) for size in sizes_of(200, 24, 600)]
+  choice = choose(plans)
+  assert choice.shared is not None
+  assert len(choice.own) <= 3
+  arranged = windows.arrange(
+    ((i, plan, False) for i, plan in enumerate(plans)), choice
+  )
+  pixels = sum(plan.pieces[0].height * plan.pieces[0].width for plan in plans)
+  assert pixels / sum(window.shape.area for window in arranged) > 0.88
+  # As they are waited for.
+  first = [min(held.image for held in window.held) for window in arranged]
+  assert first == sorted(first)
+
+
+def test_one_size_keeps_windows_of_its_own():
+  choice = choose([plan_of(600, 400)] * 30)
+  assert choice.shared is None
+  (shape,) = choice.own
+  assert (shape.height, shape.width) == (600, 400)
+  # Unless compiling is what costs.
+  two = choose([plan_of(100, 90), plan_of(90, 100)], compiling=1e9)
+  assert two.own == frozenset()
+
+
+def test_every_device_has_work():
+  plans = [plan_of(*size) for size in sizes_of(24, 24, 200)]
+  choice = choose(plans, devices=8, compiling=0.0)
+  arranged = windows.arrange(
+    ((i, plan, False) for i, plan in enumerate(plans)), choice, devices=8
+  )
+  batches = windows.batches(arranged, 8)
+  assert all(len(batch) == 8 for _, batch in batches)
