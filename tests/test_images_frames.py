@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as PilImage
 from PIL import ImageSequence
 
@@ -477,3 +478,104 @@ def test_what_frames_raise_passes_and_nothing_stays(tmp_path):
         images.write_frames(tmp_path / f"a{suffix}", frames(), durations=[1, 1])
       assert caught.value is error
   assert list(tmp_path.iterdir()) == []
+
+
+# Pages.
+
+
+def test_pages_are_read_as_they_are(tmp_path):
+  pages = [
+    noise(9, 7, 3),
+    noise(20, 30, dtype=np.uint16),
+    noise(5, 5, 4, seed=2),
+    noise(40, 8, 3, seed=3),
+  ]
+  file = tmp_path / "file"
+  with tifffile.TiffWriter(file) as tiff:
+    for number, page in enumerate(pages):
+      colour = "rgb" if page.ndim == 3 else "minisblack"
+      extra = ["unassalpha"] if page.shape[-1] == 4 else None
+      # A preview of its own, below or beside it, and a mask are no pages.
+      tiff.write(
+        *(page,),
+        photometric=colour,
+        extrasamples=extra,
+        subifds=1 if number == 0 else None,
+        compression="zlib" if number % 2 else None,
+        resolution=(72 + number, 72),
+        metadata=None,
+      )
+      if number < 2:
+        tiff.write(
+          page[::2, ::2], photometric=colour, subfiletype=1, metadata=None
+        )
+    tiff.write(noise(9, 7) > 99, subfiletype=4, metadata=None)
+  frames, pictures = read(tmp_path, file.read_bytes())
+  assert (frames.durations, frames.loop) == (None, None)
+  assert frames.sizes == ((7, 9), (30, 20), (5, 5), (8, 40))
+  for number, (page, picture) in enumerate(zip(pages, pictures, strict=True)):
+    np.testing.assert_array_equal(joined(picture).squeeze(), page)
+    assert picture.metadata.dpi == (72 + number, 72)
+  # From the first again, as often as one likes.
+  np.testing.assert_array_equal(joined(next(iter(frames))), pages[0])
+
+
+def test_pages_come_back(tmp_path):
+  pages = [
+    images.Image(noise(9, 7, 3), metadata=images.Metadata(dpi=(300.0, 300.0))),
+    images.Image(
+      noise(300, 30, 1, dtype=np.uint16),
+      metadata=images.Metadata(exif=build.exif_block(1, order=">")),
+    ),
+    images.Image(
+      noise(5, 5, 3),
+      noise(5, 5, seed=7),
+      metadata=images.Metadata(
+        exif=build.exif_block(1), icc_profile=build.SRGB, xmp=build.XMP
+      ),
+    ),
+  ]
+  file = tmp_path / "all.tif"
+  images.write_frames(file, iter(pages), durations=None)
+  found = images.read_frames(file)
+  with tifffile.TiffFile(file) as tiff:
+    others = [page.asarray() for page in tiff.pages]
+  for page, picture, other in zip(pages, found, others, strict=True):
+    np.testing.assert_array_equal(joined(picture), joined(page))
+    np.testing.assert_array_equal(other, joined(page).squeeze())
+    assert picture.pixels.dtype == page.pixels.dtype
+    assert picture.metadata.dpi == page.metadata.dpi
+    assert picture.metadata.icc_profile == page.metadata.icc_profile
+  first, second, third = (picture.metadata.exif for picture in found)
+  assert first is None
+  # In one byte order, whatever it was.
+  assert second[:2] == third[:2] == b"II"
+  alone = tmp_path / "alone.tif"
+  images.write_image(alone, pages[2])
+  assert third == images.read_image(alone).metadata.exif
+
+
+def test_a_damaged_page_is_named(tmp_path):
+  file = tmp_path / "a.tif"
+  pages = [noise(64, 64, seed=n) for n in range(3)]
+  with tifffile.TiffWriter(file) as tiff:
+    for page in pages:
+      tiff.write(page, compression="zlib", metadata=None)
+  data = file.read_bytes()
+  with tifffile.TiffFile(file) as tiff:
+    at = tiff.pages[1].dataoffsets[0]
+    starts = [page.offset for page in tiff.pages]
+  file.write_bytes(data[:at] + bytes(9) + data[at + 9 :])
+  frames = iter(images.read_frames(file))
+  np.testing.assert_array_equal(next(frames).pixels[..., 0], pages[0])
+  with pytest.raises(ImageError, match=r"a\.tif: page 2: damaged"):
+    next(frames)
+  # Of what was cut off, what is there, and a word on the rest.
+  for count in (1, 2):
+    file.write_bytes(data[: starts[count]])
+    *others, last = images.read_frames(file)
+    assert len(others) == count - 1
+    assert [page.notes for page in others] == [()] * (count - 1)
+    assert last.notes == (
+      "what follows it in the file is damaged, and left out",
+    )

@@ -112,6 +112,16 @@ def read_directory(
   return places, following
 
 
+def count_tags(data: bytes, offset: int, layout: Layout) -> int:
+  r"""Tells how many tags a directory has, by its own words.
+
+  >>> count_tags(b"II*\0\x08\0\0\0\2\0", 8, Layout("<"))
+  2
+  """
+  form = layout.order + ("Q" if layout.big else "H")
+  return struct.unpack_from(form, data, offset)[0]
+
+
 def value_of(data: bytes, place: Place | None) -> Value | None:
   """Returns a tag's value, of any size; None if there is no such tag."""
   if place is None:

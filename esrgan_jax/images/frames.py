@@ -14,6 +14,7 @@ from esrgan_jax.images.animation import Animation
 from esrgan_jax.images.assembly import assemble
 from esrgan_jax.images.decoders.gif import read_gif, read_gif_frames
 from esrgan_jax.images.decoders.png import read_png, read_png_frames
+from esrgan_jax.images.decoders.tiff import Pages, read_tiff, read_tiff_pages
 from esrgan_jax.images.decoders.webp import read_webp, read_webp_frames
 from esrgan_jax.images.pixels import MAX_PIXELS, Image, ImageError
 from esrgan_jax.images.reading import explained, opened, read_single
@@ -102,11 +103,26 @@ def read_frames(
       if several is None:
         file.seek(0)
         size = size_of(file) or (0, 0)
-    if several is None:
+    if isinstance(several, Animation):
+      size = several.width, several.height
       return Frames(
-        (size,), None, None, path, lambda: iter([read_single(path, max_pixels)])
+        (size,) * len(several.patches),
+        tuple(patch.duration for patch in several.patches),
+        several.loop,
+        path,
+        lambda: map(assemble, several.play()),
       )
-    return _of_animation(path, several)
+    if isinstance(several, Pages):
+      return Frames(
+        tuple(several.sizes),
+        None,
+        None,
+        path,
+        lambda: map(assemble, several.play()),
+      )
+    return Frames(
+      (size,), None, None, path, lambda: iter([read_single(path, max_pixels)])
+    )
 
 
 def count_frames(path: str | os.PathLike) -> int | None:
@@ -144,19 +160,9 @@ def _content(file: BinaryIO, length: int) -> bytes | mmap.mmap:
   return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _of_animation(path: pathlib.Path, animation: Animation) -> Frames:
-  """Returns the frames of an animation."""
-  return Frames(
-    ((animation.width, animation.height),) * len(animation.patches),
-    tuple(patch.duration for patch in animation.patches),
-    animation.loop,
-    path,
-    lambda: map(assemble, animation.play()),
-  )
-
-
 _FINDERS = {
   read_gif: read_gif_frames,
   read_png: read_png_frames,
+  read_tiff: read_tiff_pages,
   read_webp: read_webp_frames,
 }

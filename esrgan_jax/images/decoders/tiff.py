@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import mmap
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,7 +23,6 @@ from esrgan_jax.images.metadata import WORDS, Exif, dpi_of, orientation_of
 from esrgan_jax.images.notes import listed
 from esrgan_jax.images.pixels import ImageError, bands
 
-_MOST_PAGES = 1000
 _MOST_GEOTIFF = 2**20
 _DESCRIPTION = 270
 # Tags above 32,767 that are heeded, or tell only how the pixels are stored.
@@ -136,10 +136,69 @@ class _Page:
 
 def read_tiff(data: bytes, max_pixels: int) -> Found:
   """Reads a TIFF of one page."""
-  layout, offset = directories.layout_of(data)
-  offset, places = _find_page(data, offset, layout)
-  page = _read_page(data, places, layout, max_pixels)
-  _check_page(page, len(data), max_pixels)
+  pages = _find_pages(data, max_pixels)
+  refuse_frames(len(pages.offsets), "pages")
+  (found,) = pages.play()
+  return found
+
+
+def read_tiff_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages | None:
+  """Finds the pages of a TIFF; None if it is one."""
+  pages = _find_pages(data, max_pixels)
+  return pages if len(pages.offsets) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pages:
+  """Pages as a file has them, not decoded.
+
+  Attributes:
+    data: The file.
+    layout: Of its numbers.
+    offsets: Where the directory of each page lies.
+    sizes: Width and height of each.
+    broken: Whether what follows the last one is no directory.
+    max_pixels: The most of one page.
+  """
+
+  data: bytes | mmap.mmap
+  layout: Layout
+  offsets: list[int]
+  sizes: list[tuple[int, int]]
+  broken: bool
+  max_pixels: int
+
+  def play(self) -> Iterator[Found]:
+    """Yields the pages, one by one."""
+    size = len(self.data)
+    left = 2 * size
+    for offset in self.offsets:
+      places, _ = directories.read_directory(self.data, offset, self.layout)
+      page = _read_page(self.data, places, self.layout, self.max_pixels)
+      _check_page(page, size, self.max_pixels)
+      # A few bytes would else be any number of pages.
+      left -= sum(page.counts)
+      if left < 0:
+        raise ValueError("pages that overlap")
+      found = _read_at(
+        self.data, offset, places, page, self.layout, self.max_pixels
+      )
+      if self.broken and offset == self.offsets[-1]:
+        note = "what follows it in the file is damaged, and left out"
+        found = dataclasses.replace(found, notes=(*found.notes, note))
+      yield found
+      del found
+
+
+def _read_at(
+  data: bytes | mmap.mmap,
+  offset: int,
+  places: dict[int, Place],
+  page: _Page,
+  layout: Layout,
+  max_pixels: int,
+) -> Found:
+  """Reads a page, whose directory has been read."""
   samples = _decode(page, data, layout.order, max_pixels)
 
   def bytes_of(tag: int) -> bytes | None:
@@ -236,29 +295,39 @@ def _places(
   return tags
 
 
-def _find_page(
-  data: bytes, offset: int, layout: Layout
-) -> tuple[int, dict[int, Place]]:
-  """Returns the only page's offset and tags; previews and masks are none."""
-  pages, seen = [], set()
-  while offset and offset not in seen and len(pages) < _MOST_PAGES:
+def _find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
+  """Finds all pages; previews and masks are none."""
+  layout, offset = directories.layout_of(data)
+  pages: dict[int, tuple[int, int]] = {}
+  seen, tags, broken = set(), 0, False
+  while offset and offset not in seen:
     seen.add(offset)
-    if len(seen) > _MOST_PAGES:
-      raise ValueError("more directories than can be")
+    limits.check_pieces(len(seen), "directories")
     try:
       places, following = directories.read_directory(data, offset, layout)
     except ValueError:
       if not pages:
         raise
+      broken = True
       break
-    kind = directories.value_of(data, places.get(254))
-    if not sum(directories.integers(kind, layout.order)[:1]) & 5:
-      pages.append((offset, places))
+    # As many as can lie in the file side by side.
+    tags += directories.count_tags(data, offset, layout)
+    if 12 * tags > 2 * len(data) + 2**16:
+      raise ValueError("directories that overlap")
+    kind, width, height = (
+      directories.integers(
+        directories.value_of(data, places.get(tag)), layout.order
+      )[:1]
+      for tag in (254, 256, 257)
+    )
+    if not sum(kind) & 5:
+      pages[offset] = sum(width), sum(height)
     offset = following
   if not pages:
     raise ValueError("no picture in it")
-  refuse_frames(len(pages), "pages")
-  return pages[0]
+  return Pages(
+    data, layout, list(pages), list(pages.values()), broken, max_pixels
+  )
 
 
 def _read_page(
