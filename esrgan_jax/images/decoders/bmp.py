@@ -9,10 +9,12 @@ import numpy as np
 
 from esrgan_jax.images import limits
 from esrgan_jax.images.assembly import Found, from_palette, split_alpha
+from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.pixels import ImageError, bands
 
 _CORE = 12  # OS/2 1: sides of 16 bits, palettes without padding.
-_HEADERS = {40, 52, 56, 64, 108, 124}
+_LONGEST = 124
+_HEADERS = {40, 52, 56, 64, 108, _LONGEST}
 _NONE, _RLE8, _RLE4, _MASKS = 0, 1, 2, 3
 # Compression -> bits of a pixel.
 _BITS = {_NONE: {1, 4, 8, 16, 24, 32}, _RLE8: {8}, _RLE4: {4}}
@@ -55,7 +57,24 @@ def read_bmp(data: bytes, max_pixels: int) -> Found:
   if head.bits <= 8:
     samples = from_palette(head.palette, samples)
   pixels, alpha = split_alpha(samples)
-  return Found(format="BMP", pixels=pixels, alpha=alpha, dpi=head.dpi)
+  return Found(
+    format="BMP",
+    pixels=pixels,
+    alpha=alpha,
+    icc_profile=_profile(data),
+    dpi=head.dpi,
+  )
+
+
+def _profile(data: bytes) -> bytes | None:
+  """Returns the profile that the longest header may point to."""
+  size, kind = struct.unpack_from("<I", data, 14)[0], data[70:74]
+  if size != _LONGEST or kind != b"DEBM":
+    return None
+  at, length = struct.unpack_from("<II", data, 126)
+  if length > MAX_METADATA:
+    return b""
+  return data[14 + at : 14 + at + length]
 
 
 def _read_header(data: bytes, max_pixels: int) -> _Header:

@@ -16,14 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_jax.images import limits, metadata
+from esrgan_jax.images import limits, metadata, png_chunks
 from esrgan_jax.images.assembly import Found, to_rgb
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.pixels import ImageError
 
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_SOS, _DRI = 0xDA, 0xDD
+_SOS, _DRI, _COMMENT = 0xDA, 0xDD, 0xFE
+# Segments that are not for the result, and what they hold.
+_LOST = (
+  (0xE1, b"http://ns.adobe.com/xmp/extension/", "its extended XMP is"),
+  (0xE2, b"MPF\0", "further pictures in it (a preview, a gain map) are"),
+  (0xEB, b"JP", "its content credentials or the like (JUMBF) are"),
+  (0xED, b"Photoshop 3.0\0", "its IPTC and resources of Photoshop are"),
+)
 # Baseline, extended, progressive, lossless; extended and progressive with
 # arithmetic codes. The others are lossless ones that are hardly ever met.
 _BASELINE, _EXTENDED, _PROGRESSIVE, _LOSSLESS = 0xC0, 0xC1, 0xC2, 0xC3
@@ -106,6 +113,9 @@ def read_jpeg(data: bytes, max_pixels: int) -> Found:
     # Inverted, by Adobe's custom, which all follow.
     samples, profile = to_rgb("CMYK", np.invert(samples), profile), None
   exif = metadata.load_exif(b"".join(notes.exif))
+  texts = ()
+  if notes.comment is not None:
+    texts = (png_chunks.text_chunk("Comment", notes.comment),)
   return Found(
     format="JPEG",
     pixels=samples,
@@ -113,17 +123,21 @@ def read_jpeg(data: bytes, max_pixels: int) -> Found:
     exif=exif,
     xmp=notes.xmp,
     dpi=notes.dpi or metadata.dpi_of(exif),
+    png_chunks=texts,
+    notes=tuple(f"{what} left out" for what in notes.lost),
   )
 
 
 @dataclasses.dataclass
 class _Notes:
-  """Metadata, as they lie in segments."""
+  """Metadata, as they lie in segments; and what is lost of them."""
 
   exif: list[bytes] = dataclasses.field(default_factory=list)
   xmp: bytes | None = None
   dpi: tuple[float, float] | None = None
   profile: list[bytes] = dataclasses.field(default_factory=list)
+  comment: str | None = None
+  lost: dict[str, None] = dataclasses.field(default_factory=dict)
   size: int = 0
   is_jfif: bool = False
 
@@ -302,17 +316,31 @@ def _take_note(notes: _Notes, marker: int, body: memoryview) -> None:
   """Keeps a segment's metadata, up to a limit of all together."""
   text = bytes(body)
   if notes.size + len(text) > MAX_METADATA:
-    return
-  if marker == 0xE1 and text.startswith(b"Exif\0\0"):
+    notes.lost[f"metadata beyond {MAX_METADATA} bytes is"] = None
+  elif marker == 0xE1 and text.startswith(b"Exif\0\0"):
     # A block of more than 64 KB goes on in the next segment.
     notes.exif.append(text[6:])
   elif marker == 0xE1 and text.startswith(_XMP):
     notes.xmp = text.removeprefix(_XMP)
   elif marker == 0xE2 and text.startswith(b"ICC_PROFILE\0"):
     notes.profile.append(text[12:])
+  elif marker == _COMMENT and notes.comment is None:
+    notes.comment = _text(text)
   else:
+    for other, head, what in _LOST:
+      if marker == other and text.startswith(head):
+        notes.lost[what] = None
     return
   notes.size += len(text)
+
+
+def _text(raw: bytes) -> str | None:
+  """Returns a comment's text; None if there is none."""
+  raw = raw.rstrip(b"\0")
+  try:
+    return raw.decode("utf-8") or None
+  except UnicodeDecodeError:
+    return raw.decode("latin-1")
 
 
 def _density(body: memoryview) -> tuple[float, float] | None:
@@ -325,10 +353,14 @@ def _density(body: memoryview) -> tuple[float, float] | None:
 
 
 def _joined(profile: list[bytes]) -> bytes | None:
-  """Joins the pieces of a profile (ICC.1, B.4); None if one is missing."""
-  pieces = sorted(piece for piece in profile if len(piece) >= 2)
-  if not pieces or pieces[0][1] != len(pieces):
+  """Joins a profile's pieces (ICC.1, B.4); empty if one is missing."""
+  if not profile:
     return None
+  pieces = sorted(piece for piece in profile if len(piece) >= 2)
+  numbers = [tuple(piece[:2]) for piece in pieces]
+  count = len(pieces)
+  if numbers != [(number, count) for number in range(1, count + 1)]:
+    return b""
   return b"".join(piece[2:] for piece in pieces)
 
 

@@ -218,8 +218,9 @@ def _read_at(
     tree = directories.read_tree(
       data, offset, layout, most=MAX_METADATA, only={*WORDS, EXIF, GPS}
     )
+    damaged = False
   except ValueError:
-    tree = {}
+    tree, damaged = {}, True
   notes = ["its floats of 64 bits became 32"] if page.bits == 64 else []
   notes += _without_sizes(tree)
   if others := [_OTHERS.get(tag, str(tag)) for tag in places if _is_other(tag)]:
@@ -237,7 +238,7 @@ def _read_at(
     extra=extra,
     extra_samples=kinds,
     icc_profile=profile,
-    exif=Exif(tree, layout.order),
+    exif=Exif(tree, layout.order, damaged),
     orientation=orientation_of(here),
     xmp=bytes_of(700),
     dpi=dpi_of(here),

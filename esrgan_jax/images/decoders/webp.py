@@ -17,6 +17,8 @@ from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.metadata import load_exif
 
 _METADATA = (b"ICCP", b"EXIF", b"XMP ")
+_OF_PIXELS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+_CUT = b""  # No chunk's name.
 _ALPHA = 0x10  # A flag of VP8X.
 
 
@@ -110,6 +112,9 @@ def _fields(found: Mapping[bytes, bytes]) -> dict[str, Any]:
     "icc_profile": found.get(b"ICCP"),
     "exif": load_exif(found.get(b"EXIF")),
     "xmp": found.get(b"XMP "),
+    "notes": ("its last chunk is damaged, and left out",)
+    if _CUT in found
+    else (),
   }
 
 
@@ -131,7 +136,10 @@ def _read_contents(
     raise ValueError(f"{len(view)} of {size + 8} bytes")
   canvas, frames, still, loop = None, [], _Frame(), 0
   for kind, body in _chunks(view[12 : size + 8]):
-    if kind == b"VP8X" and canvas is None:
+    if kind == _CUT:
+      if found is not None:
+        found[_CUT] = b""
+    elif kind == b"VP8X" and canvas is None:
       canvas = _uint24(body, 4) + 1, _uint24(body, 7) + 1
       limits.check_size(*canvas, area)
     elif kind == b"ANMF":
@@ -193,14 +201,17 @@ def decode(
 
 
 def _chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-  """Yields name and body of each chunk."""
+  """Yields name and body of each chunk; `_CUT` for a last one of no need."""
   at, count = 0, 0
   while at + 8 <= len(view):
     limits.check_pieces(count := count + 1, "chunks")
     kind, size = struct.unpack_from("<4sI", view, at)
     at += 8
     if at + size > len(view):
-      raise ValueError("a chunk beyond the end")
+      if kind in _OF_PIXELS:
+        raise ValueError("a chunk beyond the end")
+      yield _CUT, view[at:]
+      return
     yield kind, view[at : at + size]
     at += size + size % 2
 
