@@ -215,6 +215,9 @@ def with_texts(exif: Exif, texts: Mapping[str, str]) -> tuple[Exif, set[str]]:
   Returns:
     The tags, and the keywords of those that are among them now.
   """
+  if not exif.tree:
+    # Most programs that read such comments take them for big-endian.
+    exif = Exif({}, ">")
   tree, below = dict(exif.tree), dict(exif.tree.get(EXIF, {}))
   used = set()
   for word, tag in _TEXTS.items():
@@ -227,8 +230,8 @@ def with_texts(exif: Exif, texts: Mapping[str, str]) -> tuple[Exif, set[str]]:
     if text.isascii():
       raw = b"ASCII\0\0\0" + text.encode()
     else:
-      # Most programs write and read it so, whatever the block's own order.
-      raw = b"UNICODE\0" + text.encode("utf-16-be", "replace")
+      encoding = "utf-16-be" if exif.order == ">" else "utf-16-le"
+      raw = b"UNICODE\0" + text.encode(encoding, "replace")
     below[_COMMENT] = Value(7, raw)
     used.add(comments[0])
   if below:
