@@ -62,6 +62,7 @@ class Settings:
     tile: See `Upscaler.upscale`, as for `exact` and `halo`.
     exact: Likewise.
     halo: Likewise.
+    seamless: See `photo.upscale_photo`.
     quality: See `images.write_image`.
     max_pixels: See `images.read_image`.
     overwrite: Whether existing results are replaced.
@@ -71,6 +72,7 @@ class Settings:
   tile: int | str = "auto"
   exact: bool = False
   halo: int | None = None
+  seamless: str | None = None
   quality: int = 95
   max_pixels: int = images.MAX_PIXELS
   overwrite: bool = False
@@ -139,6 +141,7 @@ def upscale_files(
       tile=settings.tile,
       exact=settings.exact,
       halo=settings.halo,
+      seamless=settings.seamless,
       notify=notes.append,
     )
     writing: collections.deque = collections.deque()

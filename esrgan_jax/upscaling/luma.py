@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image as PilImage
 
+from esrgan_jax.upscaling.seamless import widen_for_resize
+
 __all__ = ["of", "put"]
 
 # BT.601, full range, as of JPEG.
@@ -31,12 +33,15 @@ def of(pixels: np.ndarray) -> np.ndarray:
   return (pixels @ _LUMA)[..., None] / np.float32(_levels(pixels.dtype))
 
 
-def put(luma: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def put(
+  luma: np.ndarray, pixels: np.ndarray, *, seamless: str | None = None
+) -> np.ndarray:
   """Gives a larger luma the colours of an image.
 
   Args:
     luma: float32 `[h, w, 1]`, as of `of`.
     pixels: Of the smaller image, `[H, W, 3]`.
+    seamless: Which edges meet, one of `seamless.DIRECTIONS`; None for none.
 
   Returns:
     `[h, w, 3]` of the dtype of `pixels`; integers are rounded and clipped.
@@ -48,11 +53,12 @@ def put(luma: np.ndarray, pixels: np.ndarray) -> np.ndarray:
   levels = _levels(pixels.dtype)
   size = luma.shape[1::-1]
   result = np.empty((*luma.shape[:2], 3), pixels.dtype)
+  pixels, box = widen_for_resize(pixels, luma.shape[:2], seamless)
   below = pixels @ _LUMA
   for channel in range(3):
     # What a channel has beyond luma: no step to the components and back.
     beyond = PilImage.fromarray(pixels[..., channel] - below)
-    plane = np.asarray(beyond.resize(size, PilImage.Resampling.BICUBIC))
+    plane = np.asarray(beyond.resize(size, PilImage.Resampling.BICUBIC, box))
     plane = plane + luma[..., 0] * levels
     if pixels.dtype.kind != "f":
       plane = np.clip(np.rint(plane), 0, levels)

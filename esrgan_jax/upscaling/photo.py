@@ -17,6 +17,7 @@ from PIL import Image as PilImage
 from esrgan_jax import images
 from esrgan_jax.models import registry
 from esrgan_jax.upscaling import luma, stream
+from esrgan_jax.upscaling import seamless as wrapping
 from esrgan_jax.upscaling.upscaler import Upscaler
 
 __all__ = ["Ready", "Task", "resize", "upscale_photo", "upscale_photos"]
@@ -33,6 +34,7 @@ def upscale_photo(
   tile: int | str = "auto",
   exact: bool = False,
   halo: int | None = None,
+  seamless: str | None = None,
   folder: str | os.PathLike[str] | None = None,
   progress: Callable[[int, int], None] | None = None,
   notify: Callable[[str], None] | None = None,
@@ -52,6 +54,8 @@ def upscale_photo(
     tile: See `Upscaler.upscale`, as for `exact` and `halo`.
     exact: Likewise.
     halo: Likewise.
+    seamless: Which edges of the photo meet, one of `seamless.DIRECTIONS`: they
+      do so in the result, exactly if `exact`. None for none.
     folder: Where results above 256 MB lie, in a file without a name, which is
       gone with them; None means the system's folder for such files.
     progress: Called with the number of tiles done and in all.
@@ -64,7 +68,8 @@ def upscale_photo(
     FloatingPointError: If the network's result is not finite.
     OutOfMemoryError: If not even small tiles fit into memory.
     OSError: If the folder has no room for a large result.
-    ValueError: If no image of a file can go through such a network.
+    ValueError: If no image of a file can go through such a network, or
+      `seamless` is no direction, or edges of this network cannot meet exactly.
 
   >>> from esrgan_jax.upscaling.upscaler import load
   >>> pixels = np.full((6, 8, 3), 200, np.uint8)
@@ -76,7 +81,7 @@ def upscale_photo(
   """
   task = Task(photo, size=size, folder=folder, progress=progress)
   options = {"tile": tile, "exact": exact, "halo": halo, "notify": notify}
-  (ready,) = upscale_photos(model, [task], **options)
+  (ready,) = upscale_photos(model, [task], seamless=seamless, **options)
   return ready.result()
 
 
@@ -113,6 +118,7 @@ def upscale_photos(
   tile: int | str = "auto",
   exact: bool = False,
   halo: int | None = None,
+  seamless: str | None = None,
   notify: Callable[[str], None] | None = None,
 ) -> Iterator[Ready]:
   """Upscales photos as `Upscaler.stream` does images; none stops the others.
@@ -125,7 +131,8 @@ def upscale_photos(
     tile: See `Upscaler.upscale`, as for the others.
     exact: Likewise.
     halo: Likewise.
-    notify: Likewise.
+    seamless: See `upscale_photo`.
+    notify: See `Upscaler.upscale`.
 
   Yields:
     In order, each of whose result is what `upscale_photo` returns.
@@ -141,14 +148,20 @@ def upscale_photos(
   """
   waiting: collections.deque[_Photo] = collections.deque()
 
+  def border(shape: tuple[int, ...]) -> wrapping.Border:
+    return wrapping.border_of_network(
+      model.net, shape, seamless, exact=exact, halo=halo
+    )
+
   def orders() -> Iterator[stream.Order]:
     for task in tasks:
-      photo = _Photo(model, task)
+      photo = _Photo(model, task, seamless, border)
       waiting.append(photo)
       yield from photo.orders
 
   ended = 0
   engine = model.engine(tile=tile, exact=exact, halo=halo, notify=notify)
+  sizes = (border(size).size_of(size) for size in sizes)
   for _ in engine.run(orders(), sizes):
     ended += 1
     if ended == len(waiting[0].orders):
@@ -159,13 +172,21 @@ def upscale_photos(
 class _Photo:
   """A photo's planes on their way, at least one order."""
 
-  def __init__(self, model: Upscaler, task: Task | Exception):
+  def __init__(
+    self,
+    model: Upscaler,
+    task: Task | Exception,
+    seamless: str | None,
+    border: Callable[[tuple[int, ...]], wrapping.Border],
+  ):
     self._model = model
     self._task = task
+    self._seamless = seamless
     self.orders: list[stream.Order] = []
     try:
       if isinstance(task, Exception):
         raise task
+      self._border = border(task.photo.pixels.shape)
       self._prepare(task.photo)
     except Exception as error:
       self.orders = [stream.Order.failed(error)]
@@ -174,8 +195,11 @@ class _Photo:
     pixels, alpha, extra = photo.pixels, photo.alpha, photo.extra
     self._even = alpha is None or bool((alpha == alpha.flat[0]).all())
     if not self._even:
-      # What lies under full transparency must not bleed into what is seen.
-      pixels = images.bleed_colour(pixels, alpha)
+      # What lies under full transparency must not bleed into what is seen. Over
+      # an edge it comes from no farther than what is seen looks.
+      wide = self._border.twice()
+      bled = images.bleed_colour(wide.add(pixels), wide.add(alpha))
+      pixels = wide.take_off(bled)
     channels = registry.channels(self._model.net)
     self._channels = channels[0]
     if channels not in ((1, 1), (3, 3), (4, 4)):
@@ -204,7 +228,7 @@ class _Photo:
       # Planes have one size, and as many tiles.
       self._task.progress(done, total * len(planes))
 
-    for index, plane in enumerate(planes):
+    for index, plane in enumerate(map(self._border.add, planes)):
       progress = self._task.progress and (
         lambda done, total, index=index: report(index, done, total)
       )
@@ -219,10 +243,11 @@ class _Photo:
       if order.error is not None:
         raise order.error
     photo, size = self._task.photo, self._task.size
-    results = [order.out for order in self.orders]
+    scale, seamless = self._model.scale, self._seamless
+    results = [self._border.take_off(o.out, scale) for o in self.orders]
     self.orders = []
     if size is not None and size != results[0].shape[:2]:
-      results = [resize(result, *size) for result in results]
+      results = [resize(each, *size, seamless=seamless) for each in results]
     pixels, *further = results
     alpha, extra = photo.alpha, photo.extra
     if self._channels == 4:
@@ -231,7 +256,7 @@ class _Photo:
         further.insert(0, pixels[..., 3:])
       pixels = _grey(pixels) if photo.pixels.shape[2] == 1 else pixels[..., :3]
     elif self._channels == 1 and photo.pixels.shape[2] == 3:
-      pixels = luma.put(pixels, self._pixels)
+      pixels = luma.put(pixels, self._pixels, seamless=seamless)
     if alpha is not None:
       if self._even and self._channels != 4:
         alpha = np.broadcast_to(alpha.flat[0], pixels.shape[:2])
@@ -261,13 +286,16 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
   return pixels[..., 1:2]
 
 
-def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize(
+  pixels: np.ndarray, height: int, width: int, *, seamless: str | None = None
+) -> np.ndarray:
   """Resizes by Lanczos, antialiased; a band of channels at a time.
 
   Args:
     pixels: uint8, uint16 or float32 `[H, W, C]`.
     height: Of the result.
     width: Of the result.
+    seamless: Which edges meet; see `upscale_photo`.
 
   Returns:
     `[height, width, C]`; integers are rounded and clipped.
@@ -275,14 +303,15 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
   >>> resize(np.full((8, 8, 1), 999, np.uint16), 4, 5)[0, 0]
   array([999], dtype=uint16)
   """
+  # Of what lies around the box, Pillow takes what its filter reaches.
+  pixels, box = wrapping.widen_for_resize(pixels, (height, width), seamless)
+  how = ((width, height), PilImage.Resampling.LANCZOS, box)
   if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
-    picture = PilImage.fromarray(pixels)
-    picture = picture.resize((width, height), PilImage.Resampling.LANCZOS)
-    return np.asarray(picture)
+    return np.asarray(PilImage.fromarray(pixels).resize(*how))
   result = np.empty((height, width, pixels.shape[2]), pixels.dtype)
   for channel in range(pixels.shape[2]):
     plane = PilImage.fromarray(pixels[..., channel].astype(np.float32))
-    plane = plane.resize((width, height), PilImage.Resampling.LANCZOS)
+    plane = plane.resize(*how)
     if pixels.dtype.kind != "f":
       plane = np.clip(np.rint(plane), 0, np.iinfo(pixels.dtype).max)
     result[..., channel] = plane
