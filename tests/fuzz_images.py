@@ -4,7 +4,9 @@
 
 Kinds: PNG, JPEG, GIF, WebP, BMP, TIFF, with EXIF and profiles in them. What is
 read must be a picture of a size that its bytes make believable; of a file that
-was only cut off, or cut off and closed again, it must be the same one.
+was only cut off, or cut off and closed again, it must be the same one. Those of
+several frames or pages are read to the last; of one that was cut off, the first
+ones may be read, if the last of them says so.
 """
 
 import functools
@@ -34,16 +36,54 @@ def targets():
     "bmp": (_bmp_field,),
     "tiff": (_tiff_entry, _tiff_entry, _tiff_pointer),
   }
-  return [
-    mutation.Target(
-      kind,
+
+  def target(kind, files, name, read):
+    return mutation.Target(
+      name,
       list(files.values()),
-      functools.partial(_read, kind, list(files.values())),
+      functools.partial(read, kind, list(files.values())),
       edits[kind],
       (images.ImageError,),
     )
-    for kind, files in build.samples().items()
+
+  return [
+    target(kind, files, kind, _read) for kind, files in build.samples().items()
+  ] + [
+    target(kind, files, f"{kind} frames", _read_frames)
+    for kind, files in build.several().items()
   ]
+
+
+def _read_frames(kind, samples, folder, data):
+  path = folder / f"frames{_SUFFIXES.get(kind, f'.{kind}')}"
+  path.write_bytes(data)
+  count = images.count_frames(path)
+  assert count is None or 0 < count <= len(data)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      frames = images.read_frames(path)
+      total = 0
+      pictures = []
+      for picture in frames:
+        height, width, _ = picture.pixels.shape
+        total += height * width
+        assert total <= 2**24 + 2**15 * len(data) * (1 + (kind == "tiff"))
+        if len(pictures) < 9:
+          pictures.append(picture)
+  except images.ImageError as error:
+    if "memory" in str(error):
+      raise MemoryError from error
+    raise
+  for sample in samples:
+    if _is_cut(sample, data):
+      whole = _sound(sample, folder, images.read_frames)
+      # Fewer, if any, and then it is said.
+      assert len(pictures) == len(whole) or pictures[-1].notes
+      for picture, other in zip(pictures, whole, strict=False):
+        np.testing.assert_array_equal(
+          build.joined(picture), build.joined(other)
+        )
 
 
 def _read(kind, samples, folder, data):
@@ -73,10 +113,10 @@ def _is_cut(sample, data):
   return sample.startswith((data, data.removesuffix(b"\xff\xd9")))
 
 
-def _sound(sample, folder):
+def _sound(sample, folder, read=images.read_image):
   path = folder / "sound"
   path.write_bytes(sample)
-  return images.read_image(path)
+  return read(path)
 
 
 def _set(data, at, form, value):

@@ -494,6 +494,146 @@ def samples():
   }
 
 
+def several():
+  """Returns small sound files of several pictures: {format: {name: bytes}}."""
+  patches = [noise(12, 10, 4), noise(5, 6, 4, seed=1), noise(3, 9, 4, seed=2)]
+  places = [(0, 0, 10, 12), (2, 4, 6, 5), (1, 7, 9, 3)]
+  kinds = [(1, 0), (2, 1), (0, 1)]
+  deep = [noise(12, 10, 3, dtype=np.uint16, seed=s) for s in range(3)]
+  pages = io.BytesIO()
+  with tifffile.TiffWriter(pages) as tiff:
+    tiff.write(deep[0], photometric="rgb", compression="zlib", metadata=None)
+    tiff.write(patches[1][..., 0], subfiletype=1, metadata=None)
+    tiff.write(patches[1][..., 0], rowsperstrip=2, metadata=None)
+    tiff.write(
+      *(patches[2],), photometric="rgb", extrasamples=[2], metadata=None
+    )
+  palette = noise(256, 3, seed=5).tobytes()
+  return {
+    "gif": {
+      "parts": animated_gif(
+        (10, 12),
+        [
+          gif_frame(
+            patch[..., 0],
+            place[:2],
+            palette=palette if clear else None,
+            dispose=kind,
+            clear=clear,
+            delay=7,
+          )
+          for patch, place, kind, clear in zip(
+            patches, places, (1, 2, 3), (None, 3, 4), strict=True
+          )
+        ],
+        palette=palette,
+        times=0,
+      ),
+      "Pillow's": saved(
+        PilImage.fromarray(patches[0][..., :3]),
+        "GIF",
+        save_all=True,
+        append_images=[
+          PilImage.fromarray(noise(12, 10, 3, seed=s)) for s in (8, 9)
+        ],
+        duration=[30, 40, 50],
+      ),
+    },
+    "png": {
+      "parts": animated_png(patches, places, kinds),
+      "16 bits, a picture before": animated_png(
+        deep, places[:1] * 3, [(0, 0)] * 3, poster=True
+      ),
+    },
+    "webp": {
+      "parts": webp(
+        extended_chunk(10, 12, 2 + 16),
+        riff(b"ANIM", bytes(6)),
+        *(
+          frame_chunk(
+            (place[0] // 2 * 2, place[1] // 2 * 2, *place[2:]),
+            webp_chunks(patch, lossless=lossless),
+            flags=flags,
+          )
+          for patch, place, lossless, flags in zip(
+            patches,
+            [places[0], places[1], (0, 6, 9, 3)],
+            (0, 1, 1),
+            (0, 1, 2),
+            strict=True,
+          )
+        ),
+      ),
+      "Pillow's": saved(
+        PilImage.fromarray(patches[0]),
+        "WEBP",
+        save_all=True,
+        append_images=[
+          PilImage.fromarray(noise(12, 10, 4, seed=s)) for s in (8, 9)
+        ],
+        exif=b"Exif\0\0" + exif_block(6),
+        icc_profile=SRGB,
+        lossless=True,
+      ),
+    },
+    "tiff": {"pages": pages.getvalue()},
+  }
+
+
+def animated_png(samples, places, kinds, *, poster=False, ratios=None):
+  """An APNG of patches `[H, W, C]` at (left, top, width, height); thrice.
+
+  Args:
+    samples: Patches; the first is as large as the canvas.
+    places: Theirs.
+    kinds: Disposal and blending of each.
+    poster: Whether the picture for other programs is not a frame.
+    ratios: Durations, two numbers each.
+  """
+
+  def packed(data):
+    at, parts = 8, []
+    while at < len(data):
+      length, kind = struct.unpack_from(">I4s", data, at)
+      parts += [data[at + 8 : at + 8 + length]] if kind == b"IDAT" else []
+      at += 12 + length
+    return b"".join(parts)
+
+  number = 0
+  whole = make_png(samples[0])
+  chunks = [chunk(b"acTL", struct.pack(">II", len(places), 3))]
+  if poster:
+    chunks.append(chunk(b"IDAT", packed(whole)))
+  ratios = ratios or [(1, 10)] * len(places)
+  for (left, top, width, height), patch, kind, ratio in zip(
+    places, samples, kinds, ratios, strict=True
+  ):
+    control = number, width, height, left, top, *ratio, *kind
+    chunks.append(chunk(b"fcTL", struct.pack(">IIIIIHHBB", *control)))
+    number += 1
+    data = packed(make_png(patch))
+    if number == 1 and not poster:
+      chunks.append(chunk(b"IDAT", data))
+      continue
+    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+      chunks.append(chunk(b"fdAT", struct.pack(">I", number) + part))
+      number += 1
+  # The signature and IHDR.
+  return b"".join([whole[:33], *chunks, chunk(b"IEND", b"")])
+
+
+def webp_chunks(samples, **options):
+  """The chunks of a WebP's pixels."""
+  data = saved(PilImage.fromarray(samples), "WEBP", **options)
+  at, chunks = 12, []
+  while at < len(data):
+    kind, size = struct.unpack_from("<4sI", data, at)
+    end = at + 8 + size + size % 2
+    chunks += [] if kind == b"VP8X" else [data[at:end]]
+    at = end
+  return b"".join(chunks)
+
+
 def _tiffs(rgb, rgba, deep, exif):
   def written(pixels, **options):
     buffer = io.BytesIO()

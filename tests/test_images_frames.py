@@ -1,7 +1,6 @@
 """Pages and frames: read one by one, as they are seen, and written."""
 
 import fractions
-import struct
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from PIL import ImageSequence
 
 from esrgan_jax import images
 from esrgan_jax.images import ImageError
-from tests import fuzz_images
 from tests import image_builders as build
 from tests.image_builders import joined, noise
 
@@ -124,38 +122,6 @@ def test_gif_without_anything_beneath_is_transparent(tmp_path):
 KINDS = ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
 
 
-def packed(data):
-  """Returns a PNG's pixels, deflated."""
-  chunks = fuzz_images.chunks_of(data)
-  return b"".join(body for kind, body in chunks if kind == b"IDAT")
-
-
-def animated_png(samples, places, rng, *, poster=False, kinds=KINDS):
-  """An APNG of patches, each shown by chance this or that way; thrice."""
-  chunks, number = [build.chunk(b"acTL", struct.pack(">II", len(places), 3))], 0
-  whole = build.make_png(samples[0])
-  if poster:
-    chunks.append(build.chunk(b"IDAT", packed(whole)))
-  for place, patch in zip(places, samples, strict=True):
-    control = struct.pack(
-      ">IIIIIHHBB",
-      *(number, place[2], place[3], place[0], place[1]),
-      *(int(rng.integers(0, 50)), int(rng.integers(0, 50))),
-      *kinds[rng.integers(0, len(kinds))],
-    )
-    chunks.append(build.chunk(b"fcTL", control))
-    number += 1
-    data = packed(build.make_png(patch))
-    if number == 1 and not poster:
-      chunks.append(build.chunk(b"IDAT", data))
-      continue
-    for part in (data[: len(data) // 2], data[len(data) // 2 :]):
-      chunks.append(build.chunk(b"fdAT", struct.pack(">I", number) + part))
-      number += 1
-  head = whole[:33]  # The signature and IHDR.
-  return b"".join([head, *chunks, build.chunk(b"IEND", b"")])
-
-
 @pytest.mark.parametrize("poster", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_png_frames_are_laid_over_one_another(tmp_path, seed, poster):
@@ -166,10 +132,17 @@ def test_png_frames_are_laid_over_one_another(tmp_path, seed, poster):
   for patch in samples:
     # Pillow pastes, which is right for all or nothing.
     patch[..., 3] = np.where(patch[..., 3] > 99, 255, 0)
-  data = animated_png(samples, places, rng, poster=poster)
+  kinds = [KINDS[i] for i in rng.integers(0, len(KINDS), len(places))]
+  ratios = [tuple(map(int, rng.integers(0, 50, 2))) for _ in places]
+  data = build.animated_png(
+    samples, places, kinds, poster=poster, ratios=ratios
+  )
   frames, pictures = read(tmp_path, data)
   assert frames.sizes == (canvas,) * 8
   assert frames.loop == 3
+  assert frames.durations == tuple(
+    fractions.Fraction(1000 * above, below or 100) for above, below in ratios
+  )
   expected = list(by_pillow(tmp_path))[poster:]
   for picture, other in zip(pictures, expected, strict=True):
     np.testing.assert_array_equal(seen(picture), other)
@@ -180,9 +153,7 @@ def test_png_frames_that_shine_through(tmp_path, dtype):
   below, above = (noise(9, 9, 4, dtype=dtype, seed=s) for s in (1, 2))
   above[0, :, 3], below[:, 0, 3] = np.iinfo(dtype).max, 0
   above[1, :, 3] = 0
-  data = animated_png(
-    [below, above], [(0, 0, 9, 9)] * 2, np.random.default_rng(0), kinds=[(0, 1)]
-  )
+  data = build.animated_png([below, above], [(0, 0, 9, 9)] * 2, [(0, 1)] * 2)
   _, (first, second) = read(tmp_path, data)
   np.testing.assert_array_equal(joined(first), below)
   step = np.iinfo(dtype).max // 255
@@ -200,26 +171,18 @@ def test_png_goes_back_to_what_was_there(tmp_path):
   samples = [rng.integers(0, 256, (9, 9, 4), np.uint8) for _ in range(3)]
   samples[0][..., 3] = 255
   samples[2][..., 3] = 0
-  place = (0, 0, 9, 9)
-  data = animated_png(samples, [place] * 3, rng, kinds=[(2, 1)])
-  _, pictures = read(tmp_path, data)
+  places = [(0, 0, 9, 9)] * 3
   # The first has nothing to go back to.
-  np.testing.assert_array_equal(pictures[2].alpha, 0)
-  kept = animated_png(samples, [place] * 3, rng, kinds=[(0, 1)])
-  first = kept.index(b"fcTL")
-  data = data[:first] + kept[first : first + 34] + data[first + 34 :]
-  _, pictures = read(tmp_path, data)
-  np.testing.assert_array_equal(seen(pictures[2]), samples[0])
+  for kind, expected in (((2, 1), None), ((0, 1), samples[0])):
+    data = build.animated_png(samples, places, [kind, (2, 1), (2, 1)])
+    _, pictures = read(tmp_path, data)
+    if expected is None:
+      np.testing.assert_array_equal(pictures[2].alpha, 0)
+    else:
+      np.testing.assert_array_equal(seen(pictures[2]), expected)
 
 
 # WebP.
-
-
-def webp_chunks(samples, **options):
-  """The chunks of a picture's pixels."""
-  data = build.saved(PilImage.fromarray(samples), "WEBP", **options)
-  chunks = fuzz_images.riff_chunks(data)
-  return b"".join(build.riff(*c) for c in chunks if c[0] != b"VP8X")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -229,7 +192,9 @@ def test_webp_frames_are_laid_over_one_another(tmp_path, seed):
   for left, top, width, height in random_places(rng, canvas, 9):
     samples = rng.integers(0, 256, (height, width, 4), np.uint8)
     samples[..., 3] = np.where(samples[..., 3] > 99, 255, 0)
-    packed = webp_chunks(samples, lossless=bool(rng.integers(2)), exact=True)
+    packed = build.webp_chunks(
+      samples, lossless=bool(rng.integers(2)), exact=True
+    )
     place = left // 2 * 2, top // 2 * 2, width, height
     flags = int(rng.integers(0, 4))
     frames.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fractions
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from esrgan_jax.images.pixels import bands
 KEEP, CLEAR, RESTORE = range(3)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Patch:
+class Patch(NamedTuple):
   """What one frame draws, and where.
 
   Attributes:
@@ -56,6 +55,7 @@ class Animation:
     patches: The frames.
     decode: Returns a patch's samples, `[height, width, C + 1]`, alpha last.
     found: What a `Found` has besides the picture.
+    note: What is said with the last frame.
   """
 
   format: str
@@ -65,6 +65,7 @@ class Animation:
   patches: list[Patch]
   decode: Callable[[Patch], np.ndarray]
   found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  note: str = ""
 
   def check(self, length: int, max_pixels: int) -> None:
     """Refuses what its file's bytes do not make believable."""
@@ -115,7 +116,13 @@ class Animation:
       pixels, alpha = canvas[..., :-1].copy(), None
       if not opaque:
         alpha = canvas[..., -1].copy()
-      yield Found(format=self.format, pixels=pixels, alpha=alpha, **self.found)
+      found = Found(
+        format=self.format, pixels=pixels, alpha=alpha, **self.found
+      )
+      if self.note and patch is self.patches[-1]:
+        found = dataclasses.replace(found, notes=(*found.notes, self.note))
+      yield found
+      del found, pixels, alpha
       if patch.dispose == CLEAR:
         place[...] = 0
       elif before is not None:

@@ -112,14 +112,15 @@ def read_directory(
   return places, following
 
 
-def count_tags(data: bytes, offset: int, layout: Layout) -> int:
-  r"""Tells how many tags a directory has, by its own words.
+def end_of(data: bytes, offset: int, layout: Layout) -> int:
+  r"""Tells where a directory ends, by its own words.
 
-  >>> count_tags(b"II*\0\x08\0\0\0\2\0", 8, Layout("<"))
-  2
+  >>> end_of(b"II*\0\x08\0\0\0\2\0", 8, Layout("<"))
+  38
   """
-  form = layout.order + ("Q" if layout.big else "H")
-  return struct.unpack_from(form, data, offset)[0]
+  form, head, step, pointer = ("Q", 8, 20, 8) if layout.big else ("H", 2, 12, 4)
+  (count,) = struct.unpack_from(layout.order + form, data, offset)
+  return offset + head + step * count + pointer
 
 
 def value_of(data: bytes, place: Place | None) -> Value | None:

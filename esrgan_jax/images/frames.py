@@ -54,12 +54,14 @@ class Frames:
     return len(self.sizes)
 
   def __iter__(self) -> Iterator[Image]:
-    images = self._play()
+    images = None
     for number in range(1, len(self) + 1):
       what = f"{self.kind} {number}" if len(self) > 1 else ""
       with explained(self._path, what):
+        images = images or self._play()
         image = next(images)
       yield image
+      del image  # It may be large, and the next one is to come.
 
 
 def read_frames(

@@ -26,6 +26,9 @@ DEFLATE_RATIO = 1032
 # pixels a byte; zstd's longest run is 32,768 bytes a byte.
 DENSE_RATIO = 2**15
 
+# Pixels of a canvas to a byte of all frames, beyond those that any may claim.
+_CANVAS_RATIO = 2**12
+
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
   """Refuses a picture by what its header says of its size."""
@@ -68,8 +71,9 @@ def check_frames(
   Frames that change nothing are small in sound files, too; so it is all frames
   that are held against all bytes.
   """
+  check_claim(width, height, found, max_pixels, ratio=_CANVAS_RATIO)
   missing = count * width * height - DENSE_RATIO * found
-  if count > 1 and missing > max_pixels // _FREE_PART:
+  if missing > max_pixels // _FREE_PART:
     raise ImageError(
       f"claims {count} frames of {width} x {height} pixels in {found} bytes; if"
       f" you trust the file, raise max_pixels (--max-pixels) to"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fractions
 import struct
 from typing import NamedTuple
@@ -17,12 +16,13 @@ from esrgan_jax.images.assembly import Found, from_palette, refuse_frames
 _RATIO = 2731
 _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _CONTROL = 0xF9
+# Some programs leave the mark out, and some copies end too early.
+_NOT_ENDED = "it has no end mark: frames may be missing"
 # Two names of the extension that says how often to play.
 _LOOPS = {b"\xff\x0bNETSCAPE2.0", b"\xff\x0bANIMEXTS1.0"}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Frame:
+class _Frame(NamedTuple):
   """A frame's place on the canvas, what is done with it, and its data."""
 
   left: int
@@ -60,11 +60,13 @@ class _Contents(NamedTuple):
   height: int
   frames: list[_Frame]
   loop: int
+  ended: bool
 
 
 def read_gif(data: bytes, max_pixels: int) -> Found:
   """Reads a GIF of one frame."""
-  width, height, frames, _ = _read_contents(memoryview(data), max_pixels)
+  contents = _read_contents(memoryview(data), max_pixels)
+  width, height, frames = contents[:3]
   refuse_frames(len(frames), "frames")
   (frame,) = frames
   limits.check_claim(width, height, len(frame.data), max_pixels, ratio=_RATIO)
@@ -82,7 +84,8 @@ def read_gif(data: bytes, max_pixels: int) -> Found:
     pixels = indices[..., None]
   else:
     pixels = from_palette(frame.palette, indices)
-  return Found(format="GIF", pixels=pixels, alpha=alpha)
+  notes = () if contents.ended else (_NOT_ENDED,)
+  return Found(format="GIF", pixels=pixels, alpha=alpha, notes=notes)
 
 
 def read_gif_frames(
@@ -94,7 +97,7 @@ def read_gif_frames(
   the background that the file names.
   """
   view = memoryview(data)
-  width, height, frames, loop = _read_contents(view, max_pixels)
+  width, height, frames, loop, ended = _read_contents(view, max_pixels)
   if len(frames) == 1:
     return None
   grey = all(frame.is_grey for frame in frames)
@@ -129,6 +132,7 @@ def read_gif_frames(
     loop=loop,
     patches=patches,
     decode=decode,
+    note="" if ended else _NOT_ENDED,
   )
   animation.check(len(view), max_pixels)
   return animation
@@ -176,7 +180,7 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
   if not frames:
     raise ValueError("no picture in it")
   limits.check_size(width, height, max_pixels)
-  return _Contents(width, height, frames, loop)
+  return _Contents(width, height, frames, loop, ended=at < len(view))
 
 
 def _palette(

@@ -300,7 +300,7 @@ def _find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
   """Finds all pages; previews and masks are none."""
   layout, offset = directories.layout_of(data)
   pages: dict[int, tuple[int, int]] = {}
-  seen, tags, broken = set(), 0, False
+  seen, size, broken = set(), 0, False
   while offset and offset not in seen:
     seen.add(offset)
     limits.check_pieces(len(seen), "directories")
@@ -311,10 +311,11 @@ def _find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
         raise
       broken = True
       break
-    # As many as can lie in the file side by side.
-    tags += directories.count_tags(data, offset, layout)
-    if 12 * tags > 2 * len(data) + 2**16:
+    end = directories.end_of(data, offset, layout)
+    size += end - offset
+    if size > 2 * len(data) + 2**16:
       raise ValueError("directories that overlap")
+    broken = end > len(data)
     kind, width, height = (
       directories.integers(
         directories.value_of(data, places.get(tag)), layout.order
