@@ -180,7 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
-    print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
+    from esrgan_jax import console  # Which takes a while to import.
+
+    message = console.lines(f"error: {text.explain(error)}")
+    console.make_console(stderr=True).print(message)
     return 1
 
 

@@ -7,10 +7,12 @@ markup, moves the cursor or breaks a line.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import rich.cells
 import rich.console
 import rich.progress
 import rich.text
@@ -28,7 +30,9 @@ __all__ = [
 
 
 class Console(rich.console.Console):
-  r"""A console that neither wraps nor interprets what it is given.
+  r"""A console that interprets nothing of what it is given.
+
+  On a terminal, lines break between words; elsewhere they do not.
 
   >>> Console().print("a[/b]\x1b[31m\n", 1)
   a[/b]\x1b[31m\n 1
@@ -40,11 +44,31 @@ class Console(rich.console.Console):
 
   def print(self, *objects: Any, **options: Any) -> None:
     """Prints objects on one line; what rich renders, as it does."""
-    shown = (
+    shown = [
       each if hasattr(each, "__rich_console__") else line(each)
       for each in objects
-    )
+    ]
+    if self.is_terminal and all(isinstance(s, rich.text.Text) for s in shown):
+      whole = " ".join(each.plain for each in shown)
+      broken = (_broken(each, self.width) for each in whole.split("\n"))
+      shown = [rich.text.Text("\n".join(broken))]
     super().print(*shown, **options)
+
+
+def _broken(line: str, width: int) -> str:
+  """Breaks a line between words; one that is too long stays whole."""
+  indentation = " " * (len(line) - len(line.lstrip(" ")))
+  words = re.findall(r" *[^ ]+", line)
+  broken, used = "", 0
+  for word in words:
+    size = rich.cells.cell_len(word)
+    if used and used + size > width:
+      word = indentation + word.lstrip(" ")
+      broken += "\n"
+      used, size = 0, rich.cells.cell_len(word)
+    broken += word
+    used += size
+  return broken
 
 
 def line(value: object) -> rich.text.Text:

@@ -13,7 +13,7 @@ from tests.hostile_names import NAMES, harmless
 
 def _printed(print_, kind=console.Console, **options):
   file = io.StringIO()
-  print_(kind(file=file, width=300, **options))
+  print_(kind(**{"file": file, "width": 300} | options))
   return file.getvalue()
 
 
@@ -38,6 +38,28 @@ def test_a_message_of_ours_keeps_its_lines():
   message = "2 left out:\n  a[/b]\x1b[31m\n  c"
   shown = _printed(lambda out: out.print(console.lines(message)))
   assert shown == "2 left out:\n  a[/b]\\x1b[31m\n  c\n"
+
+
+def test_on_a_terminal_lines_break_between_words():
+  def shown(message, **options):
+    text = _printed(lambda out: out.print(message), width=20, **options)
+    return text.splitlines()
+
+  message = (
+    "error: a.png: not an image of 写真写真 or\n  /a/long/path/without/spaces"
+  )
+  assert len(shown(message)) == 1
+  broken = shown(console.lines(message), force_terminal=True)
+  assert broken == [
+    "error: a.png: not an",
+    "image of 写真写真 or",
+    "  /a/long/path/without/spaces",
+  ]
+  assert shown("  a fairly long line that", force_terminal=True) == [
+    "  a fairly long line",
+    "  that",
+  ]
+  assert shown("", force_terminal=True) == [""]
 
 
 def test_what_the_stream_cannot_encode_is_escaped(monkeypatch):

@@ -156,7 +156,8 @@ def run(args: argparse.Namespace) -> int:
   out.print(result.protocol)
   for line in _table(result):
     out.print(line)
-  out.print(f"{len(result.scores)} images in {seconds:.1f} s")
+  count = len(result.scores)
+  out.print(f"{count} image{'s' * (count != 1)} in {seconds:.1f} s")
   if args.json:
     evaluator.write_evaluations(args.json, [result], overwrite=args.overwrite)
     out.print(args.json)

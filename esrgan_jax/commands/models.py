@@ -8,6 +8,7 @@ is compared before each use.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from esrgan_jax import console, storage
 from esrgan_jax.weights import zoo
@@ -27,22 +28,18 @@ def run(args: argparse.Namespace) -> int:
   """Prints a line a model; returns the exit status."""
   out = console.make_console()
   rows = zoo.models()
-  width = max(len(row.model.name) for row in rows)
-  for row in rows:
+  lines = [_line(row, rows) for row in rows]
+  # One that a terminal is too narrow for is a paragraph.
+  narrow = out.is_terminal and max(map(len, lines)) > out.width
+  for row, line in zip(rows, lines, strict=True):
     model = row.model
-    if row.path:
-      state = "here"
-    elif model.package:
-      state = "to be installed"
-    elif model.url:
-      state = "fetched when used"
+    if narrow:
+      out.print(f"{model.name}{_default(model)}")
+      out.print(f"  {model.description}")
+      details = f"x{model.scale}", _network(model), model.licence, _state(row)
+      out.print(f"  {', '.join(details)}")
     else:
-      state = "fetched by hand"
-    default = " (default)" if model.name == zoo.DEFAULT else ""
-    out.print(
-      f"{model.name:{width}}  x{model.scale}  {_network(model):20}"
-      f"  {model.licence:12}  {state:17}  {model.description}{default}"
-    )
+      out.print(line)
     if args.verbose:
       out.print(f"  source  {model.source}")
       for label, value in (
@@ -57,6 +54,27 @@ def run(args: argparse.Namespace) -> int:
   out.print()
   out.print(f"fetched models are kept in {storage.cache_dir()}")
   return 0
+
+
+def _line(row: zoo.Row, rows: Sequence[zoo.Row]) -> str:
+  model, width = row.model, max(len(each.model.name) for each in rows)
+  return (
+    f"{model.name:{width}}  x{model.scale}  {_network(model):20}"
+    f"  {model.licence:12}  {_state(row):17}  {model.description}"
+    f"{_default(model)}"
+  )
+
+
+def _default(model: zoo.ZooModel) -> str:
+  return " (default)" if model.name == zoo.DEFAULT else ""
+
+
+def _state(row: zoo.Row) -> str:
+  if row.path:
+    return "here"
+  if row.model.package:
+    return "to be installed"
+  return "fetched when used" if row.model.url else "fetched by hand"
 
 
 def _network(model: zoo.ZooModel) -> str:

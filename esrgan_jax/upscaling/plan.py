@@ -101,7 +101,7 @@ def make_plan(
       problems.append(
         f"{printable(source)}: its result {printable(target)} is that of"
         f" {printable(other)} as well; --name '{{folder}}_{{name}}' tells them"
-        " apart, or --recursive"
+        " apart"
       )
       continue
     try:
