@@ -2,14 +2,15 @@
 
   python -m tests.fuzz_images --count 12000 --seed 1
 
-Kinds: PNG, JPEG, GIF, WebP, BMP, TIFF, with EXIF and profiles in them. What is
-read must be a picture of a size that its bytes make believable; of a file that
-was only cut off, or cut off and closed again, it must be the same one. Those of
-several frames or pages are read to the last; of one that was cut off, the first
-ones may be read, if the last of them says so.
+Kinds: those of `image_builders.samples`, with EXIF and profiles in them. What
+is read must be a picture of a size that its bytes make believable; of a file
+that was only cut off, or cut off and closed again, it must be the same one.
+Those of several frames or pages are read to the last; of one that was cut off,
+the first ones may be read, if the last of them says so.
 """
 
 import functools
+import re
 import struct
 import sys
 import warnings
@@ -35,6 +36,10 @@ def targets():
     "webp": (_webp_chunks, _webp_size, _tiff_entry),
     "bmp": (_bmp_field,),
     "tiff": (_tiff_entry, _tiff_entry, _tiff_pointer),
+    "tga": (_tga_field,),
+    "pnm": (_pnm_number,),
+    "qoi": (_qoi_field,),
+    "exr": (_exr_attribute, _exr_chunk),
   }
 
   def target(kind, files, name, read):
@@ -412,6 +417,55 @@ def _bmp_field(rng, data):
     return _set(data, at, "<H", value)
   sizes = (*_SIZES, -1, -8, 12, 40, 52, 56, 64, 108, 124, len(data))
   return _set(data, at, "<I", rng.choice(sizes))
+
+
+# --- TGA, PNM, QOI, OpenEXR -------------------------------------------------
+
+
+def _tga_field(rng, data):
+  at = rng.choice((0, 1, 2, 3, 5, 7, 12, 14, 16, 17))
+  if at in (3, 5, 12, 14):
+    return _set(data, at, "<H", rng.choice(_SIZES))
+  values = (0, 1, 2, 3, 8, 9, 10, 11, 15, 16, 17, 24, 32, 40, 48, 255)
+  return _set(data, at, "<B", rng.choice(values))
+
+
+def _pnm_number(rng, data):
+  """Changes a number of the header, or of the text."""
+  words = list(re.finditer(rb"\d+", data[:200]))
+  if not words:
+    return data
+  word = rng.choice(words)
+  more = (b"", b"-1", b"nan", b"1e9", b"#", b"99999999999999999999", b"65535")
+  value = rng.choice((*(b"%d" % size for size in _SIZES), *more))
+  return data[: word.start()] + value + data[word.end() :]
+
+
+def _qoi_field(rng, data):
+  if rng.random() < 0.3:
+    return _set(data, rng.choice((12, 13)), ">B", rng.randrange(256))
+  return _set(data, rng.choice((4, 8)), ">I", rng.choice(_SIZES))
+
+
+def _exr_attribute(rng, data):
+  """Changes a number of the header, or an attribute's length."""
+  names = (b"channels", b"compression", b"dataWindow", b"tiles", b"v/1")
+  name = rng.choice(names)
+  at = data.find(name) + len(name)
+  kind_end = data.find(b"\0", at + 1)
+  if name == b"v/1":
+    return _set(data, 4, "<I", 2 | rng.choice((0, 0x200, 0x800, 0x1000)))
+  if name == b"compression":
+    return _set(data, kind_end + 5, "<B", rng.randrange(12))
+  at = kind_end + 1 + 4 * rng.randrange(6)
+  return _set(data, at, "<I", rng.choice((*_SIZES, -1, -8, 3, 4)))
+
+
+def _exr_chunk(rng, data):
+  """Changes an offset, or a number in front of a chunk."""
+  at = data.find(b"\0\0", data.find(b"pixelAspectRatio") + 60)
+  at = max(at, 200) + rng.randrange(200)
+  return _set(data, at, rng.choice(("<I", "<Q", "<B")), rng.choice(_SIZES))
 
 
 # --- TIFF and EXIF ----------------------------------------------------------

@@ -1,5 +1,6 @@
 """Builds small image files byte by byte, sound ones and others."""
 
+import base64
 import io
 import itertools
 import struct
@@ -415,6 +416,132 @@ def grey_tiff(width, height, data, compression=1, **more):
   return tiff(tags, data)
 
 
+# --- TGA, OpenEXR -----------------------------------------------------------
+
+
+def tga(width, height, bits, kind, data, *, flags=0, palette=b"", entry=24):
+  """A TGA; of a palette, `entry` are its colours' bits."""
+  count = len(palette) // -(-entry // 8)
+  head = struct.pack(
+    "<BBBHHBHHHHBB",
+    *(0, bool(palette), kind, 0, count, entry * bool(palette)),
+    *(0, 0, width, height, bits, flags),
+  )
+  return head + palette + data + bytes(8) + b"TRUEVISION-XFILE.\0"
+
+
+def exr(channels, compression=0, *, tile=None, window=None, more=()):
+  """An OpenEXR file by the letter of the specification.
+
+  Args:
+    channels: {name: [H, W] of float16 or float32}.
+    compression: 0 none, 1 RLE (of literals), 2 ZIPS, 3 ZIP.
+    tile: Width and height, or None for scan lines.
+    window: The data window; None: that of the arrays.
+    more: Further attributes, (name, type, value).
+  """
+  channels = dict(sorted(channels.items()))
+  (H, W), *_ = {c.shape for c in channels.values()}
+  kinds = {np.dtype(np.float16): 1, np.dtype(np.float32): 2}
+  _, above, *_ = window = window or (0, 0, W - 1, H - 1)
+  window = struct.pack("<4i", *window)
+  rows = b"".join(
+    name.encode() + b"\0" + struct.pack("<iiii", kinds[c.dtype], 0, 1, 1)
+    for name, c in channels.items()
+  )
+  attributes = [
+    ("channels", "chlist", rows + b"\0"),
+    ("compression", "compression", bytes((compression,))),
+    ("dataWindow", "box2i", window),
+    ("displayWindow", "box2i", window),
+    ("lineOrder", "lineOrder", b"\0"),
+    ("pixelAspectRatio", "float", struct.pack("<f", 1)),
+    *more,
+  ]
+  if tile is not None:
+    attributes.append(("tiles", "tiledesc", struct.pack("<IIB", *tile, 0)))
+  head = b"v/1\1" + struct.pack("<I", 2 | 0x200 * (tile is not None))
+  for name, kind, value in attributes:
+    head += f"{name}\0{kind}\0".encode() + struct.pack("<i", len(value)) + value
+  head += b"\0"
+  across, down = tile or (W, 16 if compression == 3 else 1)
+  chunks = []
+  for top, left in itertools.product(range(0, H, down), range(0, W, across)):
+    raw = b"".join(
+      c[y, left : left + across].astype(c.dtype.newbyteorder("<")).tobytes()
+      for y in range(top, min(top + down, H))
+      for c in channels.values()
+    )
+    packed = _packed(raw, compression)
+    place = (top + above,)
+    if tile is not None:
+      place = (left // across, top // down, 0, 0)
+    chunks.append(
+      struct.pack(f"<{len(place) + 1}i", *place, len(packed)) + packed
+    )
+  at, offsets = len(head) + 8 * len(chunks), []
+  for part in chunks:
+    offsets.append(at)
+    at += len(part)
+  return head + struct.pack(f"<{len(offsets)}Q", *offsets) + b"".join(chunks)
+
+
+def _packed(raw, compression):
+  """Packs a chunk of OpenEXR, unless that makes it longer."""
+  if compression == 0:
+    return raw
+  values = raw[0::2] + raw[1::2]
+  errors = bytes(values[:1]) + bytes(
+    (b - a + 128) % 256 for a, b in itertools.pairwise(values)
+  )
+  if compression > 1:
+    packed = zlib.compress(errors)
+  else:
+    runs = [(value, len(list(g))) for value, g in itertools.groupby(errors)]
+    packed = b"".join(
+      bytes((n - 1, v)) if n < 128 else bytes((255, v)) * n for v, n in runs
+    )
+  return packed if len(packed) < len(raw) else raw
+
+
+def exr_pattern():
+  """What `EXR_PIZ` (half) and `EXR_PXR24` (float) show, RGB `[21, 18, 3]`."""
+  y, x = np.mgrid[0:21, 0:18]
+  return np.stack([x // 3 % 4 / 2, y // 4 / 3, (x + y) // 9 * 0.75], axis=2)
+
+
+# Made by OpenEXR 3.5's own library, packed by zlib and base85.
+_PIZ = (
+  b"c-"
+  b"kw|H)LdDU|>kjNX*Mi%_#;lax#lc7|elUP7I6;5Won<?ieCL7$OYG`MCu}sl~;a`FSX8"
+  b"kR(e=Vo73nW?o8uIYUx@g;6Gh00ROD0<j1Xr(_lv<Rn%SRF{*Pm+D`Xl3Iks0z07~vm!"
+  b"OevA7^Lxg;pDBr~5OEhj&*gn<RDyTQIVxhOR?4`RG?YF-IYTbWTB0|$~7$V$R9Q%W+>j"
+  b"3}urNM$H4Day=CXW#{^Ps{^3A~QEJJ(VGj5n+-!P|GSd2Mz@WS^!3(RVq-ZpN{r((8E1"
+  b"Y^)r|dT8{#Ce`kg8SQ1?s3fn}I?EjB~p$HDL2^gGE4>ft+82=*vrtOKjzwCjud60UH$i"
+  b"lzeztwjN@As;A`gii@@>taxEAems-"
+  b"|MFQyZ>hXTRpDuyBqCJ{=0r@{_Ve$|E}lMe!6YPH2-"
+  b"h=gMZiG{~dpjPsTD}qLNF4JEL3u{SOIhhyMRpVYyi!f8c;`(?9VK3)GHIi%bQgzKiE3w"
+  b"`LRwhJO9ZD4K0+cj1B3>esKBv@V|a6J2<~HT?P&me4g{emggGtzW-"
+  b"_V}@B@kvbPl4VMg$iaaYH0AQwT)&"
+)
+_PXR24 = (
+  b"c-"
+  b"kw|H)LdDU|>kjNX*Mi%_#;lax#lc7|elUP7EL!5MYF2cMOpr3=xLp{M>?~)Z*gI{5%vk"
+  b"NRl-ru_Q4(GcP5-"
+  b"oFOT{!YGqLfB^vnfmj5HQ!<MSauO>Es>{jDOZ6{GNi9NRft^s0S&^FKSX_{rToRO6l9|"
+  b"ttmXn`Y!oUL7-"
+  b"C$pwT$Gxc2Ql6`HLnDyt;{Hmfdk13WF_I5DJ2<bMwC<*q%stj6lLb6Gw_1dC+2}1k(ry"
+  b"Ap30EM2r=a|Bf`X1Ag+izd*vW+g8~n0z_UV*R2KInx!6M&Z30bI*Z!SwsXogt^OxU}S-"
+  b"s0<otgFT!qnHM)2D2z^JAEne_u4_1<R4vIERP~wsmVPBZ@b%iO*`h=VW~$l7pePm1D!k"
+  b"EgRCN2r#h;3Ki7f%W~pSP2gC_k(2ZH&yC}psR;}VndazUX;^niTJxCGNl-|JfgQ6s-"
+  b"GQBthu0vDVHFS4jpU9shXf*f6`R(4WDwfj*mw|#7}s%#Cfs`JaHEm=%^_w3wmfz|A@M`"
+  b"984VMf8yz1y)$koz^jfRUL!*tOQjdjUb%x|^0FGCxZv"
+)
+EXR_PIZ, EXR_PXR24 = (
+  zlib.decompress(base64.b85decode(text)) for text in (_PIZ, _PXR24)
+)
+
+
 # --- sound samples ----------------------------------------------------------
 
 
@@ -491,6 +618,53 @@ def samples():
       "RLE4": bmp(5, 2, 4, 2, b"\5\x7a\0\0\0\3\x12\x30\2\4\0\1"),
     },
     "tiff": _tiffs(rgb, rgba, deep, exif),
+    "tga": _tgas(rgb, rgba),
+    "pnm": {
+      "bits": saved(rgb.convert("1"), "PPM"),
+      "grey": saved(rgb.convert("L"), "PPM"),
+      "RGB": saved(rgb, "PPM"),
+      "16 bits": saved(PilImage.fromarray(deep[..., 0]), "PPM"),
+      "floats": saved(rgb.convert("F"), "PPM"),
+      "text": b"P3 # of a camera\n2 1\n9\n1 2 3\n4 5 9\n",
+      "alpha": b"P7\nWIDTH 5\nHEIGHT 3\nDEPTH 4\nMAXVAL 1023\nTUPLTYPE "
+      b"RGB_ALPHA\nENDHDR\n" + (noise(120) & 3).tobytes(),
+    },
+    "qoi": {
+      "RGB": imagecodecs.qoi_encode(noise(12, 10, 3)),
+      "alpha": imagecodecs.qoi_encode(noise(12, 10, 4) // 99),
+    },
+    "exr": _exrs(),
+  }
+
+
+def _tgas(rgb, rgba):
+  return {
+    "RGB": saved(rgb, "TGA"),
+    "runs, alpha": saved(
+      rgba.resize((40, 24), 0), "TGA", compression="tga_rle", orientation=1
+    ),
+    "palette": saved(rgb.convert("P"), "TGA"),
+    "grey": saved(rgb.convert("L"), "TGA"),
+    "16 bits": tga(5, 3, 16, 2, noise(30).tobytes(), flags=1),
+    "small palette": tga(
+      5, 2, 8, 9, b"\x84\0\2\1\0\1\x81\1", palette=bytes(range(6)), flags=16
+    ),
+  }
+
+
+def _exrs():
+  planes = dict(zip("RGBA", noise(4, 20, 9) / 255, strict=True))
+  half = {n: c.astype(np.float16) for n, c in planes.items()}
+  single = {n: c.astype(np.float32) for n, c in planes.items()}
+  flat = {"Y": np.full((17, 33), 0.25, np.float16)}
+  return {
+    "none": exr(half),
+    "RLE": exr(flat, 1),
+    "ZIPS, float": exr(single, 2),
+    "ZIP": exr({**half, "Z": single["R"]}, 3),
+    "tiles": exr(half, 3, tile=(4, 8)),
+    "PIZ": EXR_PIZ,
+    "PXR24": EXR_PXR24,
   }
 
 
@@ -675,6 +849,12 @@ def _tiffs(rgb, rgba, deep, exif):
     ),
     "group 3": saved(bilevel, "TIFF", compression="group3"),
     "group 4": saved(bilevel, "TIFF", compression="group4"),
+    "floats": written(
+      (deep[..., :3] / 65535).astype(np.float32),
+      photometric="rgb",
+      compression="zlib",
+      predictor=True,
+    ),
     "Huffman": saved(bilevel, "TIFF", compression="tiff_ccitt"),
   }
   for name in ("zstd", "lzma", "webp"):

@@ -109,6 +109,15 @@ def colour_tiff(width, height, data, compression):
 
 
 BILEVEL = {"tag_258": (3, 1)}
+
+
+def wide_exr(compression, **options):
+  """An OpenEXR file that claims much more than it has."""
+  plane = np.zeros((2, 2), np.float16)
+  window = (0, 0, SIDE - 1, SIDE - 1)
+  return build.exr({"Y": plane}, compression, window=window, **options)
+
+
 CLAIMS = {
   "PNG": lambda: build.png(SIDE, SIDE, zlib.compress(bytes(99)), depth=1),
   "PNG, half": lambda: build.png(
@@ -150,6 +159,25 @@ CLAIMS = {
   "BMP": lambda: build.bmp(SIDE, SIDE, 24, 0, bytes(99), palette=b""),
   "BMP, run lengths": lambda: build.bmp(SIDE, SIDE, 8, 1, b"\0\1"),
   "BMP, a long row": lambda: build.bmp(2**28 - 1, 1, 4, 2, b"\0\0\0\1"),
+  "TGA": lambda: build.tga(SIDE, SIDE, 24, 2, bytes(99)),
+  "TGA, runs": lambda: build.tga(SIDE, SIDE, 24, 10, b"\xff123" * 9),
+  "PPM": lambda: b"P6 9999 9999 255\n" + bytes(99),
+  "PPM, text": lambda: b"P3 9999 9999 255\n" + b"7 " * 99,
+  "PFM": lambda: b"PF 9999 9999 -1\n" + bytes(99),
+  "PAM": lambda: b"P7\nWIDTH 9999\nHEIGHT 9999\nDEPTH 4\nMAXVAL 255\nENDHDR\n",
+  "QOI": lambda: (
+    b"qoif"
+    + struct.pack(">IIBB", SIDE, SIDE, 3, 0)
+    + b"\xfd" * 999
+    + bytes(7)
+    + b"\1"
+  ),
+  **{
+    f"OpenEXR, compression {number}": lambda number=number: wide_exr(number)
+    for number in range(6)
+  },
+  "OpenEXR, tiles": lambda: wide_exr(3, tile=(64, 64)),
+  "OpenEXR, a large tile": lambda: wide_exr(3, tile=(65_535, 65_535)),
   "BMP, upwards": lambda: build.bmp(2, -(2**31), 8, 0, bytes(8)),
   **{
     f"TIFF, compression {number}": lambda number=number: build.grey_tiff(
@@ -457,6 +485,12 @@ PIECES = {
   "GIF, frames": lambda: build.gif((8, 8), [GIF_FRAME] * 9999),
   "WebP": lambda: build.webp(build.riff(b"junk", b"") * MANY),
   "BMP, runs": lambda: build.bmp(4000, 4000, 8, 1, b"\0\2\0\0" * 2**20),
+  "OpenEXR, attributes": lambda: (
+    b"v/1\1" + struct.pack("<I", 2) + b"a\0a\0\0\0\0\0" * MANY + b"\0"
+  ),
+  "OpenEXR, parts": lambda: (
+    b"v/1\1" + struct.pack("<I", 0x1002) + b"a\0a\0\0\0\0\0\0" * MANY + b"\0"
+  ),
   "TIFF, directories": lambda: b"".join(
     (
       b"II*\0\x08\0\0\0",
@@ -710,7 +744,7 @@ def test_refusals_leave_nothing_in_memory(tmp_path):
 
 def test_damaged_files_of_every_kind(capfd):
   report = mutation.run(
-    fuzz_images.targets(), seed=9, cases=range(500), seconds=2, megabytes=500
+    fuzz_images.targets(), seed=9, cases=range(840), seconds=2, megabytes=500
   )
   assert not report.violations, report
   for target in fuzz_images.targets():

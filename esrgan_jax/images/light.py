@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands
+from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands, opaque
 
 # Brighter parts than this may stay above 1: lamps, and the sun.
 _HIGHLIGHTS = 0.001
@@ -130,6 +130,24 @@ def to_file(
     return to_light(shown)
   white = metadata.white if pixels.dtype == np.float32 else 1.0
   return shown * np.float32(white)
+
+
+def share(alpha: np.ndarray) -> np.ndarray:
+  """Returns alpha as floats, 1 where nothing shines through."""
+  return alpha.astype(np.float32) / np.float32(opaque(alpha.dtype))
+
+
+def as_kind(samples: np.ndarray, kind: np.dtype) -> np.ndarray:
+  """Returns floats as float32 or float16, which ends at 65,504.
+
+  Raises:
+    ImageError: If a value is not finite.
+  """
+  check_finite(samples)
+  if kind.itemsize == 2:
+    top = np.finfo(np.float16).max
+    samples = np.clip(samples, -top, top)
+  return samples.astype(kind)
 
 
 def to_integers(image: Image, dtype: type) -> Image:

@@ -24,9 +24,22 @@ OUTPUT_SUFFIXES = {
   ".tif": "TIFF",
   ".tiff": "TIFF",
   ".bmp": "BMP",
+  ".tga": "TGA",
+  ".ppm": "PPM",
+  ".pgm": "PGM",
+  ".pnm": "PNM",
+  ".pam": "PAM",
+  ".pfm": "PFM",
+  ".qoi": "QOI",
+  ".exr": "EXR",
 }
 # For choosing files in a folder: `read_image` itself goes by the content.
-INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {".apng", ".gif", ".jfif"}
+INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {
+  ".apng",
+  ".gif",
+  ".jfif",
+  ".pbm",
+}
 # Of pixels.
 DTYPES = (np.uint8, np.uint16, np.float32)
 
@@ -40,8 +53,8 @@ class Metadata:
   """What a file says about its picture, apart from the pixels.
 
   Attributes:
-    format: Format of the file it came from: "PNG", "JPEG", "WEBP", "TIFF",
-      "BMP", "GIF"; empty for an image that was never a file.
+    format: Format of the file it came from, "PNG" or the like; empty for an
+      image that was never a file.
     icc_profile: ICC colour profile of the pixels; None means sRGB by custom.
     exif: EXIF block (a TIFF structure, without the "Exif" prefix), its
       orientation reset and its thumbnail removed.

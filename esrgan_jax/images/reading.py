@@ -12,10 +12,13 @@ from typing import BinaryIO
 
 from esrgan_jax.images import limits
 from esrgan_jax.images.assembly import Found, assemble
+from esrgan_jax.images.decoders import exr, tga
 from esrgan_jax.images.decoders.bmp import read_bmp
 from esrgan_jax.images.decoders.gif import read_gif
 from esrgan_jax.images.decoders.jpeg import read_jpeg
 from esrgan_jax.images.decoders.png import read_png
+from esrgan_jax.images.decoders.pnm import is_pnm, read_pnm
+from esrgan_jax.images.decoders.qoi import read_qoi
 from esrgan_jax.images.decoders.tiff import read_tiff
 from esrgan_jax.images.decoders.webp import read_webp
 from esrgan_jax.images.pixels import MAX_PIXELS, Image, ImageError
@@ -138,7 +141,7 @@ def opened(
       length = os.fstat(file.fileno()).st_size
       if length == 0:
         raise ImageError("the file is empty (0 bytes); copy it again")
-      reader = _reader_of(file.read(16))
+      reader = _reader_of(file, path.suffix)
       file.seek(0)
       yield reader, file, length
   except OSError as error:
@@ -158,18 +161,24 @@ def _check_length(file: BinaryIO, length: int, max_pixels: int) -> None:
     )
 
 
-def _reader_of(data: bytes) -> Callable[[bytes, int], Found]:
-  """Tells the format by the first bytes."""
+def _reader_of(file: BinaryIO, suffix: str) -> Callable[[bytes, int], Found]:
+  """Tells the format by the first bytes; of TGA, by the last or its name."""
+  data = file.read(32)
   for head, reader in _READERS.items():
     if data.startswith(head):
       return reader
   if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
     return read_webp
+  if is_pnm(data):
+    return read_pnm
   if data[4:8] == b"ftyp":
     raise ImageError("a HEIC, AVIF or video file; convert it to PNG or JPEG")
+  file.seek(max(0, os.fstat(file.fileno()).st_size - tga.FOOTER_BYTES))
+  if tga.is_tga(data, file.read(), suffix):
+    return tga.read_tga
   raise ImageError(
-    "not an image of a known format; PNG, JPEG, WebP, TIFF, BMP and GIF are"
-    " read"
+    "not an image of a known format; PNG, JPEG, WebP, TIFF, BMP, GIF and some"
+    " more are read (docs/formats.md)"
   )
 
 
@@ -183,4 +192,6 @@ _READERS = {
   b"GIF87a": read_gif,
   b"GIF89a": read_gif,
   b"BM": read_bmp,
+  exr.SIGNATURE: exr.read_exr,
+  b"qoif": read_qoi,
 }

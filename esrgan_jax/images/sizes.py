@@ -7,6 +7,7 @@ import struct
 from typing import BinaryIO
 
 from esrgan_jax.images import directories
+from esrgan_jax.images.decoders import exr, pnm, tga
 
 _HEAD = 2**16
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -68,7 +69,25 @@ def _size(file: BinaryIO) -> tuple[int, int]:
     return width, abs(height)
   if head[8:12] == b"WEBP":
     return _webp_size(head)
+  if head.startswith(exr.SIGNATURE):
+    return exr.size_of(head)
+  if head.startswith(b"qoif"):
+    return struct.unpack_from(">II", head, 4)
+  if pnm.is_pnm(head):
+    found = pnm.parse_header(head)
+    return found.width, found.height
+  if head[:2] not in (b"II", b"MM"):
+    return _tga_size(file, head)
   return _tiff_size(file, head)
+
+
+def _tga_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
+  file.seek(max(0, file.seek(0, 2) - tga.FOOTER_BYTES))
+  suffix = os.path.splitext(getattr(file, "name", ""))[1]
+  if not tga.is_tga(head, file.read(), suffix):
+    raise ValueError("no header")
+  found = tga.parse_header(head)
+  return found.width, found.height
 
 
 def _jpeg_size(file: BinaryIO) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,6 +13,8 @@ from PIL import Image as PilImage
 
 from esrgan_jax import storage
 from esrgan_jax.images import light
+from esrgan_jax.images.encoders import plain
+from esrgan_jax.images.encoders.exr import write_exr
 from esrgan_jax.images.encoders.png import write_png
 from esrgan_jax.images.encoders.tiff import write_tiff
 from esrgan_jax.images.fitting import fit_metadata, no_room
@@ -23,6 +26,8 @@ from esrgan_jax.images.pixels import (
   opaque,
 )
 from esrgan_jax.text import printable
+
+_Writer = Callable[[BinaryIO, Image, int, bool], None]
 
 
 def write_image(
@@ -80,48 +85,12 @@ def write_image(
   try:
     image, notes = fit(image, format_)
     with storage.written_aside(path, overwrite=overwrite) as file:
-      if format_ == "PNG":
-        write_png(file, image)
-      elif format_ == "TIFF":
-        write_tiff(file, image)
-      else:
-        _write_pillow(file, image, format_, quality, lossless)
+      FORMATS[format_].write(file, image, quality, lossless)
     return notes
   except ImageError as error:
     raise ImageError(f"{printable(path)}: {error}") from error.__cause__
   except OSError as error:
     raise ImageError(str(error)) from error
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format:
-  """What a format holds.
-
-  Attributes:
-    side: The longest it can have.
-    depth: The deepest samples; shallower ones are kept.
-    alpha: Whether it has transparency.
-    lossless: True if always, False if never, None if asked for.
-    holds: Of icc_profile, exif and xmp, what it has room for.
-  """
-
-  side: int
-  depth: type
-  alpha: bool = True
-  lossless: bool | None = True
-  holds: frozenset[str] = frozenset(("icc_profile", "exif", "xmp"))
-
-
-FORMATS = {
-  "PNG": _Format(2**31 - 1, np.uint16),
-  # libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
-  "JPEG": _Format(65_500, np.uint8, alpha=False, lossless=False),
-  "WEBP": _Format(16_383, np.uint8, lossless=None),
-  "TIFF": _Format(2**32 - 1, np.float32),
-  "BMP": _Format(2**31 - 1, np.uint8, alpha=False, holds=frozenset()),
-  # Animations alone, by `write_frames`.
-  "GIF": _Format(65_535, np.uint8, lossless=False, holds=frozenset()),
-}
 
 
 def can_be_lossless(path: str | os.PathLike) -> bool:
@@ -181,6 +150,8 @@ def check_fits(
     )
   if format_ == "BMP" and H * (W * C + 3) + 2048 >= 2**32:
     raise ImageError(f"{name}: {W} x {H} pixels exceed BMP's 4 GB; choose .png")
+  if C not in FORMATS[format_].channels and C == 3:
+    raise ImageError(f"{name}: {format_} holds grey only; choose .ppm or .png")
   if transparent and not FORMATS[format_].alpha:
     raise ImageError(
       f"{name}: {format_} cannot hold transparency; choose .png, .webp or .tif,"
@@ -208,6 +179,9 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
   if depth == np.uint8:
     pixels = _to_uint8(pixels)
     alpha = None if alpha is None else _to_uint8(alpha)
+  if C not in FORMATS[format_].channels:  # Grey, as `check_fits` has seen.
+    C = 3
+    pixels = np.broadcast_to(pixels, (H, W, C))
   extra = image.extra
   if extra is not None and format_ != "TIFF":
     count = extra.shape[2]
@@ -218,7 +192,7 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
     image.metadata,
     (W, H),
     format_,
-    channels=3 if format_ == "WEBP" else C,
+    channels=C,
     holds=FORMATS[format_].holds,
   )
   notes += lost
@@ -260,10 +234,108 @@ def _write_pillow(
   picture = PilImage.frombuffer(
     mode, (W, H), np.ascontiguousarray(pixels), "raw", mode, 0, 1
   )
-  if format_ == "WEBP" and samples < 3:
-    picture = picture.convert("RGBA" if samples == 2 else "RGB")
   try:
     picture.save(file, format=format_, **options)
   except ValueError as error:
     reason = " ".join(str(error).split())
     raise ImageError(f"{format_} refuses it: {reason}; choose .png") from error
+
+
+def _by_pillow(format_: str) -> _Writer:
+  """Returns a writer of a format that Pillow writes."""
+
+  def write(file: BinaryIO, image: Image, quality: int, lossless: bool) -> None:
+    _write_pillow(file, image, format_, quality, lossless)
+
+  return write
+
+
+def _plainly(write: Callable[[BinaryIO, Image], None]) -> _Writer:
+  """Returns a writer that has no use for quality and the like."""
+  return lambda file, image, quality, lossless: write(file, image)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Format:
+  """What a format holds.
+
+  Attributes:
+    write: Writes a picture to an open file, by quality and lossless.
+    side: The longest it can have.
+    depth: The deepest samples; shallower ones are kept.
+    channels: Of colour; others are made, or refused if they'd be lost.
+    alpha: Whether it has transparency.
+    lossless: True if always, False if never, None if asked for.
+    holds: Of icc_profile, exif and xmp, what it has room for.
+  """
+
+  write: _Writer
+  side: int
+  depth: type = np.uint8
+  channels: tuple[int, ...] = (1, 3)
+  alpha: bool = True
+  lossless: bool | None = True
+  holds: tuple[str, ...] = ()
+
+
+_ALL = ("icc_profile", "exif", "xmp")
+FORMATS = {
+  "PNG": _Format(
+    write=_plainly(write_png), side=2**31 - 1, depth=np.uint16, holds=_ALL
+  ),
+  # libjpeg's JPEG_MAX_DIMENSION, and WebP's 14 bits.
+  "JPEG": _Format(
+    write=_by_pillow("JPEG"),
+    side=65_500,
+    alpha=False,
+    lossless=False,
+    holds=_ALL,
+  ),
+  "WEBP": _Format(
+    write=_by_pillow("WEBP"),
+    side=16_383,
+    channels=(3,),
+    lossless=None,
+    holds=_ALL,
+  ),
+  "TIFF": _Format(
+    write=_plainly(write_tiff), side=2**32 - 1, depth=np.float32, holds=_ALL
+  ),
+  "BMP": _Format(write=_by_pillow("BMP"), side=2**31 - 1, alpha=False),
+  # Animations alone, by `write_frames`.
+  "GIF": _Format(write=_by_pillow("GIF"), side=65_535, lossless=False),
+  "TGA": _Format(write=_plainly(plain.write_tga), side=2**16 - 1),
+  "PPM": _Format(
+    write=_plainly(plain.write_pnm),
+    side=2**31 - 1,
+    depth=np.uint16,
+    channels=(3,),
+    alpha=False,
+  ),
+  "PGM": _Format(
+    write=_plainly(plain.write_pnm),
+    side=2**31 - 1,
+    depth=np.uint16,
+    channels=(1,),
+    alpha=False,
+  ),
+  "PNM": _Format(
+    write=_plainly(plain.write_pnm),
+    side=2**31 - 1,
+    depth=np.uint16,
+    alpha=False,
+  ),
+  "PAM": _Format(
+    write=_plainly(plain.write_pam), side=2**31 - 1, depth=np.uint16
+  ),
+  "PFM": _Format(
+    write=_plainly(plain.write_pfm),
+    side=2**31 - 1,
+    depth=np.float32,
+    alpha=False,
+  ),
+  "QOI": _Format(
+    write=_plainly(plain.write_qoi), side=2**32 - 1, channels=(3,)
+  ),
+  "EXR": _Format(write=_plainly(write_exr), side=2**31 - 1, depth=np.float32),
+}

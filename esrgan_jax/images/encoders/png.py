@@ -16,7 +16,7 @@ from esrgan_jax.images import png_chunks
 from esrgan_jax.images.pixels import Image, bands, samples_of
 
 
-def _in_order(function: Callable, items: Iterable) -> Iterator:
+def in_order(function: Callable, items: Iterable) -> Iterator:
   """Maps in threads, in order, a few items ahead and no more."""
   workers = min(os.cpu_count() or 1, 8)
   with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -122,7 +122,7 @@ def packed_bands(image: Image) -> Iterator[bytes]:
 
   checksum = zlib.adler32(b"")
   for rows, (packed, filtered) in zip(
-    cuts := bands(image.pixels, samples), _in_order(pack, cuts), strict=True
+    cuts := bands(image.pixels, samples), in_order(pack, cuts), strict=True
   ):
     checksum = zlib.adler32(filtered, checksum)
     head = b"\x78\x01" if rows.start == 0 else b""

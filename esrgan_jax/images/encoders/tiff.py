@@ -108,7 +108,7 @@ def _write_page(tiff: Any, image: Image, tree: Tree, layout: Layout) -> None:
       if image.pixels.dtype == np.float32:
         part = np.array(part)
         part[..., :C] = light.to_file(part[..., :C], info, linear=info.linear)
-        light.check_finite(part.astype(depth))
+        part = light.as_kind(part, depth)
       yield part.astype(depth.newbyteorder(layout.order))
 
   tags: list[tuple] = []
