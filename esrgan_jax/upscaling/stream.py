@@ -81,6 +81,15 @@ class Settings:
   halo: int | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """What devices compute at a time."""
+
+  shape: tiles.Shape
+  dtype: np.dtype
+  windows: Sequence[windows.Window]
+
+
 class Engine:
   """Runs a model's programs over orders.
 
@@ -137,8 +146,8 @@ class Engine:
     self._foresee(list(sizes))
     ahead = _Ahead(orders)
     pending: collections.deque[Order] = collections.deque()
-    batches: collections.deque[_Batch] = collections.deque()
-    running: collections.deque[tuple[_Batch, Any]] = collections.deque()
+    batches: collections.deque[Batch] = collections.deque()
+    running: collections.deque[tuple[Batch, Any]] = collections.deque()
     total = 0
     while True:
       if not batches:
@@ -227,37 +236,55 @@ class Engine:
       ),
     )
 
-  def _batches(self, orders: Sequence[Order]) -> list[_Batch]:
+  def forecast(self, orders: Iterable[Order]) -> list[Batch]:
+    """Returns the batches that orders will go through; compiles nothing."""
+    orders = list(orders)
+    self._foresee([order.pixels.shape[:2] for order in orders])
+    ahead = _Ahead(orders)
+    found = []
+    while True:
+      ahead.read(1.0)
+      group = ahead.take()
+      if not group:
+        return found
+      found += self._arrange(group)
+
+  def _arrange(self, orders: Sequence[Order]) -> list[Batch]:
+    """Cuts orders into pieces, and puts them into batches."""
+    by_dtype: dict[np.dtype, list[tuple[Order, tiles.Plan, bool]]] = {}
+    channels, _ = registry.channels(self._net)
+    for order in orders:
+      if order.ended:
+        continue
+      plan = self._plan(order.pixels.shape)
+      try:
+        if self._settings.exact:
+          whole = self._settings.tile == 0
+          tiles.check_exact(self._net, plan, whole=whole)
+      except ValueError as error:
+        order.error = error
+        continue
+      order.total, order.done = len(plan.pieces), 0
+      order.report()
+      grey = order.pixels.shape[-1] < channels
+      by_dtype.setdefault(order.pixels.dtype, []).append((order, plan, grey))
+    found = []
+    for dtype, images in by_dtype.items():
+      choice = self._choices.get(dtype)
+      if choice is None or any(not choice.knows(p) for _, p, _ in images):
+        choice = self._choose([plan for _, plan, _ in images], dtype)
+      count = len(self._devices)
+      arranged = windows.arrange(images, choice, devices=count)
+      found += [
+        Batch(shape, dtype, held)
+        for shape, held in windows.batches(arranged, count)
+      ]
+    return found
+
+  def _batches(self, orders: Sequence[Order]) -> list[Batch]:
     """Arranges orders into batches whose programs fit into memory."""
     while True:
-      by_dtype: dict[np.dtype, list[tuple[Order, tiles.Plan, bool]]] = {}
-      channels, _ = registry.channels(self._net)
-      for order in orders:
-        if order.ended:
-          continue
-        plan = self._plan(order.pixels.shape)
-        try:
-          if self._settings.exact:
-            whole = self._settings.tile == 0
-            tiles.check_exact(self._net, plan, whole=whole)
-        except ValueError as error:
-          order.error = error
-          continue
-        order.total, order.done = len(plan.pieces), 0
-        order.report()
-        grey = order.pixels.shape[-1] < channels
-        dtype = order.pixels.dtype
-        by_dtype.setdefault(dtype, []).append((order, plan, grey))
-      found = []
-      for dtype, images in by_dtype.items():
-        choice = self._choices.get(dtype)
-        if choice is None or any(not choice.knows(p) for _, p, _ in images):
-          choice = self._choose([plan for _, plan, _ in images], dtype)
-        arranged = windows.arrange(images, choice, devices=len(self._devices))
-        found += [
-          _Batch(shape, dtype, held)
-          for shape, held in windows.batches(arranged, len(self._devices))
-        ]
+      found = self._arrange(orders)
       for shape, dtype in dict.fromkeys((b.shape, b.dtype) for b in found):
         program = functools.partial(self._program, shape, dtype)
         if not memory.fits(self._devices[0], program):
@@ -308,7 +335,7 @@ class Engine:
       f" free some or use a smaller model{remedy}"
     )
 
-  def _launch(self, batch: _Batch) -> Any:
+  def _launch(self, batch: Batch) -> Any:
     """Starts a batch; returns what will be there."""
     shape = batch.shape
     channels, _ = registry.channels(self._net)
@@ -339,7 +366,7 @@ class Engine:
     program = self._program(shape, batch.dtype)
     return program(self._variables, *self._put((lr, corners, valid, grey)))
 
-  def _land(self, batch: _Batch, landing: Any) -> None:
+  def _land(self, batch: Batch, landing: Any) -> None:
     """Waits for a batch, and puts it where it belongs."""
     # Memory that ran out on the way is an error here; fetching such an array
     # ends the process (jaxlib 0.10 on CPU: "buffer_.IsConcrete()").
@@ -385,17 +412,8 @@ class Engine:
       alone = windows.Choice(None, frozenset())
       order.done = 0
       for part in windows.arrange([(order, plan, window.grey)], alone):
-        batch = _Batch(plan.shape, dtype, [part])
+        batch = Batch(plan.shape, dtype, [part])
         self._land(batch, self._launch(batch))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batch:
-  """What devices compute at a time."""
-
-  shape: tiles.Shape
-  dtype: np.dtype
-  windows: Sequence[windows.Window]
 
 
 class _Ahead:
