@@ -64,6 +64,7 @@ def _read_frames(kind, samples, folder, data):
   path.write_bytes(data)
   count = images.count_frames(path)
   assert count is None or 0 < count <= len(data)
+  cut = [sample for sample in samples if _is_cut(sample, data)]
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("error")
@@ -74,7 +75,7 @@ def _read_frames(kind, samples, folder, data):
         height, width, _ = picture.pixels.shape
         total += height * width
         assert total <= 2**24 + 2**15 * len(data) * (1 + (kind == "tiff"))
-        if len(pictures) < 9:
+        if cut:
           pictures.append(picture)
   except images.ImageError as error:
     if "memory" in str(error):
