@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from esrgan_jax.images import directories
 from esrgan_jax.images.animation import Animation
 from esrgan_jax.images.assembly import assemble
 from esrgan_jax.images.decoders.gif import read_gif, read_gif_frames
@@ -22,6 +23,10 @@ from esrgan_jax.images.sizes import size_of
 
 # Files above this size are not read into memory, but looked at where they lie.
 _MAPPED_BYTES = 2**28
+# Of a directory of TIFF, a hundred times as long as most; and before a PNG's
+# pixels.
+_DIRECTORY = 2**14
+_MOST_CHUNKS = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,8 +105,9 @@ def read_frames(
   path = pathlib.Path(path)
   with explained(path):
     with opened(path) as (reader, file, length):
-      find = _FINDERS.get(reader)
-      several = find and find(_content(file, length), max_pixels)
+      several = None
+      if reader in _FINDERS and not _is_plain(file):
+        several = _FINDERS[reader](_content(file, length), max_pixels)
       if several is None:
         file.seek(0)
         size = size_of(file) or (0, 0)
@@ -148,10 +154,48 @@ def count_frames(path: str | os.PathLike) -> int | None:
   ...   count_frames(file)
   1
   """
+  path = pathlib.Path(path)
   try:
+    with explained(path), opened(path) as (reader, file, length):
+      if reader is read_tiff:
+        return _count_pages(file, length)
     return len(read_frames(path, max_pixels=2**62))
   except ImageError:
     return None
+
+
+def _count_pages(file: BinaryIO, length: int) -> int:
+  """Counts a TIFF's pages, reading nothing but its directories."""
+  layout, offset = directories.layout_of(file.read(16))
+  seen: set[int] = set()
+  count = 0
+  left = 2 * length  # More, if they overlap, is not counted.
+  while offset and offset not in seen and left > 0:
+    seen.add(offset)
+    file.seek(offset)
+    # As if the directory, whose short values are in it, were all of the file.
+    data = bytes(8) + file.read(_DIRECTORY)
+    try:
+      places, offset = directories.read_directory(data, 8, layout)
+    except ValueError:
+      break
+    left -= directories.end_of(data, 8, layout) - 8
+    kind = directories.value_of(data, places.get(254))
+    count += not sum(directories.integers(kind, layout.order)[:1]) & 5
+  return max(count, 1)
+
+
+def _is_plain(file: BinaryIO) -> bool:
+  """Tells a PNG that is no animation, without reading the whole of it."""
+  file.seek(0)
+  if file.read(8) != b"\x89PNG\r\n\x1a\n":
+    return False
+  for _ in range(_MOST_CHUNKS):
+    head = file.read(8)
+    if head[4:] in (b"IDAT", b"acTL") or len(head) < 8:
+      return head[4:] == b"IDAT"
+    file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+  return False
 
 
 def _content(file: BinaryIO, length: int) -> bytes | mmap.mmap:
