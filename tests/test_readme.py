@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import esrgan_jax
-from esrgan_jax import __main__
+from esrgan_jax import __main__, images
 from esrgan_jax.weights import zoo
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -81,6 +81,20 @@ def test_the_page_of_compiling_runs(tmp_path, monkeypatch):
   assert folder == f"{tmp_path}/.cache/my_programs"
   lr = np.zeros((1, 8, 8, 3), np.float32)
   assert names["upscale"](names["variables"], lr).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.slow
+def test_the_page_of_frames_runs(tmp_path, monkeypatch):
+  page = (ROOT / "docs" / "frames.md").read_text()
+  (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  monkeypatch.chdir(tmp_path)
+  frames = [images.Image(np.full((5, 6, 3), v, np.uint8)) for v in (9, 99)]
+  images.write_frames("moving.gif", frames, durations=[40, 70], loop=2)
+  exec(code.replace("load()", 'load("realesrgan-x4plus-anime")'), {})
+  frames = images.read_frames("moving_x4.webp")
+  assert frames.durations == (40, 70)
+  assert frames.loop == 2
+  assert [frame.pixels.shape for frame in frames] == [(20, 24, 3)] * 2
 
 
 @pytest.mark.slow
