@@ -13,6 +13,9 @@ _LARGEST_TILE_ELSEWHERE = 1024
 # Features at the result's resolution that the last layers see at a time.
 _STRIP_SIZE = {"cpu": 2**25}
 _STRIP_SIZE_ELSEWHERE = 2**29
+# LR pixels that keep a device busy.
+_LEAST_PIXELS = {"cpu": 2**12}
+_LEAST_PIXELS_ELSEWHERE = 2**16
 SMALLEST_TILE = 16
 # Seconds for a program, and multiplications a second.
 _COMPILING = {"cpu": (3.0, 1e11)}
@@ -40,6 +43,15 @@ def strip_size(platform: str) -> int:
   True
   """
   return _STRIP_SIZE.get(platform, _STRIP_SIZE_ELSEWHERE)
+
+
+def least_pixels(platform: str) -> int:
+  """Returns how many LR pixels a device should see at a time.
+
+  >>> least_pixels("cpu") < least_pixels("tpu")
+  True
+  """
+  return _LEAST_PIXELS.get(platform, _LEAST_PIXELS_ELSEWHERE)
 
 
 def compiling_pixels(platform: str, parameters: int) -> float:

@@ -231,6 +231,7 @@ class Engine:
       largest=(self._tile or memory.largest_tile(self._platform))
       + 2 * self._halo,
       devices=len(self._devices),
+      least=memory.least_pixels(self._platform),
       compiling=lambda shape: (
         0.0 if self._ready(shape, dtype) else self._compiling
       ),
@@ -409,7 +410,7 @@ class Engine:
       if order.ended:
         continue
       plan = self._plan(order.pixels.shape)
-      alone = windows.Choice(None, frozenset())
+      alone = windows.Choice(None, {})
       order.done = 0
       for part in windows.arrange([(order, plan, window.grey)], alone):
         batch = Batch(plan.shape, dtype, [part])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,11 +76,12 @@ class Choice:
 
   Attributes:
     shared: For pieces of any size up to its own; None where there is none.
-    own: Shapes that images of one size keep for themselves.
+    own: Shapes that images of one size keep for themselves, by those of their
+      plans: of small windows, a device sees several at a time.
   """
 
   shared: Shape | None
-  own: frozenset[Shape]
+  own: Mapping[Shape, Shape]
 
   def knows(self, plan: Plan) -> bool:
     """Whether there is a shape for an image."""
@@ -106,6 +107,7 @@ def choose(
   *,
   largest: int,
   devices: int,
+  least: int,
   compiling: Callable[[Shape], float],
 ) -> Choice:
   """Chooses a job's shapes, by the pixels that are computed.
@@ -115,7 +117,8 @@ def choose(
     make_shared: Makes the shape of shared windows of a height and a width; None
       where the network takes no mask.
     largest: The longest side to try.
-    devices: Windows that are computed at a time.
+    devices: How many there are.
+    least: Pixels that keep a device busy.
     compiling: What a shape's program costs, in pixels; 0 if it is there.
 
   Returns:
@@ -124,16 +127,25 @@ def choose(
   classes: dict[Shape, list[Plan]] = {}
   for plan in plans:
     classes.setdefault(plan.shape, []).append(plan)
-  everything = Choice(None, frozenset(classes))
+
+  def keep(shapes: Iterable[Shape]) -> dict[Shape, Shape]:
+    kept = {}
+    for shape in shapes:
+      count = sum(len(plan.pieces) for plan in classes[shape])
+      most = max(1, min(least // shape.area, count // devices))
+      # A power of two, so that other jobs have the same.
+      per_device = 2 ** int(math.log2(most))
+      kept[shape] = dataclasses.replace(shape, per_device=per_device)
+    return kept
+
+  everything = Choice(None, keep(classes))
   if make_shared is None or len(plans) < 2:
     return everything
 
   def own_cost(shape: Shape) -> float:
     count = sum(len(plan.pieces) for plan in classes[shape])
-    batch = devices * shape.per_device
-    # The last batch is computed whole, but other windows may go with it.
-    rounds = max(1, count / batch)
-    return rounds * batch * shape.area / devices + compiling(shape)
+    # The last batch is computed whole, but images to come may fill it.
+    return max(1, count / devices) * shape.area + compiling(shape)
 
   def area(plans: Iterable[Plan]) -> int:
     return sum(p.height * p.width for plan in plans for p in plan.pieces)
@@ -149,7 +161,7 @@ def choose(
   own = cut | {*[shape for shape in useful if shape not in cut][:_MOST_OWN]}
   rest = [plan for plan in plans if plan.shape not in own]
   if not rest:
-    return Choice(None, frozenset(own))
+    return Choice(None, keep(own))
   pieces = [piece for plan in rest for piece in plan.pieces]
   total = area(rest)
   sample = pieces[:: -(-len(pieces) // _MOST_PACKED)]
@@ -165,8 +177,7 @@ def choose(
   def pixels(shape: Shape) -> float:
     count = len(pack(((0, piece) for piece in sample), shape))
     count = count * len(pieces) / len(sample)
-    rounds = math.ceil(count / devices / shape.per_device)
-    return rounds * shape.per_device * shape.area + compiling(shape)
+    return math.ceil(count / devices) * shape.area + compiling(shape)
 
   sizes = itertools.product(
     sides(max(piece.height for piece in pieces)),
@@ -178,7 +189,7 @@ def choose(
   cost = costs[shared]
   if cost >= sum(own_cost(shape) for shape in classes if shape not in own):
     return everything
-  return Choice(shared, frozenset(own))
+  return Choice(shared, keep(own))
 
 
 def arrange(
@@ -206,12 +217,12 @@ def arrange(
     if choice.takes(plan):
       shared.setdefault(grey, []).extend((key, piece) for piece in pieces)
       continue
+    shape = choice.own.get(plan.shape, plan.shape)
     windows += [
-      Window(plan.shape, grey, [Held(key, piece, (0, 0))]) for piece in pieces
+      Window(shape, grey, [Held(key, piece, (0, 0))]) for piece in pieces
     ]
   for grey, items in shared.items():
-    batch = devices * choice.shared.per_device
-    for held in _spread(pack(items, choice.shared), batch):
+    for held in _spread(pack(items, choice.shared), devices):
       windows.append(Window(choice.shared, grey, held))
   windows.sort(key=lambda window: min(order[h.image] for h in window.held))
   return windows
