@@ -47,8 +47,8 @@ class Frames:
   sizes: tuple[tuple[int, int], ...]
   durations: tuple[fractions.Fraction, ...] | None
   loop: int | None
-  _path: pathlib.Path
-  _play: Callable[[], Iterator[Image]]
+  _path: pathlib.Path = dataclasses.field(repr=False)
+  _play: Callable[[], Iterator[Image]] = dataclasses.field(repr=False)
 
   @property
   def kind(self) -> str:
@@ -186,10 +186,14 @@ def _count_pages(file: BinaryIO, length: int) -> int:
 
 
 def _is_plain(file: BinaryIO) -> bool:
-  """Tells a PNG that is no animation, without reading the whole of it."""
+  """Tells a PNG or WebP of one picture, without reading the whole of it."""
   file.seek(0)
-  if file.read(8) != b"\x89PNG\r\n\x1a\n":
+  head = file.read(16)
+  if head[8:12] == b"WEBP":
+    return head[12:] != b"VP8X"
+  if not head.startswith(b"\x89PNG\r\n\x1a\n"):
     return False
+  file.seek(8)
   for _ in range(_MOST_CHUNKS):
     head = file.read(8)
     if head[4:] in (b"IDAT", b"acTL") or len(head) < 8:
