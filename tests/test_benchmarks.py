@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from benchmarks import train
+from benchmarks import folder, train
+from esrgan_jax import images
 from esrgan_jax.models.rrdb import RRDBNet
 
 
@@ -162,3 +163,16 @@ def test_parameters_are_as_many_as_ours():
     assert count(torch_networks.VGG19, chosen.vgg_stages) == sum(
       leaf.size for leaf in jax.tree.leaves(vgg)
     )
+
+
+def test_the_folder_is_the_same_for_a_seed(tmp_path):
+  pytest.importorskip("skimage")
+  sizes = []
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    (tmp_path / name).mkdir()
+    total = folder.make_photos(tmp_path / name, 3, 8, 40, seed)
+    paths = sorted((tmp_path / name).iterdir())
+    sizes.append([images.read_size(path) for path in paths])
+    assert total == sum(width * height for width, height in sizes[-1])
+  assert sizes[0] == sizes[1] != sizes[2]
+  assert folder.difference(tmp_path / "a", tmp_path / "b") == 0

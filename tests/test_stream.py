@@ -1,6 +1,8 @@
 """Many images through few programs: as if each had been alone."""
 
 import itertools
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -28,23 +30,23 @@ def model():
 
 
 @pytest.mark.parametrize(
-  ("fields", "devices"),
+  ("fields", "devices", "most"),
   [
-    ({}, 2),
-    pytest.param({}, 8, marks=pytest.mark.slow),
-    pytest.param({}, 1, marks=pytest.mark.slow),
-    pytest.param({"scale": 2}, 2, marks=pytest.mark.slow),
-    pytest.param({"scale": 3}, 1, marks=pytest.mark.slow),
+    ({}, 2, 16),
+    pytest.param({}, 8, 60, marks=pytest.mark.slow),
+    pytest.param({}, 1, 60, marks=pytest.mark.slow),
+    pytest.param({"scale": 2}, 2, 30, marks=pytest.mark.slow),
+    pytest.param({"scale": 3}, 1, 30, marks=pytest.mark.slow),
   ],
 )
-def test_images_of_many_sizes_are_as_if_alone(fields, devices):
+def test_images_of_many_sizes_are_as_if_alone(fields, devices, most):
   many, one = make_model(devices=devices, **fields), make_model(**fields)
   channels = itertools.cycle([3, 3, 1])
   pictures = [
     picture(*size, next(channels), dtype=np.uint8, seed=i)
-    for i, size in enumerate(sizes_of(20, 3, 30))
+    for i, size in enumerate(sizes_of(20, 3, most))
   ]
-  pictures.insert(5, picture(30, 11, 3, dtype=np.uint16))
+  pictures.insert(5, picture(most, 11, 3, dtype=np.uint16))
   results = list(many.stream(iter(pictures)))
   # A program for 8 bits, another for 16.
   assert len(many._programs) == 2
@@ -294,3 +296,14 @@ def test_every_device_has_work():
   )
   batches = windows.batches(arranged, 8)
   assert all(len(batch) == 8 for _, batch in batches)
+
+
+@pytest.mark.slow
+def test_the_page_of_streams(capsys):
+  page = pathlib.Path(__file__).parent.parent / "docs/folders.md"
+  (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+  exec(code, {})
+  assert capsys.readouterr().out.split("\n")[:2] == [
+    "(48, 36, 3)",
+    "(48, 64, 3)",
+  ]
