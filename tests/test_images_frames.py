@@ -226,6 +226,25 @@ def test_one_picture_is_one_frame(tmp_path):
       assert picture.metadata == expected.metadata
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("format_", ["GIF", "PNG", "WEBP"])
+def test_animations_of_pillow(tmp_path, format_, mode):
+  pictures = [
+    PilImage.fromarray(noise(20, 30, 4, seed=n)).convert(mode) for n in range(4)
+  ]
+  for number, picture in enumerate(pictures[1:]):  # Only parts change.
+    picture.paste(pictures[0].crop((0, 0, 30, 5 + number)), (0, 0))
+  options = {"save_all": True, "append_images": pictures[1:]}
+  options |= {"duration": [10, 20, 30, 40], "loop": 2, "lossless": True}
+  data = build.saved(pictures[0], format_, **options)
+  frames, found = read(tmp_path, data)
+  assert frames.durations == (10, 20, 30, 40)
+  # GIF's number is of repetitions.
+  assert frames.loop == 2 + (format_ == "GIF")
+  for picture, other in zip(found, by_pillow(tmp_path), strict=True):
+    np.testing.assert_array_equal(seen(picture), other)
+
+
 def test_what_is_no_picture_has_no_frames(tmp_path):
   file = tmp_path / "a.gif"
   assert images.count_frames(file) is None
