@@ -169,7 +169,10 @@ def upscale_files(
       writing.append((job, future, tuple(notes)))
       notes.clear()
       waiting += _result_pixels(job, model)
-      while writing and (writing[0][1].done() or waiting > _WRITE_BEHIND):
+      # A large one is written while the next is computed.
+      while writing and (
+        writing[0][1].done() or (len(writing) > 1 and waiting > _WRITE_BEHIND)
+      ):
         yield outcome()
     while writing:
       yield outcome()

@@ -577,7 +577,8 @@ def _restore(net, params, collections, name, notes, numbers):
 
 @functools.lru_cache(maxsize=32)
 def _expected(net):
-  """Shapes of what a network has; to trace it takes a tenth of a second."""
+  """Shapes of what a network has, by the form that is traced soonest."""
+  net = registry.plain_form(net)
   side = 8 * registry.size_multiple(net)
   lr = jnp.zeros((1, side, side, registry.channels(net)[0]), jnp.float32)
   mode = {"train": False} if registry.takes_train(net) else {}
