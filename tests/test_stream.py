@@ -131,6 +131,15 @@ def test_an_image_that_is_none_comes_after_those_before_it(model):
   assert next(results).shape == (32, 36, 3)
   with pytest.raises(ValueError, match=r"\(8, 9, 7\)"):
     next(results)
+
+  def failing():
+    yield pictures[0]
+    raise OSError("the disk is gone")
+
+  results = model.stream(failing())
+  assert next(results).shape == (32, 36, 3)
+  with pytest.raises(OSError, match="the disk is gone"):
+    next(results)
   assert list(model.stream([])) == []
   assert next(model.stream([np.zeros((2, 3), np.uint8)])).shape == (8, 12)
 

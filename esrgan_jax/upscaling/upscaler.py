@@ -388,7 +388,8 @@ class Upscaler:
       The results, in the images' order.
 
     Raises:
-      TypeError: See `upscale`. What was read before comes first.
+      TypeError: See `upscale`; results of the images before it come first,
+        as they do if `images` raises anything.
       ValueError: Likewise.
       FloatingPointError: Likewise.
       OutOfMemoryError: Likewise.
@@ -404,14 +405,18 @@ class Upscaler:
     engine = self.engine(tile=tile, exact=exact, halo=halo, notify=notify)
 
     def orders() -> Iterator[stream.Order]:
-      for image in images:
+      source = iter(images)
+      while True:
         try:
+          image = next(source)
           pixels, out = self._prepare(image, None)
-          order = self.order(pixels, out)
-          order.flat = np.ndim(image) == 2
-        except (TypeError, ValueError) as error:
+        except StopIteration:
+          return
+        except Exception as error:  # After the results of those before it.
           yield stream.Order.failed(error)
           return
+        order = self.order(pixels, out)
+        order.flat = np.ndim(image) == 2
         yield order
 
     for order in engine.run(orders(), sizes):

@@ -233,14 +233,16 @@ def batches(
 ) -> list[tuple[Shape, list[Window]]]:
   """Cuts windows into what is computed at a time; the first come first."""
   waiting: dict[Shape, list[Window]] = {}
-  found = []
+  found: list[tuple[Shape, list[Window]]] = []
   for window in windows:
     shape = window.shape
-    batch = waiting.setdefault(shape, [])
-    batch.append(window)
-    if len(batch) == devices * shape.per_device:
-      found.append((shape, waiting.pop(shape)))
-  return found + list(waiting.items())
+    if shape not in waiting:
+      waiting[shape] = []
+      found.append((shape, waiting[shape]))
+    waiting[shape].append(window)
+    if len(waiting[shape]) == devices * shape.per_device:
+      del waiting[shape]
+  return found
 
 
 def pack(
