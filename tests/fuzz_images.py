@@ -5,20 +5,26 @@
 Kinds: those of `image_builders.samples`, with EXIF and profiles in them. What
 is read must be a picture of a size that its bytes make believable; of a file
 that was only cut off, or cut off and closed again, it must be the same one.
+Written at another size, with all that its file held, it must be a sound file.
 Those of several frames or pages are read to the last; of one that was cut off,
 the first ones may be read, if the last of them says so.
+
+XMP packets are damaged by themselves, too: what is made of one is XML.
 """
 
+import dataclasses
 import functools
 import re
 import struct
 import sys
 import warnings
 import zlib
+from xml.parsers import expat
 
 import numpy as np
 
 from esrgan_jax import images
+from esrgan_jax.images import xmp
 from tests import image_builders as build
 from tests import mutation
 
@@ -51,12 +57,21 @@ def targets():
       (images.ImageError,),
     )
 
-  return [
-    target(kind, files, kind, _read) for kind, files in build.samples().items()
-  ] + [
-    target(kind, files, f"{kind} frames", _read_frames)
-    for kind, files in build.several().items()
-  ]
+  return (
+    [
+      target(kind, files, kind, _read)
+      for kind, files in build.samples().items()
+    ]
+    + [
+      target(kind, files, f"{kind} frames", _read_frames)
+      for kind, files in build.several().items()
+    ]
+    + [
+      mutation.Target(
+        "xmp", list(build.packets().values()), _fit_packet, (_xml_pieces,), ()
+      )
+    ]
+  )
 
 
 def _read_frames(kind, samples, folder, data):
@@ -110,6 +125,52 @@ def _read(kind, samples, folder, data):
       np.testing.assert_array_equal(
         build.joined(image), build.joined(_sound(sample, folder))
       )
+  if image.pixels.size < 2**14:
+    _write(image, folder, zlib.crc32(data))
+
+
+def _write(image, folder, number):
+  """Writes a picture of twice the size, and reads it back."""
+  suffix = (".png", ".tif", ".jpg", ".webp", ".bmp")[number % 5]
+  larger = [
+    None if array is None else array.repeat(2, 0).repeat(2, 1)
+    for array in (image.pixels, image.alpha, image.extra)
+  ]
+  metadata = dataclasses.replace(image.metadata, record="how it was made")
+  if suffix in (".jpg", ".bmp"):
+    larger[1] = None
+  image = images.Image(*larger[:2], metadata, larger[2])
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    images.write_image(folder / f"out{suffix}", image)
+    written = images.read_image(folder / f"out{suffix}")
+  assert not written.notes, written.notes
+  assert written.pixels.shape[:2] == image.pixels.shape[:2]
+  if suffix in (".png", ".tif") and image.pixels.dtype != np.float32:
+    np.testing.assert_array_equal(written.pixels, image.pixels)
+
+
+def _fit_packet(folder, data):
+  result = xmp.fit(data, (3, 2), (9, 4))
+  assert (result.packet is None) <= bool(result.notes or not data)
+  if result.packet is not None:
+    expat.ParserCreate("UTF-8").Parse(result.packet, True)
+    again = xmp.fit(result.packet, (9, 4), (9, 4))
+    assert again == (result.packet, ())
+
+
+def _xml_pieces(rng, data):
+  """Shuffles tags, or changes a name, a number or a mark."""
+  pieces = re.split(rb"(?=<)|(?<=>)", data)
+  if rng.random() < 0.5:
+    return b"".join(_shuffled(rng, pieces))
+  i = rng.randrange(len(pieces))
+  words = (b"'", b'"', b"<", b"&amp;", b"&#0;", b"xmlns:a='b'", b"99999999999")
+  words += (b"<tiff:ImageWidth>", b"</tiff:ImageWidth>", b"<hdrgm:a/>", b"<!--")
+  words += (b"<Container:a>", b" GPano:FullPanoWidthPixels='7'", b"\xff", b"")
+  at = rng.randint(0, len(pieces[i]))
+  pieces[i] = pieces[i][:at] + rng.choice(words) + pieces[i][at:]
+  return b"".join(pieces)
 
 
 def _is_cut(sample, data):
@@ -215,6 +276,15 @@ def _more_chunks():
     (b"tRNS", bytes(300)),
     (b"IDAT", b""),
     (b"tEXt", b"\x1b[31m\0\n"),
+    (b"tEXt", b"Software\0\xe9\0\1"),
+    (b"zTXt", b"parameters\0\0" + bomb),
+    (b"zTXt", b"Raw profile type exif\0\0" + bomb),
+    (b"zTXt", b"Raw profile type xmp\0\0" + zlib.compress(b"\nx\n4\n3c612f3e")),
+    (b"iTXt", b"Author\0\0\0\0\0\xff"),
+    (b"gAMA", b"\0\0\0\1"),
+    (b"cHRM", bytes(32)),
+    (b"cICP", b"\xff" * 4),
+    (b"sRGB", b"\xff"),
   )
 
 

@@ -117,6 +117,27 @@ def overlapping_exif(count=2900, pointers=0):
   return b"II*\0\x08\0\0\0" + body + bytes(4)
 
 
+def packets():
+  """Returns small XMP packets: of a panorama, a motion photo, regions."""
+  head = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"'
+    ' xmlns:g="http://ns.google.com/photos/1.0/camera/"'
+    ' xmlns:tiff="http://ns.adobe.com/tiff/1.0/">'
+  )
+  return {
+    "panorama": (
+      f'<?xpacket begin="\ufeff"?>{head}<r GPano:FullPanoWidthPixels="6"'
+      ' GPano:CroppedAreaTopPixels="1"><tiff:ImageWidth>3</tiff:ImageWidth></r>'
+      '</x:xmpmeta><?xpacket end="w"?>'
+    ).encode(),
+    "motion": (
+      f'{head}<r g:MotionPhoto="1" dc:title="&lt;"><Container:Directory>'
+      "<Container:Item/></Container:Directory><![CDATA[<]]></r></x:xmpmeta>"
+    ).encode("utf-16"),
+    "gain map": f'{head}<hdrgm:a b="1">c</hdrgm:a>\u5199</x:xmpmeta>'.encode(),
+  }
+
+
 # --- PNG --------------------------------------------------------------------
 
 
@@ -575,12 +596,25 @@ def samples():
       ),
       "alpha, interlaced": make_png(noise(12, 10, 4), interlace=True),
       "16 bits, alpha": make_png(deep),
+      "colours, texts": make_png(
+        noise(7, 5, 3),
+        extra=[
+          (b"gAMA", struct.pack(">I", 100_000)),
+          (b"cHRM", struct.pack(">8I", *range(30_000, 38_000, 1000))),
+          (b"tEXt", b"parameters\0a cat"),
+          (b"zTXt", b"Comment\0\0" + zlib.compress(b"of a cat")),
+          (b"iTXt", b"Author\0\1\0\0\0" + zlib.compress(b"J\xc3\xb6rg")),
+        ],
+      ),
       "one frame": saved(rgb, "PNG", save_all=True, append_images=[]),
     },
     "jpeg": {
       "exif": saved(rgb, "JPEG", exif=exif, quality=80),
       "metadata": saved(rgb.resize((40, 24)), "JPEG", dpi=(72, 72), **words),
       "grey": saved(rgb.convert("L"), "JPEG"),
+      "motion": saved(
+        rgb, "JPEG", xmp=packets()["panorama"], comment=b"of a cat"
+      ),
       "progressive": saved(rgb.resize((40, 24)), "JPEG", progressive=True),
       "restarts": saved(
         rgb.resize((40, 24)), "JPEG", restart_marker_blocks=2, subsampling=0
@@ -846,6 +880,16 @@ def _tiffs(rgb, rgba, deep, exif):
     ),
     "bands": written(
       noise(12, 10, 6), photometric="rgb", extrasamples=[0, 2, 0]
+    ),
+    "map": written(
+      noise(12, 10, 3),
+      photometric="rgb",
+      extratags=[
+        (33550, 12, 3, (2.0, 2.0, 0.0), True),
+        (33922, 12, 6, (0.0, 0.0, 0.0, 5.0, 6.0, 0.0), True),
+        (34735, 3, 8, (1, 1, 0, 1, 1025, 0, 1, 2), True),
+        (42113, 2, 2, b"0\0", True),
+      ],
     ),
     "group 3": saved(bilevel, "TIFF", compression="group3"),
     "group 4": saved(bilevel, "TIFF", compression="group4"),

@@ -178,7 +178,7 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
       if _is_intact(whole):
         palette.append(whole)
       else:
-        words.wrong.append("tRNS")
+        words.wrong[kind] = None
     elif kind == b"IDAT":
       packed.append(whole)
       if first and len(frames) == 1:
@@ -316,33 +316,32 @@ class _Words:
   Attributes:
     found: Metadata by chunk; of several, the first counts.
     kept: Chunks that are for the result as they are.
-    wrong: Names of chunks that are damaged.
-    large: Names of chunks that are too large.
-    unknown: Names of chunks that nobody here knows.
+    wrong: Kinds of chunks that are damaged.
+    large: Kinds of chunks that are too large.
+    unknown: Kinds of chunks that nobody here knows.
   """
 
   def __init__(self):
     self.found: dict[bytes, Any] = {}
     self.kept: list[tuple[bytes, bytes]] = []
-    self.wrong: list[str] = []
-    self.large: list[str] = []
-    self.unknown: list[str] = []
+    self.wrong: dict[bytes, None] = {}
+    self.large: dict[bytes, None] = {}
+    self.unknown: dict[bytes, None] = {}
     self._room = MAX_METADATA
     self._tried: set[bytes] = set()  # What takes time is done once.
 
   def take(self, kind: bytes, chunk: memoryview, *, late: bool) -> None:
     """Takes a chunk; `late` if it comes after pixels."""
-    name = printable(kind.decode("latin-1"))
     if kind not in _METADATA and kind not in png_chunks.KEPT:
       if kind not in _OF_PIXELS:
-        self.unknown.append(name)
+        self.unknown[kind] = None
       return
     if not _is_intact(chunk):
-      self.wrong.append(name)
+      self.wrong[kind] = None
       return
     body = chunk[8:-4]
     if len(body) > self._room:
-      self.large.append(name)
+      self.large[kind] = None
       return
     self._room -= len(body)
     body = bytes(body)
@@ -355,7 +354,7 @@ class _Words:
         if png_chunks.is_sound(kind, body):
           self.kept.append((kind, body))
         else:
-          self.wrong.append(name)
+          self.wrong[kind] = None
     elif kind not in self.found:
       said = _METADATA[kind](body)
       if said is not None:
@@ -370,7 +369,7 @@ class _Words:
       if png_chunks.is_sound(kind, body):
         self.kept.append((kind, body))
       else:
-        self.wrong.append(kind.decode())
+        self.wrong[kind] = None
       return
     if keyword in self._tried:
       return
@@ -390,17 +389,18 @@ class _Words:
 
   def notes(self) -> tuple[str, ...]:
     """Returns what is left out, in sentences."""
-    return tuple(
-      f"its {listed(names)} chunk is left out ({why})"
-      if len(set(names)) == 1
-      else f"its chunks {listed(names)} are left out ({why})"
-      for names, why in (
-        (self.wrong, "a wrong checksum or form"),
-        (self.large, f"more than {MAX_METADATA} bytes of metadata"),
-        (self.unknown, "what they say may not hold for the result"),
-      )
-      if names
-    )
+    notes = []
+    for kinds, why in (
+      (self.wrong, "a wrong checksum or form"),
+      (self.large, f"more than {MAX_METADATA} bytes of metadata"),
+      (self.unknown, "what they say may not hold for the result"),
+    ):
+      names = listed(printable(kind.decode("latin-1")) for kind in kinds)
+      if len(kinds) == 1:
+        notes.append(f"its {names} chunk is left out ({why})")
+      elif kinds:
+        notes.append(f"its chunks {names} are left out ({why})")
+    return tuple(notes)
 
 
 # Chunks of the stored pixels, which a result does not have: how deep they were,

@@ -95,7 +95,8 @@ class _Page:
     count = self.samples - _CHANNELS[self.photometric]
     if not self.extra and count == 1:
       return (2,)  # Of old programs, which don't say.
-    return (*self.extra, *(0,) * count)[:count]
+    stated = (kind if kind in (1, 2) else 0 for kind in self.extra)
+    return (*stated, *(0,) * count)[:count]
 
   @property
   def alpha(self) -> int | None:
