@@ -133,7 +133,8 @@ CLAIMS = {
   "gain map": (
     'hdrgm:Version="1.0"',
     "<hdrgm:GainMapMax><rdf:Seq><rdf:li>1</rdf:li></rdf:Seq></hdrgm:GainMapMax>"
-    "<HDRGainMap:HDRGainMapVersion>65536</HDRGainMap:HDRGainMapVersion>",
+    "<HDRGainMap:HDRGainMapVersion>65536</HDRGainMap:HDRGainMapVersion>"
+    "<hdrgm:Gamma/><hdrgm:OffsetSDR a='>' />",
     "gain map",
   ),
   "container": (

@@ -109,6 +109,7 @@ class _Tag(NamedTuple):
     name: Namespace and name.
     begin: Where its tag begins, in bytes.
     inside: Where its content begins.
+    closed: Whether it has none, and ends there.
     edit: What to do with its content, if anything.
     spaces: Prefix -> namespace.
   """
@@ -116,6 +117,7 @@ class _Tag(NamedTuple):
   name: tuple[str, str]
   begin: int
   inside: int
+  closed: bool
   edit: Callable[[str], str | None] | None
   spaces: Mapping[str, str]
 
@@ -225,22 +227,26 @@ class _Editor:
     if declared:
       spaces = {**spaces, **declared}
     full = _full(name, spaces)
+    at = begin + 1 + len(name.encode())
+    matches = []
+    while (match := _ATTRIBUTE.match(self._text, at)) is not None:
+      at = match.end()
+      matches.append(match)
+    inside = self._text.index(b">", at) + 1
+    closed = self._text[inside - 2 : inside] == b"/>"
+    tag = _Tag(full, begin, inside, closed, None, spaces)
+    self._open.append(tag)
     if lost := _what_is_gone(full):
       self._lost[lost] = None
       self._removing = 1
-      self._open.append(_Tag(full, begin, begin, None, spaces))
       return
-    self._open.append(_Tag(full, begin, begin, None, spaces))
     values = {
       _full(key, spaces): value
       for key, value in zip(names, attributes[1::2], strict=True)
     }
-    at = begin + 1 + len(name.encode())
-    while (match := _ATTRIBUTE.match(self._text, at)) is not None:
-      at = match.end()
+    for match in matches:
       self._change_attribute(match, spaces, values)
-    edit = self._edit_of(full, values)
-    self._open[-1] = self._open[-1]._replace(inside=at, edit=edit)
+    self._open[-1] = tag._replace(edit=self._edit_of(full, values))
     self._content.clear()
 
   def _change_attribute(
@@ -274,20 +280,23 @@ class _Editor:
     if self._removing:
       self._removing -= 1
       if not self._removing:
-        end = self._text.index(b">", at) + 1
-        self._changes.append((self._open.pop().begin, end, b""))
+        tag = self._open.pop()
+        end = tag.inside if tag.closed else self._text.index(b">", at) + 1
+        self._changes.append((tag.begin, end, b""))
       return
     tag = self._open.pop()
     text = "".join(self._content)
     self._content.clear()
-    if tag.edit is None or at <= tag.begin:
-      return
-    begin = self._text.index(b">", tag.inside) + 1
     # Else it is not the text alone, or there is none.
-    if text and self._text[begin:at].decode() == text:
+    if (
+      tag.edit is not None
+      and not tag.closed
+      and text
+      and self._text[tag.inside : at].decode() == text
+    ):
       new = tag.edit(text)
       if new is not None:
-        self._changes.append((begin, at, new.encode()))
+        self._changes.append((tag.inside, at, new.encode()))
 
   def _edit_of(
     self, name: tuple[str, str], values: Mapping[tuple[str, str], str]
