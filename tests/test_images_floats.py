@@ -1,9 +1,11 @@
 """Floats: in display form for the network, and back as the file had them."""
 
+import io
+
 import numpy as np
 import pytest
 import tifffile
-from PIL import ImageColor
+from PIL import ImageCms, ImageColor
 
 from esrgan_jax import images
 from esrgan_jax.images import Image, ImageError, Metadata, light, profiles
@@ -62,14 +64,27 @@ def test_float_tiff(tmp_path, dtype, channels, predictor, order):
   )
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_linear_tiff_goes_through_the_curve_and_back(tmp_path, dtype):
-  samples, file = waves(30, 20, 3, top=5, dtype=dtype), tmp_path / "a.tif"
+def test_linear_tiff_goes_through_the_curve_and_back(tmp_path, dtype, channels):
+  samples, file = (
+    waves(30, 20, channels, top=5, dtype=dtype),
+    tmp_path / "a.tif",
+  )
+  linear = profiles.linear_srgb(channels)
+  opened = ImageCms.ImageCmsProfile(io.BytesIO(linear)).profile
+  assert opened.xcolor_space.strip() == ("RGB" if channels == 3 else "GRAY")
+  samples = samples if channels == 3 else samples[..., 0]
   tifffile.imwrite(
-    file, samples, photometric="rgb", iccprofile=profiles.linear_srgb()
+    file,
+    samples,
+    photometric="rgb" if channels == 3 else "minisblack",
+    iccprofile=linear,
   )
   image = images.read_image(file)
   assert image.metadata.linear
+  assert image.notes == ()
+  samples = samples.reshape(image.pixels.shape)
   assert 0.99 < image.pixels.max() < 1.01
   shown = light.to_display(samples)
   np.testing.assert_allclose(
@@ -78,7 +93,8 @@ def test_linear_tiff_goes_through_the_curve_and_back(tmp_path, dtype):
   assert not profiles.is_linear(image.metadata.icc_profile)
   images.write_image(file, image, overwrite=True)
   with tifffile.TiffFile(file) as tiff:
-    np.testing.assert_allclose(tiff.asarray(), samples, rtol=1e-5)
+    got = tiff.asarray().reshape(samples.shape)
+    np.testing.assert_allclose(got, samples, rtol=1e-5)
     assert profiles.is_linear(tiff.pages[0].iccprofile)
   # As a screen shows it: white stays white, and what is brighter is clipped.
   (note,) = images.write_image(tmp_path / "a.png", image)

@@ -80,23 +80,37 @@ def with_curves(profile: bytes, *, linear: bool) -> bytes | None:
   if not any(name in _CURVES for name, _ in tags) or b"A2B0" in dict(tags):
     return None
   curve = _LINEAR if linear else _SRGB
+  tags = [(name, curve if name in _CURVES else value) for name, value in tags]
+  return _packed(profile[:128], tags)
+
+
+def _packed(head: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
+  """Makes a profile of other tags, with another's header."""
   table, body, places = b"", b"", {}
   for name, value in tags:
-    value = curve if name in _CURVES else value
     if value not in places:
       places[value] = 132 + 12 * len(tags) + len(body)
       body += value + bytes(-len(value) % 4)
     table += struct.pack(">4sII", name, places[value], len(value))
   # The checksum of what it was is taken out.
-  head = profile[4:84] + bytes(16) + profile[100:128]
+  head = head[4:84] + bytes(16) + head[100:128]
   rest = head + struct.pack(">I", len(tags)) + table + body
   return struct.pack(">I", len(rest) + 4) + rest
 
 
 @functools.cache
-def linear_srgb() -> bytes:
-  """Returns a profile of sRGB's primaries and linear light."""
+def linear_srgb(channels: int = 3) -> bytes:
+  """Returns a profile of linear light: of sRGB's primaries, or of its white.
+
+  Args:
+    channels: 3 for RGB, 1 for grey.
+  """
   from PIL import ImageCms  # Seldom needed.
 
   srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-  return with_curves(srgb, linear=True)
+  if channels == 3:
+    return with_curves(srgb, linear=True)
+  kept = (b"desc", b"cprt", b"wtpt", b"chad")
+  tags = [(name, value) for name, value in _tags(srgb) if name in kept]
+  head = srgb[:16] + b"GRAY" + srgb[20:128]
+  return _packed(head, [*tags, (b"kTRC", _LINEAR)])

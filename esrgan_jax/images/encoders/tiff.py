@@ -39,12 +39,12 @@ def extra_samples(image: Image) -> tuple[int, ...]:
   return (2,) * (image.alpha is not None) + (0,) * further
 
 
-def _profile(info: Metadata) -> bytes:
+def _profile(info: Metadata, channels: int) -> bytes:
   """Returns a profile which says that the light is linear."""
-  if info.icc_profile is None:
-    return profiles.linear_srgb()
-  linear = profiles.with_curves(info.icc_profile, linear=True)
-  return linear or profiles.linear_srgb()
+  linear = None
+  if info.icc_profile is not None:
+    linear = profiles.with_curves(info.icc_profile, linear=True)
+  return linear or profiles.linear_srgb(channels)
 
 
 def write_tiff(file: BinaryIO, image: Image) -> None:
@@ -136,7 +136,7 @@ def _write_page(tiff: Any, image: Image, tree: Tree, layout: Layout) -> None:
     compression="zlib",
     compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
     predictor=True,
-    iccprofile=_profile(info) if info.linear else info.icc_profile,
+    iccprofile=_profile(info, C) if info.linear else info.icc_profile,
     resolution=info.dpi,
     resolutionunit=None if info.dpi is None else "inch",
     software=False,
