@@ -23,13 +23,18 @@ from collections.abc import Iterator, Sequence
 import jax
 import rich.progress
 
-from esrgan_jax import compilation, console, images, storage
+from esrgan_jax import __version__, compilation, console, images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import files, names, pipes, upscaler
+from esrgan_jax.upscaling import files, names, pipes, seamless, upscaler
 from esrgan_jax.upscaling import plan as plan_
 from esrgan_jax.upscaling.inputs import Input, find_inputs
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.weights import find, zoo
+
+_FORMATS = [
+  suffix[1:]
+  for suffix in {**images.OUTPUT_SUFFIXES, **images.ANIMATION_SUFFIXES}
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,8 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "-f",
     "--format",
-    choices=("png", "jpg", "webp", "tiff", "bmp"),
-    help="format of results that OUT doesn't name (default: as the input)",
+    choices=_FORMATS,
+    metavar="FORMAT",
+    help=f"format of results that OUT doesn't name: {', '.join(_FORMATS)}"
+    " (default: as the input)",
   )
   parser.add_argument(
     "--quality",
@@ -134,6 +141,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " (default: at most half a level of 255 from no tiling, docs/tiling.md)",
   )
   parser.add_argument(
+    "--seamless",
+    nargs="?",
+    const="both",
+    choices=seamless.DIRECTIONS,
+    help="for textures and panoramas, whose edges meet, all of them or those in"
+    " one direction: they do so in the result",
+  )
+  parser.add_argument(
     "--precision",
     choices=("auto", "float32", "bfloat16"),
     default="auto",
@@ -153,6 +168,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="N",
     help="refuse larger images, and those that claim far more than their bytes"
     " make believable (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--background",
+    type=_colour,
+    metavar="COLOUR",
+    help="what lies behind transparency, where the format has none: a name of"
+    " CSS such as white, or #rrggbb",
+  )
+  parser.add_argument(
+    "--no-record",
+    action="store_true",
+    help="leave out of the results how they were made",
   )
   parser.add_argument(
     "-n",
@@ -244,7 +271,11 @@ def _run(
     tile=args.tile,
     exact=args.exact,
     halo=args.halo,
+    seamless=args.seamless,
     quality=args.quality,
+    lossless=args.lossless,
+    background=args.background,
+    record=None if args.no_record else _record(model, args),
     max_pixels=args.max_pixels,
     overwrite=args.overwrite,
   )
@@ -274,11 +305,14 @@ def _upscale(
       if isinstance(outcome, files.Done):
         width, height = outcome.width, outcome.height
         done += 1
-        pixels += width * height
+        pixels += width * height * outcome.frames
         for note in outcome.notes:
           report.say(f"{name}: {note}")
         target = "-" if send else job.target
-        report.say(f"{target}  {width} x {height}, {outcome.seconds:.1f} s")
+        frames = f"{outcome.frames} of " if outcome.frames > 1 else ""
+        report.say(
+          f"{target}  {frames}{width} x {height}, {outcome.seconds:.1f} s"
+        )
         if send:
           pipes.send(job.target)
       elif os.environ.get("ESRGAN_JAX_TRACEBACK"):
@@ -350,6 +384,18 @@ def _load(args: argparse.Namespace, report: _Report) -> upscaler.Upscaler:
   return model
 
 
+def _record(model: upscaler.Upscaler, args: argparse.Namespace) -> str:
+  """Returns a line on how results are made, for whoever finds them."""
+  size = _size(args)
+  said = [f"esrgan_jax {__version__}", f"{model.name} x{model.scale}"]
+  said += [f"{k}={v}" for k, v in vars(size).items() if v is not None]
+  for name in ("tile", "exact", "halo", "seamless", "precision"):
+    value = getattr(args, name)
+    if value not in (None, False, "auto"):
+      said.append(f"{name}={value}")
+  return printable(", ".join(said))
+
+
 def _size(args: argparse.Namespace) -> ResultSize:
   rules = ("scale", "width", "height", "long_side", "short_side")
   try:
@@ -399,16 +445,21 @@ def _say_what_would_be_done(
           f"{printable(job.source)}: {width} x {height} pixels are more than"
           f" max_pixels={args.max_pixels}"
         )
-      images.check_fits(
-        job.target, (*result, 3), transparent=False, lossless=args.lossless
-      )
+      if job.frames == 1 or job.each:
+        images.check_fits(
+          job.targets[0],
+          (*result, 3),
+          transparent=False,
+          lossless=args.lossless,
+        )
     except ValueError as error:
       report.fail(explain(error))
       continue
-    total += result[0] * result[1]
+    total += result[0] * result[1] * job.frames
+    frames = f"{job.frames} of " if job.frames > 1 else ""
     report.say(
-      f"{job.source} -> {job.target}  {width} x {height} -> {result[1]} x"
-      f" {result[0]}"
+      f"{job.source} -> {job.target}  {frames}{width} x {height} ->"
+      f" {result[1]} x {result[0]}"
     )
   report.say(
     f"{_count(len(jobs), 'image')}, {total / 1e6:.1f} megapixels; nothing was"
@@ -464,6 +515,14 @@ def _positive(text: str) -> int:
   if not 1 <= value < 2**31:
     raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
   return value
+
+
+def _colour(text: str) -> str:
+  try:
+    images.parse_colour(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
+  return text
 
 
 def _template(text: str) -> str:

@@ -11,12 +11,13 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
-from esrgan_jax import images
+from esrgan_jax import images, storage
+from esrgan_jax.text import printable
 from esrgan_jax.upscaling import photo
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
@@ -40,17 +41,33 @@ class Job:
     source: The image.
     target: Where its result goes; the suffix chooses the format.
     size: Width and height that the image's header claims; None if unknown.
+    frames: How many pictures the image has, if they are frames or pages.
+    each: Suffix of the results if each frame gets a file of its own: `target`
+      is their folder then. Else None.
   """
 
   source: pathlib.Path
   target: pathlib.Path
   size: tuple[int, int] | None = None
+  frames: int = 1
+  each: str | None = None
 
   @property
   def pixels(self) -> int:
     """Of the image, by its header; 0 if unknown."""
     width, height = self.size or (0, 0)
     return width * height
+
+  @property
+  def targets(self) -> list[pathlib.Path]:
+    """The files that there will be."""
+    if not self.each:
+      return [self.target]
+    digits = max(4, len(str(self.frames)))
+    return [
+      self.target / f"{self.source.stem}_{number:0{digits}}{self.each}"
+      for number in range(1, self.frames + 1)
+    ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +81,10 @@ class Settings:
     halo: Likewise.
     seamless: See `photo.upscale_photo`.
     quality: See `images.write_image`.
+    lossless: Likewise.
+    background: A colour to put behind what is transparent, where a format has
+      no transparency; None: that is an error.
+    record: A line on how results were made, for their metadata.
     max_pixels: See `images.read_image`.
     overwrite: Whether existing results are replaced.
   """
@@ -74,6 +95,9 @@ class Settings:
   halo: int | None = None
   seamless: str | None = None
   quality: int = 95
+  lossless: bool = False
+  background: str | None = None
+  record: str | None = None
   max_pixels: int = images.MAX_PIXELS
   overwrite: bool = False
 
@@ -86,12 +110,14 @@ class Done:
     width: Of the result.
     height: Likewise.
     seconds: What it took after the one before it.
+    frames: How many there are of them.
     notes: Sentences on what is not as one would expect.
   """
 
   width: int
   height: int
   seconds: float
+  frames: int = 1
   notes: tuple[str, ...] = ()
 
 
@@ -130,13 +156,15 @@ def upscale_files(
   """
   jobs = list(jobs)
   notes: list[str] = []
+  written = _Written()
   with contextlib.ExitStack() as stack:
     readers, writers = (
       stack.enter_context(_threads(name)) for name in ("read", "write")
     )
+    parts: collections.deque[_Part] = collections.deque()
     readies = photo.upscale_photos(
       model,
-      _read_ahead(readers, model, jobs, settings, progress),
+      _read_ahead(readers, model, jobs, settings, progress, parts),
       sizes=[job.size[::-1] for job in jobs if job.size],
       tile=settings.tile,
       exact=settings.exact,
@@ -164,11 +192,26 @@ def upscale_files(
       waiting -= _result_pixels(job, model)
       return job, done
 
-    for job, ready in zip(jobs, readies, strict=True):
-      future = writers.submit(_write, job, ready, settings)
-      writing.append((job, future, tuple(notes)))
+    sequence = None
+    for ready in readies:
+      part = parts.popleft()
+      if part.number == 0:
+        if part.frames is None:
+          future = writers.submit(_write, part.job, ready, settings, written)
+        else:
+          sequence = _Sequence(part.job, part.frames, settings, written)
+          stack.callback(sequence.end)
+          future = writers.submit(sequence.write)
+      if sequence:
+        sequence.put(ready)
+      if not part.is_last:
+        continue
+      if sequence:
+        sequence.end()
+        sequence = None
+      writing.append((part.job, future, tuple(dict.fromkeys(notes))))
       notes.clear()
-      waiting += _result_pixels(job, model)
+      waiting += _result_pixels(part.job, model)
       # A large one is written while the next is computed.
       while writing and (
         writing[0][1].done() or (len(writing) > 1 and waiting > _WRITE_BEHIND)
@@ -192,20 +235,35 @@ def _result_pixels(job: Job, model: Upscaler) -> int:
   return job.pixels * model.scale**2
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+  """What a task is of its job: the one picture, or one of several."""
+
+  job: Job
+  number: int = 0
+  frames: images.Frames | None = None
+  is_last: bool = True
+
+
 def _read_ahead(
   readers: concurrent.futures.Executor,
   model: Upscaler,
   jobs: Iterable[Job],
   settings: Settings,
   progress: Callable[[Job, int, int], None] | None,
+  parts: collections.deque[_Part],
 ) -> Iterator[photo.Task | Exception]:
   """Yields what there is to do, in order, while threads read further."""
   reading: collections.deque = collections.deque()
   pixels = 0
   remaining = iter(jobs)
 
-  def read(job: Job) -> photo.Task:
-    return _read(model, job, settings, progress)
+  def read(job: Job) -> photo.Task | images.Frames:
+    if job.frames > 1:
+      return _open(model, job, settings)
+    picture = images.read_image(job.source, max_pixels=settings.max_pixels)
+    report = progress and (lambda *counts: progress(job, *counts))
+    return _task(model, job, picture, settings, report)
 
   while True:
     while not reading or (
@@ -224,39 +282,215 @@ def _read_ahead(
       task = future.result()
     except Exception as error:
       task = error
-    yield task
+    if not isinstance(task, images.Frames):
+      parts.append(_Part(job))
+      yield task
+      continue
+    frames, last = task, len(task) - 1
+    tasks = _frame_tasks(model, job, frames, settings, progress)
+    future = readers.submit(next, tasks)
+    for number in range(last + 1):
+      try:
+        task = future.result()
+      except Exception as error:
+        parts.append(_Part(job, number, frames))
+        yield error
+        break
+      if number < last:
+        future = readers.submit(next, tasks)
+      parts.append(_Part(job, number, frames, is_last=number == last))
+      yield task
 
 
-def _read(model, job, settings, progress):
-  picture = images.read_image(job.source, max_pixels=settings.max_pixels)
+def _open(model, job, settings):
+  frames = images.read_frames(job.source, max_pixels=settings.max_pixels)
+  width, height = max(frames.sizes)
+  size = settings.size.of((height, width), model_scale=model.scale)
+  if not job.each:
+    images.check_frames_fit(
+      job.target,
+      animated=frames.durations is not None,
+      count=len(frames),
+      size=size[::-1],
+    )
+  elif len(frames) != job.frames:
+    raise images.ImageError(
+      f"{printable(job.source)}: {len(frames)} {frames.kind}s, and there were"
+      f" {job.frames} a while ago; try again"
+    )
+  return frames
+
+
+def _frame_tasks(model, job, frames, settings, progress):
+  count = len(frames)
+  for number, picture in enumerate(frames):
+    report = progress and (
+      lambda done, total, number=number: progress(
+        job, number * total + done, total * count
+      )
+    )
+    yield _task(model, job, picture, settings, report)
+
+
+def _task(model, job, picture, settings, progress):
   shape = picture.pixels.shape
   height, width = settings.size.of(shape, model_scale=model.scale)
-  images.check_fits(  # Before the work, not after it.
-    job.target,
-    (height, width, shape[2]),
-    transparent=picture.alpha is not None and not _is_opaque(picture.alpha),
-  )
-  job.target.parent.mkdir(parents=True, exist_ok=True)
+  target = job.targets[0]
+  if settings.background and not _holds_alpha(target):
+    picture = images.flatten(picture, settings.background)
+  if job.frames == 1 or job.each:
+    images.check_fits(  # Before the work, not after it.
+      target,
+      (height, width, shape[2]),
+      transparent=picture.alpha is not None and not _is_opaque(picture.alpha),
+      lossless=settings.lossless,
+    )
+  if settings.record:
+    metadata = dataclasses.replace(picture.metadata, record=settings.record)
+    picture = dataclasses.replace(picture, metadata=metadata)
+  target.parent.mkdir(parents=True, exist_ok=True)
   return photo.Task(
-    picture,
-    size=(height, width),
-    folder=job.target.parent,
-    progress=progress and (lambda *counts: progress(job, *counts)),
+    picture, size=(height, width), folder=target.parent, progress=progress
   )
 
 
-def _write(job, ready, settings):
+def _holds_alpha(path):
+  try:
+    images.check_fits(path, (1, 1, 3), transparent=True)
+  except images.ImageError:
+    return path.suffix.lower() in images.ANIMATION_SUFFIXES
+  return True
+
+
+def _write(job, ready, settings, written):
   result = ready.result()
-  notes = images.write_image(
-    job.target,
-    result,
-    quality=settings.quality,
-    overwrite=settings.overwrite,
-  )
+  notes = written.write(job.target, result, settings)
   height, width = result.pixels.shape[:2]
   notes = (*result.notes, *notes)
   return Done(width=width, height=height, seconds=0.0, notes=notes)
 
 
+class _Written:
+  """Writes results, and knows which there are by now."""
+
+  def __init__(self):
+    self._ids: frozenset[tuple[int, int]] = frozenset()
+    self._lock = threading.Lock()
+
+  def check(self, target: pathlib.Path) -> None:
+    """Raises if a file is another result, under a name that means the same."""
+    if storage.file_ids([target]) & self._ids:
+      raise FileExistsError(
+        f"{target} is the result of another image, for whose name this system"
+        " takes it; give them names that differ in more than capitals"
+      )
+
+  def add(self, target: pathlib.Path) -> None:
+    """Knows a result."""
+    with self._lock:
+      self._ids |= storage.file_ids([target])
+
+  def write(
+    self, target: pathlib.Path, image: images.Image, settings: Settings
+  ) -> tuple[str, ...]:
+    """Writes one picture; returns what could not be kept."""
+    self.check(target)
+    notes = images.write_image(
+      target,
+      image,
+      quality=settings.quality,
+      lossless=settings.lossless,
+      overwrite=settings.overwrite,
+    )
+    self.add(target)
+    return notes
+
+
+# Results of frames that wait to be written.
+_MOST_FRAMES = 2
+
+
+class _Sequence:
+  """Frames on their way into their file or files."""
+
+  def __init__(
+    self,
+    job: Job,
+    frames: images.Frames,
+    settings: Settings,
+    written: _Written,
+  ):
+    self._job, self._frames = job, frames
+    self._settings, self._written = settings, written
+    self._queue: queue.SimpleQueue = queue.SimpleQueue()
+    self._room = threading.Semaphore(_MOST_FRAMES)
+    self._notes: dict[str, None] = {}  # In order, each once.
+    self._size = (0, 0)
+    self._count = 0
+
+  def put(self, ready: photo.Ready) -> None:
+    """Takes the next frame; waits until there is room for it."""
+    self._room.acquire()
+    self._queue.put(ready)
+
+  def end(self) -> None:
+    """Tells that there are no more."""
+    self._queue.put(None)
+
+  def write(self) -> Done:
+    """Writes what comes; in a thread."""
+    results = self._results()
+    try:
+      if self._job.each:
+        for target, image in zip(self._job.targets, results, strict=True):
+          self._note(self._written.write(target, image, self._settings))
+      else:
+        self._write_one(results)
+    finally:
+      results.close()
+      while self._queue.get() is not None:  # After an error.
+        self._room.release()
+    height, width = self._size
+    return Done(
+      width=width,
+      height=height,
+      seconds=0.0,
+      frames=self._count,
+      notes=tuple(self._notes),
+    )
+
+  def _write_one(self, results):
+    target, settings = self._job.target, self._settings
+    self._written.check(target)
+    notes = images.write_frames(
+      target,
+      results,
+      durations=self._frames.durations,
+      loop=self._frames.loop,
+      count=len(self._frames),
+      quality=settings.quality,
+      lossless=settings.lossless,
+      overwrite=settings.overwrite,
+    )
+    self._written.add(target)
+    self._note(notes)
+
+  def _results(self):
+    while (ready := self._queue.get()) is not None:
+      try:
+        image = ready.result()
+        del ready  # It may be large.
+      finally:
+        self._room.release()
+      self._note(image.notes)
+      self._size = image.pixels.shape[:2]
+      self._count += 1
+      yield image
+    self._queue.put(None)  # For whoever waits for the end.
+
+  def _note(self, notes):
+    self._notes |= dict.fromkeys(notes)
+
+
 def _is_opaque(alpha):
-  return int(alpha.min()) == np.iinfo(alpha.dtype).max
+  return bool(alpha.min() >= images.opaque(alpha.dtype))

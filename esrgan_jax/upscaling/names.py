@@ -6,13 +6,14 @@ import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Collection, Mapping
 
 from esrgan_jax import images
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling.inputs import Input
 from esrgan_jax.upscaling.result_size import ResultSize
 
-__all__ = ["FIELDS", "Naming", "check_template", "output_of"]
+__all__ = ["FIELDS", "SUFFIXES", "Naming", "check_template", "output_of"]
 
 FIELDS = (
   "name",
@@ -23,6 +24,12 @@ FIELDS = (
   "width",
   "height",
 )
+# Of formats that hold one picture, and of those for several.
+SUFFIXES: Mapping[str | None, Collection[str]] = {
+  None: images.OUTPUT_SUFFIXES,
+  "frame": images.ANIMATION_SUFFIXES,
+  "page": [s for s, name in images.OUTPUT_SUFFIXES.items() if name == "TIFF"],
+}
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _OF_SIZE = {"width", "height", "scale"}
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')
@@ -71,13 +78,21 @@ class Naming:
     return self.size.label(model_scale=self.model_scale)
 
   def target(
-    self, image: Input, size: tuple[int, int] | None = None
+    self,
+    image: Input,
+    size: tuple[int, int] | None = None,
+    *,
+    kind: str | None = None,
   ) -> pathlib.Path:
     """Returns the name of an image's result.
 
     Args:
       image: The image.
       size: Its width and height, upright; only where they are in the template.
+      kind: "frame" or "page" if it is several pictures; None: it is one.
+
+    Returns:
+      The file; the folder of several files, where `each` tells of such.
 
     Raises:
       ValueError: If the size is needed and is not known, or the name leads
@@ -90,11 +105,8 @@ class Naming:
     if suffix is None:
       suffix = "" if self.folder else f"_{self.label}"
     name = (self.template or "{name}{suffix}").replace("{suffix}", suffix)
-    ending = f".{self.format}" if self.format else source.suffix
-    asked_for = pathlib.PurePath(self.template or "").suffix
-    if asked_for.lower() in images.OUTPUT_SUFFIXES:
-      name = name.removesuffix(asked_for)
-      ending = ending if self.format else asked_for
+    if self._asked_for:
+      name = name.removesuffix(self._asked_for)
     values = {
       "name": source.stem,
       "folder": pathlib.Path(os.path.abspath(source)).parent.name,
@@ -102,14 +114,42 @@ class Naming:
       **self._of_size(source, size, {*_FIELD.findall(name)}),
     }
     name = _FIELD.sub(lambda match: values[match[1]], name)
-    if ending.lower() not in images.OUTPUT_SUFFIXES or (
-      self.lossless
-      and ending == source.suffix
-      and not images.can_be_lossless(source)
-    ):
-      ending = ".png"
     folder = self.folder / image.below if self.folder else source.parent
+    ending = "" if self.each(image, kind) else self._ending(image, kind)
     return folder / f"{name}{ending}"
+
+  def each(self, image: Input, kind: str | None) -> str | None:
+    """Returns the suffix of files for one frame each; None if one holds all.
+
+    Args:
+      image: The image.
+      kind: See `target`.
+    """
+    ending = self._ending(image, kind)
+    if kind is None or self.file or ending.lower() in SUFFIXES[kind]:
+      return None
+    return ending
+
+  @property
+  def _asked_for(self):
+    suffix = pathlib.PurePath(self.template or "").suffix
+    known = suffix.lower() in {*SUFFIXES[None], *SUFFIXES["frame"]}
+    return suffix if known else ""
+
+  def _ending(self, image, kind):
+    if self.format:
+      return f".{self.format}"
+    if self._asked_for:
+      return self._asked_for
+    ending = image.path.suffix
+    known = {*SUFFIXES[None], *SUFFIXES[kind]}
+    if ending.lower() not in known or (
+      self.lossless
+      and not images.can_be_lossless(ending)
+      and ending.lower() in SUFFIXES[None]
+    ):
+      return ".png" if kind != "page" else ".tif"
+    return ending
 
   def _of_size(self, source, size, wanted):
     by_scale = self.size == ResultSize(scale=self.size.scale)
@@ -193,7 +233,7 @@ def output_of(
     if os.path.lexists(path) and not path.is_dir():
       raise ValueError(f"{path} is not a folder; choose another name")
     return path, None
-  if path.suffix.lower() not in suffixes:
+  if path.suffix.lower() not in {*suffixes, *images.ANIMATION_SUFFIXES}:
     if count > 1:
       return path, None
     raise ValueError(

@@ -7,13 +7,13 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from esrgan_jax import images, storage
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling.files import Job
 from esrgan_jax.upscaling.inputs import Input
-from esrgan_jax.upscaling.names import Naming
+from esrgan_jax.upscaling.names import SUFFIXES, Naming
 from esrgan_jax.upscaling.result_size import ResultSize
 
 __all__ = ["Plan", "make_plan"]
@@ -80,20 +80,21 @@ def make_plan(
   """
   inputs = list(inputs)
   sizes = {each.path: images.read_upright_size(each.path) for each in inputs}
-  targets, problems, large = {}, [], []
+  wanted, problems, large = [], [], []
   for each in inputs:
     size = sizes[each.path]
     if only_smaller and size and _is_large(size, naming):
       large.append(each.path)
       continue
     try:
-      targets[each.path] = naming.target(each, size)
+      wanted.append(_job(each, size, naming))
     except ValueError as error:
       problems.append(explain(error))
-  earlier = () if naming.file else _earlier(targets, sizes, naming)
+  earlier = frozenset() if naming.file else _earlier(wanted, sizes, naming)
   kept = storage.file_ids([*(p for p in sizes if p not in earlier), *others])
   sources, jobs, existing = {}, [], []
-  for source, target in targets.items():
+  for job in wanted:
+    source, target = job.source, job.target
     if source in earlier:
       continue
     key = _key(target)
@@ -105,23 +106,69 @@ def make_plan(
       )
       continue
     try:
-      storage.check_output(
-        target,
-        overwrite=overwrite or skip_existing,
-        inputs=kept,
-        make_folder=True,
-      )
-      there = skip_existing and target.is_file()
+      there = _is_there(job, kept, overwrite, skip_existing)
     except OSError as error:
       problems.append(f"{printable(source)}: {explain(error)}")
     else:
       if there:
         existing.append(target)
       else:
-        jobs.append(Job(source, target, sizes[source]))
+        jobs.append(job)
   return Plan(
-    tuple(jobs), tuple(existing), earlier, tuple(large), tuple(problems)
+    tuple(jobs),
+    tuple(existing),
+    tuple(job.source for job in wanted if job.source in earlier),
+    tuple(large),
+    tuple(problems),
   )
+
+
+def _job(image, size, naming):
+  count, kind = _frames(image.path)
+  target = naming.target(image, size, kind=kind)
+  each = naming.each(image, kind)
+  known = SUFFIXES[None if each else kind]
+  suffix = each or target.suffix
+  if suffix.lower() not in known:
+    shown = printable(suffix)
+    if kind:
+      reason = f"{shown} files hold no {count} {kind}s; give a folder, or"
+    else:
+      reason = f"cannot write {shown} files of one picture;"
+    raise ValueError(
+      f"{printable(image.path)}: {reason} choose one of {', '.join(known)}"
+    )
+  return Job(image.path, target, size, count, each)
+
+
+def _frames(path):
+  """Returns how many pictures a file has, and what they are called."""
+  if images.may_have_frames(path):
+    with contextlib.suppress(images.ImageError):  # Told when it is read.
+      frames = images.read_frames(path, max_pixels=2**62)
+      if len(frames) > 1:
+        return len(frames), frames.kind
+  return 1, None
+
+
+def _is_there(job, kept, overwrite, skip_existing):
+  """Tells whether a result is there; raises if it cannot be made."""
+  for target in job.targets:
+    storage.check_output(
+      target,
+      overwrite=overwrite or skip_existing,
+      inputs=kept,
+      make_folder=True,
+    )
+  if not skip_existing:
+    return False
+  there = [target.is_file() for target in job.targets]
+  if any(there) and not all(there):
+    raise FileExistsError(
+      f"{job.target} has some of its {job.frames} files; remove it, or give"
+      " --overwrite (overwrite=True)"
+    )
+  return all(there)
 
 
 def _is_large(size, naming):
@@ -130,39 +177,34 @@ def _is_large(size, naming):
 
 
 def _earlier(
-  targets: Mapping[pathlib.Path, pathlib.Path],
+  jobs: Sequence[Job],
   sizes: Mapping[pathlib.Path, tuple[int, int] | None],
   naming: Naming,
-) -> tuple[pathlib.Path, ...]:
+) -> frozenset[pathlib.Path]:
   """Returns the images that are results of others."""
-  result_of: dict[pathlib.Path, tuple[pathlib.Path, ResultSize]] = {}
-  for source, target in targets.items():
-    result_of.setdefault(_absolute(target), (source, naming.size))
-  beside = {}
-  if naming.folder is None:
-    for source in targets:
-      beside.setdefault(_absolute(source).with_suffix(""), source)
-  found = []
-  for path in targets:
+  result_of, beside = {}, {}
+  for job in jobs:
+    for target in job.targets:
+      result_of.setdefault(_absolute(target), (job.source, naming.size))
+    if naming.folder is None:
+      beside.setdefault(_absolute(job.source).with_suffix(""), job.source)
+  found = set()
+  for path in (job.source for job in jobs):
     absolute = _absolute(path)
     origin = result_of.get(absolute)
     name, separator, label = path.stem.rpartition("_")
-    rule = ResultSize.of_label(label) if separator else None
-    if (
-      origin is None
-      and rule
-      and (other := beside.get(absolute.with_name(name)))
-    ):
-      origin = other, rule
-    if origin is None or origin[0] == path:
+    rule = ResultSize.of_label(label) if separator and name else None
+    if origin is None and rule:
+      origin = beside.get(absolute.with_name(name)), rule
+    if origin is None or origin[0] in (None, path):
       continue
     before, size = sizes[origin[0]], sizes[path]
     if before and size:
       expected = origin[1].of(before[::-1], model_scale=naming.model_scale)
       if expected != size[::-1]:
         continue
-    found.append(path)
-  return tuple(found)
+    found.add(path)
+  return frozenset(found)
 
 
 def _absolute(path):
