@@ -232,9 +232,7 @@ def test_bad_files_are_named_and_the_others_done(run):
   pathlib.Path("text.jpg").write_text("no image")
   data = pathlib.Path("good.png").read_bytes()
   pathlib.Path("cut.png").write_bytes(data[: len(data) // 2])
-  frames = [PilImage.new("L", (4, 4), n) for n in (0, 255)]
-  frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
-  names = ["empty.png", "text.jpg", "cut.png", "moving.gif", "absent.png"]
+  names = ["empty.png", "text.jpg", "cut.png", "absent.png"]
   status, out, err = run(*names, "good.png", "-o", "out")
   assert status == 1
   assert os.listdir("out") == ["good.png"]

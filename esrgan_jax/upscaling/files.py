@@ -142,6 +142,7 @@ def upscale_files(
     there is none.
 
   >>> import tempfile
+  >>> import numpy as np
   >>> from esrgan_jax.upscaling.upscaler import load
   >>> model = load("realesrgan-x4plus-anime")
   >>> with tempfile.TemporaryDirectory() as folder:

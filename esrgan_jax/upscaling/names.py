@@ -145,7 +145,7 @@ class Naming:
     known = {*SUFFIXES[None], *SUFFIXES[kind]}
     if ending.lower() not in known or (
       self.lossless
-      and not images.can_be_lossless(ending)
+      and not images.can_be_lossless(f"a{ending}")
       and ending.lower() in SUFFIXES[None]
     ):
       return ".png" if kind != "page" else ".tif"

@@ -1,0 +1,326 @@
+"""Files through the command: frames, pages, pipes, sizes, what is recorded."""
+
+import io
+import os
+import pathlib
+import sys
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from esrgan_jax import images
+from esrgan_jax.upscaling import upscaler
+from tests.test_commands_upscale import run, save, size_of, weights
+
+__all__ = ["run", "weights"]  # Fixtures.
+
+
+def animate(name, count=3, size=(14, 11), **options):
+  """Saves frames that Pillow finds to differ."""
+  frames = []
+  for number in range(count):
+    pixels = np.full((*size[::-1], 3), 20 * number, np.uint8)
+    pixels[number, :5] = (255, 99, 9)
+    frames.append(PilImage.fromarray(pixels))
+  durations = [40 * (number + 1) for number in range(count)]
+  if not name.endswith(".tif"):
+    options |= {"duration": durations, "loop": 2}
+  frames[0].save(name, save_all=True, append_images=frames[1:], **options)
+  return [np.asarray(frame) for frame in frames]
+
+
+@pytest.mark.parametrize(
+  "suffix", ["png", pytest.param("webp", marks=pytest.mark.slow)]
+)
+def test_an_animation_stays_one_with_its_timing(run, weights, suffix):
+  frames = animate(f"a.{suffix}", lossless=True)
+  status, out, err = run(f"a.{suffix}", "--lossless")
+  assert (status, err) == (0, "")
+  assert f"a_x4.{suffix}  3 of 56 x 44, " in out
+  result = images.read_frames(f"a_x4.{suffix}")
+  assert list(result.durations) == [40, 80, 120]
+  assert result.loop == images.read_frames(f"a.{suffix}").loop
+  model = upscaler.load(weights)
+  for image, frame in zip(result, frames, strict=True):
+    expected = model.upscale(frame)
+    np.testing.assert_allclose(image.pixels, expected, rtol=0, atol=1)
+
+
+@pytest.mark.slow
+def test_gif_stays_gif_and_one_of_one_frame_becomes_png(run):
+  animate("a.gif")
+  animate("b.gif", count=1)
+  status, out, err = run("a.gif", "b.gif", "-o", "out", "--scale", 2)
+  assert (status, err) == (0, "")
+  assert sorted(os.listdir("out")) == ["a.gif", "b.png"]
+  assert len(images.read_frames("out/a.gif")) == 3
+  assert "2 images" in out
+
+
+def test_a_format_of_one_picture_gets_a_file_for_each_frame(run):
+  animate("a.gif")
+  status, out, err = run("a.gif", "-f", "jpg")
+  assert (status, err) == (0, "")
+  names = ["a_0001.jpg", "a_0002.jpg", "a_0003.jpg"]
+  assert sorted(os.listdir("a_x4")) == names
+  assert "a_x4  3 of 56 x 44" in out
+  assert size_of("a_x4/a_0002.jpg") == (56, 44)
+  # Those that are there are neither made again nor upscaled.
+  assert run("a.gif", "-f", "jpg", "--skip-existing")[:2] == (
+    0,
+    "a_x4  exists, skipped\n",
+  )
+  status, out, _ = run(".", "-r", "-f", "jpg", "--skip-existing")
+  assert status == 0
+  assert "left out a_x4/a_0001.jpg and 2 others" in out
+  status, _, err = run("a.gif", "-f", "jpg")
+  assert status == 1
+  assert "a_x4/a_0001.jpg exists already" in err
+  os.unlink("a_x4/a_0003.jpg")
+  status, _, err = run("a.gif", "-f", "jpg", "--skip-existing")
+  assert status == 1
+  assert "has some of its 3 files" in err
+  assert run("a.gif", "-f", "jpg", "--overwrite")[0] == 0
+  assert sorted(os.listdir("a_x4")) == names
+
+
+@pytest.mark.slow
+def test_pages_stay_pages_and_are_no_animation(run):
+  frames = animate("a.tif")
+  assert run("a.tif", "-o", "b.tif")[0] == 0
+  pages = images.read_frames("b.tif")
+  assert (len(pages), pages.durations) == (len(frames), None)
+  status, _, err = run("a.tif", "-o", "b.gif")
+  assert status == 1
+  assert ".gif files hold no 3 pages; give a folder, or choose one of" in err
+  assert run("a.tif", "-o", "b.png")[0] == 1
+  assert run("a.tif", "-o", "b/", "-f", "png")[0] == 0
+  assert len(os.listdir("b/a")) == 3
+
+
+@pytest.mark.parametrize(
+  "broken",
+  [
+    1,
+    pytest.param(0, marks=pytest.mark.slow),
+    pytest.param(4, marks=pytest.mark.slow),
+  ],
+)
+def test_a_broken_frame_costs_the_file_and_no_other(run, broken):
+  """In one file of all frames, nothing; and whatever comes after it."""
+  animate("a.png", count=6)
+  data = bytearray(pathlib.Path("a.png").read_bytes())
+  at, kind = 0, b"IDAT" if broken == 0 else b"fdAT"
+  for _ in range(max(broken, 1)):
+    at = data.index(kind, at + 1)
+  data[at + 8 : at + 16] = b"\xff" * 8
+  pathlib.Path("a.png").write_bytes(data)
+  save("b.png")
+  animate("c.png", count=9)
+  status, out, err = run("a.png", "b.png", "c.png", "-o", "out")
+  assert status == 1
+  assert err.startswith("error: a.png: ")
+  assert err.count("\n") == 1
+  assert sorted(os.listdir("out")) == ["b.png", "c.png"]
+  assert "2 images" in out
+  assert len(images.read_frames("out/c.png")) == 9
+
+
+class _Pipe(io.TextIOWrapper):
+  def __init__(self, data=b"", *, is_terminal=False):
+    super().__init__(io.BytesIO(data), write_through=True)
+    self._is_terminal = is_terminal
+
+  def isatty(self):
+    return self._is_terminal
+
+
+@pytest.fixture
+def piped(run, monkeypatch):
+  """As `run`, with standard input; returns standard output as bytes."""
+
+  def piped(*arguments, given=b"", to_terminal=False, from_terminal=False):
+    output = _Pipe(is_terminal=to_terminal)
+    monkeypatch.setattr(sys, "stdin", _Pipe(given, is_terminal=from_terminal))
+    monkeypatch.setattr(sys, "stdout", output)
+    status, _, err = run(*arguments)
+    return status, output.buffer.getvalue(), err
+
+  return piped
+
+
+@pytest.mark.parametrize(
+  "suffix",
+  [
+    "png",
+    pytest.param("jpg", marks=pytest.mark.slow),
+    pytest.param("webp", marks=pytest.mark.slow),
+  ],
+)
+def test_standard_input_and_output(piped, suffix):
+  save(f"a.{suffix}")
+  data = pathlib.Path(f"a.{suffix}").read_bytes()
+  status, out, err = piped("-", given=data)
+  assert status == 0
+  picture = PilImage.open(io.BytesIO(out))
+  assert picture.size == (56, 44)
+  assert picture.format == {"jpg": "JPEG"}.get(suffix, suffix.upper())
+  # What is said is on stderr, without our own folders.
+  assert err.splitlines()[0].startswith("-  56 x 44, ")
+  assert "/" not in err
+  assert piped(f"a.{suffix}", "-o", "-", "-q")[1] == out
+  assert piped("/dev/stdin", "-o", "/dev/stdout", "-q", given=data)[1] == out
+  assert set(os.listdir()) - {"cache"} == {f"a.{suffix}"}
+
+
+@pytest.mark.slow
+def test_pipes_and_files_may_be_mixed(piped):
+  save("a.png")
+  data = pathlib.Path("a.png").read_bytes()
+  status, out, err = piped("-", "a.png", "-o", "out/", given=data)
+  assert (status, err) == (0, "")
+  assert sorted(os.listdir("out")) == ["a.png", "stdin.png"]
+  assert b"out/stdin.png  56 x 44" in out
+  assert piped("-", "-o", "b.jpg", given=data)[0] == 0
+  assert size_of("b.jpg") == (56, 44)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "options", "message"),
+  [
+    (["-"], {"from_terminal": True}, "standard input is a terminal"),
+    (["a.png", "-o", "-"], {"to_terminal": True}, "output is a terminal"),
+    (["-"], {}, "stdin: the file is empty (0 bytes)"),
+    (["-"], {"given": b"no image"}, "stdin: not an image of a known format"),
+    (["-", "a.png"], {"given": b"x"}, "- has no name for its result; give -o"),
+    (["a.png", "b.png", "-o", "-"], {}, "2 images cannot go to standard"),
+  ],
+)
+def test_what_no_pipe_is_for(piped, arguments, options, message):
+  save("a.png")
+  save("b.png", size=(9, 9))
+  status, out, err = piped(*arguments, **options)
+  assert status == 1
+  assert message in err
+  assert out == b""
+  assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_named_pipe_is_read_to_its_end(run):
+  save("a.png")
+  os.mkfifo("pipe")
+  data = pathlib.Path("a.png").read_bytes()
+  sender = threading.Thread(
+    target=pathlib.Path("pipe").write_bytes, args=[data]
+  )
+  sender.start()
+  assert run("pipe", "-o", "out/")[0] == 0
+  sender.join()
+  assert os.listdir("out") == ["pipe.png"]
+
+
+def test_a_dry_run_tells_and_does_nothing(run):
+  os.mkdir("in")
+  save("in/a.png")
+  save("in/b.jpg", size=(5, 900))
+  animate("in/c.gif")
+  pathlib.Path("in/d.png").write_bytes(b"no image")
+  before = sorted(pathlib.Path().rglob("*"))
+  status, out, err = run("in", "-o", "out", "-n", "-f", "webp", "-s", 20)
+  assert status == 1
+  assert err == (
+    "error: out/b.webp: 100 x 18000 pixels do not fit WEBP, which ends at 16383"
+    " a side; choose .png\n"
+  )
+  assert "in/a.png -> out/a.webp  14 x 11 -> 280 x 220\n" in out
+  assert "in/c.gif -> out/c.webp  3 of 14 x 11 -> 280 x 220\n" in out
+  assert "in/d.png -> out/d.webp  its header tells no size\n" in out
+  assert "nothing was done" in out
+  assert sorted(pathlib.Path().rglob("*")) == before
+
+
+def test_a_dry_run_needs_no_weights(run):
+  save("a.png")
+  status, out, _ = run("a.png", "-n", model="realesrgan-x4plus")
+  assert (status, "a.png -> a_x4.png" in out) == (0, True)
+  status, out, _ = run("a.png", "-n", model="esrgan-psnr-x4")
+  assert (status, "a.png -> a_x4.png" in out) == (0, True)
+  status, _, err = run("a.png", "-n", model="nothing")
+  assert (status, "no model 'nothing'" in err) == (1, True)
+
+
+@pytest.mark.slow
+def test_what_is_large_enough_is_left_alone_and_told(run):
+  save("small.png", size=(20, 10))
+  save("large.png", size=(20, 90))
+  rule = ["--long-side", 50]
+  status, out, _ = run("small.png", "large.png", "--only-smaller", *rule)
+  assert status == 0
+  assert "large.png  is large enough, left alone\n" in out
+  assert size_of("small_long50.png") == (50, 25)
+  assert not pathlib.Path("large_long50.png").exists()
+  assert run("large.png", *rule)[0] == 0
+  assert size_of("large_long50.png") == (11, 50)
+
+
+@pytest.mark.parametrize(
+  "rules", [["-s", 2, "--width", 9], ["--width", 9, "--long-side", 9]]
+)
+def test_two_rules_for_one_size_are_an_error(run, rules):
+  save("a.png")
+  status, _, err = run("a.png", *rules)
+  assert status == 1
+  assert "give one of --scale, --width, --height, --long-side" in err
+
+
+def test_what_is_transparent_lies_on_a_colour_where_it_must(run):
+  pixels = np.full((12, 12, 4), (200, 100, 50, 0), np.uint8)
+  PilImage.fromarray(pixels).save("a.png")
+  assert run("a.png", "-f", "jpg")[0] == 1
+  colour = ["--background", "#0060ff"]
+  assert run("a.png", "-f", "jpg", *colour, "--quality", 100)[0] == 0
+  PilImage.new("RGB", (12, 12), "#0060ff").save("flat.png")
+  assert run("flat.png", "-f", "jpg", "--quality", 100)[0] == 0
+  seen, expected = (images.read_image(f"{n}_x4.jpg") for n in ("a", "flat"))
+  np.testing.assert_array_equal(seen.pixels, expected.pixels)
+  assert run("a.png", *colour)[0] == 0
+  assert images.read_image("a_x4.png").alpha is not None
+  with pytest.raises(SystemExit):
+    run("a.png", "--background", "no colour")
+
+
+@pytest.mark.slow
+def test_results_tell_how_they_were_made_unless_that_is_not_wanted(run):
+  save("a.png")
+  run("a.png", "-s", 2, "--tile", 64)
+  record = images.read_image("a_x2.png").metadata.record
+  data = pathlib.Path("a_x2.png").read_bytes()
+  expected = "tiny.safetensors x4, scale=2.0, tile=64"
+  assert expected in (record or "") or expected.encode() in data
+  run("a.png", "-s", 2, "--overwrite", "--no-record")
+  assert b"esrgan_jax" not in pathlib.Path("a_x2.png").read_bytes()
+
+
+def test_no_loss_means_another_format_than_jpeg(run):
+  save("a.jpg")
+  save("b.webp", lossless=True)
+  assert run("a.jpg", "b.webp", "--lossless")[0] == 0
+  a, b = images.read_image("a_x4.png"), images.read_image("b_x4.webp")
+  assert a.pixels.shape == b.pixels.shape
+  assert b"VP8L" in pathlib.Path("b_x4.webp").read_bytes()[:4096]
+  status, _, err = run("a.jpg", "--lossless", "-f", "jpg")
+  assert (status, "lossless" in err) == (1, True)
+
+
+@pytest.mark.slow
+def test_what_has_no_seam_gets_none(run):
+  save("a.png", size=(24, 24))
+  assert run("a.png", "-o", "b.png", "--seamless", "--exact")[0] == 0
+  pixels = np.roll(images.read_image("a.png").pixels, (7, 5), (0, 1))
+  images.write_image("rolled.png", images.Image(pixels))
+  assert run("rolled.png", "-o", "c.png", "--seamless", "--exact")[0] == 0
+  b, c = (images.read_image(n).pixels.astype(int) for n in ("b.png", "c.png"))
+  assert np.abs(np.roll(b, (28, 20), (0, 1)) - c).max() <= 1
