@@ -1,6 +1,7 @@
 """Pages and frames: read one by one, as they are seen, and written."""
 
 import fractions
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -243,6 +244,18 @@ def test_animations_of_pillow(tmp_path, format_, mode):
   assert frames.loop == 2 + (format_ == "GIF")
   for picture, other in zip(found, by_pillow(tmp_path), strict=True):
     np.testing.assert_array_equal(seen(picture), other)
+
+
+def test_large_files_are_read_where_they_lie(tmp_path, monkeypatch):
+  for files in build.several().values():
+    for data in files.values():
+      _, pictures = read(tmp_path, data)
+      with monkeypatch.context() as patch:
+        patch.setattr(images.frames, "_MAPPED_BYTES", 0)
+        _, others = read(tmp_path, data)
+      for picture, other in zip(pictures, others, strict=True):
+        np.testing.assert_array_equal(joined(picture), joined(other))
+        assert picture.metadata == other.metadata
 
 
 def test_what_is_no_picture_has_no_frames(tmp_path):
@@ -563,3 +576,29 @@ def test_a_damaged_page_is_named(tmp_path):
     assert last.notes == (
       "what follows it in the file is damaged, and left out",
     )
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_few_frames_are_in_memory(tmp_path, suffix):
+  file, count = tmp_path / f"a{suffix}", 24
+  pixels = np.broadcast_to(noise(1, 256, 3) & 7, (256, 256, 3))
+
+  def frames():
+    for number in range(count):
+      yield images.Image(pixels + np.uint8(number))
+
+  durations = None if suffix == ".tif" else [10] * count
+  images.write_frames(file, frames(), durations=durations)  # Loads codecs.
+  tracemalloc.start()
+  try:
+    images.write_frames(file, frames(), durations=durations, overwrite=True)
+    _, written = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    assert sum(frame.pixels.shape[0] for frame in images.read_frames(file)) == (
+      256 * count
+    )
+    _, read = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert max(written, read - before) < 14 * pixels.size
