@@ -7,12 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from esrgan_jax import checks
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
+from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.ops.precision import at_least_float32
 
 NORMS = ("batch", "layer", "none")
@@ -186,7 +187,7 @@ def _run_first_stage(image: Array, first: Conv, second: Conv) -> Array:
   """The two convolutions at the image's own resolution, and below."""
   if not packing.can_pack(image):
     return _run_stage(image, first, second)
-  return lax.platform_dependent(
+  return by_platform(
     image,
     first,
     second,

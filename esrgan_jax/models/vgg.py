@@ -23,6 +23,7 @@ from jax import Array, lax
 from esrgan_jax import checks
 from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
+from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.ops.precision import at_least_float32
 
 # Convolutions per stage and their widths (arXiv:1409.1556, column E).
@@ -170,7 +171,7 @@ def _features(
   )
   x = ((x - mean) / std).astype(dtype)
   run = functools.partial(_run_layers, layers=layers, depth=depth)
-  features = lax.platform_dependent(
+  features = by_platform(
     x,
     params,
     tpu=functools.partial(run, packed=packing.can_pack(x)),
@@ -344,9 +345,7 @@ def _conv(layer: Mapping[str, Array], x: Array, packed: bool) -> Array:
 
 def _max_pool(x: Array) -> Array:
   """2x2 maxima; an odd last row or column is dropped, as in PyTorch."""
-  return lax.platform_dependent(
-    x, cpu=_max_pool_by_reshape, default=_max_pool_by_window
-  )
+  return by_platform(x, cpu=_max_pool_by_reshape, default=_max_pool_by_window)
 
 
 def _max_pool_by_window(x: Array) -> Array:

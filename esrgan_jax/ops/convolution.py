@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from esrgan_jax.ops import axes, winograd
+from esrgan_jax.ops.platforms import by_platform
 
 Array = jax.Array
 Dtype = Any
@@ -95,7 +96,7 @@ def _convolve(
   run = functools.partial(convolve, stride=stride, pad=pad, out_dtype=out_dtype)
   if not _has_winograd(x, kernel, stride, pad, out_dtype):
     return run(x, kernel)
-  return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=run)
+  return by_platform(x, kernel, cpu=winograd.convolve, default=run)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -152,7 +153,7 @@ def _conv_bwd(
   else:
     dx = by_transposition(dy, kernel)
   side = kernel.shape[0]
-  d_kernel = lax.platform_dependent(
+  d_kernel = by_platform(
     x,
     dy,
     cpu=functools.partial(kernel_gradient_on_cpu, side=side, **window),
@@ -173,9 +174,7 @@ def _input_gradient(dy: Array, kernel: Array, pad: int) -> Array:
   n, h, w, _ = dy.shape
   fits = (kernel.shape[0], pad, dy.dtype) == (3, 1, jnp.float32)
   if fits and _is_wide(kernel) and n * h * w >= _WIDE_KERNEL_PIXELS:
-    return lax.platform_dependent(
-      dy, kernel, cpu=winograd.input_gradient, default=run
-    )
+    return by_platform(dy, kernel, cpu=winograd.input_gradient, default=run)
   return run(dy, kernel)
 
 
@@ -203,7 +202,7 @@ def conv_doubling(x: Array, kernel: Array) -> Array:
 def _double(x: Array, kernel: Array) -> Array:
   n, h, w, _ = x.shape
   shape = (n, 2 * h, 2 * w, kernel.shape[-2])
-  return lax.platform_dependent(
+  return by_platform(
     x,
     kernel,
     cpu=input_gradient_by_parity,
@@ -224,7 +223,7 @@ def _conv_doubling_bwd(
 ) -> tuple[Array, Array]:
   x, kernel = residuals
   window = {"side": 4, "stride": 2, "pad": 1}
-  d_kernel = lax.platform_dependent(
+  d_kernel = by_platform(
     dy,
     x,
     cpu=functools.partial(kernel_gradient_by_dot, **window),

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from esrgan_jax.ops.convolution import (
   convolve,
@@ -31,6 +30,7 @@ from esrgan_jax.ops.convolution import (
   kernel_gradient_on_cpu,
   transpose,
 )
+from esrgan_jax.ops.platforms import by_platform
 
 Array = jax.Array
 
@@ -123,7 +123,7 @@ def dense_block(
 def _dense_block_fwd(
   x: Array, convs: GroupedConvs, valid: Array | None
 ) -> tuple[Array, tuple]:
-  out, grown = lax.platform_dependent(
+  out, grown = by_platform(
     x,
     convs,
     valid,
@@ -137,7 +137,7 @@ def _dense_block_fwd(
 def _dense_block_bwd(
   residuals: tuple, d_out: Array
 ) -> tuple[Array, GroupedConvs, Array | None]:
-  d_x, d_convs = lax.platform_dependent(
+  d_x, d_convs = by_platform(
     *residuals,
     d_out,
     cpu=functools.partial(

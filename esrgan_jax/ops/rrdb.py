@@ -28,6 +28,7 @@ from esrgan_jax.ops.dense_block import (
 )
 from esrgan_jax.ops.layout import keep_last_axis_minor
 from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
+from esrgan_jax.ops.platforms import by_platform
 
 Array = jax.Array
 
@@ -80,7 +81,7 @@ def run_blocks(
   """
   # On a TPU, regrouping in each iteration costs a fifth of the forward pass. On
   # a CPU, the regrouped copy of all weights costs a tenth, on small images.
-  return lax.platform_dependent(
+  return by_platform(
     x,
     list(blocks),
     valid,
@@ -151,7 +152,7 @@ def reconstruct(
   feat, valid, batch = _flatten(feat, valid)
   run = functools.partial(upsample, factors=factors)
   if factors[-1:] == (2,):
-    sr = lax.platform_dependent(
+    sr = by_platform(
       feat,
       valid,
       *convs,

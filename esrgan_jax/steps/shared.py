@@ -26,6 +26,7 @@ from esrgan_jax import checks, losses
 from esrgan_jax.models import registry
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.layout import keep_compact
+from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.steps.optimizer import find_learning_rate, update
 
 Batch = Mapping[str, Array]
@@ -212,7 +213,7 @@ def apply_update(optimizer, grads, opt_state, params, *, step, value):
   """
   # To lie as the parameters do: otherwise the whole update would take place in
   # the gradients' layout, and parameters and state be copied there and back.
-  grads = jax.lax.platform_dependent(
+  grads = by_platform(
     grads,
     tpu=functools.partial(jax.tree.map, keep_compact),
     default=lambda grads: grads,

@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from esrgan_jax import checks, compilation
 from esrgan_jax.models import registry
+from esrgan_jax.ops import platforms
 from esrgan_jax.upscaling import stream, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
 from esrgan_jax.weights import find, zoo
@@ -538,6 +539,7 @@ class Upscaler:
         size = (len(placed.devices) * shape.per_device, *size)
         return jax.ShapeDtypeStruct(size, dtype, sharding=placed.sharded)
 
+      platform = placed.devices[0].platform
       window = (shape.height, shape.width)
       channels, _ = registry.channels(self.net)
       spec = PartitionSpec("data")
@@ -550,11 +552,12 @@ class Upscaler:
       )
       program = jax.jit(
         program,
-        compiler_options=compilation.compiler_options(
-          placed.devices[0].platform
-        ),
+        compiler_options=compilation.compiler_options(platform),
       )
-      with jax.set_mesh(placed.mesh):  # Whatever the caller's is.
+      with (
+        jax.set_mesh(placed.mesh),  # Whatever the caller's is.
+        platforms.tracing_for(platform),
+      ):
         self._programs[key] = program.lower(
           self._replicated(),
           sharded(*window, channels, dtype=dtype),

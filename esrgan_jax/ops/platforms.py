@@ -1,0 +1,65 @@
+"""The choice by platform, in one place.
+
+`jax.lax.platform_dependent` traces what every platform would do, to choose when
+a program is lowered: nested, that is many times the work of one. A program that
+knows where it will run says so while it is traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax import lax
+
+__all__ = ["by_platform", "tracing_for"]
+
+_known: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+  "esrgan_jax_platform", default=None
+)
+
+
+def by_platform(
+  *args: Any, default: Callable[..., Any], **choices: Callable[..., Any]
+) -> Any:
+  """Applies the function of the platform that the program will run on.
+
+  Args:
+    *args: Of the function: pytrees of arrays.
+    default: For every other platform.
+    **choices: By the platforms' names: `cpu`, `cuda`, `rocm`, `tpu`.
+
+  Returns:
+    What the function returns; shapes and dtypes are the same on all platforms.
+
+  >>> float(by_platform(2.0, default=lambda x: x, cpu=lambda x: -x))
+  -2.0
+  """
+  platform = _known.get()
+  if platform is None:
+    return lax.platform_dependent(*args, default=default, **choices)
+  return choices.get(platform, default)(*args)
+
+
+@contextlib.contextmanager
+def tracing_for(platform: str) -> Iterator[None]:
+  """What is traced inside will be lowered for one platform only.
+
+  To be used around the `lower` of a `jax.jit` that is made for it, which no
+  other program shares.
+
+  Args:
+    platform: As a device tells it. A GPU's says nothing of its kind, so nothing
+      is known.
+
+  >>> with tracing_for("tpu"):
+  ...   float(by_platform(2.0, default=lambda x: x, cpu=lambda x: -x))
+  2.0
+  """
+  token = _known.set(None if platform == "gpu" else platform)
+  try:
+    yield
+  finally:
+    _known.reset(token)
