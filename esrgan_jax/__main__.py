@@ -84,6 +84,16 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
   return parser
 
 
+class _Signalled(SystemExit):
+  """The end by a signal that asks for it."""
+
+
+def _leave(status: int) -> NoReturn:
+  """Ends the process without waiting for what devices compute."""
+  storage.remove_unfinished()
+  os._exit(status)
+
+
 # Seconds that compiled code may go on after a signal, before the process ends.
 _PATIENCE = 5.0
 
@@ -93,7 +103,7 @@ def _tidy_ends() -> Iterator[None]:
   """Ends as by an error where a signal would end at once, and leave debris."""
 
   def end(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)  # As a shell says it.
+    raise _Signalled(128 + number)  # As a shell says it.
 
   before = {}
   with contextlib.ExitStack() as stack:
@@ -133,10 +143,9 @@ def _impatient(numbers: Set[int]) -> Iterator[None]:
           return
         if number in numbers:
           ending = number
-    storage.remove_unfinished()
     if sys.stderr.isatty():
       os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # A bar hides the cursor.
-    os._exit(128 + ending)
+    _leave(128 + ending)
 
   watcher = threading.Thread(target=watch, daemon=True)
   watcher.start()
@@ -187,5 +196,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
+def run_process() -> NoReturn:
+  """Runs the one command of a process, which ends at once on a signal."""
+  try:
+    status = main()
+  except _Signalled as end:
+    status = end.code
+  if status < 128:
+    sys.exit(status)
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+      stream.flush()
+  _leave(status)
+
+
 if __name__ == "__main__":
-  sys.exit(main())
+  run_process()

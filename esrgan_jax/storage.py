@@ -21,6 +21,7 @@ import shutil
 import socket
 import stat
 import sys
+import tempfile
 import typing
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import BinaryIO
@@ -41,6 +42,7 @@ __all__ = [
   "reaching",
   "remove_unfinished",
   "require_packages",
+  "temporary_folder",
   "write_whole",
   "written_aside",
 ]
@@ -272,7 +274,7 @@ def _aside_name(name):
 
 @atexit.register
 def remove_unfinished() -> None:
-  """Removes what `written_aside` is writing, in all threads of this process.
+  """Removes what all threads of this process are writing aside.
 
   For the end of a process, which calls it of itself where it ends in order;
   `os._exit` does not. A thread that writes on gets an error at its end.
@@ -282,7 +284,29 @@ def remove_unfinished() -> None:
   for aside, owner in list(_unfinished.items()):
     if owner == os.getpid():
       with contextlib.suppress(OSError):
-        os.unlink(aside)
+        if os.path.isdir(aside) and not os.path.islink(aside):
+          shutil.rmtree(aside, ignore_errors=True)
+        else:
+          os.unlink(aside)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[pathlib.Path]:
+  """Yields a folder of the system's for such files, which is gone at the end.
+
+  >>> with temporary_folder() as folder:
+  ...   folder.is_dir()
+  True
+  >>> folder.exists()
+  False
+  """
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    folder = pathlib.Path(name)
+    _unfinished[folder] = os.getpid()
+    try:
+      yield folder
+    finally:
+      del _unfinished[folder]
 
 
 def _take_over(file, replaced):
@@ -374,11 +398,13 @@ def folder_written_aside(
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
+    _unfinished[aside] = os.getpid()
     aside.mkdir()
     yield aside
     _rename_folder(aside, path, is_whole)
   finally:  # After the rename there is nothing left of that name.
     shutil.rmtree(aside, ignore_errors=True)
+    _unfinished.pop(aside, None)
 
 
 def _rename_folder(aside, path, is_whole):

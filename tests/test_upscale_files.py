@@ -3,8 +3,11 @@
 import io
 import os
 import pathlib
+import signal
+import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image as PilImage
 from esrgan_jax import images
 from esrgan_jax.upscaling import upscaler
 from tests.test_commands_upscale import run, save, size_of, weights
+from tests.training_runs import ROOT
 
 __all__ = ["run", "weights"]  # Fixtures.
 
@@ -324,3 +328,30 @@ def test_what_has_no_seam_gets_none(run):
   assert run("rolled.png", "-o", "c.png", "--seamless", "--exact")[0] == 0
   b, c = (images.read_image(n).pixels.astype(int) for n in ("b.png", "c.png"))
   assert np.abs(np.roll(b, (28, 20), (0, 1)) - c).max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_while_a_result_is_written_leaves_nothing(
+  weights, tmp_path, name
+):
+  random = np.random.default_rng(0)
+  pixels = random.integers(0, 256, (700, 700, 3), np.uint8)
+  PilImage.fromarray(pixels).save(tmp_path / "a.png")
+  words = ["upscale", tmp_path, "-o", tmp_path / "out", "-m", weights]
+  words += ["-f", "webp", "--lossless"]
+  path = os.pathsep.join(map(str, [ROOT, os.environ.get("PYTHONPATH", "")]))
+  with subprocess.Popen(
+    [sys.executable, "-m", "esrgan_jax", *words],
+    env=os.environ | {"PYTHONPATH": path},
+    stderr=subprocess.PIPE,
+  ) as process:
+    while not (there := list(tmp_path.glob("out/*"))):
+      assert process.poll() is None
+      time.sleep(0.01)
+    assert there[0].name.startswith(".")
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=20)
+  assert process.returncode == 128 + getattr(signal, name)
+  assert os.listdir(tmp_path / "out") == []
+  assert b"Traceback" not in err

@@ -16,7 +16,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
@@ -206,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
     # Of its own permissions: what comes through a pipe is nobody else's.
     folder = None
     if piped or to_stdout:
-      folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+      folder = stack.enter_context(storage.temporary_folder())
     report = _Report(quiet=args.quiet, to_stdout=to_stdout, hidden=folder)
     inputs = _collect(args, report, folder)
     if not inputs:
