@@ -142,6 +142,27 @@ def imresize_uint8(
   return image
 
 
+def axis_weights(
+  in_size: int, out_size: int, *, border: str = "mirror"
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what `imresize` makes of one axis: a sparse matrix, by its rows.
+
+  Args:
+    in_size: Pixels of the image along the axis.
+    out_size: Pixels of the result.
+    border: As of `imresize`; or `"wrap"`, of images whose edges meet.
+
+  Returns:
+    For each output, the inputs that it is a sum of, and their float64 weights:
+    two `[out_size, taps]`. An input may come twice, at a border.
+
+  >>> sources, weights = axis_weights(4, 2, border="clamp")
+  >>> sources[0].tolist(), weights.sum(axis=1).round(6).tolist()
+  ([0, 0, 0, 0, 1, 2, 3, 3], [1.0, 1.0])
+  """
+  return _taps(in_size, out_size, out_size / in_size, border, True)
+
+
 def _plan(shape, scale, size, border, antialias):
   """Validates; returns an axis and what `_taps` takes, per pass."""
   if len(shape) < 3 or 0 in shape[-3:]:
@@ -227,7 +248,9 @@ def _taps(in_size, out_size, scale, border, antialias):
   weights = stretch * _cubic(stretch * (center[:, None] - sources))
   weights /= weights.sum(axis=1, keepdims=True)
   sources = sources.astype(np.int64) - 1
-  if border == "mirror":
+  if border == "wrap":
+    sources = sources % in_size
+  elif border == "mirror":
     sources = sources % (2 * in_size)
     sources = np.minimum(sources, 2 * in_size - 1 - sources)
   else:
