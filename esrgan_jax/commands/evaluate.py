@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterable
 
+import numpy as np
 import rich.cells
 import rich.progress
 
@@ -22,7 +23,7 @@ from esrgan_jax.data import sources
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
-from esrgan_jax.upscaling import upscaler
+from esrgan_jax.upscaling import consistency, upscaler
 from esrgan_jax.weights import find, zoo
 
 _BICUBIC = "bicubic"
@@ -62,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="A,B",
     default=",".join(measures.DEFAULT),
     help="what to measure, with commas between (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--consistent",
+    action="store_true",
+    help="change results so that their downscaling is the LR image",
   )
   parser.add_argument(
     "--border",
@@ -133,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
       name=name,
     )
 
+  if args.consistent:
+    upscale, name = _consistent(upscale), f"{name}, consistent"
   spec = {"hr": args.hr, "lr": args.lr} if args.lr else args.hr
   source = sources.open_source(
     spec, scale=scale, border=args.border, max_pixels=args.max_pixels
@@ -162,6 +170,20 @@ def run(args: argparse.Namespace) -> int:
     evaluator.write_evaluations(args.json, [result], overwrite=args.overwrite)
     out.print(args.json)
   return 0
+
+
+def _consistent(
+  upscale: evaluator.Upscale | upscaler.Upscaler,
+) -> evaluator.Upscale:
+  if isinstance(upscale, upscaler.Upscaler):
+    upscale = upscale.upscale
+
+  def run(lr: np.ndarray) -> np.ndarray:
+    sr = upscale(lr)
+    consistency.make_consistent(sr, lr)
+    return sr
+
+  return run
 
 
 def _check_json(path: str, overwrite: bool) -> None:

@@ -21,11 +21,12 @@ import numpy as np
 
 from esrgan_jax import resize
 
-__all__ = ["Agreement", "make_consistent"]
+__all__ = ["UNSEEN", "Agreement", "check_size", "levels", "make_consistent"]
+
+# Levels: what is less is gone once it is rounded.
+UNSEEN = 0.5
 
 _MAX_STEPS = 12
-# Steps, and what they must take off a difference together for another one.
-_PATIENCE, _SLOW = 4, 1.05
 # Of a band, as float32: the largest of the three arrays that there are.
 _BAND_BYTES = 2**25
 # How far a band looks beyond what it keeps, in rows of the image. A step fades
@@ -53,14 +54,44 @@ class Agreement:
   after: float
 
 
+def check_size(size: tuple[int, ...], image: tuple[int, ...]) -> None:
+  """Raises if a result is too small to be consistent with its image.
+
+  Args:
+    size: Of the result, height and width first.
+    image: Likewise, of its image.
+
+  >>> check_size((5, 9), (5, 10))
+  Traceback (most recent call last):
+  ...
+  ValueError: a result of 9 x 5 pixels cannot be consistent with its image,...
+  """
+  (H, W), (h, w) = size[:2], image[:2]
+  if h > H or w > W:
+    raise ValueError(
+      f"a result of {W} x {H} pixels cannot be consistent with its image,"
+      f" {w} x {h}, of which it is smaller: ask for a larger one, or do without"
+    )
+
+
+def levels(dtype: np.dtype) -> int:
+  """Returns how many levels differences are counted in.
+
+  >>> levels(np.dtype(np.uint8)), levels(np.dtype(np.float32))
+  (255, 65535)
+  """
+  return _FLOAT_LEVELS if dtype.kind == "f" else np.iinfo(dtype).max
+
+
 def make_consistent(
   result: np.ndarray, image: np.ndarray, *, seamless: str | None = None
 ) -> Agreement:
   """Changes a result so that its downscaling is the image.
 
-  It is, to half a level, so that rounding gives the image, wherever pixels
-  between black and white can do that: fine patterns of full contrast have no
-  such picture, and keep a difference.
+  It is, to half a level, so that rounding gives the image, wherever whole
+  numbers between black and white can do that: of fine patterns of full contrast
+  there is no such picture, and a difference stays; of an enlargement by less
+  than 2, few pixels make one, and their rounding may leave a level.
 
   Args:
     result: `[H, W, C]`, uint8, uint16 or float32; changed in place.
@@ -73,23 +104,17 @@ def make_consistent(
   Raises:
     ValueError: If the result is smaller than the image.
 
-  >>> image = np.zeros((6, 8, 1), np.uint8)
+  >>> image = np.full((6, 8, 1), 50, np.uint8)
   >>> image[2:4, 3:5] = 90
   >>> result = np.full((24, 32, 1), 20, np.uint8)
   >>> agreement = make_consistent(result, image)
-  >>> agreement.before.round(1), agreement.after < 0.5
-  (70.0, True)
+  >>> round(agreement.before), agreement.after < 0.5
+  (70, True)
   >>> again = resize.imresize_uint8(result, size=(6, 8))
   >>> int(np.abs(again - image.astype(int)).max())
   0
   """
-  if any(map(int.__lt__, result.shape[:2], image.shape[:2])):
-    raise ValueError(
-      "a result of {1} x {0} pixels cannot be consistent with its image of {3}"
-      " x {2}: it is smaller; enlarge, or do without".format(
-        *result.shape[:2], *image.shape[:2]
-      )
-    )
+  check_size(result.shape, image.shape)
   wraps = (
     seamless in ("both", "vertical"),
     seamless in ("both", "horizontal"),
@@ -205,26 +230,23 @@ class _Band:
       mine: Which of `y` count.
     """
     error = self._error(x, y)
-    first = last = self._largest(error[mine])
-    found: list[float] = []
-    for step in range(_MAX_STEPS):
-      if last < 0.5:
+    first = self._largest(error[mine])
+    for _ in range(_MAX_STEPS):
+      # What agrees stays as it is, whatever lies elsewhere in the band.
+      seen = np.abs(error) >= UNSEEN * self.level
+      if not seen.any():
         break
-      if step >= _PATIENCE and found[-_PATIENCE] < _SLOW * last:
-        break
-      found.append(last)
-      if step:
-        # What clipping or rounding has left, and no more.
-        error[np.abs(error) < self.level / 2] = 0
+      error *= seen
       x += self.rows.up(self.columns.up(error.swapaxes(0, 1)).swapaxes(0, 1))
       np.clip(x, *self.limits, out=x)
       error = self._error(x, y)
-      last = self._largest(error[mine])
-    return x, first, last
+    return x, first, self._largest(error[mine])
 
   def _error(self, x, y):
     small = self.rows.down(np.rint(x) if self.rounds else x)
-    return y - self.columns.down(small.swapaxes(0, 1)).swapaxes(0, 1)
+    small = self.columns.down(small.swapaxes(0, 1)).swapaxes(0, 1)
+    # Beside an edge it overshoots, and is clipped, as all that is downscaled.
+    return y - np.clip(small, *self.limits)
 
   def _largest(self, error):
     return float(np.abs(error).max()) / self.level

@@ -80,6 +80,7 @@ class Settings:
     exact: Likewise.
     halo: Likewise.
     seamless: See `photo.upscale_photo`.
+    consistent: Likewise.
     quality: See `images.write_image`.
     lossless: Likewise.
     background: A colour to put behind what is transparent, where a format has
@@ -94,6 +95,7 @@ class Settings:
   exact: bool = False
   halo: int | None = None
   seamless: str | None = None
+  consistent: bool = False
   quality: int = 95
   lossless: bool = False
   background: str | None = None
@@ -171,6 +173,7 @@ def upscale_files(
       exact=settings.exact,
       halo=settings.halo,
       seamless=settings.seamless,
+      consistent=settings.consistent,
       notify=notes.append,
     )
     writing: collections.deque = collections.deque()

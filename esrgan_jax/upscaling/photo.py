@@ -16,7 +16,7 @@ from PIL import Image as PilImage
 
 from esrgan_jax import images
 from esrgan_jax.models import registry
-from esrgan_jax.upscaling import luma, stream
+from esrgan_jax.upscaling import consistency, luma, stream
 from esrgan_jax.upscaling import seamless as wrapping
 from esrgan_jax.upscaling.upscaler import Upscaler
 
@@ -35,6 +35,7 @@ def upscale_photo(
   exact: bool = False,
   halo: int | None = None,
   seamless: str | None = None,
+  consistent: bool = False,
   folder: str | os.PathLike[str] | None = None,
   progress: Callable[[int, int], None] | None = None,
   notify: Callable[[str], None] | None = None,
@@ -56,6 +57,8 @@ def upscale_photo(
     halo: Likewise.
     seamless: Which edges of the photo meet, one of `seamless.DIRECTIONS`: they
       do so in the result, exactly if `exact`. None for none.
+    consistent: Change the result so that, downscaled, it is the photo (see
+      `consistency`); a note of the result says where half a level is missing.
     folder: Where results above 256 MB lie, in a file without a name, which is
       gone with them; None means the system's folder for such files.
     progress: Called with the number of tiles done and in all.
@@ -69,7 +72,8 @@ def upscale_photo(
     OutOfMemoryError: If not even small tiles fit into memory.
     OSError: If the folder has no room for a large result.
     ValueError: If no image of a file can go through such a network, or
-      `seamless` is no direction, or edges of this network cannot meet exactly.
+      `seamless` is no direction, or edges of this network cannot meet exactly,
+      or `size` is too small for `consistent`.
 
   >>> from esrgan_jax.upscaling.upscaler import load
   >>> pixels = np.full((6, 8, 3), 200, np.uint8)
@@ -81,7 +85,8 @@ def upscale_photo(
   """
   task = Task(photo, size=size, folder=folder, progress=progress)
   options = {"tile": tile, "exact": exact, "halo": halo, "notify": notify}
-  (ready,) = upscale_photos(model, [task], seamless=seamless, **options)
+  options |= {"seamless": seamless, "consistent": consistent}
+  (ready,) = upscale_photos(model, [task], **options)
   return ready.result()
 
 
@@ -119,6 +124,7 @@ def upscale_photos(
   exact: bool = False,
   halo: int | None = None,
   seamless: str | None = None,
+  consistent: bool = False,
   notify: Callable[[str], None] | None = None,
 ) -> Iterator[Ready]:
   """Upscales photos as `Upscaler.stream` does images; none stops the others.
@@ -132,6 +138,7 @@ def upscale_photos(
     exact: Likewise.
     halo: Likewise.
     seamless: See `upscale_photo`.
+    consistent: Likewise.
     notify: See `Upscaler.upscale`.
 
   Yields:
@@ -155,7 +162,7 @@ def upscale_photos(
 
   def orders() -> Iterator[stream.Order]:
     for task in tasks:
-      photo = _Photo(model, task, seamless, border)
+      photo = _Photo(model, task, seamless, border, consistent=consistent)
       waiting.append(photo)
       yield from photo.orders
 
@@ -178,14 +185,19 @@ class _Photo:
     task: Task | Exception,
     seamless: str | None,
     border: Callable[[tuple[int, ...]], wrapping.Border],
+    *,
+    consistent: bool,
   ):
     self._model = model
     self._task = task
     self._seamless = seamless
+    self._consistent = consistent
     self.orders: list[stream.Order] = []
     try:
       if isinstance(task, Exception):
         raise task
+      if consistent and task.size is not None:
+        consistency.check_size(task.size, task.photo.pixels.shape)
       self._border = border(task.photo.pixels.shape)
       self._prepare(task.photo)
     except Exception as error:
@@ -268,7 +280,35 @@ class _Photo:
       extra = _room(shape, extra.dtype, folder)
       for n, plane in enumerate(further):
         extra[..., n] = plane[..., 0]
-    return dataclasses.replace(photo, pixels=pixels, alpha=alpha, extra=extra)
+    result = dataclasses.replace(photo, pixels=pixels, alpha=alpha, extra=extra)
+    return self._agreeing(result) if self._consistent else result
+
+  def _agreeing(self, result: images.Image) -> images.Image:
+    """Returns a result that is consistent with its photo."""
+    photo, changed, missing = self._task.photo, {}, []
+    for name, plane in (
+      ("pixels", self._pixels),
+      ("alpha", None if self._even else photo.alpha),
+      ("extra", photo.extra),
+    ):
+      if plane is None:
+        continue
+      found = getattr(result, name)
+      found = found if found.flags.writeable else found.copy()
+      channels = (slice(None), slice(None), *([None] * (found.ndim == 2)))
+      agreement = consistency.make_consistent(
+        found[channels], plane[channels], seamless=self._seamless
+      )
+      missing.append(agreement.after)
+      changed[name] = found
+    notes = result.notes
+    if max(missing) >= consistency.UNSEEN:
+      levels = consistency.levels(photo.pixels.dtype)
+      notes += (
+        f"downscaled, the result is up to {max(missing):.1f} of {levels} levels"
+        " from the image",
+      )
+    return dataclasses.replace(result, notes=notes, **changed)
 
 
 def _four(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
