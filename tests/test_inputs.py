@@ -104,6 +104,8 @@ def test_a_file_under_two_names_is_one_input_and_said():
 def test_results_in_a_folder_are_not_its_images():
   touch("in/a.png", "in/out/a.png")
   assert found("in", recursive=True, results="in/out") == ["in/a.png"]
+  assert find_inputs(["in"], results="in/out").notes == ()
+  assert len(find_inputs(["in"]).notes) == 1
   assert len(found("in", recursive=True, results="in")) == 2
   assert len(found("in", recursive=True, results="in/none")) == 2
 

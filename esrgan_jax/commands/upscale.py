@@ -4,9 +4,10 @@
   python -m esrgan_jax upscale photo.jpg -o large.png     -> large.png
   python -m esrgan_jax upscale holiday/ *.png -o large/   -> large/*, same names
 
-Reads and writes PNG, JPEG, WebP, TIFF and BMP, 8 and 16 bit, grey, colour and
-transparency; keeps colour profile and EXIF. A file that cannot be read or
-written is reported, the others are done, and the exit status is 1.
+Depth, grey, transparency, colour profile, metadata, frames and pages are kept
+where the format of the result has them. A file that cannot be read or written
+is reported, the others are done, and the exit status is 1. docs/upscale.md has
+each option with a command.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ def list_images(
           left_out[HIDDEN] += 1
       elif kind == "folder":
         if not recursive:
-          left_out[SUBFOLDERS] += 1
+          here_too = os.path.realpath(entry.path) not in seen
+          left_out[SUBFOLDERS] += here_too
         elif entry.is_symlink():
           linked.append(here / entry.name)
         else:
@@ -102,7 +103,7 @@ def list_images(
         files.append(here / entry.name)
       else:
         left_out[NO_FILES] += 1
-  return Listing(tuple(sorted(files)), left_out, tuple(problems))
+  return Listing(tuple(sorted(files)), +left_out, tuple(problems))
 
 
 def _kind_of(entry):

@@ -41,9 +41,14 @@ class Progress:
     self._first = start
     self._bar: rich.progress.Progress | None = None
     if console and console.is_terminal:
+      bar_width = min(max(console.width - 120, 5), 40)
+      # Of a line, for measurements: without the name, the bar, the steps, the
+      # time that is left and what lies between them.
+      taken = len(name) + bar_width + 2 * len(str(total)) + len("left 99:59:59")
+      self._room = console.width - taken - 6
       self._bar = rich.progress.Progress(
         console_lib.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
+        rich.progress.BarColumn(bar_width),
         rich.progress.MofNCompleteColumn(),
         console_lib.TextColumn("{task.fields[figures]}"),
         console_lib.TextColumn("left {task.fields[left]}"),
@@ -74,12 +79,16 @@ class Progress:
     """Shows measurements of a step."""
     if not self._console:
       return
-    figures = "  ".join(
+    shown = [
       f"{name} {metrics[key]:{form}}"
       for key, name, form in _SHOWN
       if key in metrics
-    )
+    ]
+    figures = "  ".join(shown)
     if self._bar:
+      while shown and len(figures) > self._room:
+        shown.pop()
+        figures = "  ".join(shown)
       self._bar.update(self._task, figures=figures)
     else:
       self._console.print(
