@@ -540,6 +540,21 @@ def test_what_a_tiff_holds_beside_the_picture(tmp_path):
   assert b"a cat" in image.metadata.exif
 
 
+def test_a_mask_and_a_large_packet_of_a_tiff_are_told(tmp_path):
+  file = tmp_path / "a.tif"
+  options = {"photometric": "rgb", "metadata": None}
+  large = (700, 1, 2**24 + 1, b" " * (2**24 + 1), True)
+  with tifffile.TiffWriter(file) as tiff:
+    tiff.write(noise(9, 7, 3), extratags=[large], **options)
+    tiff.write(noise(4, 3) > 99, subfiletype=4, metadata=None)  # Another's.
+    tiff.write(noise(9, 7) > 99, subfiletype=4, metadata=None)
+  image = images.read_image(file)
+  assert image.notes == (
+    "its mask of what is transparent is left out",
+    "its XMP of 16777217 bytes is left out, more than 16777216",
+  )
+
+
 @pytest.mark.filterwarnings("error")
 def test_no_warning_of_pillow_on_a_large_picture(tmp_path, capfd, monkeypatch):
   monkeypatch.setattr(PilImage, "MAX_IMAGE_PIXELS", 100)

@@ -158,6 +158,7 @@ class Pages:
     layout: Of its numbers.
     offsets: Where the directory of each page lies.
     sizes: Width and height of each.
+    masked: Offsets of those that a mask of their size follows.
     broken: Whether what follows the last one is no directory.
     max_pixels: The most of one page.
   """
@@ -166,6 +167,7 @@ class Pages:
   layout: Layout
   offsets: list[int]
   sizes: list[tuple[int, int]]
+  masked: set[int]
   broken: bool
   max_pixels: int
 
@@ -184,10 +186,12 @@ class Pages:
       found = _read_at(
         self.data, offset, places, page, self.layout, self.max_pixels
       )
+      notes = [*found.notes]
+      if offset in self.masked:
+        notes.append("its mask of what is transparent is left out")
       if self.broken and offset == self.offsets[-1]:
-        note = "what follows it in the file is damaged, and left out"
-        found = dataclasses.replace(found, notes=(*found.notes, note))
-      yield found
+        notes.append("what follows it in the file is damaged, and left out")
+      yield dataclasses.replace(found, notes=tuple(notes))
       del found
 
 
@@ -203,10 +207,8 @@ def _read_at(
   samples = _decode(page, data, layout.order, max_pixels)
 
   def bytes_of(tag: int) -> bytes | None:
-    place = places.get(tag)
-    if place is None or place.size > MAX_METADATA:
-      return None
-    return directories.value_of(data, place).raw
+    value = directories.value_of(data, places.get(tag))
+    return None if value is None else value.raw
 
   pixels, profile = _colours(page, samples, bytes_of(34675))
   alpha, extra = _further(page, samples)
@@ -301,7 +303,7 @@ def _find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
   """Finds all pages; previews and masks are none."""
   layout, offset = directories.layout_of(data)
   pages: dict[int, tuple[int, int]] = {}
-  seen, size, broken = set(), 0, False
+  seen, masked, size, broken, last = set(), set(), 0, False, 0
   while offset and offset not in seen:
     seen.add(offset)
     limits.check_pieces(len(seen), "directories")
@@ -323,13 +325,16 @@ def _find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
       )[:1]
       for tag in (254, 256, 257)
     )
+    sides = sum(width), sum(height)
     if not sum(kind) & 5:
-      pages[offset] = sum(width), sum(height)
+      pages[offset], last = sides, offset
+    elif sum(kind) == 4 and sides == pages.get(last):
+      masked.add(last)
     offset = following
   if not pages:
     raise ValueError("no picture in it")
   return Pages(
-    data, layout, list(pages), list(pages.values()), broken, max_pixels
+    data, layout, list(pages), list(pages.values()), masked, broken, max_pixels
   )
 
 
