@@ -37,7 +37,6 @@ from esrgan_jax.images.pixels import (
   to_float,
 )
 from esrgan_jax.images.reading import read_image
-from esrgan_jax.images.several import may_have_frames
 from esrgan_jax.images.sizes import read_size
 from esrgan_jax.images.upright import read_upright_size
 from esrgan_jax.images.writing import can_be_lossless, check_fits, write_image
@@ -59,7 +58,6 @@ __all__ = [
   "flatten",
   "from_float",
   "is_image_suffix",
-  "may_have_frames",
   "opaque",
   "parse_colour",
   "read_frames",

@@ -143,7 +143,7 @@ def _job(image, size, naming):
 
 def _frames(path):
   """Returns how many pictures a file has, and what they are called."""
-  if images.may_have_frames(path):
+  if (images.count_frames(path) or 1) > 1:
     with contextlib.suppress(images.ImageError):  # Told when it is read.
       frames = images.read_frames(path, max_pixels=2**62)
       if len(frames) > 1:
