@@ -46,6 +46,9 @@ def targets():
     "pnm": (_pnm_number,),
     "qoi": (_qoi_field,),
     "exr": (_exr_attribute, _exr_chunk),
+    "avif": (_box_field, _box_field, _boxes, _tiff_entry),
+    "jxl": (_box_field, _boxes, _jxl_header),
+    "jp2": (_box_field, _boxes, _jp2_segment, _jp2_segment),
   }
 
   def target(kind, files, name, read):
@@ -538,6 +541,57 @@ def _exr_chunk(rng, data):
   at = data.find(b"\0\0", data.find(b"pixelAspectRatio") + 60)
   at = max(at, 200) + rng.randrange(200)
   return _set(data, at, rng.choice(("<I", "<Q", "<B")), rng.choice(_SIZES))
+
+
+# --- AVIF, JPEG XL, JPEG 2000 ------------------------------------------------
+
+_BOXES = (
+  b"ftyp meta pitm iloc iinf infe iref iprp ipco ipma ispe av1C colr pixi auxC"
+  b" mdat idat irot jxlc jxlp brob Exif jp2h ihdr cdef res  resd uuid jp2c"
+).split()
+
+
+def _box_field(rng, data):
+  """Changes a number in a box, or its length."""
+  found = [name for name in _BOXES if name in data]
+  if not found:
+    return data
+  at = data.find(rng.choice(found)) + rng.choice((-4, 4, 6, 8, 10, 12, 14, 16))
+  sizes = (*_SIZES, 1, 2, 3, 8, len(data))
+  form = rng.choice((">I", ">H", ">B", ">Q"))
+  return _set(data, max(at, 0), form, rng.choice(sizes))
+
+
+def _boxes(rng, data):
+  """Drops, doubles and moves the outer boxes."""
+  at, found = 0, []
+  while at + 8 <= len(data):
+    (size,) = struct.unpack_from(">I", data, at)
+    size = size if 8 <= size <= len(data) - at else len(data) - at
+    found.append(data[at : at + size])
+    at += size
+  return b"".join(_shuffled(rng, found))
+
+
+def _jxl_header(rng, data):
+  """Changes bits behind the mark, where sizes and kinds are."""
+  at = data.find(b"\xff\x0a") + 2 + rng.randrange(12)
+  if at >= len(data):
+    return data
+  return _set(data, at, ">B", data[at] ^ 1 << rng.randrange(8))
+
+
+def _jp2_segment(rng, data):
+  """Changes a number of a codestream's header, or of a tile."""
+  mark = rng.choice((b"\xff\x51", b"\xff\x51", b"\xff\x52", b"\xff\x90"))
+  at = data.find(mark, max(0, data.find(b"\xff\x4f")))
+  if at < 0:
+    return data
+  if mark == b"\xff\x51":
+    return _set(data, at + rng.choice((6, 10, 14, 18, 22, 26, 30, 34, 38)),
+                rng.choice((">I", ">H")), rng.choice(_SIZES))  # fmt: skip
+  values = (0, 1, 2, 4, 8, 15, 16, 17, 32, 64, 0x11, 0x22, 127, 255)
+  return _set(data, at + rng.randrange(2, 24), ">B", rng.choice(values))
 
 
 # --- TIFF and EXIF ----------------------------------------------------------

@@ -3,7 +3,9 @@
 import base64
 import io
 import itertools
+import pathlib
 import struct
+import tempfile
 import zlib
 
 import imagecodecs
@@ -12,7 +14,7 @@ import tifffile
 from PIL import Image as PilImage
 from PIL import ImageCms, PngImagePlugin
 
-from esrgan_jax.images import Image
+from esrgan_jax.images import Image, Metadata, write_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
@@ -563,6 +565,33 @@ EXR_PIZ, EXR_PXR24 = (
 )
 
 
+# --- AVIF, JPEG XL, JPEG 2000 ------------------------------------------------
+
+
+def jxl(width, height, rest=b""):
+  """The beginning of a JPEG XL stream: its size, and nothing said beside."""
+  number = (0b11 | (height - 1) << 2) << 1  # Not by eights; of 30 bits.
+  number |= (0b11 | (width - 1) << 2) << 36  # No ratio of the sides.
+  number |= 1 << 68  # All as usual.
+  return b"\xff\x0a" + number.to_bytes(9, "little") + rest
+
+
+def avif_that_claims(width, height):
+  """An AVIF of 12 x 10 pixels whose container says another size."""
+  data = imagecodecs.avif_encode(noise(10, 12, 3), level=90)
+  size = struct.pack(">II", 12, 10)
+  assert data.count(size) == 1
+  return data.replace(size, struct.pack(">II", width, height))
+
+
+def jp2_that_claims(width, height, tile=None):
+  """A JPEG 2000 stream of 12 x 10 pixels that says another size."""
+  data = imagecodecs.jpeg2k_encode(noise(10, 12, 3), level=0, codecformat="j2k")
+  sides = struct.pack(">4I", width, height, 0, 0)
+  tile = struct.pack(">II", *((tile, tile) if tile else (width, height)))
+  return data[:8] + sides + tile + data[32:]
+
+
 # --- sound samples ----------------------------------------------------------
 
 
@@ -668,6 +697,63 @@ def samples():
       "alpha": imagecodecs.qoi_encode(noise(12, 10, 4) // 99),
     },
     "exr": _exrs(),
+    "avif": _avifs(rgb, rgba, exif),
+    "jxl": {
+      "RGB": imagecodecs.jpegxl_encode(noise(12, 10, 3), lossless=True),
+      "lossy": imagecodecs.jpegxl_encode(noise(30, 20, 4), distance=1.0),
+      "16 bits": imagecodecs.jpegxl_encode(deep, lossless=True),
+      "10 bits": imagecodecs.jpegxl_encode(
+        deep[..., :1] & 1023, lossless=True, bitspersample=10
+      ),
+      "floats": imagecodecs.jpegxl_encode(
+        (deep / 65535).astype(np.float32), lossless=True
+      ),
+      "boxes": _written(".jxl", rgb, exif=exif[6:], xmp=XMP),
+    },
+    "jp2": {
+      "RGB": saved(rgb, "JPEG2000"),
+      "alpha, tiles": saved(rgba, "JPEG2000", tile_size=(8, 8)),
+      "layers": saved(
+        rgb.resize((40, 24)),
+        "JPEG2000",
+        irreversible=True,
+        quality_layers=[20, 5],
+        codeblock_size=(16, 16),
+        precinct_size=(32, 32),
+      ),
+      "stream of 12 bits": imagecodecs.jpeg2k_encode(
+        deep[..., :3] >> 4, level=0, codecformat="j2k", bitspersample=12
+      ),
+      "metadata": _written(
+        ".jp2", rgba, exif=exif[6:], xmp=XMP, icc_profile=SRGB, dpi=(72, 300)
+      ),
+    },
+  }
+
+
+def _written(suffix, picture, **info):
+  """Returns what this package itself writes."""
+  samples = np.asarray(picture)
+  image = split(samples)
+  image = Image(image.pixels, image.alpha, Metadata(**info))
+  with tempfile.TemporaryDirectory() as folder:
+    file = pathlib.Path(folder) / f"a{suffix}"
+    write_image(file, image, lossless=True)
+    return file.read_bytes()
+
+
+def _avifs(rgb, rgba, exif):
+  deep = noise(12, 10, 4, dtype=np.uint16)
+  return {
+    "RGB": saved(rgb, "AVIF", quality=90),
+    "metadata": saved(rgba, "AVIF", exif=exif, icc_profile=SRGB, xmp=XMP),
+    "grey of 10 bits": imagecodecs.avif_encode(
+      deep[..., 0] >> 6, level=100, bitspersample=10
+    ),
+    "12 bits": imagecodecs.avif_encode(
+      deep >> 4, level=100, bitspersample=12, speed=8
+    ),
+    "written": _written(".avif", rgba, exif=exif[6:], xmp=XMP),
   }
 
 

@@ -47,7 +47,8 @@ def test_no_file_and_no_image(tmp_path):
     "none.png": (None, "no such file"),
     "empty.png": (b"", "empty"),
     "text.png": (b"hello world", "not an image of a known format"),
-    "photo.heic": (b"\0\0\0\x18ftypheic", "convert it to PNG"),
+    "photo.heic": (b"\0\0\0\x18ftypheic", "damaged or cut short"),
+    "film.mp4": (b"\0\0\0\x18ftypisom", "a video; save its frames"),
   }
   for name, (data, message) in cases.items():
     file = tmp_path / name
@@ -178,6 +179,11 @@ CLAIMS = {
   },
   "OpenEXR, tiles": lambda: wide_exr(3, tile=(64, 64)),
   "OpenEXR, a large tile": lambda: wide_exr(3, tile=(65_535, 65_535)),
+  "JPEG XL": lambda: build.jxl(SIDE, SIDE) + bytes(99),
+  "AVIF": lambda: build.avif_that_claims(SIDE, SIDE),
+  "AVIF, a larger stream": lambda: build.avif_that_claims(4, 2),
+  "JPEG 2000": lambda: build.jp2_that_claims(SIDE, SIDE),
+  "JPEG 2000, tiles": lambda: build.jp2_that_claims(SIDE, SIDE, tile=16),
   "BMP, upwards": lambda: build.bmp(2, -(2**31), 8, 0, bytes(8)),
   **{
     f"TIFF, compression {number}": lambda number=number: build.grey_tiff(
@@ -744,12 +750,12 @@ def test_refusals_leave_nothing_in_memory(tmp_path):
 
 def test_damaged_files_of_every_kind(capfd):
   report = mutation.run(
-    fuzz_images.targets(), seed=9, cases=range(600), seconds=2, megabytes=500
+    fuzz_images.targets(), seed=9, cases=range(900), seconds=2, megabytes=500
   )
   assert not report.violations, report
   for target in fuzz_images.targets():
     outcomes = report.outcomes(target.name)
     refused = {error.__name__ for error in target.refusals}
     assert set(outcomes) == {"read", *refused}
-    assert min(outcomes.values()) > 5
+    assert min(outcomes.values()) > 2
   assert capfd.readouterr().err == ""

@@ -150,6 +150,28 @@ def as_kind(samples: np.ndarray, kind: np.dtype) -> np.ndarray:
   return samples.astype(kind)
 
 
+def shown_integers(pixels: np.ndarray) -> np.ndarray:
+  """Returns integers of linear light as a display shows them.
+
+  Args:
+    pixels: uint8 or uint16.
+  """
+  top = np.float32(np.iinfo(pixels.dtype).max)
+  out = np.empty_like(pixels)
+  for rows in bands(pixels):
+    out[rows] = np.rint(to_display(pixels[rows] / top) * top)
+  return out
+
+
+def light_integers(pixels: np.ndarray) -> np.ndarray:
+  """Undoes `shown_integers`."""
+  top = np.float32(np.iinfo(pixels.dtype).max)
+  out = np.empty_like(pixels)
+  for rows in bands(pixels):
+    out[rows] = np.rint(to_light(pixels[rows] / top) * top)
+  return out
+
+
 def to_integers(image: Image, dtype: type) -> Image:
   """Makes integers of an image of floats, as a display shows it.
 

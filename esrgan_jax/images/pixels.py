@@ -32,12 +32,22 @@ OUTPUT_SUFFIXES = {
   ".pfm": "PFM",
   ".qoi": "QOI",
   ".exr": "EXR",
+  ".avif": "AVIF",
+  ".jxl": "JXL",
+  ".jp2": "JP2",
+  ".j2k": "J2K",
 }
 # For choosing files in a folder: `read_image` itself goes by the content.
 INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {
   ".apng",
   ".gif",
+  ".heic",
+  ".heif",
+  ".hif",
+  ".j2c",
   ".jfif",
+  ".jpf",
+  ".jpx",
   ".pbm",
 }
 # Of pixels.

@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 from esrgan_jax.images import limits
 from esrgan_jax.images.assembly import Found, assemble
-from esrgan_jax.images.decoders import exr, tga
+from esrgan_jax.images.decoders import exr, jp2, jxl, tga
 from esrgan_jax.images.decoders.bmp import read_bmp
 from esrgan_jax.images.decoders.gif import read_gif
+from esrgan_jax.images.decoders.heif import read_heif
 from esrgan_jax.images.decoders.jpeg import read_jpeg
 from esrgan_jax.images.decoders.png import read_png
 from esrgan_jax.images.decoders.pnm import is_pnm, read_pnm
@@ -172,7 +173,9 @@ def _reader_of(file: BinaryIO, suffix: str) -> Callable[[bytes, int], Found]:
   if is_pnm(data):
     return read_pnm
   if data[4:8] == b"ftyp":
-    raise ImageError("a HEIC, AVIF or video file; convert it to PNG or JPEG")
+    if data[8:12] in _FILMS:
+      raise ImageError("a video; save its frames as PNG files first")
+    return read_heif
   file.seek(max(0, os.fstat(file.fileno()).st_size - tga.FOOTER_BYTES))
   if tga.is_tga(data, file.read(), suffix):
     return tga.read_tga
@@ -182,6 +185,17 @@ def _reader_of(file: BinaryIO, suffix: str) -> Callable[[bytes, int], Found]:
   )
 
 
+# Brands of video files, which pictures' files don't have first.
+_FILMS = (
+  b"isom",
+  b"iso2",
+  b"mp41",
+  b"mp42",
+  b"avc1",
+  b"qt  ",
+  b"M4V ",
+  b"3gp5",
+)
 _READERS = {
   b"\x89PNG\r\n\x1a\n": read_png,
   b"\xff\xd8\xff": read_jpeg,
@@ -194,4 +208,8 @@ _READERS = {
   b"BM": read_bmp,
   exr.SIGNATURE: exr.read_exr,
   b"qoif": read_qoi,
+  jxl.STREAM: jxl.read_jxl,
+  jxl.CONTAINER: jxl.read_jxl,
+  jp2.STREAM: jp2.read_jp2,
+  jp2.BOXES: jp2.read_jp2,
 }

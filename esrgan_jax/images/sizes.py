@@ -6,10 +6,11 @@ import os
 import struct
 from typing import BinaryIO
 
-from esrgan_jax.images import directories
-from esrgan_jax.images.decoders import exr, pnm, tga
+from esrgan_jax.images import directories, heif
+from esrgan_jax.images.decoders import exr, jp2, jxl, pnm, tga
 
 _HEAD = 2**16
+_MOST_ITEMS = 2**20  # Bytes that tell of a HEIF file's.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _MOST_SEGMENTS = 1000
 _MOST_DIRECTORIES = 10
@@ -50,7 +51,7 @@ def size_of(file: BinaryIO) -> tuple[int, int] | None:
   """As `read_size`, of an open file, whose position changes."""
   try:
     width, height = _size(file)
-  except (OSError, ValueError, IndexError, struct.error):
+  except (OSError, ValueError, LookupError, struct.error):
     return None
   return (width, height) if width > 0 and height > 0 else None
 
@@ -71,6 +72,12 @@ def _size(file: BinaryIO) -> tuple[int, int]:
     return _webp_size(head)
   if head.startswith(exr.SIGNATURE):
     return exr.size_of(head)
+  if head.startswith((jxl.STREAM, jxl.CONTAINER)):
+    return jxl.size_of(head)
+  if head.startswith((jp2.STREAM, jp2.BOXES)):
+    return jp2.size_of(head)
+  if head[4:8] == b"ftyp":
+    return heif.size_of(head + file.read(_MOST_ITEMS))
   if head.startswith(b"qoif"):
     return struct.unpack_from(">II", head, 4)
   if pnm.is_pnm(head):

@@ -13,8 +13,10 @@ from PIL import Image as PilImage
 
 from esrgan_jax import storage
 from esrgan_jax.images import light
-from esrgan_jax.images.encoders import plain
+from esrgan_jax.images.encoders import jp2, plain
+from esrgan_jax.images.encoders.avif import write_avif
 from esrgan_jax.images.encoders.exr import write_exr
+from esrgan_jax.images.encoders.jxl import write_jxl
 from esrgan_jax.images.encoders.png import write_png
 from esrgan_jax.images.encoders.tiff import write_tiff
 from esrgan_jax.images.fitting import fit_metadata, no_room
@@ -82,11 +84,14 @@ def write_image(
     path, image.pixels.shape, transparent=transparent, lossless=lossless
   )
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
+  lost: tuple[str, ...] = ()
   try:
+    if lossless and (bits := FORMATS[format_].bits) < _bits_of(image):
+      lost = (f"{format_} has {bits} bits at most, to which it was rounded",)
     image, notes = fit(image, format_)
     with storage.written_aside(path, overwrite=overwrite) as file:
       FORMATS[format_].write(file, image, quality, lossless)
-    return notes
+    return notes + lost
   except ImageError as error:
     raise ImageError(f"{printable(path)}: {error}") from error.__cause__
   except OSError as error:
@@ -263,6 +268,7 @@ class _Format:
     write: Writes a picture to an open file, by quality and lossless.
     side: The longest it can have.
     depth: The deepest samples; shallower ones are kept.
+    narrow: Bits of a sample, where they are fewer than those of `depth`.
     channels: Of colour; others are made, or refused if they'd be lost.
     alpha: Whether it has transparency.
     lossless: True if always, False if never, None if asked for.
@@ -272,10 +278,23 @@ class _Format:
   write: _Writer
   side: int
   depth: type = np.uint8
+  narrow: int | None = None
   channels: tuple[int, ...] = (1, 3)
   alpha: bool = True
   lossless: bool | None = True
   holds: tuple[str, ...] = ()
+
+  @property
+  def bits(self) -> int:
+    """Bits of a sample."""
+    return self.narrow or 8 * np.dtype(self.depth).itemsize
+
+
+def _bits_of(image: Image) -> int:
+  """Returns the bits of an image's samples, as its file had them."""
+  floats = image.pixels.dtype == np.float32
+  own = None if floats else image.metadata.bits
+  return own or 8 * image.pixels.itemsize
 
 
 _ALL = ("icc_profile", "exif", "xmp")
@@ -338,4 +357,30 @@ FORMATS = {
     write=_plainly(plain.write_qoi), side=2**32 - 1, channels=(3,)
   ),
   "EXR": _Format(write=_plainly(write_exr), side=2**31 - 1, depth=np.float32),
+  # AV1's, of which libavif writes no grid.
+  "AVIF": _Format(
+    write=write_avif,
+    side=65_536,
+    depth=np.uint16,
+    narrow=12,
+    lossless=None,
+    holds=_ALL,
+  ),
+  "JXL": _Format(
+    write=write_jxl,
+    side=2**30,
+    depth=np.float32,
+    lossless=None,
+    holds=("exif", "xmp"),
+  ),
+  "JP2": _Format(
+    write=jp2.write_jp2,
+    side=2**31 - 1,
+    depth=np.uint16,
+    lossless=None,
+    holds=_ALL,
+  ),
+  "J2K": _Format(
+    write=jp2.write_stream, side=2**31 - 1, depth=np.uint16, lossless=None
+  ),
 }
