@@ -168,6 +168,7 @@ def test_numbers_replace_nothing_but_numbers(folders, capsys, name):
 def test_names_are_text(folders, capsys, monkeypatch):
   """At a terminal; and they come back from the JSON file and the report."""
   monkeypatch.setenv("FORCE_COLOR", "1")
+  monkeypatch.setenv("COLUMNS", "1000")
   run = folders / "run"
   for each in (run, folders / "names"):
     each.mkdir()

@@ -393,6 +393,7 @@ def test_a_full_disk_is_a_line_an_image(run, full_disk):
 def test_names_are_text(run, monkeypatch):
   """At a terminal: none ends the batch, or is more than a text."""
   monkeypatch.setenv("FORCE_COLOR", "1")
+  monkeypatch.setenv("COLUMNS", "1000")
   os.mkdir("in")
   for name in NAMES:
     save("in/" + name)

@@ -122,3 +122,24 @@ def test_the_list_of_models_breaks_no_word(monkeypatch, capsys, columns):
   words = [word.strip(",") for word in " ".join(lines).split()]
   for word in {*expected} - {folder}:
     assert word.strip(",") in words
+
+
+def test_the_table_of_an_evaluation_fits(monkeypatch):
+  name = "one of the photos of the holidays whose name is long, {}.png"
+  os.mkdir("hr")
+  for number in range(2):
+    pixels = np.full((24, 24, 3), 99, np.uint8)
+    pixels[::2] += np.uint8(number + 3)
+    images.write_image(f"hr/{name.format(number)}", images.Image(pixels))
+  with terminal(monkeypatch, columns=80) as (got, _):
+    assert __main__.main(["evaluate", "-m", "bicubic", "--hr", "hr"]) == 0
+  *_, lines = screens(got, 80)
+  (head,) = (n for n, line in enumerate(lines) if "PSNR RGB" in line)
+  assert [line[:3].strip() for line in lines[head : head + 4]] == [
+    "",
+    "one",
+    "one",
+    "mea",
+  ]
+  assert "0.png" in lines[head + 1]
+  assert "━" not in "".join(lines)

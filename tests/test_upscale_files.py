@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from esrgan_jax import images
+from esrgan_jax import images, resize
 from esrgan_jax.upscaling import upscaler
 from tests.test_commands_upscale import run, save, size_of, weights
 from tests.training_runs import ROOT
@@ -63,6 +63,7 @@ def test_gif_stays_gif_and_one_of_one_frame_becomes_png(run):
   assert "2 images" in out
 
 
+@pytest.mark.slow
 def test_a_format_of_one_picture_gets_a_file_for_each_frame(run):
   animate("a.gif")
   status, out, err = run("a.gif", "-f", "jpg")
@@ -280,6 +281,7 @@ def test_two_rules_for_one_size_are_an_error(run, rules):
   assert "give one of --scale, --width, --height, --long-side" in err
 
 
+@pytest.mark.slow
 def test_what_is_transparent_lies_on_a_colour_where_it_must(run):
   pixels = np.full((12, 12, 4), (200, 100, 50, 0), np.uint8)
   PilImage.fromarray(pixels).save("a.png")
@@ -306,6 +308,20 @@ def test_results_tell_how_they_were_made_unless_that_is_not_wanted(run):
   assert expected in (record or "") or expected.encode() in data
   run("a.png", "-s", 2, "--overwrite", "--no-record")
   assert b"esrgan_jax" not in pathlib.Path("a_x2.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_consistent_results_are_their_images_again(run):
+  save("a.png", size=(12, 9))
+  assert run("a.png", "--consistent")[0] == 0
+  image, result = (images.read_image(n).pixels for n in ("a.png", "a_x4.png"))
+  again = resize.imresize_uint8(result, scale=1 / 4)
+  off = np.abs(again.astype(int) - image)
+  run("a.png", "-o", "b.png")
+  plain = resize.imresize_uint8(images.read_image("b.png").pixels, scale=1 / 4)
+  assert off.mean() < np.abs(plain.astype(int) - image).mean() / 4
+  status, _, err = run("a.png", "-o", "c.png", "-s", 0.5, "--consistent")
+  assert (status, "cannot be consistent" in err) == (1, True)
 
 
 def test_no_loss_means_another_format_than_jpeg(run):

@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
   seconds = time.perf_counter() - began
   out.print(f"{name} on {args.hr}, LR {source.lr_origin}")
   out.print(result.protocol)
-  for line in _table(result):
+  for line in _table(result, out.width if out.is_terminal else None):
     out.print(line)
   count = len(result.scores)
   out.print(f"{count} image{'s' * (count != 1)} in {seconds:.1f} s")
@@ -214,13 +214,14 @@ def _progress() -> rich.progress.Progress:
   )
 
 
-def _table(result: evaluator.Evaluation) -> list[str]:
-  """Returns a heading, a line an image, and the means."""
+def _table(result: evaluator.Evaluation, room: int | None) -> list[str]:
+  """Returns a heading, a line an image, and the means; names are cut to fit."""
   rows = [*result.scores, evaluator.Score("mean", result.means)]
-  names = [printable(row.name) for row in rows]
-  width = max(map(rich.cells.cell_len, names))
   columns = [measures.find(name) for name in result.means]
   sizes = [max(len(each.heading), 9) for each in columns]
+  most = 200 if room is None else max(room - sum(sizes) - len(sizes), 12)
+  names = [printable(row.name, limit=most) for row in rows]
+  width = min(max(map(rich.cells.cell_len, names)), most)
 
   def line(first: str, cells: Iterable[str]) -> str:
     numbers = map(str.rjust, cells, sizes)

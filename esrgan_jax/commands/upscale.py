@@ -149,6 +149,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " one direction: they do so in the result",
   )
   parser.add_argument(
+    "--consistent",
+    action="store_true",
+    help="change the result so that, downscaled, it is the image again: colours"
+    " and brightness cannot drift",
+  )
+  parser.add_argument(
     "--precision",
     choices=("auto", "float32", "bfloat16"),
     default="auto",
@@ -272,6 +278,7 @@ def _run(
     exact=args.exact,
     halo=args.halo,
     seamless=args.seamless,
+    consistent=args.consistent,
     quality=args.quality,
     lossless=args.lossless,
     background=args.background,
@@ -389,7 +396,7 @@ def _record(model: upscaler.Upscaler, args: argparse.Namespace) -> str:
   size = _size(args)
   said = [f"esrgan_jax {__version__}", f"{model.name} x{model.scale}"]
   said += [f"{k}={v}" for k, v in vars(size).items() if v is not None]
-  for name in ("tile", "exact", "halo", "seamless", "precision"):
+  for name in ("tile", "exact", "halo", "seamless", "consistent", "precision"):
     value = getattr(args, name)
     if value not in (None, False, "auto"):
       said.append(f"{name}={value}")
