@@ -213,37 +213,93 @@ def test_an_old_form_of_exif_and_xmp(tmp_path):
 # PNG to others.
 
 
+STATED = {
+  "linear": ([GAMMA], "made"),
+  "wide": ([PRIMARIES], "made"),
+  "wide, linear": ([PRIMARIES, GAMMA], "made"),
+  "sRGB by numbers": ([(b"gAMA", struct.pack(">I", 45_455))], None),
+  "sRGB first": ([(b"sRGB", b"\0"), GAMMA], None),
+  "profile first": ([(b"iCCP", b"x\0\0" + zlib.compress(SRGB)), GAMMA], "kept"),
+  "HDR": ([(b"iCCP", b"x\0\0" + zlib.compress(SRGB)), CHUNKS[0]], "kept, told"),
+  "HDR alone": ([CHUNKS[0], GAMMA], "told"),
+  "sRGB in cICP": ([(b"cICP", bytes((1, 13, 0, 1))), GAMMA], None),
+  "P3": ([(b"cICP", bytes((12, 13, 0, 1)))], "told"),
+  "no colours": ([(b"cHRM", bytes(32))], "told"),
+  "no curve": ([(b"gAMA", b"\0\0\0\1")], "told"),
+  "nothing": ([], None),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
 @pytest.mark.parametrize(
-  ("extra", "told"),
+  ("name", "channels"),
   [
-    ([GAMMA], "gAMA"),
-    ([PRIMARIES, GAMMA], "cHRM, gAMA"),
-    ([(b"gAMA", struct.pack(">I", 45_455))], None),
-    ([(b"sRGB", b"\0"), GAMMA], None),  # Has precedence.
-    ([(b"iCCP", b"x\0\0" + zlib.compress(SRGB)), GAMMA], None),
-    ([(b"iCCP", b"x\0\0" + zlib.compress(SRGB)), CHUNKS[0]], "cICP"),
-    ([(b"cICP", bytes((1, 13, 0, 1))), GAMMA], None),
-    ([(b"cICP", bytes((12, 13, 0, 1)))], "cICP"),
-    ([], None),
+    (name, channels)
+    for name, (extra, _) in STATED.items()
+    for channels in (1, 3)
+    # A profile of RGB is none of grey.
+    if channels == 3 or all(kind != b"iCCP" for kind, _ in extra)
   ],
 )
-@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
-def test_colours_that_only_png_states(tmp_path, extra, told, suffix):
-  image = read(tmp_path, make_png(PIXELS, extra=extra))
+def test_colours_that_a_png_states_in_others(tmp_path, name, suffix, channels):
+  extra, expected = STATED[name]
+  pixels = PIXELS[..., :channels]
+  image = read(tmp_path, make_png(pixels, extra=extra))
   assert image.notes == ()
   file, notes = result(tmp_path, image, suffix)
   format_ = {"jpg": "JPEG", "webp": "WEBP", "tif": "TIFF"}[suffix]
-  assert notes == (
-    ()
-    if told is None
-    else (
-      f"{format_} has no room for its colours, which are not sRGB's ({told});"
+  if "told" in (expected or ""):
+    names = ", ".join(k.decode() for k, _ in extra if k != b"iCCP")
+    assert notes == (
+      f"{format_} has no room for its colours, which are not sRGB's ({names});"
       " choose .png",
     )
-  )
+  else:
+    assert notes == ()
   with PilImage.open(file) as picture:
-    has_profile = any(kind == b"iCCP" for kind, _ in extra)
-    assert (picture.info.get("icc_profile") == SRGB) == has_profile
+    profile = picture.info.get("icc_profile")
+  has_profile = any(word in (expected or "") for word in ("made", "kept"))
+  assert (profile is not None) == has_profile
+  if "kept" in (expected or ""):
+    assert profile == SRGB
+  # What is written is read as a profile of these pixels.
+  assert images.read_image(file).metadata.icc_profile == profile
+
+
+@pytest.mark.parametrize(
+  ("chunks", "exponent", "places"),
+  [
+    ([GAMMA], 1.0, None),
+    ([(b"gAMA", struct.pack(">I", 55_556))], 1.8, None),
+    ([GAMMA, PRIMARIES], 1.0, (0.708, 0.292, 0.17, 0.797, 0.131, 0.046)),
+  ],
+)
+def test_a_profile_shows_what_the_chunks_state(
+  tmp_path, chunks, exponent, places
+):
+  # By colorimetry: to light, to XYZ by the primaries, to sRGB's; white is D65.
+  def to_xyz(places):
+    x, y = np.reshape(places, (3, 2)).T
+    columns = np.stack([x / y, np.ones(3), (1 - x - y) / y])
+    white = np.array([0.3127 / 0.329, 1, (1 - 0.3127 - 0.329) / 0.329])
+    return columns * np.linalg.solve(columns, white)
+
+  srgb = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+  light = (PIXELS / 255) ** exponent @ to_xyz(places or srgb).T
+  light = np.clip(light @ np.linalg.inv(to_xyz(srgb)).T, 0, 1)
+  curve = np.where(
+    light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055
+  )
+  image = read(tmp_path, make_png(PIXELS, extra=chunks))
+  images.write_image(tmp_path / "a.tif", image)
+  with PilImage.open(tmp_path / "a.tif") as picture:
+    shown = ImageCms.profileToProfile(
+      picture,
+      ImageCms.ImageCmsProfile(io.BytesIO(picture.info["icc_profile"])),
+      ImageCms.createProfile("sRGB"),
+      renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+    )
+  assert np.abs(np.asarray(shown) - 255 * curve).max() < 3
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from esrgan_jax.images import geotiff, png_chunks, xmp
 from esrgan_jax.images import metadata as meta
@@ -59,7 +59,14 @@ def fit_metadata(
   if lost:
     notes.append(no_room(format_, listed(_NAMES[name] for name in lost)))
   if format_ != "PNG":
-    notes += _colours(metadata.png_chunks, fields["icc_profile"], format_)
+    chunks, profile = metadata.png_chunks, fields["icc_profile"]
+    if not png_chunks.is_srgb(chunks, profile=profile is not None):
+      if profile is None and "icc_profile" in holds:
+        profile = png_chunks.profile_of(chunks, channels=channels)
+        fields["icc_profile"] = profile
+      # Of a cICP, there is nothing that says the same.
+      if not png_chunks.is_srgb(chunks, profile=profile is not None):
+        notes.append(_other_colours(chunks, format_))
     fields["exif"], more = _with_words(metadata, exif, format_, holds)
     notes += more
   if format_ == "JPEG" and len(fields["xmp"] or b"") > _JPEG_XMP:
@@ -85,16 +92,10 @@ def no_room(format_: str, what: str, suffix: str = ".png") -> str:
   return f"{format_} has no room for its {what}; choose {suffix}"
 
 
-def _colours(
-  chunks: tuple[tuple[bytes, bytes], ...],
-  profile: bytes | None,
-  format_: str,
-) -> list[str]:
+def _other_colours(chunks: Iterable[tuple[bytes, bytes]], format_: str) -> str:
   """Tells of colours that only a PNG states."""
-  if png_chunks.is_srgb(chunks, profile=profile is not None):
-    return []
   names = listed(k.decode() for k, _ in chunks if k not in png_chunks.TEXTS)
-  return [no_room(format_, f"colours, which are not sRGB's ({names})")]
+  return no_room(format_, f"colours, which are not sRGB's ({names})")
 
 
 def _with_words(

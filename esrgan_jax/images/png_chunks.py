@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
+from esrgan_jax.images import profiles
 from esrgan_jax.images.limits import MAX_METADATA
 
 XMP = b"XML:com.adobe.xmp"
@@ -103,10 +104,32 @@ def is_srgb(chunks: Iterable[tuple[bytes, bytes]], *, profile: bool) -> bool:
     return found[b"cICP"][:2] == b"\1\x0d"
   if profile or b"sRGB" in found:
     return True
-  (gamma,) = struct.unpack(">I", found.get(b"gAMA", b"\0\0\xb1\x8f"))
-  places = _PRIMARIES
-  if b"cHRM" in found:
-    places = struct.unpack(">8I", found[b"cHRM"])
-  return abs(gamma - _GAMMA) <= _NEAR and all(
+  gamma, places = _stated(found)
+  return (gamma is None or abs(gamma - _GAMMA) <= _NEAR) and all(
     abs(a - b) <= _NEAR for a, b in zip(places, _PRIMARIES, strict=True)
   )
+
+
+def profile_of(
+  chunks: Iterable[tuple[bytes, bytes]], *, channels: int
+) -> bytes | None:
+  """Makes a profile of gAMA and cHRM; None if others state the colours."""
+  found = dict(chunks)
+  if b"cICP" in found:
+    return None
+  gamma, places = _stated(found)
+  return profiles.of_primaries(
+    [place / 100_000 for place in places],
+    None if gamma is None else 100_000 / gamma,
+    channels=channels,
+  )
+
+
+def _stated(found: Mapping[bytes, bytes]) -> tuple[int | None, tuple[int, ...]]:
+  """Returns the numbers of gAMA, if it is there, and of cHRM, or sRGB's."""
+  gamma, places = None, _PRIMARIES
+  if b"gAMA" in found:
+    (gamma,) = struct.unpack(">I", found[b"gAMA"])
+  if b"cHRM" in found:
+    places = struct.unpack(">8I", found[b"cHRM"])
+  return gamma, places

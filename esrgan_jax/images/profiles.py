@@ -1,14 +1,22 @@
-"""ICC profiles of linear light, and the same for a display's values.
+"""ICC profiles: of linear light, for a display's values, of what a PNG states.
 
-Only the curves are looked at and exchanged; primaries and words are left.
+Of a profile that is given, only the curves are looked at and exchanged;
+primaries and words are left.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing
+
+# What the connection space has for white; and how eyes adapt to it (Bradford).
+_D50 = (0.9642, 1.0, 0.8249)
+_CONES = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367))
+_CONES += ((0.0389, -0.0685, 1.0296),)
 _CURVES = (b"rTRC", b"gTRC", b"bTRC", b"kTRC")
 _MOST_TAGS = 200
 _LINEAR = b"curv" + bytes(8)
@@ -114,3 +122,61 @@ def linear_srgb(channels: int = 3) -> bytes:
   tags = [(name, value) for name, value in _tags(srgb) if name in kept]
   head = srgb[:16] + b"GRAY" + srgb[20:128]
   return _packed(head, [*tags, (b"kTRC", _LINEAR)])
+
+
+def of_primaries(
+  places: Sequence[float], gamma: float | None, *, channels: int
+) -> bytes | None:
+  """Makes a profile of what a PNG states of its colours.
+
+  Args:
+    places: x and y of white, red, green and blue.
+    gamma: Exponent from the values to light; None: sRGB's curve.
+    channels: 3 for RGB, 1 for grey.
+
+  Returns:
+    The profile; None if those are no colours.
+
+  >>> places = (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
+  >>> is_linear(of_primaries(places, 1.0, channels=3))
+  True
+  """
+  points = np.array(places, np.float64).reshape(4, 2)
+  if gamma is not None and not 1 / 16 <= gamma <= 16:
+    return None
+  if not ((points[:, 1] > 0.001) & (np.abs(points) <= 2).all(axis=1)).all():
+    return None
+  x, y = points.T
+  white, *colours = np.stack([x / y, np.ones(4), (1 - x - y) / y], axis=1)
+  colours = np.transpose(colours)
+  cones = np.array(_CONES)
+  if min(cones @ white) < 0.01 or abs(np.linalg.det(colours)) < 1e-6:
+    return None
+  adapt = np.linalg.inv(cones) @ np.diag(cones @ _D50 / (cones @ white)) @ cones
+  colours = adapt @ (colours * np.linalg.solve(colours, white))
+  if np.abs(colours).max() > 100:
+    return None
+  curve = _SRGB
+  if gamma == 1:
+    curve = _LINEAR
+  elif gamma is not None:
+    curve = b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256))
+  base = linear_srgb(channels)
+  words = "of a PNG's gAMA and cHRM".encode("utf-16-be")
+  # One record of 12 bytes, its words behind it.
+  words = struct.pack(">II4sII", 1, 12, b"enUS", len(words), 28) + words
+  tags = [(b"desc", b"mluc" + bytes(4) + words)]
+  tags += [(name, value) for name, value in _tags(base) if name == b"cprt"]
+  tags += [(b"wtpt", _xyz(b"XYZ ", _D50)), (b"chad", _xyz(b"sf32", adapt))]
+  if channels == 1:
+    return _packed(base[:128], [*tags, (b"kTRC", curve)])
+  for letter, colour in zip((b"r", b"g", b"b"), colours.T, strict=True):
+    tags.append((letter + b"XYZ", _xyz(b"XYZ ", colour)))
+    tags.append((letter + b"TRC", curve))
+  return _packed(base[:128], tags)
+
+
+def _xyz(kind: bytes, numbers: np.typing.ArrayLike) -> bytes:
+  """Makes a tag of numbers by 2^16."""
+  fixed = np.rint(np.ravel(numbers) * 2**16).astype(">i4")
+  return kind + bytes(4) + fixed.tobytes()
