@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_what_is_in_a_folder_and_is_no_image_is_told():
     "in: left out 2 .xyz, 2 hidden, 2 links or devices,"
     " 1 without a suffix, 1 .txt, 1 subfolder (--recursive takes it)",
   )
+
+
+def test_what_no_reader_is_installed_for_is_told(monkeypatch):
+  touch("in/a.heic", "in/b.HEIC", "in/c.png")
+  # As where the module is not installed.
+  monkeypatch.setitem(sys.modules, "pi_heif", None)
+  inputs = find_inputs(["in"])
+  assert [each.path.name for each in inputs.found] == ["c.png"]
+  assert inputs.notes == (
+    "in: left out 2 .heic (pip install 'esrgan-jax[heif]' to read them)",
+  )
+  # Whoever reads one that is named tells the same.
+  assert found("in/a.heic", "in/*.heic") == ["in/a.heic"]
 
 
 def test_hidden_files_are_taken_by_name_alone():

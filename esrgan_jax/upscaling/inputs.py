@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import fnmatch
 import glob
+import importlib.util
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -116,7 +117,9 @@ def _meant(text, recursive, results, notes, problems) -> list[Input]:
   path = pathlib.Path(text)
   if path.is_dir():
     closed = _closed(path, results)
-    listing = list_images(path, recursive=recursive, closed=closed)
+    listing = list_images(
+      path, recursive=recursive, keep=_is_readable, closed=closed
+    )
     problems += map(explain, listing.problems)
     left_out = _listed(listing.left_out)
     if not listing.files:
@@ -181,7 +184,7 @@ def _matching(text, notes, problems) -> list[Input]:
       left_out["folders"] += 1
     elif not path.is_file():
       left_out[NO_FILES] += 1
-    elif asked_for or images.is_image_suffix(path):
+    elif asked_for or _is_readable(path):
       found.append(Input(path))
     else:
       left_out[path.suffix.lower()] += 1
@@ -202,6 +205,18 @@ def _matches(pattern: Sequence[str], names: Sequence[str]) -> bool:
   return bool(names) and (
     fnmatch.fnmatch(names[0], pattern[0]) and _matches(pattern[1:], names[1:])
   )
+
+
+# Suffix -> the module that reads such files, and the extra that brings it.
+_READ_BY = dict.fromkeys((".heic", ".heif", ".hif"), ("pi_heif", "heif"))
+
+
+def _is_readable(path: str | pathlib.Path) -> bool:
+  """Tells whether a suffix is one of an image that can be read here."""
+  if not images.is_image_suffix(path):
+    return False
+  module, _ = _READ_BY.get(pathlib.PurePath(path).suffix.lower(), (None, None))
+  return module is None or importlib.util.find_spec(module) is not None
 
 
 _MOST_KINDS = 6
@@ -226,6 +241,8 @@ def _kind(kind: str, count: int) -> str:
     "": "without a suffix",
   }
   said = words.get(kind, printable(kind, limit=20))
+  if kind in _READ_BY:
+    said += f" (pip install 'esrgan-jax[{_READ_BY[kind][1]}]' to read them)"
   if count == 1:
     said = said.replace("folders", "folder").replace("them", "it")
     said = said.replace("links or devices", "link or device")
