@@ -12,6 +12,7 @@ from PIL import Image as PilImage
 
 from esrgan_jax import images
 from esrgan_jax.images import Image, ImageError, Metadata, light
+from tests import formats_page
 from tests import image_builders as build
 from tests.image_builders import joined, noise, split
 
@@ -324,3 +325,18 @@ def test_what_has_no_room_is_told(tmp_path):
   for suffix in (".tga", ".ppm", ".qoi", ".exr"):
     (note,) = images.write_image(tmp_path / f"a{suffix}", image)
     assert "colour profile, EXIF" in note
+
+
+# The page.
+
+
+def test_the_page_says_what_is_kept():
+  assert formats_page.PAGE.read_text() == formats_page.page(), (
+    "make it anew: python -m tests.formats_page > docs/formats.md"
+  )
+
+
+def test_the_page_has_every_suffix():
+  text = formats_page.page()
+  for suffix in images.INPUT_SUFFIXES:
+    assert f"`{suffix}`" in text
