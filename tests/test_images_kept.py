@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from esrgan_jax import images
 from esrgan_jax.images import Image, ImageError, Metadata
+from tests import mutation
 from tests.fuzz_images import chunks_of
 from tests.image_builders import (
   SRGB,
@@ -193,6 +194,12 @@ def test_an_old_form_of_exif_and_xmp(tmp_path):
   for extra in (
     [raw("exif", b"Exif\0\0" + exif_block(6)), raw("xmp", packet)],
     [
+      raw("exif", exif_block(3)),
+      (b"eXIf", exif_block(6)),
+      raw("xmp", b"<b/>"),
+      (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + packet),
+    ],
+    [
       raw("APP1", b"http://ns.adobe.com/xap/1.0/\0" + packet),
       raw("exif", b"Exif\0\0" + exif_block(6)),
     ],
@@ -357,6 +364,17 @@ def test_texts_that_do_not_fit(tmp_path):
   file, (note, other) = result(tmp_path, image, "bmp")
   assert "BMP has no room for its EXIF" in note
   assert "texts" in other
+
+
+def test_texts_are_not_unpacked_for_nothing(tmp_path):
+  bomb = zlib.compress(bytes(2**22), 9)
+  kinds = (b"x", b"Comment", b"Author", b"Raw profile type exif")
+  extra = [(b"zTXt", kinds[n % 4] + b"\0\0" + bomb) for n in range(600)]
+  data = make_png(PIXELS, extra=extra)
+  with mutation.bounded(2, 500):
+    image = read(tmp_path, data)
+    for suffix in ("png", "jpg", "tif"):
+      result(tmp_path, image, suffix)
 
 
 # How it was made.

@@ -105,7 +105,8 @@ def _with_words(
   holds: Container[str],
 ) -> tuple[bytes | None, list[str]]:
   """Puts a PNG's texts and the record into EXIF; tells what has no place."""
-  texts = dict(png_chunks.texts(metadata.png_chunks))
+  chunks = metadata.png_chunks
+  texts = png_chunks.texts(chunks, meta.TEXTS)
   block, used, notes = None, set(), []
   if "exif" in holds:
     record = metadata.record
@@ -113,10 +114,10 @@ def _with_words(
     def told(exif: meta.Exif) -> meta.Exif:
       return exif if record is None else meta.with_record(exif, record)
 
-    whole, words = meta.with_texts(exif, texts)
+    whole, placed = meta.with_texts(exif, texts)
     nothing = meta.load_exif(None)
     most = _JPEG_EXIF if format_ == "JPEG" else MAX_METADATA
-    choices = [(told(whole), words), (told(exif), set()), (exif, set())]
+    choices = [(told(whole), placed), (told(exif), set()), (exif, set())]
     choices += [(told(nothing), set()), (nothing, set())]  # Which fits.
     packed = ((meta.pack_exif(tags), used) for tags, used in choices)
     number, (block, used) = next(
@@ -126,6 +127,7 @@ def _with_words(
     )
     if exif.tree and number > 2:
       notes.append(no_room(format_, "large EXIF"))
-  if left := [word for word in texts if word not in used]:
+  words = png_chunks.keywords(chunks)
+  if left := [word for word in words if word not in used]:
     notes.append(no_room(format_, f"texts ({listed(map(printable, left))})"))
   return block, notes

@@ -29,6 +29,8 @@ _TEXTS |= {"Copyright": 33432}
 # What takes the place of a user's comment, the first of them: where generators
 # of images keep their settings, and where other programs look for them.
 _COMMENTS = ("parameters", "Comment")
+# All keywords that have a place in EXIF.
+TEXTS = {*_TEXTS, *_COMMENTS}
 # Of a TIFF's own directory, what EXIF has there too: words about the picture.
 ASCII_WORDS = {269, 270, 271, 272, 305, 306, 315, 316, 33432}
 WORDS = {18246, 18249, *range(40091, 40096), *ASCII_WORDS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from esrgan_jax.images import profiles
 from esrgan_jax.images.limits import MAX_METADATA
@@ -71,11 +71,28 @@ def text_of(kind: bytes, body: bytes) -> str | None:
     return None
 
 
-def texts(chunks: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, str]]:
-  """Yields keyword and text of each text that can be read."""
+def keywords(chunks: Iterable[tuple[bytes, bytes]]) -> dict[str, None]:
+  """Returns the keywords of all texts, in order, each once."""
+  return {
+    keyword(body).decode("latin-1"): None
+    for kind, body in chunks
+    if kind in TEXTS
+  }
+
+
+def texts(
+  chunks: Iterable[tuple[bytes, bytes]], words: Container[str]
+) -> dict[str, str]:
+  """Returns the texts of some keywords; of several of one, the first.
+
+  No others are unpacked, which a stranger's file may have any number of.
+  """
+  found: dict[str, str | None] = {}
   for kind, body in chunks:
-    if kind in TEXTS and (text := text_of(kind, body)) is not None:
-      yield keyword(body).decode("latin-1"), text
+    word = keyword(body).decode("latin-1")
+    if kind in TEXTS and word in words and word not in found:
+      found[word] = text_of(kind, body)
+  return {word: text for word, text in found.items() if text is not None}
 
 
 def text_chunk(word: str, text: str) -> tuple[bytes, bytes]:

@@ -63,7 +63,7 @@ class _Contents:
 
   def fields(self) -> dict[str, Any]:
     """Returns what a `Found` has besides the picture."""
-    found = self.words.found
+    found = self.words.older | self.words.found
     return {
       "icc_profile": found.get(b"iCCP"),
       "exif": load_exif(found.get(b"eXIf")),
@@ -315,6 +315,7 @@ class _Words:
 
   Attributes:
     found: Metadata by chunk; of several, the first counts.
+    older: The same in its older form, which counts where there is no other.
     kept: Chunks that are for the result as they are.
     wrong: Kinds of chunks that are damaged.
     large: Kinds of chunks that are too large.
@@ -323,6 +324,7 @@ class _Words:
 
   def __init__(self):
     self.found: dict[bytes, Any] = {}
+    self.older: dict[bytes, bytes] = {}
     self.kept: list[tuple[bytes, bytes]] = []
     self.wrong: dict[bytes, None] = {}
     self.large: dict[bytes, None] = {}
@@ -375,7 +377,6 @@ class _Words:
       return
     self._tried.add(keyword)
     if is_xmp:
-      # It has precedence over the older form.
       self.found[b"iTXt"] = _xmp(body)
       return
     text = png_chunks.text_of(kind, body)
@@ -385,7 +386,7 @@ class _Words:
       head = b"http://ns.adobe.com/xap/1.0/\0"
       if block.startswith(head):
         place, block = b"iTXt", block.removeprefix(head)
-      self.found.setdefault(place, block)
+      self.older.setdefault(place, block)
 
   def notes(self) -> tuple[str, ...]:
     """Returns what is left out, in sentences."""

@@ -96,9 +96,9 @@ def write_head(file: BinaryIO, image: Image) -> None:
   for kind, body in meta.png_chunks:
     chunk(kind, body)
   if meta.record is not None:
-    words = {word for word, _ in png_chunks.texts(meta.png_chunks)}
     # Which programs show; another's word stays.
-    word = "esrgan_jax" if "Software" in words else "Software"
+    taken = "Software" in png_chunks.keywords(meta.png_chunks)
+    word = "esrgan_jax" if taken else "Software"
     chunk(*png_chunks.text_chunk(word, meta.record))
 
 
