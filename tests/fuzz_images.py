@@ -128,8 +128,9 @@ def _read(kind, samples, folder, data):
       np.testing.assert_array_equal(
         build.joined(image), build.joined(_sound(sample, folder))
       )
-  if image.pixels.size < 2**14:
-    _write(image, folder, zlib.crc32(data))
+  number = zlib.crc32(data)
+  if number % 2 and image.pixels.size < 2**14:
+    _write(image, folder, number)
 
 
 def _write(image, folder, number):

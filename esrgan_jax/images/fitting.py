@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
 from esrgan_jax.images import geotiff, png_chunks, xmp
 from esrgan_jax.images import metadata as meta
@@ -56,22 +56,20 @@ def fit_metadata(
     fields["icc_profile"] = None
     kind = "grey" if channels == 1 else "RGB"
     notes.append(f"its colour profile is left out, not being one of {kind}")
-  if lost:
-    notes.append(no_room(format_, listed(_NAMES[name] for name in lost)))
+  missing = [_NAMES[name] for name in lost]
   if format_ != "PNG":
-    chunks, profile = metadata.png_chunks, fields["icc_profile"]
-    if not png_chunks.is_srgb(chunks, profile=profile is not None):
-      if profile is None and "icc_profile" in holds:
-        profile = png_chunks.profile_of(chunks, channels=channels)
-        fields["icc_profile"] = profile
-      # Of a cICP, there is nothing that says the same.
-      if not png_chunks.is_srgb(chunks, profile=profile is not None):
-        notes.append(_other_colours(chunks, format_))
+    if "icc_profile" not in lost:
+      fields["icc_profile"], more = _with_colours(
+        metadata.png_chunks, fields["icc_profile"], channels, holds
+      )
+      missing += more
     fields["exif"], more = _with_words(metadata, exif, format_, holds)
-    notes += more
+    missing += more
   if format_ == "JPEG" and len(fields["xmp"] or b"") > _JPEG_XMP:
     fields["xmp"] = None
-    notes.append(no_room(format_, "large XMP"))
+    missing.append("large XMP")
+  if missing:
+    notes.append(no_room(format_, ", ".join(missing)))
   places = None
   if metadata.geotiff is not None:
     places = geotiff.fit(metadata.geotiff, old_size, size)
@@ -92,10 +90,22 @@ def no_room(format_: str, what: str, suffix: str = ".png") -> str:
   return f"{format_} has no room for its {what}; choose {suffix}"
 
 
-def _other_colours(chunks: Iterable[tuple[bytes, bytes]], format_: str) -> str:
-  """Tells of colours that only a PNG states."""
-  names = listed(k.decode() for k, _ in chunks if k not in png_chunks.TEXTS)
-  return no_room(format_, f"colours, which are not sRGB's ({names})")
+def _with_colours(
+  chunks: tuple[tuple[bytes, bytes], ...],
+  profile: bytes | None,
+  channels: int,
+  holds: Container[str],
+) -> tuple[bytes | None, list[str]]:
+  """Makes a profile of a PNG's colours; returns what has no room, as well."""
+  if png_chunks.is_srgb(chunks, profile=profile is not None):
+    return profile, []
+  if profile is None and "icc_profile" in holds:
+    profile = png_chunks.profile_of(chunks, channels=channels)
+  # Of a cICP, there is nothing that says the same.
+  if png_chunks.is_srgb(chunks, profile=profile is not None):
+    return profile, []
+  kinds = [kind.decode() for kind, _ in chunks if kind not in png_chunks.TEXTS]
+  return profile, [f"colours, which are not sRGB's ({listed(kinds)})"]
 
 
 def _with_words(
@@ -104,10 +114,10 @@ def _with_words(
   format_: str,
   holds: Container[str],
 ) -> tuple[bytes | None, list[str]]:
-  """Puts a PNG's texts and the record into EXIF; tells what has no place."""
+  """Puts a PNG's texts and the record into EXIF; returns what has no room."""
   chunks = metadata.png_chunks
   texts = png_chunks.texts(chunks, meta.TEXTS)
-  block, used, notes = None, set(), []
+  block, used, missing = None, set(), []
   if "exif" in holds:
     record = metadata.record
 
@@ -126,8 +136,8 @@ def _with_words(
       if len(block or b"") <= most
     )
     if exif.tree and number > 2:
-      notes.append(no_room(format_, "large EXIF"))
+      missing.append("large EXIF")
   words = png_chunks.keywords(chunks)
   if left := [word for word in words if word not in used]:
-    notes.append(no_room(format_, f"texts ({listed(map(printable, left))})"))
-  return block, notes
+    missing.append(f"texts ({listed(map(printable, left))})")
+  return block, missing
