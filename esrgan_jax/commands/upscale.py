@@ -113,12 +113,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--quality",
     type=_quality,
     default=95,
-    help="of JPEG and WebP, 1 to 100 (default: %(default)s)",
+    help="of JPEG, WebP, AVIF, JPEG XL and JPEG 2000, 1 to 100 (default:"
+    " %(default)s)",
   )
   parser.add_argument(
     "--lossless",
     action="store_true",
-    help="keep every sample: WebP without loss, PNG instead of an input's JPEG",
+    help="keep every sample: WebP, AVIF, JPEG XL and JPEG 2000 without loss,"
+    " PNG instead of an input's JPEG",
   )
   parser.add_argument(
     "--tile",

@@ -35,11 +35,12 @@ _MOST_BYTES = 64
 def read_image(
   path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS
 ) -> Image:
-  """Reads a PNG, JPEG, WebP, TIFF, BMP or one-frame GIF file.
+  """Reads a picture of any format that docs/formats.md has.
 
   The format is told by the content, not by the suffix. CMYK and Lab become
   sRGB of 8 bits (CMYK by its own ICC profile where it has one); the profile
-  is dropped then, as it does not describe the result.
+  is dropped then, as it does not describe the result. Floats become what a
+  display shows (`Metadata.linear` and `gain`).
 
   Args:
     path: The file.
@@ -53,9 +54,10 @@ def read_image(
 
   Raises:
     ImageError: If there is no such file, or it is empty, cut short, damaged,
-      not an image, of several frames or pages, of floating-point or other
+      not an image, of several frames or pages, of NaN or infinity or other
       unusual samples, larger than `max_pixels`, or much larger than its bytes
-      make believable. The message is one printable line.
+      make believable, or its library is not there. The message is one
+      printable line.
 
   >>> import tempfile
   >>> import numpy as np

@@ -45,15 +45,18 @@ def write_image(
   The file is written aside, in the same folder, and appears under its name
   only when it is complete. ICC profile, EXIF, XMP and resolution go along
   where the format holds them. PNG and TIFF are lossless, with deflate at a
-  speed and size that suit photographs (see `png.py`); JPEG is 4:4:4. 16 bits
-  become 8, rounded, where the format has no more: JPEG, WebP, BMP. An EXIF or
-  XMP block over JPEG's 64 KB is left out there.
+  speed and size that suit photographs (see `png.py`); JPEG is 4:4:4. Samples
+  are rounded to what the format has; floats are clipped where it has none.
+  An EXIF or XMP block over JPEG's 64 KB is left out there. docs/formats.md
+  has it by format.
 
   Args:
     path: File to write; its suffix is one of `OUTPUT_SUFFIXES`.
     image: What to write; it may live in a `numpy.memmap`.
-    quality: 1 to 100, for JPEG and lossy WebP.
-    lossless: Keep every sample, in WebP too; PNG, TIFF and BMP always do.
+    quality: 1 to 100, of JPEG, and of WebP, AVIF, JPEG XL and JPEG 2000 where
+      they are lossy.
+    lossless: Keep every sample, in these as well; the others but JPEG always
+      do.
     overwrite: Replace a file of that name. Without it, an existing file is
       never touched, even if it appears while this one is being written.
 
@@ -62,8 +65,9 @@ def write_image(
 
   Raises:
     ImageError: If the suffix is unknown, the file exists, `image` does not
-      fit the format (transparency in JPEG or BMP, or too many pixels), the
-      format has no lossless form and is asked for one, or writing fails.
+      fit the format (transparency in JPEG or BMP, colour in PGM, or too many
+      pixels), the format has no lossless form and is asked for one, its
+      library is not there, or writing fails.
     ValueError: If `quality` is not in 1 to 100.
 
   >>> import tempfile

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from esrgan_jax.images import limits
-from esrgan_jax.images.assembly import Found
+from esrgan_jax.images.assembly import Found, split_alpha
 from esrgan_jax.images.decoders import piz
 from esrgan_jax.images.pixels import ImageError
 from esrgan_jax.text import printable
@@ -92,17 +92,16 @@ def read_exr(data: bytes, max_pixels: int) -> Found:
   """Reads the picture of an OpenEXR file: scene-linear, alpha multiplied."""
   head = _parse(data, max_pixels)
   names, left_out = _choose(head.channels)
-  colours = [n for n in names if n.rpartition(".")[2] != "A"]
   kept = len(names) * 4
   room = max(1, kept // 8)
   limits.check_size(head.width, head.height * room, max_pixels)
-  planes = _decode(head, data, names, max_pixels)
-  alpha = planes[len(colours)] if len(names) > len(colours) else None
+  samples = _decode(head, data, names, max_pixels)
+  pixels, alpha = split_alpha(samples)
   kinds = {c.name: c.kind for c in head.channels}
   half = all(kinds[name].itemsize == 2 for name in names)
   return Found(
     format="EXR",
-    pixels=np.stack(planes[: len(colours)], axis=2),
+    pixels=pixels,
     alpha=alpha,
     dpi=head.dpi,
     bits=16 if half else None,
@@ -275,15 +274,15 @@ def _left_out(
 
 def _decode(
   head: _Header, data: bytes, names: Sequence[str], max_pixels: int
-) -> list[np.ndarray]:
-  """Decodes all chunks; returns a float32 plane `[H, W]` a name."""
+) -> np.ndarray:
+  """Decodes all chunks; returns float32 `[H, W, names]`."""
   chosen = {name: i for i, name in enumerate(names)}
   for channel in head.channels:
     if channel.name in chosen and channel.kind.kind != "f":
       raise ImageError("whole numbers are not read; save it as half or float")
   view = memoryview(data)
   chunks = list(_checked(head, view, max_pixels))
-  planes = [np.empty((head.height, head.width), np.float32) for _ in names]
+  samples = np.empty((head.height, head.width, len(names)), np.float32)
   unpack = _unpacker(head)
   for top, left, rows, columns, part in chunks:
     size = rows * columns * head.pixel_bytes
@@ -299,10 +298,10 @@ def _decode(
       end = at + columns * channel.kind.itemsize
       if channel.name in chosen:
         values = np.ascontiguousarray(lines[:, at:end]).view(channel.kind)
-        plane = planes[chosen[channel.name]]
-        plane[top : top + rows, left : left + columns] = values
+        place = np.s_[top : top + rows, left : left + columns]
+        samples[*place, chosen[channel.name]] = values
       at = end
-  return planes
+  return samples
 
 
 def _checked(
