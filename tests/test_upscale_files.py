@@ -181,6 +181,17 @@ def test_standard_input_and_output(piped, suffix):
 
 
 @pytest.mark.slow
+def test_animations_go_through_pipes(piped):
+  animate("a.gif")
+  data = pathlib.Path("a.gif").read_bytes()
+  status, out, _ = piped("-", given=data)
+  assert (status, out[:4]) == (0, b"GIF8")
+  status, out, err = piped("-", "-f", "jpg", given=data)
+  assert (status, out) == (1, b"")
+  assert "3 files, one a frame, cannot go to standard output" in err
+
+
+@pytest.mark.slow
 def test_pipes_and_files_may_be_mixed(piped):
   save("a.png")
   data = pathlib.Path("a.png").read_bytes()
@@ -371,3 +382,16 @@ def test_a_signal_while_a_result_is_written_leaves_nothing(
   assert process.returncode == 128 + getattr(signal, name)
   assert os.listdir(tmp_path / "out") == []
   assert b"Traceback" not in err
+
+
+def test_two_names_of_one_result_are_not_written_twice(run):
+  """As of `A.png` and `a.png`, where a system takes them for one name."""
+  save("a.png")
+  save("b.png", size=(9, 9))
+  os.mkdir("out")
+  save("out/a.png")
+  os.symlink("a.png", "out/b.png")
+  status, _, err = run("a.png", "b.png", "-o", "out", "--overwrite")
+  assert status == 1
+  assert "out/b.png is the result of another image" in err
+  assert size_of("out/a.png") == (56, 44)

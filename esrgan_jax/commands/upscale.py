@@ -267,6 +267,12 @@ def _run(
     only_smaller=args.only_smaller,
     others=[args.model],
   )
+  for job in plan.jobs:
+    if for_stdout and job.each:
+      raise ValueError(
+        f"{job.frames} files, one a frame, cannot go to standard output; give a"
+        " folder, or another --format"
+      )
   _tell(plan, report)
   if args.dry_run:
     _say_what_would_be_done(plan.jobs, naming, args, report)

@@ -14,6 +14,7 @@ import pathlib
 import queue
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
 from esrgan_jax import images, storage
@@ -368,46 +369,51 @@ def _holds_alpha(path):
 
 def _write(job, ready, settings, written):
   result = ready.result()
-  notes = written.write(job.target, result, settings)
+  notes = _write_image(job.target, result, settings, written)
   height, width = result.pixels.shape[:2]
   notes = (*result.notes, *notes)
   return Done(width=width, height=height, seconds=0.0, notes=notes)
 
 
 class _Written:
-  """Writes results, and knows which there are by now."""
+  """Knows which results there are by now."""
 
   def __init__(self):
-    self._ids: frozenset[tuple[int, int]] = frozenset()
-    self._lock = threading.Lock()
+    self._ids: set[tuple[int, int]] = set()
+    self._own = threading.Lock()
+    self._locks: dict[str, threading.Lock] = {}
 
-  def check(self, target: pathlib.Path) -> None:
-    """Raises if a file is another result, under a name that means the same."""
-    if storage.file_ids([target]) & self._ids:
-      raise FileExistsError(
-        f"{target} is the result of another image, for whose name this system"
-        " takes it; give them names that differ in more than capitals"
-      )
+  @contextlib.contextmanager
+  def adding(self, target: pathlib.Path) -> Iterator[None]:
+    """Has one thread at a time write what may be one file.
 
-  def add(self, target: pathlib.Path) -> None:
-    """Knows a result."""
-    with self._lock:
-      self._ids |= storage.file_ids([target])
+    Raises:
+      FileExistsError: If it is a result by now, under another name.
+    """
+    # Some systems take `A` and `a` for one name.
+    name = unicodedata.normalize("NFC", os.path.realpath(target)).casefold()
+    with self._own:
+      lock = self._locks.setdefault(name, threading.Lock())
+    with lock:
+      if storage.file_ids([target]) & self._ids:
+        raise FileExistsError(
+          f"{target} is the result of another image, for whose name this system"
+          " takes it; give them names that differ in more than capitals"
+        )
+      yield
+      with self._own:
+        self._ids.update(storage.file_ids([target]))
 
-  def write(
-    self, target: pathlib.Path, image: images.Image, settings: Settings
-  ) -> tuple[str, ...]:
-    """Writes one picture; returns what could not be kept."""
-    self.check(target)
-    notes = images.write_image(
+
+def _write_image(target, image, settings, written):
+  with written.adding(target):
+    return images.write_image(
       target,
       image,
       quality=settings.quality,
       lossless=settings.lossless,
       overwrite=settings.overwrite,
     )
-    self.add(target)
-    return notes
 
 
 # Results of frames that wait to be written.
@@ -447,7 +453,7 @@ class _Sequence:
     try:
       if self._job.each:
         for target, image in zip(self._job.targets, results, strict=True):
-          self._note(self._written.write(target, image, self._settings))
+          self._note(_write_image(target, image, self._settings, self._written))
       else:
         self._write_one(results)
     finally:
@@ -464,19 +470,17 @@ class _Sequence:
     )
 
   def _write_one(self, results):
-    target, settings = self._job.target, self._settings
-    self._written.check(target)
-    notes = images.write_frames(
-      target,
-      results,
-      durations=self._frames.durations,
-      loop=self._frames.loop,
-      count=len(self._frames),
-      quality=settings.quality,
-      lossless=settings.lossless,
-      overwrite=settings.overwrite,
-    )
-    self._written.add(target)
+    with self._written.adding(self._job.target):
+      notes = images.write_frames(
+        self._job.target,
+        results,
+        durations=self._frames.durations,
+        loop=self._frames.loop,
+        count=len(self._frames),
+        quality=self._settings.quality,
+        lossless=self._settings.lossless,
+        overwrite=self._settings.overwrite,
+      )
     self._note(notes)
 
   def _results(self):

@@ -69,10 +69,11 @@ def receive(text: str, folder: pathlib.Path) -> pathlib.Path:
     with open(text, "rb") as pipe:
       _copy(pipe, path)
   try:
-    format_ = images.read_image(path).metadata.format
+    first = next(iter(images.read_frames(path)))
   except images.ImageError:
     return path  # Whoever reads it says why.
-  suffixes = [s for s, f in images.OUTPUT_SUFFIXES.items() if f == format_]
+  known = {**images.OUTPUT_SUFFIXES, **images.ANIMATION_SUFFIXES}
+  suffixes = [s for s, f in known.items() if f == first.metadata.format]
   return path.rename(path.with_name(name + (suffixes or [""])[0]))
 
 
