@@ -183,6 +183,18 @@ def test_png_goes_back_to_what_was_there(tmp_path):
       np.testing.assert_array_equal(seen(pictures[2]), expected)
 
 
+def test_png_of_one_frame_is_the_picture(tmp_path):
+  picture, place = noise(9, 9, 4), (0, 0, 9, 9)
+  for poster in (False, True):
+    data = build.animated_png(
+      [picture], [(0, 0, 9, 9)], [(0, 0)], poster=poster
+    )
+    frames, (found,) = read(tmp_path, data)
+    assert frames.durations is None
+    np.testing.assert_array_equal(joined(found), picture)
+    assert len(found.notes) == poster
+
+
 # WebP.
 
 
@@ -301,7 +313,7 @@ def moving(count, *shape, dtype=np.uint8, colours=None):
 def written(tmp_path, suffix, frames, **options):
   """Writes frames; returns what is read, by us and by Pillow."""
   file = tmp_path / f"written{suffix}"
-  options = {"overwrite": True, "lossless": True, **options}
+  options = {"overwrite": True, "lossless": suffix != ".gif", **options}
   notes = images.write_frames(file, iter(frames), **options)
   assert notes == ()
   (tmp_path / "file").write_bytes(file.read_bytes())
@@ -382,9 +394,7 @@ def test_gif_of_many_colours_is_near(tmp_path):
   clear = np.where(np.eye(64) > 0, 0, 255).astype(np.uint8)
   for alpha in (None, clear):
     frames = [images.Image(pixels, alpha), images.Image(pixels[::-1], alpha)]
-    _, pictures, _ = written(
-      tmp_path, ".gif", frames, durations=[10, 10], lossless=False
-    )
+    _, pictures, _ = written(tmp_path, ".gif", frames, durations=[10, 10])
     for frame, picture in zip(frames, pictures, strict=True):
       difference = seen(picture).astype(int) - seen(frame)
       np.testing.assert_array_equal(difference[..., 3], 0)
@@ -457,6 +467,9 @@ def test_formats_that_hold_no_frames_or_no_pages(tmp_path):
   ):
     with pytest.raises(ImageError, match=message):
       images.check_frames_fit(tmp_path / name, animated=animated, count=3)
+  with pytest.raises(ImageError, match=r"no lossless form; .* \.webp \.png"):
+    images.write_frames(tmp_path / "a.gif", [], durations=[1], lossless=True)
+  images.check_frames_fit("a.apng", animated=True, lossless=True)
   images.check_frames_fit("a.GIF", animated=True, size=(65_535, 1))
   with pytest.raises(ImageError, match="65536 x 1 pixels do not fit GIF"):
     images.check_frames_fit("a.GIF", animated=True, size=(65_536, 1))

@@ -17,13 +17,10 @@ PNG and TIFF are written piece by piece, so that an output that lives in a
 """
 
 from esrgan_jax.images.flattening import flatten, parse_colour
-from esrgan_jax.images.frame_writing import (
-  ANIMATION_SUFFIXES,
-  check_frames_fit,
-  write_frames,
-)
+from esrgan_jax.images.frame_writing import check_frames_fit, write_frames
 from esrgan_jax.images.frames import Frames, count_frames, read_frames
 from esrgan_jax.images.pixels import (
+  ANIMATION_SUFFIXES,
   INPUT_SUFFIXES,
   MAX_PIXELS,
   OUTPUT_SUFFIXES,

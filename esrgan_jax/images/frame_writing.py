@@ -16,17 +16,15 @@ from esrgan_jax.images.encoders.apng import write_apng
 from esrgan_jax.images.encoders.gif import write_gif
 from esrgan_jax.images.encoders.tiff import write_pages
 from esrgan_jax.images.encoders.webp import write_webp
-from esrgan_jax.images.pixels import OUTPUT_SUFFIXES, Image, ImageError
-from esrgan_jax.images.writing import FORMATS, fit
+from esrgan_jax.images.pixels import (
+  ANIMATION_SUFFIXES,
+  OUTPUT_SUFFIXES,
+  Image,
+  ImageError,
+)
+from esrgan_jax.images.writing import FORMATS, can_be_lossless, fit
 from esrgan_jax.text import printable
 
-# Suffix -> format, of animations.
-ANIMATION_SUFFIXES = {
-  ".gif": "GIF",
-  ".webp": "WEBP",
-  ".png": "PNG",
-  ".apng": "PNG",
-}
 _PAGE_SUFFIXES = [s for s, name in OUTPUT_SUFFIXES.items() if name == "TIFF"]
 
 
@@ -60,7 +58,7 @@ def write_frames(
     count: How many pages there are, where it is known. Those that would exceed
       4 GB then have 64-bit offsets (BigTIFF).
     quality: 1 to 100, for lossy WebP.
-    lossless: Write WebP without loss.
+    lossless: Write WebP without loss, and no GIF.
     overwrite: As for `write_image`.
 
   Returns:
@@ -91,7 +89,9 @@ def write_frames(
   loop = loop or 0
   if loop < 0:
     raise ValueError(f"loop is {loop}, not 0 or more")
-  check_frames_fit(path, animated=exact is not None, count=count)
+  check_frames_fit(
+    path, animated=exact is not None, count=count, lossless=lossless
+  )
   source = _Source(images, count, frames=exact is not None)
   try:
     fitted = source.fitted(_format_of(path))
@@ -117,6 +117,7 @@ def check_frames_fit(
   animated: bool,
   count: int | None = None,
   size: tuple[int, int] | None = None,
+  lossless: bool = False,
 ) -> None:
   """Raises an error if a format cannot hold frames or pages.
 
@@ -125,11 +126,12 @@ def check_frames_fit(
     animated: Whether they are frames, which have a duration each; else pages.
     count: How many there are, for the message.
     size: Width and height of one; None: not known yet.
+    lossless: Whether every sample is to be kept.
 
   Raises:
     ImageError: If the suffix is unknown, or of a format of single pictures, or
       of animations where pages are to be written or the other way round, or
-      ends before this size.
+      ends before this size, or has no lossless form.
 
   >>> check_frames_fit("all.jpg", animated=True, count=9)
   Traceback (most recent call last):
@@ -156,6 +158,11 @@ def check_frames_fit(
       reason = f"suffix '{printable(suffix)}' is not one that can be written"
     raise ImageError(f"{name}: {reason}; {choice}")
   format_ = _format_of(path)
+  if lossless and not can_be_lossless(path):
+    others = " ".join(s for s in fitting if can_be_lossless(f"a{s}"))
+    raise ImageError(
+      f"{name}: {format_} has no lossless form; choose one of {others}"
+    )
   limit = FORMATS[format_].side
   if size is not None and max(size) > limit:
     raise ImageError(

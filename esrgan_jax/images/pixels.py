@@ -37,6 +37,13 @@ OUTPUT_SUFFIXES = {
   ".jp2": "JP2",
   ".j2k": "J2K",
 }
+# Likewise, of animations, by `write_frames`.
+ANIMATION_SUFFIXES = {
+  ".gif": "GIF",
+  ".webp": "WEBP",
+  ".png": "PNG",
+  ".apng": "PNG",
+}
 # For choosing files in a folder: `read_image` itself goes by the content.
 INPUT_SUFFIXES = frozenset(OUTPUT_SUFFIXES) | {
   ".apng",

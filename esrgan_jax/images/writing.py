@@ -21,6 +21,7 @@ from esrgan_jax.images.encoders.png import write_png
 from esrgan_jax.images.encoders.tiff import write_tiff
 from esrgan_jax.images.fitting import fit_metadata, no_room
 from esrgan_jax.images.pixels import (
+  ANIMATION_SUFFIXES,
   OUTPUT_SUFFIXES,
   Image,
   ImageError,
@@ -106,16 +107,18 @@ def can_be_lossless(path: str | os.PathLike) -> bool:
   """Tells whether a suffix is of a format that can keep every sample.
 
   Args:
-    path: Path or name; its suffix counts, as in `OUTPUT_SUFFIXES`.
+    path: Path or name; its suffix counts, as in `OUTPUT_SUFFIXES` and
+      `ANIMATION_SUFFIXES`.
 
   Returns:
-    Whether `write_image(path, image, lossless=True)` does it; False of a
-    suffix that cannot be written.
+    Whether `write_image(path, image, lossless=True)` does it, or
+    `write_frames`; False of a suffix that cannot be written.
 
   >>> can_be_lossless("a.webp"), can_be_lossless("a.jpg")
   (True, False)
   """
-  format_ = OUTPUT_SUFFIXES.get(pathlib.PurePath(path).suffix.lower())
+  suffix = pathlib.PurePath(path).suffix.lower()
+  format_ = OUTPUT_SUFFIXES.get(suffix) or ANIMATION_SUFFIXES.get(suffix)
   return format_ is not None and FORMATS[format_].lossless is not False
 
 

@@ -317,6 +317,7 @@ def _open(model, job, settings):
       animated=frames.durations is not None,
       count=len(frames),
       size=size[::-1],
+      lossless=settings.lossless,
     )
   elif len(frames) != job.frames:
     raise images.ImageError(

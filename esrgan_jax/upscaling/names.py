@@ -144,9 +144,7 @@ class Naming:
     ending = image.path.suffix
     known = {*SUFFIXES[None], *SUFFIXES[kind]}
     if ending.lower() not in known or (
-      self.lossless
-      and not images.can_be_lossless(f"a{ending}")
-      and ending.lower() in SUFFIXES[None]
+      self.lossless and not images.can_be_lossless(f"a{ending}")
     ):
       return ".png" if kind != "page" else ".tif"
     return ending

@@ -81,13 +81,16 @@ def read_png(data: bytes, max_pixels: int) -> Found:
   does not need is left out and told, as libpng does.
   """
   contents = _read_contents(memoryview(data), max_pixels)
-  if contents.count:
-    # A picture that is not one of the frames is one more.
-    refuse_frames(contents.count + (not contents.first), "frames")
+  refuse_frames(contents.count, "frames")
   packed = [_intact(chunk) for chunk in contents.packed]
   samples = _decode(contents.header, contents.palette, packed)
   pixels, alpha = split_alpha(samples)
-  return Found(format="PNG", pixels=pixels, alpha=alpha, **contents.fields())
+  found = Found(format="PNG", pixels=pixels, alpha=alpha, **contents.fields())
+  if contents.count and not contents.first:
+    # One frame is no animation; what other programs show is the picture.
+    note = "a frame for programs that know animations is left out"
+    found = dataclasses.replace(found, notes=(*found.notes, note))
+  return found
 
 
 def read_png_frames(
@@ -97,7 +100,7 @@ def read_png_frames(
   view = memoryview(data)
   contents = _read_contents(view, max_pixels)
   count = contents.count
-  if count == 0 or (count == 1 and contents.first):
+  if count < 2:
     return None
   if len(contents.frames) < count:
     raise ValueError(f"{len(contents.frames)} of {count} frames")
