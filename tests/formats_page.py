@@ -76,6 +76,9 @@ to 8, or to AVIF's 12. Fewer bits are widened, so that white stays white.
 - **AVIF** and **HEIC** are turned upright by what the container says (`irot`,
   `imir`), **JPEG XL** by its header, **JPEG 2000** never, the others by EXIF.
   HEIC needs `pip install 'esrgan-jax[heif]'`. Grey AVIF is always lossless.
+- Display P3 and BT.2020 of AVIF, HEIC and JPEG XL, and OpenEXR's primaries,
+  become a colour profile; a profile's primaries go into OpenEXR. PQ and HLG are
+  taken for sRGB's curve, and told.
 - AVIF, JPEG XL and JPEG 2000 are imagecodecs' where its build has them; where
   not, one line says so.
 

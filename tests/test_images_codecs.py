@@ -251,6 +251,21 @@ def test_jpeg_2000_of_too_many_pieces(tmp_path):
     read(tmp_path, bytes(layered))
 
 
+def test_colours_that_are_stated_become_a_profile(tmp_path):
+  samples = noise(8, 9, 3)
+  kinds = imagecodecs.AVIF
+  for primaries, curve, has in ((12, 13, True), (1, 13, False), (9, 16, False)):
+    data = imagecodecs.avif_encode(
+      samples,
+      level=100,
+      primaries=kinds.COLOR_PRIMARIES(primaries),
+      transfer=kinds.TRANSFER_CHARACTERISTICS(curve),
+    )
+    got = read(tmp_path, data)
+    assert (got.metadata.icc_profile is not None) == has
+    assert bool(got.notes) == (curve == 16)
+
+
 def test_animations_are_refused(tmp_path):
   frames = [PilImage.fromarray(noise(16, 16, 3, seed=i)) for i in range(2)]
   data = build.saved(frames[0], "AVIF", save_all=True, append_images=frames[1:])

@@ -11,7 +11,14 @@ import pytest
 from PIL import Image as PilImage
 
 from esrgan_jax import images
-from esrgan_jax.images import Image, ImageError, Metadata, light
+from esrgan_jax.images import (
+  Image,
+  ImageError,
+  Metadata,
+  h273,
+  light,
+  profiles,
+)
 from tests import formats_page
 from tests import image_builders as build
 from tests.image_builders import joined, noise, split
@@ -294,7 +301,7 @@ def test_exr_layers_and_windows_are_told(tmp_path):
     "View.Depth.Z": values[3],
   }
   more = [("chromaticities", "chromaticities", bytes(32))]
-  more.append(("xDensity", "float", np.float32(300).tobytes()))
+  more += [("xDensity", "float", np.float32(300).tobytes())]
   data = build.exr(planes, window=(-2, 5, 2, 10), more=more)
   image = read(tmp_path, data)
   np.testing.assert_allclose(
@@ -324,7 +331,8 @@ def test_what_has_no_room_is_told(tmp_path):
   image = Image(noise(4, 4, 3), metadata=info)
   for suffix in (".tga", ".ppm", ".qoi", ".exr"):
     (note,) = images.write_image(tmp_path / f"a{suffix}", image)
-    assert "colour profile, EXIF" in note
+    assert ("colour profile, EXIF" in note) == (suffix != ".exr")
+    assert "EXIF" in note
 
 
 # The page.
@@ -340,3 +348,52 @@ def test_the_page_has_every_suffix():
   text = formats_page.page()
   for suffix in images.INPUT_SUFFIXES:
     assert f"`{suffix}`" in text
+
+
+# Colours that are stated by numbers.
+
+P3 = (0.68, 0.32, 0.265, 0.69, 0.15, 0.06, 0.3127, 0.329)
+
+
+def test_primaries_of_exr_go_along(tmp_path):
+  values = noise(3, 6, 5).astype(np.float32) / 255
+  packed = np.array(P3, "<f4").tobytes()
+  data = build.exr(
+    dict(zip("RGB", values, strict=True)),
+    more=[("chromaticities", "chromaticities", packed)],
+  )
+  image = read(tmp_path, data)
+  assert image.notes == ()
+  info = image.metadata
+  assert not profiles.is_linear(info.icc_profile)
+  found = profiles.primaries_of(info.icc_profile)
+  np.testing.assert_allclose(found, (*P3[6:], *P3[:6]), atol=1e-3)
+  assert images.write_image(tmp_path / "b.exr", image) == ()
+  written = (tmp_path / "b.exr").read_bytes()
+  at = written.index(b"chromaticities\0chromaticities\0") + 34
+  places = np.frombuffer(written, "<f4", 8, at)
+  np.testing.assert_allclose(places, P3, atol=1e-3)
+  # Of a profile of sRGB, those of sRGB.
+  srgb = Image(noise(4, 4, 3), metadata=Metadata(icc_profile=build.SRGB))
+  assert images.write_image(tmp_path / "c.exr", srgb) == ()
+  again = images.read_image(tmp_path / "c.exr")
+  assert again.metadata.icc_profile is None
+
+
+def test_colours_by_number():
+  for primaries in (9, 12):
+    profile, notes = h273.profile_of(primaries, 13)
+    assert notes == ()
+    red = {9: (0.708, 0.292), 12: (0.68, 0.32)}[primaries]
+    found = profiles.primaries_of(profile)
+    np.testing.assert_allclose(found[2:4], red, atol=1e-3)
+  assert h273.profile_of(1, 1) == (None, ())
+  for primaries, curve, words in ((1, 16, "PQ"), (9, 18, "BT.2020, HLG")):
+    profile, (note,) = h273.profile_of(primaries, curve)
+    assert profile is None
+    assert f"({words})" in note
+
+
+def test_profiles_without_a_matrix_have_no_primaries():
+  for wrong in (b"", bytes(200), build.grey_profile(), build.cmyk_profile()):
+    assert profiles.primaries_of(wrong[:300]) is None

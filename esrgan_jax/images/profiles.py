@@ -1,4 +1,4 @@
-"""ICC profiles: of linear light, for a display's values, of what a PNG states.
+"""ICC profiles: of linear light, for a display's values, of stated colours.
 
 Of a profile that is given, only the curves are looked at and exchanged;
 primaries and words are left.
@@ -127,7 +127,7 @@ def linear_srgb(channels: int = 3) -> bytes:
 def of_primaries(
   places: Sequence[float], gamma: float | None, *, channels: int
 ) -> bytes | None:
-  """Makes a profile of what a PNG states of its colours.
+  """Makes a profile of what a file states of its colours.
 
   Args:
     places: x and y of white, red, green and blue.
@@ -162,7 +162,7 @@ def of_primaries(
   elif gamma is not None:
     curve = b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256))
   base = linear_srgb(channels)
-  words = "of a PNG's gAMA and cHRM".encode("utf-16-be")
+  words = "of primaries that a file states".encode("utf-16-be")
   # One record of 12 bytes, its words behind it.
   words = struct.pack(">II4sII", 1, 12, b"enUS", len(words), 28) + words
   tags = [(b"desc", b"mluc" + bytes(4) + words)]
@@ -174,6 +174,43 @@ def of_primaries(
     tags.append((letter + b"XYZ", _xyz(b"XYZ ", colour)))
     tags.append((letter + b"TRC", curve))
   return _packed(base[:128], tags)
+
+
+def primaries_of(profile: bytes) -> tuple[float, ...] | None:
+  """Returns x and y of a profile's white, red, green and blue.
+
+  Args:
+    profile: An ICC profile.
+
+  Returns:
+    Eight numbers; None if it is not one of a matrix.
+
+  >>> places = (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)
+  >>> found = primaries_of(of_primaries(places, None, channels=3))
+  >>> [round(v, 3) for v in found]
+  [0.313, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046]
+  """
+  try:
+    tags = dict(_tags(profile))
+    points = [_numbers(tags[name], 3) for name in (b"rXYZ", b"gXYZ", b"bXYZ")]
+    # Without a word on how they were adapted, white was D50.
+    adapted = np.eye(3)
+    if b"chad" in tags:
+      adapted = _numbers(tags[b"chad"], 9).reshape(3, 3)
+    back = np.linalg.inv(adapted)
+  except (KeyError, ValueError, struct.error, np.linalg.LinAlgError):
+    return None
+  if b"A2B0" in tags:
+    return None
+  points = [back @ point for point in (np.array(_D50), *points)]
+  if any(sum(point) <= 0.001 for point in points):
+    return None
+  return tuple(float(v) for p in points for v in p[:2] / sum(p))
+
+
+def _numbers(tag: bytes, count: int) -> np.ndarray:
+  """Reads a tag of numbers by 2^16."""
+  return np.frombuffer(tag, ">i4", count, 8) / 2**16
 
 
 def _xyz(kind: bytes, numbers: np.typing.ArrayLike) -> bytes:

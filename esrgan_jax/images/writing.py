@@ -15,7 +15,7 @@ from esrgan_jax import storage
 from esrgan_jax.images import light
 from esrgan_jax.images.encoders import jp2, plain
 from esrgan_jax.images.encoders.avif import write_avif
-from esrgan_jax.images.encoders.exr import write_exr
+from esrgan_jax.images.encoders.exr import chromaticities, write_exr
 from esrgan_jax.images.encoders.jxl import write_jxl
 from esrgan_jax.images.encoders.png import write_png
 from esrgan_jax.images.encoders.tiff import write_tiff
@@ -208,6 +208,12 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
     holds=FORMATS[format_].holds,
   )
   notes += lost
+  if (
+    format_ == "EXR"
+    and metadata.icc_profile is not None
+    and (chromaticities(metadata.icc_profile) is None)
+  ):
+    notes.append(no_room(format_, "colour profile, which is not of a matrix"))
   return Image(pixels, alpha, metadata, extra), tuple(notes)
 
 
@@ -363,7 +369,12 @@ FORMATS = {
   "QOI": _Format(
     write=_plainly(plain.write_qoi), side=2**32 - 1, channels=(3,)
   ),
-  "EXR": _Format(write=_plainly(write_exr), side=2**31 - 1, depth=np.float32),
+  "EXR": _Format(
+    write=_plainly(write_exr),
+    side=2**31 - 1,
+    depth=np.float32,
+    holds=("icc_profile",),
+  ),
   # AV1's, of which libavif writes no grid.
   "AVIF": _Format(
     write=write_avif,

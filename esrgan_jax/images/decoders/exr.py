@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esrgan_jax.images import limits
+from esrgan_jax.images import limits, profiles
 from esrgan_jax.images.assembly import Found, split_alpha
 from esrgan_jax.images.decoders import piz
 from esrgan_jax.images.pixels import ImageError
@@ -37,7 +37,7 @@ _COMPRESSIONS = {
 _OTHERS = {6: "B44", 7: "B44A", 8: "DWAA", 9: "DWAB", 10: "HTJ2K"}
 _OTHERS |= {11: "HTJ2K", 12: "LJ2K", 13: "zstd"}
 # Red, green, blue and white, as files without a word on them have them.
-_REC709 = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)
+REC709 = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)
 
 
 class _Channel(NamedTuple):
@@ -64,6 +64,7 @@ class _Header:
   numbered: bool  # Chunks begin with their part's number.
   at: int
   dpi: tuple[float, float] | None
+  places: tuple[float, ...]
   notes: tuple[str, ...]
 
   @property
@@ -99,16 +100,33 @@ def read_exr(data: bytes, max_pixels: int) -> Found:
   pixels, alpha = split_alpha(samples)
   kinds = {c.name: c.kind for c in head.channels}
   half = all(kinds[name].itemsize == 2 for name in names)
+  profile, notes = _profile(head, pixels.shape[2])
   return Found(
     format="EXR",
     pixels=pixels,
     alpha=alpha,
+    icc_profile=profile,
     dpi=head.dpi,
     bits=16 if half else None,
     linear=True,
     premultiplied=True,
-    notes=head.notes + left_out,
+    notes=head.notes + left_out + notes,
   )
+
+
+def _profile(
+  head: _Header, channels: int
+) -> tuple[bytes | None, tuple[str, ...]]:
+  """Returns a profile of linear light, if the primaries aren't sRGB's."""
+  # Red, green, blue, white.
+  if channels == 1 or np.allclose(head.places, REC709, atol=0.002):
+    return None, ()
+  profile = profiles.of_primaries(
+    head.places[6:] + head.places[:6], 1.0, channels=3
+  )
+  if profile is None:
+    return None, ("its primaries are no colours, and left out",)
+  return profile, ()
 
 
 def size_of(data: bytes) -> tuple[int, int]:
@@ -182,13 +200,9 @@ def _parse(data: bytes, max_pixels: int) -> _Header:
     tile, levels = (across, down), mode & 15
     if not (0 < across < 2**16 and 0 < down < 2**16):
       raise ValueError(f"tiles of {across} x {down} pixels")
-  seen = attributes.get("chromaticities")
-  if seen is not None and not np.allclose(
-    struct.unpack("<8f", seen), _REC709, atol=0.002
-  ):
-    notes.append(
-      "its primaries are not sRGB's, which is left out; convert its colours"
-    )
+  places = REC709
+  if "chromaticities" in attributes:
+    places = struct.unpack("<8f", attributes["chromaticities"])
   return _Header(
     width=width,
     height=height,
@@ -201,6 +215,7 @@ def _parse(data: bytes, max_pixels: int) -> _Header:
     numbered=bool(flags & _PARTS),
     at=at,
     dpi=_dpi(attributes),
+    places=places,
     notes=tuple(notes),
   )
 

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from esrgan_jax.images import heif, limits
+from esrgan_jax.images import h273, heif, limits
 from esrgan_jax.images.assembly import Found, split_alpha
 from esrgan_jax.images.codecs import codec
 from esrgan_jax.images.levels import widened
@@ -15,9 +15,6 @@ from esrgan_jax.images.pixels import ImageError
 
 _AVIF, _HEVC = b"av01", b"hvc1"
 _SEQUENCES = (b"avis", b"hevc", b"hevx", b"msf1")
-# By numbers of ITU-T H.273: those of sRGB, and of nothing said.
-_PRIMARIES, _CURVES = {1, 2}, {1, 2, 6, 13, 14, 15}
-_NAMES = {9: "BT.2020", 12: "P3"}, {16: "PQ", 18: "HLG", 8: "linear"}
 
 
 def read_heif(data: bytes, max_pixels: int) -> Found:
@@ -55,9 +52,11 @@ def read_heif(data: bytes, max_pixels: int) -> Found:
   if not avif and bits > 8:
     bits = 16  # Of which libheif makes so many.
   pixels, plane = split_alpha(widened(samples, bits))
-  profile, notes = _colours(picture)
-  if not profile and not notes:
-    profile, notes = _colours(parts[0])
+  grey = pixels.shape[2] == 1
+  profile, told = _colours(picture, grey)
+  if profile is None and not told:
+    profile, told = _colours(parts[0], grey)
+  notes = list(told)
   if picture.named(b"clap") is not None and avif:
     notes.append("its crop is left out, and all of it was read")
   if any(item.kind == b"tmap" for item in file.items.values()):
@@ -138,20 +137,15 @@ def _decode_heic(data: bytes, deep: bool) -> np.ndarray:
   return samples if samples.ndim == 3 else samples[..., None]
 
 
-def _colours(item: heif.Item) -> tuple[bytes | None, list[str]]:
-  """Returns the profile, or what of the colours is left out."""
-  profile, words = None, []
+def _colours(
+  item: heif.Item, grey: bool
+) -> tuple[bytes | None, tuple[str, ...]]:
+  """Returns the profile, or one of what is stated; what is not kept."""
+  found: tuple[bytes | None, tuple[str, ...]] = None, ()
   for kind, body, _ in item.properties:
     if kind == b"colr" and body[:4] in (b"prof", b"rICC"):
-      profile = body[4:]
-    elif kind == b"colr" and body[:4] == b"nclx" and len(body) >= 10:
+      return body[4:], ()
+    if kind == b"colr" and body[:4] == b"nclx" and len(body) >= 10:
       primaries, curve = struct.unpack_from(">HH", body, 4)
-      if primaries not in _PRIMARIES:
-        words.append(_NAMES[0].get(primaries, f"primaries {primaries}"))
-      if curve not in _CURVES:
-        words.append(_NAMES[1].get(curve, f"curve {curve}"))
-  if profile is not None or not words:
-    return profile, []
-  return None, [
-    f"its colours, which are not sRGB's ({', '.join(words)}), are taken so"
-  ]
+      found = h273.profile_of(1 if grey else primaries, curve)
+  return found

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from esrgan_jax.images import boxes, light, limits
+from esrgan_jax.images import boxes, h273, light, limits
 from esrgan_jax.images.assembly import Found, split_alpha
 from esrgan_jax.images.bits import Bits
 from esrgan_jax.images.codecs import codec
@@ -22,7 +22,8 @@ _MOST_HEADER = 2**16
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _ALPHA = 0
 LINEAR, SRGB = 8, 13
-_NAMES = {"primaries": {9: "BT.2020", 11: "P3"}, "curve": {16: "PQ", 18: "HLG"}}
+# Of its own numbers of primaries, what is not as in H.273.
+_PRIMARIES = {11: 12, 2: -1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +78,19 @@ def read_jxl(data: bytes, max_pixels: int) -> Found:
   pixels, alpha = split_alpha(samples)
   if head.curve == LINEAR and not head.floats:
     pixels = light.shown_integers(pixels)
+  profile, notes = _profile(head)
   bits = head.bits if head.bits not in (8, 16) and not head.floats else None
   return Found(
     format="JXL",
     pixels=pixels,
     alpha=alpha,
+    icc_profile=profile,
     exif=load_exif(found.get(b"Exif", b"")[4:] or None),
     orientation=1,  # The decoder has turned it.
     xmp=found.get(b"xml "),
     bits=16 if half else bits if bits and bits > 8 else None,
     linear=head.floats and head.curve == LINEAR,
-    notes=tuple(_notes(head)),
+    notes=notes,
   )
 
 
@@ -102,20 +105,13 @@ def size_of(data: bytes) -> tuple[int, int]:
   return head.width, head.height
 
 
-def _notes(head: Header) -> list[str]:
-  """Tells what of the colours is not kept."""
+def _profile(head: Header) -> tuple[bytes | None, tuple[str, ...]]:
+  """Returns a profile of what is stated, and what is not kept."""
   if head.profile:
-    return ["its colour profile is left out, as JPEG XL's is not read"]
-  words = []
-  if not head.grey and head.primaries != 1:
-    words.append(_NAMES["primaries"].get(head.primaries, "other primaries"))
-  if head.curve not in (SRGB, LINEAR):
-    words.append(_NAMES["curve"].get(head.curve, "another curve"))
-  if not words:
-    return []
-  return [
-    f"its colours, which are not sRGB's ({', '.join(words)}), are taken so"
-  ]
+    return None, ("its colour profile is left out, as JPEG XL's is not read",)
+  curve = head.curve if head.curve != LINEAR else SRGB
+  stated = 1 if head.grey else _PRIMARIES.get(head.primaries, head.primaries)
+  return h273.profile_of(stated, curve)
 
 
 def unbox(data: bytes) -> tuple[memoryview, dict[bytes, bytes]]:

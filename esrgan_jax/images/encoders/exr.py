@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from esrgan_jax.images import light
+from esrgan_jax.images import light, profiles
 from esrgan_jax.images.encoders.png import in_order
 from esrgan_jax.images.pixels import Image
 
@@ -81,6 +81,9 @@ def _write_header(
   ]
   if dpi is not None:
     attributes.append(("xDensity", "float", struct.pack("<f", dpi[0])))
+  if (places := chromaticities(image.metadata.icc_profile)) is not None:
+    packed = struct.pack("<8f", *places)
+    attributes.append(("chromaticities", "chromaticities", packed))
   if record is not None:
     attributes.append(("comments", "string", record.encode()))
   file.write(b"v/1\x01" + struct.pack("<I", 2))
@@ -88,6 +91,12 @@ def _write_header(
     file.write(f"{name}\0{type_}\0".encode())
     file.write(struct.pack("<i", len(value)) + value)
   file.write(b"\0")
+
+
+def chromaticities(profile: bytes | None) -> tuple[float, ...] | None:
+  """Returns a profile's primaries, and white behind; None if it has none."""
+  places = None if profile is None else profiles.primaries_of(profile)
+  return None if places is None else places[2:] + places[:2]
 
 
 def _deflated(raw: bytes) -> bytes:
