@@ -186,9 +186,7 @@ def test_png_goes_back_to_what_was_there(tmp_path):
 def test_png_of_one_frame_is_the_picture(tmp_path):
   picture, place = noise(9, 9, 4), (0, 0, 9, 9)
   for poster in (False, True):
-    data = build.animated_png(
-      [picture], [(0, 0, 9, 9)], [(0, 0)], poster=poster
-    )
+    data = build.animated_png([picture], [place], [(0, 0)], poster=poster)
     frames, (found,) = read(tmp_path, data)
     assert frames.durations is None
     np.testing.assert_array_equal(joined(found), picture)
