@@ -178,6 +178,7 @@ CLAIMS = {
     for number in range(6)
   },
   "OpenEXR, tiles": lambda: wide_exr(3, tile=(64, 64)),
+  "OpenEXR, small tiles": lambda: wide_exr(3, tile=(1, 1)),
   "OpenEXR, a large tile": lambda: wide_exr(3, tile=(65_535, 65_535)),
   "JPEG XL": lambda: build.jxl(SIDE, SIDE) + bytes(99),
   "AVIF": lambda: build.avif_that_claims(SIDE, SIDE),

@@ -27,9 +27,9 @@ from esrgan_jax.images.sizes import size_of
 from esrgan_jax.text import printable
 
 # Of a file of any picture, for metadata, and what cameras put behind it; and
-# of each pixel. 16-bit RGBA without compression has 8.
+# of each pixel. 16-bit RGBA without compression has 8, layers of a film more.
 _FREE_LENGTH = 2**26
-_MOST_BYTES = 64
+_MOST_BYTES = 256
 
 
 def read_image(

@@ -21,7 +21,7 @@ SIGNATURE = b"v/1\x01"
 _TILED, _DEEP, _PARTS = 0x200, 0x800, 0x1000
 _MOST_HEADER = 2**24
 _MOST_CHANNELS = 1024
-_MOST_CHUNK = 2**28  # Bytes of one, unpacked.
+_MOST_CHUNK = 2**26  # Bytes of one, unpacked.
 _UINT, _HALF, _FLOAT = 0, 1, 2
 _KINDS = {_UINT: "<u4", _HALF: "<f2", _FLOAT: "<f4"}
 # Number -> name, rows of a chunk, and most bytes out of one.
@@ -70,6 +70,15 @@ class _Header:
   @property
   def pixel_bytes(self) -> int:
     return sum(channel.kind.itemsize for channel in self.channels)
+
+  @property
+  def count(self) -> int:
+    """Chunks of the picture."""
+    across, down = self.tile or (
+      self.width,
+      _COMPRESSIONS[self.compression][1],
+    )
+    return -(-self.width // across) * -(-self.height // down)
 
   def chunks(self) -> Iterator[tuple[int, int, int, int]]:
     """Yields top, left, rows and columns of each chunk, by the file's order."""
@@ -324,9 +333,9 @@ def _checked(
 ) -> Iterator[tuple[int, int, int, int, memoryview]]:
   """Yields place and bytes of each chunk, once all have been found sound."""
   _, _, ratio = _COMPRESSIONS[head.compression]
-  places = list(head.chunks()) if head.height <= limits.MAX_PIECES else []
-  limits.check_pieces(len(places) or head.height, "chunks")
-  offsets = struct.unpack_from(f"<{len(places)}Q", view, head.at)
+  limits.check_pieces(head.count, "chunks")
+  offsets = struct.unpack_from(f"<{head.count}Q", view, head.at)
+  places = list(head.chunks())
   found, total, parts = set(), 0, []
   for offset, (top, left, rows, columns) in zip(offsets, places, strict=True):
     at = offset + 4 * head.numbered

@@ -40,6 +40,8 @@ def read_heif(data: bytes, max_pixels: int) -> Found:
   found = 0
   for part in (*parts, *others):
     found += _check_part(file, part, max_pixels)
+    if found > len(data):
+      raise ValueError("parts that overlap")
   limits.check_claim(*picture.size, found, max_pixels, ratio=limits.DENSE_RATIO)
   avif = kinds == {_AVIF}
   bits = _bits(parts[0], avif)

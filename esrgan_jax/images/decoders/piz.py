@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import struct
 from collections.abc import Sequence
 
@@ -138,7 +139,7 @@ def _symbols(
     entries = np.repeat(np.array(symbols, np.int64) << 6 | length, step)
     table[at : at + len(entries)] = entries
   long = [code for code in codes if code[0] > _WINDOW]
-  out: list[int] = []
+  out = array.array("H")
   append, at, begin, end, found = out.append, 0, 0, 0, None
   while at < bits and len(out) < total:
     if at >= end:
@@ -155,7 +156,7 @@ def _symbols(
       out += out[-1:] * count
   if len(out) != total or at > bits:
     raise ValueError(f"{len(out)} of {total} values")
-  return np.array(out, np.uint16)
+  return np.frombuffer(out, np.uint16)
 
 
 def _look_up(

@@ -19,6 +19,8 @@ _NAMES |= {b"6": "PPM", b"7": "PAM", b"F": "PFM", b"f": "PFM"}
 _MOST_HEADER = 2**16
 _TUPLES = {b"BLACKANDWHITE": 1, b"GRAYSCALE": 1, b"RGB": 3}
 _TUPLES |= {b"BLACKANDWHITE_ALPHA": 2, b"GRAYSCALE_ALPHA": 2, b"RGB_ALPHA": 4}
+_PART = 2**22  # Bytes of text read at once.
+_SPACE = re.compile(rb"\s")
 _SPACES = b" \t\n\v\f\r"
 
 
@@ -145,11 +147,18 @@ def _from_text(head: Header, data: bytes) -> np.ndarray:
     digits = digits[(digits == 48) | (digits == 49)][:count]
     samples = 49 - digits
   else:
-    # A few digits each, and no more words than pixels: no long numbers.
-    words = text.split(None, count)[:count]
-    if any(len(word) > 5 or not word.isdigit() for word in words):
-      raise ValueError("something that is no number")
-    samples = np.array(words, dtype="S5").astype(np.uint32)
+    parts, found, at = [np.zeros(0, np.uint16)], 0, 0
+    while found < count and at < len(text):
+      # Part by part, as Python's words are large.
+      end = _SPACE.search(text, at + _PART)
+      end = len(text) if end is None else end.start()
+      words = text[at:end].split()[: count - found]
+      if any(len(word) > 5 or not word.isdigit() for word in words):
+        raise ValueError("something that is no number")
+      numbers = np.array(words, dtype="S5").astype(np.uint32)
+      parts.append(np.minimum(numbers, 2**16 - 1).astype(np.uint16))
+      found, at = found + len(words), end
+    samples = np.concatenate(parts)
   if len(samples) < count:
     raise ValueError(f"{len(samples)} of {count} samples")
   return samples
