@@ -269,7 +269,12 @@ _unfinished: dict[pathlib.Path, int] = {}
 
 def _aside_name(name):
   """A hidden name that is not longer than another, by the system's bytes."""
-  return f".{secrets.token_hex(16)}"[: max(len(os.fsencode(name)), 9)]
+  size = max(len(os.fsencode(name)), 9)
+  token = secrets.token_hex(8)
+  for form in (f".esrgan_jax.{token}.part", f".{token}.part"):
+    if len(form) <= size:
+      return form
+  return f".{token}"[:size]
 
 
 @atexit.register

@@ -144,6 +144,31 @@ def test_names_of_ones_own_are_recognised_too():
   assert (made.jobs, made.problems) == ((), ())
 
 
+def test_results_are_recognised_by_their_record_and_name():
+  save("in/a.png", "in/b.png")
+  grey = np.zeros((40, 40, 1), np.uint8)
+  made_here = images.Metadata(record="esrgan_jax 0.1.0, a model x4")
+  for suffix in ("png", "jpg", "webp", "tif"):
+    result = images.Image(grey, metadata=made_here)
+    images.write_image(f"in/a large.{suffix}", result)
+    images.write_image(f"in/c.{suffix}", result)
+  images.write_image("in/bare.png", images.Image(grey))
+  made = plan("in")
+  assert {path.stem for path in made.earlier} == {"a large"}
+  assert len(made.earlier) == 4
+  assert {job.source.name for job in made.jobs} > {"bare.png", "c.png", "a.png"}
+
+
+def test_one_of_several_images_of_one_name_may_be_the_origin():
+  save("in/a.jpg", size=(8, 8))
+  save("in/a.png", size=(5, 5))
+  save("in/a_x2.png", size=(10, 10))
+  save("in/a_x2.jpg", size=(16, 16))
+  save("in/a_x2.webp", size=(11, 11))
+  names = [path.name for path in plan("in").earlier]
+  assert names == ["a_x2.jpg", "a_x2.png"]
+
+
 def test_what_exists_is_not_done_for_an_image_that_collides():
   save("1/a.png", "2/a.tif", "3/b.png")
   naming = Naming(folder=pathlib.Path("out"), format="png")

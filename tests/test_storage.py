@@ -130,7 +130,7 @@ def test_what_replaces_a_file_is_open_to_no_more_people(tmp_path, mode):
   assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("length", [1, 9, 30, 255])
+@pytest.mark.parametrize("length", [1, 9, 16, 22, 30, 33, 255])
 def test_the_name_aside_is_hidden_and_fits_where_the_files_does(
   tmp_path, length
 ):

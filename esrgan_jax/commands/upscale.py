@@ -433,9 +433,8 @@ def _tell(plan: plan_.Plan, report: _Report) -> None:
     first = printable(plan.earlier[0])
     others = len(plan.earlier) - 1
     more = f" and {_count(others, 'other')}" if others else ""
-    report.say(
-      f"note: left out {first}{more}: results of other inputs, by name and size"
-    )
+    what = "results of other inputs" if others else "a result of another input"
+    report.say(f"note: left out {first}{more}: {what}")
   for problem in plan.problems:
     report.fail(problem)
 

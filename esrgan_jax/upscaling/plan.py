@@ -51,7 +51,8 @@ def make_plan(
 
   Where results lie beside their images, a folder has both the next time. An
   image is taken for a result of another one here if it has the name of one, now
-  or with another scale, and the size.
+  or with another scale, and the size; or if its name begins with that of the
+  other, and its metadata say that this program made it.
 
   Args:
     inputs: The images.
@@ -185,26 +186,51 @@ def _earlier(
   result_of, beside = {}, {}
   for job in jobs:
     for target in job.targets:
-      result_of.setdefault(_absolute(target), (job.source, naming.size))
+      result_of.setdefault(_absolute(target), []).append(job.source)
     if naming.folder is None:
-      beside.setdefault(_absolute(job.source).with_suffix(""), job.source)
+      stem = _absolute(job.source).with_suffix("")
+      beside.setdefault(stem, []).append(job.source)
   found = set()
   for path in (job.source for job in jobs):
     absolute = _absolute(path)
-    origin = result_of.get(absolute)
     name, separator, label = path.stem.rpartition("_")
     rule = ResultSize.of_label(label) if separator and name else None
-    if origin is None and rule:
-      origin = beside.get(absolute.with_name(name)), rule
-    if origin is None or origin[0] in (None, path):
-      continue
-    before, size = sizes[origin[0]], sizes[path]
-    if before and size:
-      expected = origin[1].of(before[::-1], model_scale=naming.model_scale)
-      if expected != size[::-1]:
-        continue
-    found.add(path)
+    origins = [(each, naming.size) for each in result_of.get(absolute, ())]
+    if rule:
+      of_name = beside.get(absolute.with_name(name), ())
+      origins += [(each, rule) for each in of_name]
+    scale = naming.model_scale
+    if any(
+      origin != path and _may_be(sizes[path], sizes[origin], size, scale)
+      for origin, size in origins
+    ) or (
+      any(
+        absolute.with_name(path.stem[:end]) in beside
+        for end in range(1, len(path.stem))
+      )
+      and _has_record(path)
+    ):
+      found.add(path)
   return frozenset(found)
+
+
+def _may_be(size, before, rule, model_scale):
+  """Tells whether a size is that of a result; if one is unknown, it may be."""
+  if not size or not before:
+    return True
+  return rule.of(before[::-1], model_scale=model_scale) == size[::-1]
+
+
+def _has_record(path):
+  """Tells whether a file says near its ends that this program made it."""
+  with contextlib.suppress(OSError), open(path, "rb") as file:
+    ends = file.read(_END)
+    file.seek(max(os.fstat(file.fileno()).st_size - _END, 0))
+    return b"esrgan_jax " in ends + file.read(_END)
+  return False
+
+
+_END = 2**16
 
 
 def _absolute(path):
