@@ -7,7 +7,7 @@ from esrgan_jax import images
 from esrgan_jax.images.upright import read_upright_size
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
 @pytest.mark.parametrize("turn", [None, 1, 3, 5, 6, 8, 99])
 def test_it_is_that_of_the_picture(tmp_path, suffix, turn):
   path = tmp_path / f"a.{suffix}"
@@ -29,3 +29,13 @@ def test_what_is_cut_short_has_what_is_known(tmp_path):
   assert read_upright_size(path) == (7, 4)
   assert read_upright_size(tmp_path) is None
   assert read_upright_size(tmp_path / "absent.png") is None
+
+
+@pytest.mark.parametrize("turn", range(8))
+def test_jpeg_xl_has_its_turn_in_its_header(tmp_path, turn):
+  bits = "1" + "00000" + "000" + "10000"  # 8 rows, 16 columns; lowest first.
+  bits += "0" + "1" + f"{turn:03b}"[::-1]
+  packed = int(bits[::-1], 2).to_bytes(40, "little")
+  path = tmp_path / "a.jxl"
+  path.write_bytes(b"\xff\x0a" + packed)
+  assert read_upright_size(path) == ((8, 16) if turn > 3 else (16, 8))

@@ -95,14 +95,15 @@ def read_jxl(data: bytes, max_pixels: int) -> Found:
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-  """Returns width and height by a file's first bytes."""
+  """Returns width and height by a file's first bytes, as they are seen."""
   if data.startswith(CONTAINER):
     at = data.find(STREAM, len(CONTAINER))
     if at < 0:
       raise ValueError("no header")
     data = data[at:]
   head = parse_header(memoryview(data))
-  return head.width, head.height
+  size = (head.width, head.height)
+  return size[::-1] if head.orientation > 4 else size
 
 
 def _profile(head: Header) -> tuple[bytes | None, tuple[str, ...]]:
