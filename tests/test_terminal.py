@@ -57,7 +57,7 @@ def shown(monkeypatch, weights, *, columns, **options):
   ("setting", "columns"),
   [
     ("", 80),
-    ("TERM", 80),
+    pytest.param("TERM", 80, marks=pytest.mark.slow),
     pytest.param("", 60, marks=pytest.mark.slow),
     pytest.param("", 120, marks=pytest.mark.slow),
     pytest.param("NO_COLOR", 80, marks=pytest.mark.slow),
@@ -124,6 +124,7 @@ def test_the_list_of_models_breaks_no_word(monkeypatch, capsys, columns):
     assert word.strip(",") in words
 
 
+@pytest.mark.slow
 def test_the_table_of_an_evaluation_fits(monkeypatch):
   name = "one of the photos of the holidays whose name is long, {}.png"
   os.mkdir("hr")

@@ -206,8 +206,12 @@ def test_pipes_and_files_may_be_mixed(piped):
 @pytest.mark.parametrize(
   ("arguments", "options", "message"),
   [
-    (["-"], {"from_terminal": True}, "standard input is a terminal"),
-    (["a.png", "-o", "-"], {"to_terminal": True}, "output is a terminal"),
+    (["-"], {"from_terminal": True}, "standard input is closed, or a terminal"),
+    (
+      ["a.png", "-o", "-"],
+      {"to_terminal": True},
+      "output is closed, or a terminal",
+    ),
     (["-"], {}, "stdin: the file is empty (0 bytes)"),
     (["-"], {"given": b"no image"}, "stdin: not an image of a known format"),
     (["-", "a.png"], {"given": b"x"}, "- has no name for its result; give -o"),
@@ -384,6 +388,7 @@ def test_a_signal_while_a_result_is_written_leaves_nothing(
   assert b"Traceback" not in err
 
 
+@pytest.mark.slow
 def test_two_names_of_one_result_are_not_written_twice(run):
   """As of `A.png` and `a.png`, where a system takes them for one name."""
   save("a.png")

@@ -62,7 +62,8 @@ def receive(text: str, folder: pathlib.Path) -> pathlib.Path:
   if text in _STDIN:
     if sys.stdin is None or sys.stdin.isatty():
       raise ValueError(
-        "standard input is a terminal; send an image there: ... - < photo.jpg"
+        "standard input is closed, or a terminal; send an image there: ... - <"
+        " photo.jpg"
       )
     _copy(sys.stdin.buffer, path)
   else:
@@ -95,7 +96,7 @@ def check_stdout() -> None:
   """
   if sys.stdout is None or sys.stdout.isatty():
     raise ValueError(
-      "standard output is a terminal, which shows no image; send it to a file:"
+      "standard output is closed, or a terminal; send the image to a file:"
       " ... > large.png, or name one with -o"
     )
 
