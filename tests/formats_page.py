@@ -107,8 +107,8 @@ floats is that, and `Metadata` says what the writer undoes:
   along with sRGB's curve in it, and with the identity into a TIFF.
 - `gain`: where more than a thousandth of the values are above white, they are
   divided by what they stay below. Lamps may stay above 1.
-- `white`: floats of a TIFF that are not linear may go to 255 or 65535; white is
-  the smallest of 1 and these that they hardly exceed.
+- `white`: floats of a TIFF that are not linear may go beyond 1. White is 255 or
+  65535 where they come near to it, else what they stay below, such as a height.
 - `bits`: 16 of halves, which become halves again. 10 or 12 of integers.
 
 A result in an integer format is what a display shows: white is white, and what

@@ -176,6 +176,31 @@ def test_avif_is_turned_upright(tmp_path, orientation):
   assert np.abs(got.pixels.astype(int) - upright).max() < 12
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_xl_is_turned_upright(tmp_path, orientation):
+  samples = np.kron(noise(5, 7, 3), np.ones((8, 8, 1), np.uint8))
+  stream = imagecodecs.jpegxl_encode(samples, distance=0.1)
+  # All is as usual: one bit says so of the picture, one of how it is made.
+  size = 1 + 5 + 3 + 5
+  head = int.from_bytes(stream[2:4], "little")
+  assert (head >> size, stream[:2]) == (0b11, b"\xff\x0a")
+  head &= (1 << size) - 1
+  # Not as usual, further fields, the orientation; no own size, preview, frames.
+  said = [(0, 1), (1, 1), (orientation - 1, 3), (0, 3)]
+  # 8 bits, of integers; small buffers; nothing beside colour, XYB, sRGB.
+  said += [(0, 3), (1, 1), (0, 2), (1, 1), (1, 1)]
+  said += [(1, 1), (0, 2), (1, 1)]  # Tones and transforms, as usual.
+  for value, bits in said:
+    head, size = head | value << size, size + bits
+  turned = b"\xff\x0a" + head.to_bytes(-(-size // 8), "little") + stream[4:]
+  picture = PilImage.fromarray(samples)
+  picture.getexif()[274] = orientation
+  upright = np.asarray(ImageOps.exif_transpose(picture))
+  got = read(tmp_path, turned)
+  assert got.pixels.shape == upright.shape
+  assert np.abs(got.pixels.astype(int) - upright).mean() < 4
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 @pytest.mark.parametrize(
   "options",

@@ -105,17 +105,23 @@ def test_linear_tiff_goes_through_the_curve_and_back(tmp_path, dtype, channels):
   assert got.metadata.icc_profile == image.metadata.icc_profile
 
 
-@pytest.mark.parametrize("white", [255, 65535])
-def test_floats_in_the_range_of_integers(tmp_path, white):
-  samples, file = waves(9, 7, 1, top=white), tmp_path / "a.tif"
+@pytest.mark.parametrize(
+  ("top", "white"),
+  [(1, 1), (200, 255), (255, 255), (65535, 65535), (2960.5, 2913.5)],
+)
+def test_floats_beyond_one(tmp_path, top, white):
+  # Of heights, which have no white, nearly the greatest one.
+  samples, file = waves(9, 7, 1, top=top), tmp_path / "a.tif"
   tifffile.imwrite(file, samples[..., 0])
   image = images.read_image(file)
-  assert image.metadata.white == white
+  assert abs(image.metadata.white - white) <= 0.02 * white
+  white = image.metadata.white
   assert image.metadata.gain == 1
   np.testing.assert_allclose(image.pixels, samples / white, rtol=1e-6)
   images.write_image(file, image, overwrite=True)
   np.testing.assert_allclose(tifffile.imread(file), samples[..., 0], rtol=1e-6)
-  assert images.write_image(tmp_path / "a.jpg", image) == ()
+  notes = images.write_image(tmp_path / "a.jpg", image)
+  assert len(notes) == (top == 2960.5)
 
 
 def test_a_lamp_does_not_darken_the_picture(tmp_path):

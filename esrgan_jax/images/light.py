@@ -16,8 +16,8 @@ from esrgan_jax.images.pixels import Image, ImageError, Metadata, bands, opaque
 
 # Brighter parts than this may stay above 1: lamps, and the sun.
 _HIGHLIGHTS = 0.001
-# White of floats that aren't linear, whose values say which it is.
-_WHITES = (1.0, 255.0, 65_535.0)
+# White of floats that aren't linear, where their values come near to it.
+_WHITES = (255.0, 65_535.0)
 # Of values that leave [0, 1] by less, nobody need be told.
 _VISIBLE = 1 / 255
 _SAMPLED = 2**20
@@ -92,8 +92,9 @@ def from_file(
   for rows in bands(out):
     out[rows] = to_display(pixels[rows]) if linear else pixels[rows]
   brightest = _brightest(out)
-  if not linear:
-    white = next((w for w in _WHITES if brightest <= 1.5 * w), 1.0)
+  if not linear and brightest > 1.5:
+    near = (w for w in _WHITES if w / 2 < brightest <= 1.5 * w)
+    white = next(near, brightest)
     brightest /= white
   gain = max(1.0, brightest)
   if white * gain != 1:
