@@ -149,14 +149,30 @@ def _impatient(numbers: Set[int]) -> Iterator[None]:
 
   watcher = threading.Thread(target=watch, daemon=True)
   watcher.start()
+  _watched.append(os.getpid())
   try:
     yield
   finally:
-    signal.set_wakeup_fd(before)
-    writing.send(b"\0")
-    watcher.join()
+    if _watched.pop() == os.getpid():  # Else a fork: none of this is its own.
+      signal.set_wakeup_fd(before)
+      writing.send(b"\0")
+      watcher.join()
     reading.close()
     writing.close()
+
+
+# Processes whose signals a thread waits for: this one, or none.
+_watched: list[int] = []
+
+
+def _unwatch() -> None:
+  """Keeps a fork's signals from being taken for those of its parent."""
+  if _watched:
+    signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+  os.register_at_fork(after_in_child=_unwatch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -108,6 +108,33 @@ def test_a_signal_ends_compiled_code_and_leaves_no_debris(tmp_path, name):
   assert os.listdir(tmp_path) == []
 
 
+_FORK = """
+import os, signal, time
+from esrgan_jax import __main__
+from esrgan_jax.commands import models
+
+def run(_):
+  if not (child := os.fork()):
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    time.sleep(60)
+  time.sleep(0.2)
+  os.kill(child, signal.SIGTERM)
+  os.waitpid(child, 0)
+  time.sleep(0.5)
+  return 7
+
+models.run = run
+__main__._PATIENCE = 0.1
+raise SystemExit(__main__.main(["models"]))
+"""
+
+
+@pytest.mark.slow
+def test_the_signal_of_a_fork_is_its_own():
+  done = subprocess.run([sys.executable, "-c", _FORK], check=False, timeout=30)
+  assert done.returncode == 7
+
+
 def test_arguments_are_shown_as_text(capsys):
   with pytest.raises(SystemExit) as stop:
     __main__.main(["models", "--\x1b]0;title\x07"])
