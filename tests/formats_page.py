@@ -65,9 +65,9 @@ to 8, or to AVIF's 12. Fewer bits are widened, so that white stays white.
   others the encoder has the whole picture in memory.
 - **TIFF** is read with no compression, LZW, deflate, PackBits, LZMA, zstd, fax,
   JPEG and WebP inside; of floats, 16, 32 and 64 bits. **OpenEXR** is read with
-  none, RLE, ZIP, PIZ and PXR24, lines or tiles, half or float; the layer
-  without a name, or else the one with R, G and B; of several parts the first.
-  It is written with ZIP.
+  none, RLE, ZIP, PIZ, PXR24 and B44, but not DWAA, lines or tiles, half or
+  float; the layer without a name, or else the one with R, G and B; of several
+  parts the first. It is written with ZIP.
 - **JPEG 2000** is read with up to 32 components of up to 16 bits, equal and not
   subsampled, with a palette as well. Further components are kept as further
   bands.

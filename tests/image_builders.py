@@ -528,7 +528,7 @@ def _packed(raw, compression):
 
 
 def exr_pattern():
-  """What `EXR_PIZ` (half) and `EXR_PXR24` (float) show, RGB `[21, 18, 3]`."""
+  """What `EXR_PIZ`, `EXR_B44A` (half) and `EXR_PXR24` show: `[21, 18, 3]`."""
   y, x = np.mgrid[0:21, 0:18]
   return np.stack([x // 3 % 4 / 2, y // 4 / 3, (x + y) // 9 * 0.75], axis=2)
 
@@ -560,8 +560,18 @@ _PXR24 = (
   b"GQBthu0vDVHFS4jpU9shXf*f6`R(4WDwfj*mw|#7}s%#Cfs`JaHEm=%^_w3wmfz|A@M`"
   b"984VMf8yz1y)$koz^jfRUL!*tOQjdjUb%x|^0FGCxZv"
 )
-EXR_PIZ, EXR_PXR24 = (
-  zlib.decompress(base64.b85decode(text)) for text in (_PIZ, _PXR24)
+_B44A = (
+  b"c-"
+  b"kw|H)LdDU|>kjNX*Mi%_#;lax#lc7|elUP7I6;5Won<?ieCL7$OYG`MCu}sl~;a`FSX8"
+  b"kR*FbVo73nW?o8uIYUx@g;6Gh00ROD0<j1Xr(_lv<Rn%SRF{*Pm+D`Xl3Iks0z07~vm!"
+  b"OevA7^Lxg;pDBr~5OEhj&*gn<RDyTQIVxhOR?4`RG?YF-IYTbWTB0|$~7$V$R9Q%W+>j"
+  b"3}urNM$H4Day=CXW#{^Ps{^3A~QEJJ(VGj5n<AEVDL6D{AplN<4|Y<A=@VYga!un8w%f"
+  b"`0t&krq+rY@4g(;MN1+)eK)Sv|V1a!gD@jnik3o#Xq=}a_#mycHmpBv-"
+  b"H2fi~;y{BCNY0`OSq0RJ%f2RH6@Lza9F2muhN7UIsAvxZ3fdcrg7&ROL5Pr4_<Y`G2h@"
+  b"j$c?^K$9*|=oOq4K(s2tTwoK^r&Hb2e"
+)
+EXR_PIZ, EXR_PXR24, EXR_B44A = (
+  zlib.decompress(base64.b85decode(text)) for text in (_PIZ, _PXR24, _B44A)
 )
 
 
@@ -785,6 +795,7 @@ def _exrs():
     "tiles": exr(half, 3, tile=(4, 8)),
     "PIZ": EXR_PIZ,
     "PXR24": EXR_PXR24,
+    "B44A": EXR_B44A,
   }
 
 

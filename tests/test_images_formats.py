@@ -251,7 +251,11 @@ def test_exr_by_the_letter(tmp_path, names, dtype, compression, tile):
 
 @pytest.mark.parametrize(
   ("data", "dtype"),
-  [(build.EXR_PIZ, np.float16), (build.EXR_PXR24, np.float32)],
+  [
+    (build.EXR_PIZ, np.float16),
+    (build.EXR_PXR24, np.float32),
+    (build.EXR_B44A, np.float16),
+  ],
 )
 def test_exr_of_its_own_library(tmp_path, data, dtype):
   image = read(tmp_path, data)

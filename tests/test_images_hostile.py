@@ -175,7 +175,7 @@ CLAIMS = {
   ),
   **{
     f"OpenEXR, compression {number}": lambda number=number: wide_exr(number)
-    for number in range(6)
+    for number in range(8)
   },
   "OpenEXR, tiles": lambda: wide_exr(3, tile=(64, 64)),
   "OpenEXR, small tiles": lambda: wide_exr(3, tile=(1, 1)),

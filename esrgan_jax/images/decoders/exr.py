@@ -13,7 +13,7 @@ import numpy as np
 
 from esrgan_jax.images import limits, profiles
 from esrgan_jax.images.assembly import Found, split_alpha
-from esrgan_jax.images.decoders import piz
+from esrgan_jax.images.decoders import b44, piz
 from esrgan_jax.images.pixels import ImageError
 from esrgan_jax.text import printable
 
@@ -33,9 +33,12 @@ _COMPRESSIONS = {
   3: ("ZIP", 16, _ZIP_RATIO),
   4: ("PIZ", 32, None),
   5: ("PXR24", 16, 2 * _ZIP_RATIO),  # A quarter of a float is left out.
+  6: ("B44", 32, 11),
+  7: ("B44A", 32, 11),
 }
-_OTHERS = {6: "B44", 7: "B44A", 8: "DWAA", 9: "DWAB", 10: "HTJ2K"}
-_OTHERS |= {11: "HTJ2K", 12: "LJ2K", 13: "zstd"}
+_B44 = (6, 7)
+_OTHERS = {8: "DWAA", 9: "DWAB", 10: "HTJ2K", 11: "HTJ2K", 12: "LJ2K"}
+_OTHERS |= {13: "zstd"}
 # Red, green, blue and white, as files without a word on them have them.
 REC709 = (0.64, 0.33, 0.3, 0.6, 0.15, 0.06, 0.3127, 0.329)
 
@@ -47,6 +50,7 @@ class _Channel(NamedTuple):
   kind: np.dtype
   across: int
   down: int
+  curved: bool  # Whether B44 took a logarithm of it.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,11 +240,11 @@ def _channels(data: bytes) -> Iterator[_Channel]:
     if (count := count + 1) > _MOST_CHANNELS:
       raise ValueError(f"more than {_MOST_CHANNELS} channels")
     end = data.index(b"\0", at)
-    kind, _, across, down = struct.unpack_from("<iiii", data, end + 1)
+    kind, curved, across, down = struct.unpack_from("<iB3xii", data, end + 1)
     if kind not in _KINDS or across < 1 or down < 1:
       raise ValueError(f"a channel of kind {kind}")
     name = data[at:end].decode("latin-1")
-    yield _Channel(name, np.dtype(_KINDS[kind]), across, down)
+    yield _Channel(name, np.dtype(_KINDS[kind]), across, down, bool(curved))
     at = end + 17
 
 
@@ -304,6 +308,8 @@ def _decode(
   for channel in head.channels:
     if channel.name in chosen and channel.kind.kind != "f":
       raise ImageError("whole numbers are not read; save it as half or float")
+    if head.compression in _B44 and channel.curved:
+      raise ImageError("B44 of logarithms is not read; save it with ZIP")
   view = memoryview(data)
   chunks = list(_checked(head, view, max_pixels))
   samples = np.empty((head.height, head.width, len(names)), np.float32)
@@ -406,12 +412,15 @@ def _unpacker(
     words = [c.kind.itemsize // 2 for c in head.channels]
     return piz.decode(bytes(part), rows, columns, words)
 
+  def from_b44(part, rows, columns, size):
+    kinds = [c.kind for c in head.channels]
+    return b44.decode(bytes(part), rows, columns, kinds)
+
   def as_it_is(part, rows, columns, size):
     raise ValueError(f"a chunk of {len(part)} bytes, not {size}")
 
-  return (as_it_is, from_runs, from_zip, from_zip, from_piz, from_pxr24)[
-    head.compression
-  ]
+  unpackers = (as_it_is, from_runs, from_zip, from_zip, from_piz, from_pxr24)
+  return (*unpackers, from_b44, from_b44)[head.compression]
 
 
 def _number(kind: np.dtype) -> int:
