@@ -25,7 +25,7 @@ import rich.progress
 
 from esrgan_jax import __version__, compilation, console, images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import files, names, pipes, seamless, upscaler
+from esrgan_jax.upscaling import files, names, pipes, upscaler
 from esrgan_jax.upscaling import plan as plan_
 from esrgan_jax.upscaling.inputs import Input, find_inputs
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -142,14 +142,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="pixels of the input around a tile; less is faster and leaves seams"
     " (default: at most half a level of 255 from no tiling, docs/tiling.md)",
   )
-  parser.add_argument(
-    "--seamless",
-    nargs="?",
-    const="both",
-    choices=seamless.DIRECTIONS,
-    help="for textures and panoramas, whose edges meet, all of them or those in"
-    " one direction: they do so in the result",
-  )
+  edges = parser.add_mutually_exclusive_group()
+  for direction, what in {
+    "both": "for textures, all of whose edges meet: they do so in the result",
+    "horizontal": "for panoramas of 360 degrees: left and right edge meet",
+    "vertical": "top and bottom edge meet",
+  }.items():
+    name = "--seamless" if direction == "both" else f"--seamless-{direction}"
+    edges.add_argument(
+      name, action="store_const", dest="seamless", const=direction, help=what
+    )
   parser.add_argument(
     "--consistent",
     action="store_true",
