@@ -291,6 +291,18 @@ def test_colours_that_are_stated_become_a_profile(tmp_path):
     assert bool(got.notes) == (curve == 16)
 
 
+def test_sizes_behind_large_metadata(tmp_path):
+  info = Metadata(xmp=b"<x:xmpmeta>" + b"\xff\x0a" * 99_999 + b"</x:xmpmeta>")
+  image = Image(noise(12, 17, 3), metadata=info)
+  for suffix in (".jxl", ".avif", ".jp2"):
+    images.write_image(tmp_path / f"a{suffix}", image)
+    assert images.read_size(tmp_path / f"a{suffix}") == (17, 12)
+  preview = ("preview", "preview", bytes(2**17))
+  plane = np.zeros((4, 6), np.float16)
+  (tmp_path / "a.exr").write_bytes(build.exr({"Y": plane}, more=[preview]))
+  assert images.read_size(tmp_path / "a.exr") == (6, 4)
+
+
 def test_animations_are_refused(tmp_path):
   frames = [PilImage.fromarray(noise(16, 16, 3, seed=i)) for i in range(2)]
   data = build.saved(frames[0], "AVIF", save_all=True, append_images=frames[1:])

@@ -10,7 +10,7 @@ from esrgan_jax.images import directories, heif
 from esrgan_jax.images.decoders import exr, jp2, jxl, pnm, tga
 
 _HEAD = 2**16
-_MOST_ITEMS = 2**20  # Bytes that tell of a HEIF file's.
+_MOST_ITEMS = 2**20  # Bytes in front of a picture, in files of boxes.
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _MOST_SEGMENTS = 1000
 _MOST_DIRECTORIES = 10
@@ -73,7 +73,7 @@ def _size(file: BinaryIO) -> tuple[int, int]:
   if head.startswith(exr.SIGNATURE):
     return exr.size_of(head)
   if head.startswith((jxl.STREAM, jxl.CONTAINER)):
-    return jxl.size_of(head)
+    return jxl.size_of(head + file.read(_MOST_ITEMS))
   if head.startswith((jp2.STREAM, jp2.BOXES)):
     return jp2.size_of(head)
   if head[4:8] == b"ftyp":

@@ -144,9 +144,10 @@ def _profile(
 
 def size_of(data: bytes) -> tuple[int, int]:
   """Returns width and height by a file's first bytes."""
-  (flags,) = struct.unpack_from("<I", data, 4)
-  attributes, _ = _attributes(data, 8, flags)
-  x0, y0, x1, y1 = struct.unpack("<4i", attributes["dataWindow"])
+  # Other attributes, a preview for one, may be longer than what is here.
+  name = b"dataWindow\0box2i\0" + struct.pack("<i", 16)
+  at = data.index(name) + len(name)
+  x0, y0, x1, y1 = struct.unpack_from("<4i", data, at)
   return x1 - x0 + 1, y1 - y0 + 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 
 import numpy as np
 
@@ -96,12 +97,14 @@ def read_jxl(data: bytes, max_pixels: int) -> Found:
 
 def size_of(data: bytes) -> tuple[int, int]:
   """Returns width and height by a file's first bytes, as they are seen."""
-  if data.startswith(CONTAINER):
-    at = data.find(STREAM, len(CONTAINER))
-    if at < 0:
-      raise ValueError("no header")
-    data = data[at:]
-  head = parse_header(memoryview(data))
+  at, view = 0, memoryview(data)
+  while data.startswith(CONTAINER):
+    size, kind = struct.unpack_from(">I4s", view, at)
+    if kind in (b"jxlc", b"jxlp"):
+      at += (16 if size == 1 else 8) + 4 * (kind == b"jxlp")
+      break
+    at += max(size, 8)
+  head = parse_header(view[at:])
   size = (head.width, head.height)
   return size[::-1] if head.orientation > 4 else size
 
