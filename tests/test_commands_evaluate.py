@@ -1,5 +1,6 @@
 """`python -m esrgan_jax evaluate`."""
 
+import re
 import shutil
 
 import jax
@@ -70,6 +71,22 @@ def test_bicubic_prints_protocol_images_and_means(folders, capsys):
   assert main([*command, "--overwrite"]) == 0
   (again,) = evaluator.read_evaluations(out)
   assert again == found
+
+
+def test_consistent_results_are_nearer_to_the_truth(folders, capsys):
+  out = folders / "numbers.json"
+  command = ["evaluate", "--model", "bicubic", "--hr", str(folders / "hr")]
+  command += ["--json", str(out), "--overwrite"]
+  means = []
+  for more in ([], ["--consistent"]):
+    assert main([*command, *more]) == 0
+    means.append(evaluator.read_evaluations(out)[0]["means"]["psnr_rgb"])
+  assert means[1] > means[0] + 0.3
+  text = capsys.readouterr().out
+  (line,) = (x for x in text.splitlines() if x.startswith("downscaled,"))
+  before, after = re.findall(r"up to (\d+\.\d)", line)
+  assert 2 * float(after) < float(before)
+  assert "bicubic, consistent on " in text
 
 
 def test_measures_that_are_asked_for(folders, capsys, monkeypatch):

@@ -139,8 +139,9 @@ def run(args: argparse.Namespace) -> int:
       name=name,
     )
 
+  agreements: list[consistency.Agreement] = []
   if args.consistent:
-    upscale, name = _consistent(upscale), f"{name}, consistent"
+    upscale, name = _consistent(upscale, agreements), f"{name}, consistent"
   spec = {"hr": args.hr, "lr": args.lr} if args.lr else args.hr
   source = sources.open_source(
     spec, scale=scale, border=args.border, max_pixels=args.max_pixels
@@ -164,6 +165,15 @@ def run(args: argparse.Namespace) -> int:
   out.print(result.protocol)
   for line in _table(result, out.width if out.is_terminal else None):
     out.print(line)
+  if agreements:
+    before, after = (
+      max(getattr(each, when) for each in agreements)
+      for when in ("before", "after")
+    )
+    out.print(
+      f"downscaled, results were up to {before:.1f} of 255 levels from LR, and"
+      f" are up to {after:.1f}"
+    )
   count = len(result.scores)
   out.print(f"{count} image{'s' * (count != 1)} in {seconds:.1f} s")
   if args.json:
@@ -174,13 +184,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _consistent(
   upscale: evaluator.Upscale | upscaler.Upscaler,
+  agreements: list[consistency.Agreement],
 ) -> evaluator.Upscale:
   if isinstance(upscale, upscaler.Upscaler):
     upscale = upscale.upscale
 
   def run(lr: np.ndarray) -> np.ndarray:
     sr = upscale(lr)
-    consistency.make_consistent(sr, lr)
+    agreements.append(consistency.make_consistent(sr, lr))
     return sr
 
   return run

@@ -9,12 +9,13 @@ clipped, and again projected, a few times: back-projection (Irani and Peleg,
 
 D is MATLAB's bicubic `imresize`, antialiased: what made the LR images of the
 field. It runs along rows and columns one after the other, and so does all of
-this, in bands of rows: what a row becomes depends on few others.
+this, block by block: what a pixel becomes depends on few others.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -26,11 +27,12 @@ __all__ = ["UNSEEN", "Agreement", "check_size", "levels", "make_consistent"]
 # Levels: what is less is gone once it is rounded.
 UNSEEN = 0.5
 
-_MAX_STEPS = 12
-# Of a band, as float32: the largest of the three arrays that there are.
-_BAND_BYTES = 2**25
-# How far a band looks beyond what it keeps, in rows of the image. A step fades
-# by some three from row to row.
+# Most blocks take two or three.
+_MAX_STEPS = 40
+# Side of what is done at a time, in pixels of the result.
+_BLOCK = 1024
+# How far that looks beyond what it keeps, in pixels of the image. A step fades
+# by some three from pixel to pixel.
 _CONTEXT = 16
 # Added to DD', of its diagonal: factors just above 1 sample between pixels
 # here and there, and leave the finest lines open.
@@ -119,44 +121,50 @@ def make_consistent(
     seamless in ("both", "vertical"),
     seamless in ("both", "horizontal"),
   )
-  rows, columns = (
+  weights = [
     resize.axis_weights(
       result.shape[axis],
       image.shape[axis],
       border="wrap" if wraps[axis] else "mirror",
     )
     for axis in (0, 1)
+  ]
+  above = [b / s for b, s in zip(result.shape, image.shape, strict=True)]
+  side = max(_CONTEXT, math.ceil(_BLOCK / max(above[:2])))
+  bands, columns = (
+    [
+      _Part(weights[axis], image.shape[axis], span, above[axis], wraps[axis])
+      for span in _spans(image.shape[axis], side)
+    ]
+    for axis in (0, 1)
   )
-  columns = _Axis(columns, np.arange(image.shape[1]))
   limits, level = _range(image)
-  height, above = image.shape[0], result.shape[0] / image.shape[0]
-  row_bytes = 4 * int(np.prod(result.shape[1:]))
-  step = max(_CONTEXT, int(_BAND_BYTES / (row_bytes * above)))
-  if height <= step + 2 * _CONTEXT:
-    step = height
-  originals = _Originals(result, reach=math.ceil((_CONTEXT + 4) * above))
+  originals = _Originals(result, reach=math.ceil((_CONTEXT + 4) * above[0]))
   before = after = 0.0
-  for top in range(0, height, step):
-    stop = min(top + step, height)
-    inside = np.arange(top - _CONTEXT, stop + _CONTEXT)
-    if len(inside) >= height:
-      inside = np.arange(height)
-    elif wraps[0]:
-      inside = inside % height
-    else:
-      inside = inside[(inside >= 0) & (inside < height)]
-    axis = _Axis(rows, inside)
-    band = _Band(axis, columns, limits, level, rounds=image.dtype.kind == "u")
-    x, *found = band.project(
-      originals.rows(axis.places),
-      image[inside].astype(np.float32),
-      (inside >= top) & (inside < stop),
-    )
-    low, high = round(top * above), round(stop * above)
-    mine = (axis.places >= low) & (axis.places < high)
-    originals.replace(axis.places[mine], x[mine])
-    before, after = max(before, found[0]), max(after, found[1])
+  for rows in bands:
+    band = originals.rows(rows.places)
+    changed = band[rows.kept]
+    for part, channel in itertools.product(columns, range(image.shape[2])):
+      block = _Block(rows, part, limits, level, rounds=result.dtype.kind == "u")
+      x, *found = block.project(
+        band[:, part.places, channel].astype(np.float32),
+        image[np.ix_(rows.inside, part.inside)][..., channel].astype(
+          np.float32
+        ),
+      )
+      own = x[np.ix_(rows.kept, part.kept)]
+      changed[:, part.places[part.kept], channel] = own
+      before, after = max(before, found[0]), max(after, found[1])
+    originals.replace(rows.places[rows.kept], changed)
   return Agreement(before, after)
+
+
+def _spans(length: int, side: int) -> list[tuple[int, int]]:
+  """Cuts an axis into parts, of which none is but context of another."""
+  if length <= side + 2 * _CONTEXT:
+    return [(0, length)]
+  starts = range(0, length, side)
+  return [(start, min(start + side, length)) for start in starts]
 
 
 def _range(image: np.ndarray) -> tuple[tuple[float, float], float]:
@@ -167,89 +175,109 @@ def _range(image: np.ndarray) -> tuple[tuple[float, float], float]:
   return (0.0, float(np.iinfo(image.dtype).max)), 1.0
 
 
-class _Axis:
-  """Downscaling along one axis, or of some of its pixels: a sparse matrix.
+class _Part:
+  """Downscaling along one axis, for a part of the image and what is around.
+
+  Args:
+    weights: Of all of the axis, as of `resize.axis_weights`.
+    length: Of the image.
+    span: First pixel of the part, and one past its last.
+    above: Pixels of the result for one of the image.
+    wraps: Whether the edges meet.
 
   Attributes:
-    places: The pixels of the result that are looked at.
+    inside: Pixels of the image that are looked at.
+    counted: Which of these are the part's.
+    places: Pixels of the result that make them.
+    kept: Which of these are the part's.
+    down: D, a sparse matrix.
+    up: Its transpose.
+    inverse: Of DD', symmetric, dense: it fades from the diagonal.
   """
 
   def __init__(
-    self, weights: tuple[np.ndarray, np.ndarray], chosen: np.ndarray
+    self,
+    weights: tuple[np.ndarray, np.ndarray],
+    length: int,
+    span: tuple[int, int],
+    above: float,
+    wraps: bool,
   ):
     from scipy import sparse  # Which comes with jax.
-    from scipy.sparse import linalg
 
-    sources, values = (each[chosen] for each in weights)
+    start, stop = span
+    inside = np.arange(start - _CONTEXT, stop + _CONTEXT)
+    if len(inside) >= length:
+      inside = np.arange(length)
+    elif wraps:
+      inside = inside % length
+    else:
+      inside = inside[(inside >= 0) & (inside < length)]
+    self.inside = inside
+    self.counted = (inside >= start) & (inside < stop)
+    sources, values = (each[inside] for each in weights)
     self.places, inner = np.unique(sources, return_inverse=True)
-    count = len(chosen)
-    starts = np.arange(count + 1) * sources.shape[1]
+    low, high = round(start * above), round(stop * above)
+    self.kept = (self.places >= low) & (self.places < high)
+    count = len(inside)
     down = sparse.csr_array(
-      (values.ravel(), inner.ravel(), starts), (count, len(self.places))
+      (values.ravel(), inner.ravel(), np.arange(count + 1) * sources.shape[1]),
+      (count, len(self.places)),
     )
     down.sum_duplicates()
-    gram = (down @ down.T).tocsc()
+    gram = (down @ down.T).toarray()
     damping = _DAMPING * gram.diagonal().mean()
-    gram = gram + damping * sparse.eye_array(count, format="csc")
-    self._down = down.astype(np.float32)
-    self._up = self._down.T.tocsr()
-    self._solve = linalg.splu(gram.astype(np.float32)).solve
-
-  def down(self, x: np.ndarray) -> np.ndarray:
-    """Downscales along the first axis."""
-    return self._along(self._down.__matmul__, x)
-
-  def up(self, y: np.ndarray) -> np.ndarray:
-    """Returns the least that, downscaled, is `y`."""
-    return self._along(lambda flat: self._up @ self._solve(flat), y)
-
-  @staticmethod
-  def _along(function, x):
-    flat = np.ascontiguousarray(x).reshape(len(x), -1)
-    return function(flat).reshape(-1, *x.shape[1:])
+    inverse = np.linalg.inv(gram + damping * np.eye(count))
+    self.inverse = inverse.astype(np.float32)
+    self.down = down.astype(np.float32)
+    self.up = self.down.T.tocsr()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Band:
-  """Some rows of a result, to be projected."""
+class _Block:
+  """A part of a result, to be projected."""
 
-  rows: _Axis
-  columns: _Axis
+  rows: _Part
+  columns: _Part
   limits: tuple[float, float]
   level: float
   rounds: bool
 
   def project(
-    self, x: np.ndarray, y: np.ndarray, mine: np.ndarray
+    self, x: np.ndarray, y: np.ndarray
   ) -> tuple[np.ndarray, float, float]:
-    """Returns rows that agree, and the largest differences before and after.
+    """Returns pixels that agree, and the largest differences before and after.
 
     Args:
-      x: float32 `[places of rows, W, C]`; changed.
-      y: float32 `[rows, w, C]`, what they should be, downscaled.
-      mine: Which of `y` count.
+      x: float32, of one channel, all places of rows and columns; changed.
+      y: float32, what they should be, downscaled.
     """
     error = self._error(x, y)
-    first = self._largest(error[mine])
+    first = self._largest(error)
     for _ in range(_MAX_STEPS):
-      # What agrees stays as it is, whatever lies elsewhere in the band.
+      # What agrees stays as it is, whatever lies elsewhere in the block.
       seen = np.abs(error) >= UNSEEN * self.level
       if not seen.any():
         break
       error *= seen
-      x += self.rows.up(self.columns.up(error.swapaxes(0, 1)).swapaxes(0, 1))
+      z = self.rows.inverse @ error @ self.columns.inverse
+      x += self.rows.up @ np.ascontiguousarray((self.columns.up @ z.T).T)
       np.clip(x, *self.limits, out=x)
       error = self._error(x, y)
-    return x, first, self._largest(error[mine])
+    return self._rounded(x), first, self._largest(error)
+
+  def _rounded(self, x):
+    return np.rint(x) if self.rounds else x
 
   def _error(self, x, y):
-    small = self.rows.down(np.rint(x) if self.rounds else x)
-    small = self.columns.down(small.swapaxes(0, 1)).swapaxes(0, 1)
+    small = self.rows.down @ self._rounded(x)
+    small = (self.columns.down @ small.T).T
     # Beside an edge it overshoots, and is clipped, as all that is downscaled.
     return y - np.clip(small, *self.limits)
 
   def _largest(self, error):
-    return float(np.abs(error).max()) / self.level
+    own = error[np.ix_(self.rows.counted, self.columns.counted)]
+    return float(np.abs(own).max()) / self.level
 
 
 class _Originals:
@@ -266,8 +294,8 @@ class _Originals:
     self._kept: dict[int, np.ndarray] = {}
 
   def rows(self, places: np.ndarray) -> np.ndarray:
-    """Returns rows as float32."""
-    rows = self._result[places].astype(np.float32)
+    """Returns a copy of rows."""
+    rows = self._result[places]
     for index, place in enumerate(places.tolist()):
       if place in self._kept:
         rows[index] = self._kept[place]
@@ -282,6 +310,4 @@ class _Originals:
       # The first are looked at again where edges meet.
       if place >= later or place < self._reach:
         self._kept[place] = self._result[place].copy()
-    if self._result.dtype.kind == "u":
-      rows = np.rint(rows)
     self._result[places] = rows
