@@ -75,6 +75,21 @@ def _manager(folder, tree):
       manager.save(step, args=ocp.args.StandardSave(each))
 
 
+def _named(folder, tree):
+  options = ocp.CheckpointManagerOptions(
+    step_prefix="ckpt", step_format_fixed_length=8
+  )
+  with ocp.CheckpointManager(folder, options=options) as manager:
+    manager.save(9, args=ocp.args.StandardSave({"a": np.zeros(2)}))
+    manager.save(12, args=ocp.args.StandardSave(tree))
+
+
+def _zeros_before(folder, tree):
+  options = ocp.CheckpointManagerOptions(step_format_fixed_length=3)
+  with ocp.CheckpointManager(folder, options=options) as manager:
+    manager.save(12, args=ocp.args.StandardSave(tree))
+
+
 def _items(folder, tree):
   with ocp.CheckpointManager(folder) as manager:
     arguments = ocp.args.Composite(
@@ -96,7 +111,16 @@ def _without_a_database(folder, tree):
 
 @pytest.mark.parametrize(
   "save",
-  [standard, _manager, _items, _pytree, _without_a_database, v1.save],
+  [
+    standard,
+    _manager,
+    _named,
+    _zeros_before,
+    _items,
+    _pytree,
+    _without_a_database,
+    v1.save,
+  ],
 )
 def test_whatever_orbax_saves_is_read(save, params, tmp_path):
   folder = tmp_path / "of another program"
@@ -105,7 +129,9 @@ def test_whatever_orbax_saves_is_read(save, params, tmp_path):
   assert_equal(found.params, params)
   assert found.config.items() >= {"architecture": "RRDBNet", **NET}.items()
   assert found.notes == (NOTE,)
-  if steps := sorted(folder.glob("[0-9]*"), key=lambda p: int(p.name)):
+  number = re.compile(r"(?:ckpt_)?\d+").fullmatch
+  steps = [path for path in folder.iterdir() if number(path.name)]
+  if steps := sorted(steps, key=lambda p: int(p.name.rpartition("_")[2])):
     assert find.locate(folder).path == steps[-1]
     assert_equal(find.find_model(steps[-1]).weights.params, params)
 
@@ -429,6 +455,28 @@ def test_no_digest_beside_info_is_damage(ours, tmp_path, monkeypatch):
   # Without info it is another program's.
   shutil.rmtree(folder / "info")
   assert esrgan_jax.load_checkpoint(folder).notes == (NOTE,)
+  # A file is no info, and not none.
+  (folder / "info").write_text("{}")
+  with pytest.raises(stored.DamagedError, match="info"):
+    esrgan_jax.load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["mine", "7"])
+def test_an_item_that_is_missing_is_damage(ours, tmp_path, monkeypatch, name):
+  monkeypatch.setattr(stored, "_PAUSES", ())
+  folder = pathlib.Path(shutil.copytree(ours, tmp_path / name))
+  shutil.rmtree(folder / "ema")
+  for _ in range(2):
+    with pytest.raises(stored.DamagedError, match=rf"{name} is damaged: "):
+      esrgan_jax.load_checkpoint(folder)
+    (folder / "_CHECKPOINT_METADATA").unlink(missing_ok=True)
+
+
+def test_steps_of_two_models_are_not_taken_for_one(saved, tmp_path):
+  for name in ("psnr_4", "gan_8"):
+    shutil.copytree(saved, tmp_path / name)
+  with pytest.raises(ValueError, match="is a folder: give a file in it"):
+    esrgan_jax.load_checkpoint(tmp_path)
 
 
 @pytest.mark.slow

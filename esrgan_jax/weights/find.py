@@ -339,7 +339,7 @@ def _locate(path: Any, phase: str | None, *, finished: bool = True) -> Place:
   if folders.is_checkpoint(path):
     return Place(_name(path), path, is_checkpoint=True)
   if steps := folders.steps_in(path):
-    return Place(_name(path), path / str(steps[-1]), is_checkpoint=True)
+    return Place(_name(path), steps[-1], is_checkpoint=True)
   if folders.number(path):
     raise FileNotFoundError(f"no checkpoint in {path} is complete")
   if path.name != MODELS and _is_phase(path):

@@ -46,6 +46,10 @@ __all__ = [
   "whole_of",
 ]
 
+_NUMBER = re.compile("0|[1-9][0-9]*")
+# Digits that no file system would let be longer, lest int() refuses them.
+_STEP = re.compile("(?:(.+)_)?([0-9]{1,255})")
+
 FOLDER = "checkpoints"
 DAMAGED = "damaged_checkpoints"
 DIVERGED = "diverged_checkpoints"
@@ -62,11 +66,8 @@ def list_steps(folder: epath.Path) -> list[int]:
   """
   if not folder.is_dir():
     return []
-  found = [path for path in folder.iterdir() if path.name.isdecimal()]
-  if storage.is_remote(folder):
-    # On a disk, one that is not complete has another name.
-    found = [p for p in found if (p / "commit_success.txt").exists()]
-  return sorted(int(path.name) for path in found)
+  found = [path for path in folder.iterdir() if _NUMBER.fullmatch(path.name)]
+  return sorted(int(path.name) for path in filter(_is_complete, found))
 
 
 def number(folder: pathlib.PurePath) -> int:
@@ -111,11 +112,20 @@ def is_checkpoint(folder: epath.Path) -> bool:
 def is_ours(folder: epath.Path) -> bool:
   """Returns whether a folder is a checkpoint that is damaged without digests.
 
+  Whatever is left of it: others have no `info`.
+
   >>> is_ours(pathlib.Path("/nowhere/5000"))
   False
   """
-  named = folder.name.isdecimal() or (folder / "ema").is_dir()
-  return named and (folder / "info").is_dir()
+  info = folder / plain_checkpoints.INFO
+  if not info.exists():
+    return False
+  if plain_checkpoints.is_described(folder) or any(
+    (folder / item).is_dir() for item in stored.ITEMS
+  ):
+    return True
+  named = folder.name.isdecimal() or (info / "metadata").is_file()
+  return named and info.is_dir()
 
 
 def whole_of(folder: epath.Path) -> epath.Path | None:
@@ -123,18 +133,35 @@ def whole_of(folder: epath.Path) -> epath.Path | None:
 
   >>> whole_of(pathlib.Path("/nowhere/5000/ema"))
   """
-  is_part = folder.name in (*stored.ITEMS, "info")
+  is_part = folder.name in (*stored.ITEMS, plain_checkpoints.INFO)
   return folder.parent if is_part and is_ours(folder.parent) else None
 
 
-def steps_in(folder: epath.Path) -> list[int]:
-  """Returns the steps of the checkpoints in any folder, ascending.
+def steps_in(folder: epath.Path) -> list[epath.Path]:
+  """Returns the checkpoints of steps in any folder, ascending.
+
+  Another program's may have zeros before their numbers, and before those a word
+  (`CheckpointManagerOptions`): one word for all, or they are of several models.
 
   >>> steps_in(pathlib.Path("/nowhere"))
   []
   """
-  steps = list_steps(folder)
-  return [step for step in steps if is_checkpoint(folder / str(step))]
+  if not folder.is_dir():
+    return []
+  found = {}
+  for path in filter(_is_complete, folder.iterdir()):
+    match = _STEP.fullmatch(path.name)
+    if match and is_checkpoint(path):
+      found.setdefault(match[1] or "", []).append((int(match[2]), path))
+  steps = found.get("", [])
+  if not steps and len(found) == 1:
+    (steps,) = found.values()
+  return [path for _, path in sorted(steps)]
+
+
+def _is_complete(step):
+  # On a disk, one that is not complete has another name.
+  return not storage.is_remote(step) or (step / "commit_success.txt").exists()
 
 
 def current(phase: epath.Path) -> epath.Path:

@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
 __all__ = [
   "NoConfigError",
   "config_beside",
+  "is_described",
   "is_saved",
   "open_all",
   "read_config",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
+INFO = "info"  # What only ours have.
 _TREE = "_METADATA"
 _ITEMS = "_CHECKPOINT_METADATA"
 _MAX_CONFIG = 2**20  # Bytes.
@@ -54,9 +56,19 @@ def is_saved(folder: epath.Path) -> bool:
   >>> is_saved(pathlib.Path("/nowhere"))
   False
   """
-  if (folder / "info").is_dir():
+  if (folder / INFO).exists():
     return False
   return (folder / _TREE).is_file() or bool(_items(folder))
+
+
+def is_described(folder: epath.Path) -> bool:
+  """Returns whether a folder says that it is a checkpoint, anybody's.
+
+  >>> import pathlib
+  >>> is_described(pathlib.Path("/nowhere"))
+  False
+  """
+  return any((folder / name).is_file() for name in (_TREE, _ITEMS))
 
 
 def open_all(folder: epath.Path) -> dict[stored.Path, Any]:
