@@ -17,6 +17,8 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from esrgan_jax.ops import axes
+
 NUM_SYMMETRIES = 8  # Flips and quarter turns of a square.
 
 
@@ -41,11 +43,19 @@ def symmetry(image: Array, code: Array | int) -> Array:
   >>> symmetry(image, 1)[..., 0].tolist(), symmetry(image, 4)[..., 0].tolist()
   ([[1, 0], [3, 2]], [[0, 2], [1, 3]])
   """
+  _check_square(image)
+  return axes.anywhere(_turned, image, code)
+
+
+def _check_square(image):
   if image.ndim < 3 or image.shape[-3] != image.shape[-2]:
     raise ValueError(
       f"symmetry takes square images [..., H, H, C], got {image.shape}: a"
       " quarter turn would change the shape; crop first"
     )
+
+
+def _turned(image, code):
   image = jnp.where(code & 1, jnp.flip(image, -2), image)
   image = jnp.where(code & 2, jnp.flip(image, -3), image)
   return jnp.where(code & 4, jnp.swapaxes(image, -3, -2), image)
@@ -79,8 +89,12 @@ def augment(key: Array, batch: Mapping[str, Array]) -> dict[str, Array]:
       f"a batch needs as many LR as HR images, got {len(lr)} and {len(hr)}"
     )
   codes = jax.random.randint(key, (len(lr),), 0, NUM_SYMMETRIES)
-  turn = jax.vmap(symmetry)
-  return {"lr": turn(lr, codes), "hr": turn(hr, codes)}
+
+  def turn(images):
+    _check_square(images)
+    return axes.anywhere(jax.vmap(_turned), images, codes)
+
+  return {"lr": turn(lr), "hr": turn(hr)}
 
 
 def to_float(batch: Mapping[str, Array]) -> dict[str, Array]:

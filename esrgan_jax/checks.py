@@ -311,21 +311,36 @@ def check_finite_scalar(value: Any, name: str, hint: str = "") -> None:
   ...
   ValueError: alpha must be finite, got nan
   """
+  check_number(value, name, hint)
+  if not isinstance(value, jax.core.Tracer) and not math.isfinite(value):
+    raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_number(value: Any, name: str, hint: str = "") -> None:
+  """Raises unless a value is one real number.
+
+  Args:
+    value: A number, or an array without axes, traced or not.
+    name: What the caller calls it.
+    hint: What to do with several.
+
+  >>> check_number("a", "alpha")
+  Traceback (most recent call last):
+  ...
+  TypeError: alpha must be a number, got 'a'
+  """
+  if isinstance(value, bool | int | float):
+    return
   if isinstance(value, str):
     raise TypeError(f"{name} must be a number, got {value!r}")
-  if not isinstance(value, bool | int | float):
-    value = check_array(value, name, "a number")
-    if value.ndim:
-      raise ValueError(
-        f"{name} must be a scalar, got shape {value.shape}"
-        f"{': ' if hint else ''}{hint}"
-      )
-    if jnp.issubdtype(value.dtype, jnp.complexfloating):
-      raise TypeError(f"{name} must be real, got {value.dtype}")
-    if isinstance(value, jax.core.Tracer):
-      return
-  if not math.isfinite(value):
-    raise ValueError(f"{name} must be finite, got {value}")
+  value = check_array(value, name, "a number")
+  if value.ndim:
+    raise ValueError(
+      f"{name} must be a scalar, got shape {value.shape}"
+      f"{': ' if hint else ''}{hint}"
+    )
+  if jnp.issubdtype(value.dtype, jnp.complexfloating):
+    raise TypeError(f"{name} must be real, got {value.dtype}")
 
 
 def check_key(key: Any, name: str = "key") -> None:
@@ -336,12 +351,88 @@ def check_key(key: Any, name: str = "key") -> None:
   ...
   TypeError: key must be a random key, got 0: make one, jax.random.key(0)
   """
-  seed = isinstance(key, int) or (
-    getattr(key, "shape", None) == () and jnp.issubdtype(key.dtype, jnp.integer)
-  )
-  if seed or key is None:
+  shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+  if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if shape == ():
+      return
+    way_out = "take one of them"
+  elif dtype == np.uint32 and len(shape) == 1:  # Of jax.random.PRNGKey.
+    return
+  else:
     way_out = f"make one, jax.random.key({key if isinstance(key, int) else 0})"
-    raise TypeError(_got(name, "a random key", describe(key), way_out))
+  raise TypeError(_got(name, "a random key", describe(key), way_out))
+
+
+def check_seed(seed: Any) -> None:
+  """Raises a TypeError unless a seed is a whole number, traced or not.
+
+  >>> check_seed(None)
+  Traceback (most recent call last):
+  ...
+  TypeError: seed must be a whole number, got None
+  """
+  if isinstance(seed, numbers.Integral):
+    return
+  dtype = getattr(seed, "dtype", None)
+  whole = dtype is not None and jnp.issubdtype(dtype, jnp.integer)
+  if not whole or seed.ndim:
+    raise TypeError(_got("seed", "a whole number", describe(seed), ""))
+
+
+def check_path(path: Any, name: str = "path", wanted: str = "a path") -> None:
+  """Raises a TypeError unless something is a path.
+
+  >>> check_path(None)
+  Traceback (most recent call last):
+  ...
+  TypeError: path must be a path, got None
+  """
+  if not isinstance(path, str | os.PathLike):
+    raise TypeError(_got(name, wanted, describe(path), ""))
+
+
+def check_concrete(tree: Any, function: str, way_out: str) -> None:
+  """Raises a TypeError where what runs on the host is given what is traced.
+
+  Args:
+    tree: What was given.
+    function: What runs on the host.
+    way_out: What to do instead.
+
+  >>> jax.jit(lambda x: check_concrete(x, "count", "use jnp.sum"))(4)
+  Traceback (most recent call last):
+  ...
+  TypeError: count runs on the host, and cannot be traced: use jnp.sum
+  """
+  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+    raise TypeError(
+      f"{function} runs on the host, and cannot be traced: {way_out}"
+    )
+
+
+def check_scalar_loss(value: Any, name: str) -> Array:
+  """Returns the value of a loss function, or raises unless it is one number.
+
+  Args:
+    value: What it returned.
+    name: What the caller calls the function.
+
+  >>> check_scalar_loss(jnp.ones((2, 3)), "pixel_loss")
+  Traceback (most recent call last):
+  ...
+  TypeError: pixel_loss must return one float, got float32[2, 3]: take its mean
+  """
+  if isinstance(value, float):
+    return jnp.asarray(value, jnp.float32)
+  shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+  is_float = dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+  if not is_float or shape != ():
+    way_out = "take its mean" if shape else ""
+    raise TypeError(
+      f"{name} must return one float, got {describe(value)}"
+      f"{': ' if way_out else ''}{way_out}"
+    )
+  return value
 
 
 def check_sizes(fields: Any, *names: str) -> None:
@@ -359,7 +450,8 @@ def check_sizes(fields: Any, *names: str) -> None:
   """
   for name in names:
     value = getattr(fields, name)
-    if not isinstance(value, numbers.Integral) or value < 1:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < 1:
       raise ValueError(
         f"{name} is {value!r}; it must be a whole number of at least 1"
       )
@@ -376,10 +468,14 @@ def check_compute_dtype(dtype: Any) -> None:
   ...
   ValueError: dtype is int8; it must be a floating-point type, such as bfloat16
   """
-  kind = None if dtype is None else jnp.dtype(dtype)
+  try:
+    kind = None if dtype is None else jnp.dtype(dtype)
+  except TypeError:  # NumPy knows no such type.
+    kind = None
   if kind is None or not jnp.issubdtype(kind, jnp.floating):
     raise ValueError(
-      f"dtype is {kind}; it must be a floating-point type, such as bfloat16"
+      f"dtype is {kind or describe(dtype)}; it must be a floating-point type,"
+      " such as bfloat16"
     )
 
 
@@ -392,15 +488,32 @@ def check_static(**options: Any) -> None:
   >>> jax.jit(lambda x: check_static(border=x))(4)
   Traceback (most recent call last):
   ...
-  TypeError: border decides shapes and must be static: bind it, as in ...
+  TypeError: border decides the program and must be static: bind it, as in ...
   """
   for name, value in options.items():
     if isinstance(value, jax.core.Tracer):
       raise TypeError(
-        f"{name} decides shapes and must be static: bind it, as in"
+        f"{name} decides the program and must be static: bind it, as in"
         f" functools.partial(f, {name}=...), or give jax.jit"
         f" static_argnames={tuple(options)}"
       )
+
+
+def check_flags(**options: Any) -> None:
+  """Raises unless options are True or False: "no" would count as true.
+
+  Args:
+    **options: By name, what was given.
+
+  >>> check_flags(antialias="no")
+  Traceback (most recent call last):
+  ...
+  TypeError: antialias must be True or False, got 'no'
+  """
+  check_static(**options)
+  for name, value in options.items():
+    if not isinstance(value, bool | np.bool_):
+      raise TypeError(_got(name, "True or False", describe(value), ""))
 
 
 def describe(value: Any) -> str:

@@ -13,6 +13,7 @@ flag in `XLA_FLAGS` ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import warnings
@@ -142,8 +143,9 @@ def compute_dtype(name: Any = "auto", platform: str | None = None) -> Any:
   >>> compute_dtype("auto", "cpu") is jnp.float32
   True
   """
-  if not isinstance(name, str):
-    name = jnp.dtype(name).name
+  if name is not None and not isinstance(name, str):
+    with contextlib.suppress(TypeError):  # No dtype has that name.
+      name = jnp.dtype(name).name
   if name == "auto":
     cpu = (platform or jax.default_backend()) == "cpu"
     name = "float32" if cpu else "bfloat16"
@@ -166,6 +168,7 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
   >>> import tempfile
   >>> enable_compilation_cache(tempfile.gettempdir())
   """
+  checks.check_path(folder, "folder")
   warnings.filterwarnings(
     "ignore", "Error (reading|writing) persistent compilation cache entry"
   )

@@ -79,7 +79,7 @@ def charbonnier_loss(sr: Array, hr: Array, *, epsilon: float = 1e-12) -> Array:
     Scalar, float32.
 
   Raises:
-    TypeError: If either is no float array.
+    TypeError: If either is no float array, or `epsilon` no number.
     ValueError: If the shapes differ, they are empty, or `epsilon` is not
       positive.
 
@@ -90,6 +90,7 @@ def charbonnier_loss(sr: Array, hr: Array, *, epsilon: float = 1e-12) -> Array:
   >>> round(float(loss), 3)
   5.0
   """
+  checks.check_number(epsilon, "epsilon")
   if not epsilon > 0:
     raise ValueError(
       f"epsilon must be > 0, got {epsilon}: at 0 the gradient of equal images "
@@ -124,7 +125,8 @@ def perceptual_loss(
     Scalar, float32: the sum over layers of weight times mean distance.
 
   Raises:
-    TypeError: If the features are no mappings of float arrays, but images.
+    TypeError: If the features are no mappings of float arrays, but images, or
+      weights no numbers by layer.
     ValueError: If the layers differ or are none, if shapes differ, or if
       `criterion` is unknown.
 
@@ -147,6 +149,11 @@ def perceptual_loss(
         f" {checks.describe(features)}: take vgg19_features of images first, or"
         " compare them with esrgan_jax.steps.vgg_perceptual(vgg_params)"
       )
+  if not isinstance(layer_weights, Mapping | None):
+    raise TypeError(
+      "layer_weights must be weights by layer, such as {'conv5_4': 1.0}, got"
+      f" {checks.describe(layer_weights)}"
+    )
   if layer_weights is None:
     layer_weights = dict.fromkeys(sr_features, 1.0)
   if not layer_weights:
@@ -160,6 +167,7 @@ def perceptual_loss(
   total = 0
   for layer, weight in layer_weights.items():
     distance = _CRITERIA[criterion](sr_features[layer], hr_features[layer])
+    checks.check_number(weight, f"layer_weights[{layer!r}]")
     total += jnp.asarray(weight, distance.dtype) * distance
   return total
 
@@ -193,6 +201,7 @@ def relativistic_generator_loss(
   >>> round(float(relativistic_generator_loss(logits, logits)), 4)
   0.6931
   """
+  checks.check_flags(halve=halve)
   real, fake = _floats(real_logits=real_logits, fake_logits=fake_logits)
   loss = _bce(real - jnp.mean(fake), False) + _bce(fake - jnp.mean(real), True)
   return loss / 2 if halve else loss
@@ -233,6 +242,7 @@ def relativistic_discriminator_loss(
   >>> round(float(relativistic_discriminator_loss(real, fake)), 4)
   0.0004
   """
+  checks.check_flags(detach_means=detach_means, halve=halve)
   real, fake = _floats(real_logits=real_logits, fake_logits=fake_logits)
   real_mean, fake_mean = jnp.mean(real), jnp.mean(fake)
   if detach_means:
@@ -361,8 +371,10 @@ def gradient_penalty(
     Scalar, float32; differentiable with respect to what `critic` closes over.
 
   Raises:
-    TypeError: If the images are no float arrays.
-    ValueError: If the shapes differ, or there is no batch axis or no image.
+    TypeError: If the images are no float arrays, `key` no key or `critic` no
+      function.
+    ValueError: If the shapes differ, there is no batch axis or no image, or
+      nothing is mapped over `axis_name`.
 
   Source: WGAN-GP (arXiv:1704.00028), equation 3.
 
@@ -372,6 +384,13 @@ def gradient_penalty(
   >>> round(float(penalty), 3)
   1.0
   """
+  checks.check_key(key)
+  axes.check_bound(axis_name)
+  if not callable(critic):
+    raise TypeError(
+      "critic must be a function of images to one score each, got"
+      f" {checks.describe(critic)}"
+    )
   for name, image in (("real", real), ("fake", fake)):
     checks.check_images(image, name, batch=True)
   real, fake = _floats(real=real, fake=fake)

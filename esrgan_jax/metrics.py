@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from esrgan_jax import checks
+from esrgan_jax.ops import axes
 from esrgan_jax.ops.precision import at_least_float32
 
 _SSIM_WINDOW = 11  # Wang et al. 2004, section III-C, with K1 and K2.
@@ -47,10 +48,7 @@ def rgb_to_y(image: Array) -> Array:
   [16.0, 235.0]
   """
   image = checks.check_images(image, channels=3)
-  image = image.astype(at_least_float32(image.dtype))
-  red, green, blue = (image[..., i : i + 1] for i in range(3))
-  # Written out: a matrix product would run in bfloat16 on a TPU.
-  return (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
+  return axes.anywhere(_luma, image)
 
 
 def psnr(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
@@ -64,16 +62,18 @@ def psnr(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
     crop_border: HR pixels removed from each side before measuring, >= 0;
       papers remove `scale` pixels.
     y_channel: Measure on BT.601 luma (16..235 of 255) of RGB images, instead
-      of all channels. Both options are static: under `jax.jit`, bind them with
-      `functools.partial`, or name them in `static_argnames=`.
+      of all channels. Of grey images it is the grey in that range, as if all
+      three channels were there. Both options are static: under `jax.jit`, bind
+      them with `functools.partial`, or name them in `static_argnames=`.
 
   Returns:
     `[...]` array, one value per image; `inf` where the images are equal.
 
   Raises:
-    TypeError: If the images are no float arrays, or an option is traced.
+    TypeError: If the images are no float arrays, or an option is traced or of
+      another kind.
     ValueError: If the shapes differ, `crop_border` leaves no pixels, or luma
-      is asked for of images that are not RGB.
+      is asked for of images that are neither RGB nor grey.
 
   Source: BasicSR `metrics/psnr_ssim.py::calculate_psnr` (255 range, float64);
   its torch twin adds 1e-8 to the MSE and so never exceeds 80 dB.
@@ -84,8 +84,13 @@ def psnr(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
   >>> [round(float(v), 2) for v in values]
   [6.02, 6.02]
   """
-  sr, hr = _prepare(sr, hr, crop_border, y_channel, smallest=1)
-  return -10.0 * jnp.log10(_mean(jnp.square(sr - hr)))
+  sr, hr = _check(sr, hr, crop_border, y_channel, smallest=1)
+
+  def measure(sr, hr):
+    sr, hr = _prepare(sr, hr, crop_border, y_channel)
+    return -10.0 * jnp.log10(_mean(jnp.square(sr - hr)))
+
+  return axes.anywhere(measure, sr, hr, kept=sr.ndim - 3)
 
 
 def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
@@ -103,16 +108,18 @@ def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
     crop_border: HR pixels removed from each side before measuring, >= 0;
       papers remove `scale` pixels.
     y_channel: Measure on BT.601 luma (16..235 of 255) of RGB images, instead
-      of all channels. Both options are static: under `jax.jit`, bind them with
-      `functools.partial`, or name them in `static_argnames=`.
+      of all channels. Of grey images it is the grey in that range, as if all
+      three channels were there. Both options are static: under `jax.jit`, bind
+      them with `functools.partial`, or name them in `static_argnames=`.
 
   Returns:
     `[...]` array, one value per image; 1 where the images are equal.
 
   Raises:
-    TypeError: If the images are no float arrays, or an option is traced.
+    TypeError: If the images are no float arrays, or an option is traced or of
+      another kind.
     ValueError: If the shapes differ, fewer than 11x11 pixels are left, or luma
-      is asked for of images that are not RGB.
+      is asked for of images that are neither RGB nor grey.
 
   Source: Wang et al. 2004, `ssim_index.m` (without its later downsampling);
   BasicSR `metrics/psnr_ssim.py::calculate_ssim`.
@@ -123,9 +130,14 @@ def ssim(sr: Array, hr: Array, *, crop_border: int, y_channel: bool) -> Array:
   >>> round(float(ssim(1.0 - hr, hr, crop_border=2, y_channel=True)), 4) < 0.9
   True
   """
-  sr, hr = _prepare(sr, hr, crop_border, y_channel, smallest=_SSIM_WINDOW)
-  # Next to 1 float32 has few digits: sum what is missing from it.
-  return 1 - _mean(1 - ssim_map(sr, hr))
+  sr, hr = _check(sr, hr, crop_border, y_channel, smallest=_SSIM_WINDOW)
+
+  def measure(sr, hr):
+    sr, hr = _prepare(sr, hr, crop_border, y_channel)
+    # Next to 1 float32 has few digits: sum what is missing from it.
+    return 1 - _mean(1 - _ssim_map(sr, hr))
+
+  return axes.anywhere(measure, sr, hr, kept=sr.ndim - 3)
 
 
 def ssim_map(sr: Array, hr: Array) -> Array:
@@ -150,7 +162,12 @@ def ssim_map(sr: Array, hr: Array) -> Array:
   >>> ssim_map(hr, hr).shape
   (6, 2, 1)
   """
-  sr, hr = _prepare(sr, hr, 0, False, smallest=_SSIM_WINDOW)
+  sr, hr = _check(sr, hr, 0, False, smallest=_SSIM_WINDOW)
+  return axes.anywhere(lambda *pair: _ssim_map(*_prepare(*pair)), sr, hr)
+
+
+def _ssim_map(sr, hr):
+  """The same of a pair that has been prepared."""
   # [..., C, H, W]: shifts along the last axes are what vector units like.
   sr, hr = jnp.moveaxis(sr, -1, -3), jnp.moveaxis(hr, -1, -3)
   mean_s, mean_h, variance, covariance = _window_moments(sr, hr)
@@ -161,13 +178,14 @@ def ssim_map(sr: Array, hr: Array) -> Array:
   return jnp.moveaxis(luminance * structure, -3, -1)
 
 
-def _prepare(sr, hr, crop_border, y_channel, *, smallest):
-  """Validates a pair, crops it and takes it to float32 or its luma."""
+def _check(sr, hr, crop_border, y_channel, *, smallest):
+  """The pair as arrays; raises unless it can be measured."""
   checks.check_static(crop_border=crop_border, y_channel=y_channel)
-  channels = 3 if y_channel else None
-  sr = checks.check_images(sr, "sr", channels=channels)
-  hr = checks.check_images(hr, "hr", channels=channels)
+  checks.check_flags(y_channel=y_channel)
+  sr, hr = checks.check_images(sr, "sr"), checks.check_images(hr, "hr")
   checks.check_pair(sr, hr)
+  if y_channel and sr.shape[-1] != 1:
+    checks.check_images(sr, "sr", channels=3)
   if not isinstance(crop_border, numbers.Integral):
     raise TypeError(f"crop_border must be a whole number, got {crop_border!r}")
   if crop_border < 0:
@@ -180,12 +198,27 @@ def _prepare(sr, hr, crop_border, y_channel, *, smallest):
       f"{sr.shape[-3]}x{sr.shape[-2]} pixels; at least {smallest}x{smallest} "
       "are needed"
     )
+  return sr, hr
+
+
+def _prepare(sr, hr, crop_border=0, y_channel=False):
+  """Crops a pair, and takes it to float32 or its luma."""
+  height, width = (n - 2 * crop_border for n in sr.shape[-3:-1])
   rows = slice(crop_border, crop_border + height)
   columns = slice(crop_border, crop_border + width)
   sr, hr = sr[..., rows, columns, :], hr[..., rows, columns, :]
   dtype = at_least_float32(sr.dtype, hr.dtype)
   sr, hr = sr.astype(dtype), hr.astype(dtype)
-  return (rgb_to_y(sr), rgb_to_y(hr)) if y_channel else (sr, hr)
+  return (_luma(sr), _luma(hr)) if y_channel else (sr, hr)
+
+
+def _luma(image):
+  """Luma of RGB, or of a grey image as if it were RGB; see `rgb_to_y`."""
+  image = image.astype(at_least_float32(image.dtype))
+  places = (0, 0, 0) if image.shape[-1] == 1 else (0, 1, 2)
+  red, green, blue = (image[..., i : i + 1] for i in places)
+  # Written out: a matrix product would run in bfloat16 on a TPU.
+  return (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
 
 
 def _mean(values):

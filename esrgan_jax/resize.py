@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from esrgan_jax import checks
+from esrgan_jax.ops import axes
 from esrgan_jax.ops.precision import at_least_float32
 
 BORDERS = ("mirror", "clamp")
@@ -65,7 +66,8 @@ def imresize(
     Images, `[..., out_H, out_W, C]`, of `image`'s dtype.
 
   Raises:
-    TypeError: If `image` is no float array, or `scale` is no number.
+    TypeError: If `image` is no float array, `scale` no number, or another
+      option of another kind.
     ValueError: If `image` has fewer than three axes or no pixels, if not
       exactly one of `scale` and `size` is given, if either is not positive,
       or if `border` is unknown.
@@ -78,8 +80,16 @@ def imresize(
   >>> lr.shape, [round(float(v), 3) for v in lr.ravel()]
   ((1, 2, 1), [0.197, 0.803])
   """
+  checks.check_flags(antialias=antialias, round_between=round_between)
   image = checks.check_images(image, integers="imresize_uint8")
   passes = _plan(image.shape, scale, size, border, antialias)
+  return axes.anywhere(
+    functools.partial(_run, passes=passes, round_between=round_between), image
+  )
+
+
+def _run(image, *, passes, round_between):
+  """Does the passes, one after the other."""
   dtype = image.dtype
   # Half-precision images are still weighed and summed in float32.
   image = image.astype(at_least_float32(dtype))
@@ -119,7 +129,8 @@ def imresize_uint8(
     Images, uint8 `[..., out_H, out_W, C]`.
 
   Raises:
-    TypeError: If `image` is not uint8.
+    TypeError: If `image` is not uint8, or traced, or an option of another
+      kind.
     ValueError: As `imresize`.
 
   Source: MATLAB `imresize.m`; its compiled passes return the input's class,
@@ -129,6 +140,13 @@ def imresize_uint8(
   >>> imresize_uint8(image, scale=1 / 4).ravel().tolist()
   [44, 180]
   """
+  checks.check_flags(antialias=antialias)
+  checks.check_concrete(
+    image,
+    "imresize_uint8",
+    "use imresize, of floats, inside of jax.jit or jax.vmap; round_between=True"
+    " rounds as this does",
+  )
   if not isinstance(image, np.ndarray):
     image = checks.check_array(image, "image", "uint8 [..., H, W, C]")
     image = np.asarray(image)

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import esrgan_jax
+from esrgan_jax import augment
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import gan, state
 from esrgan_jax.steps.optimizer import make_optimizer
@@ -191,3 +192,73 @@ def test_a_module_around_it():
   lr = jax.device_put(_images(), NamedSharding(mesh, P("data")))
   variables = jax.device_put(variables, NamedSharding(mesh, P()))
   _assert_close(jax.jit(net.apply)(variables, lr), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", [P(None, "a", "b"), P("a", "b")])
+def test_rows_and_columns_may_be_sharded(spec):
+  """Sizes that come out need not be multiples of the mesh's."""
+  kinds = (AxisType.Explicit,) * 2
+  mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=kinds)
+  sr, hr = _images(16), _images(16, seed=1)
+  key = jax.random.key(0)
+
+  def run(sr, hr):
+    return {
+      "psnr": esrgan_jax.psnr(sr, hr, crop_border=3, y_channel=False),
+      "ssim": esrgan_jax.ssim(sr, hr, crop_border=1, y_channel=True),
+      "map": esrgan_jax.ssim_map(sr, hr),
+      "luma": esrgan_jax.rgb_to_y(sr),
+      "resized": esrgan_jax.imresize(sr, scale=1 / 3),
+      "larger": esrgan_jax.imresize(sr, size=(135, 17)),
+      "unshuffled": esrgan_jax.pixel_unshuffle(sr, factor=8),
+      "turned": augment.augment(key, {"lr": sr, "hr": hr}),
+      "loss": esrgan_jax.charbonnier_loss(sr, hr),
+    }
+
+  expected = jax.jit(run)(sr, hr)
+  sr, hr = jax.device_put((sr, hr), NamedSharding(mesh, spec))
+  _assert_close(jax.jit(run)(sr, hr), expected)
+  with jax.set_mesh(mesh):
+    found = jax.jit(run)(sr, hr)
+  _assert_close(found, expected)
+  assert found["luma"].sharding.spec[:2] == sr.sharding.spec[:2]
+  assert found["resized"].shape[1:3] == (6, 6)  # Not four parts of them.
+  assert "b" not in found["resized"].sharding.spec
+
+
+def test_one_image_whose_columns_are_sharded():
+  mesh = jax.make_mesh((4,), ("w",), devices=jax.devices()[:4])
+  image = jnp.full((1, 64, 64, 3), 0.5)
+  image = jax.device_put(image, NamedSharding(mesh, P(None, None, "w")))
+  ssim = esrgan_jax.ssim(image, image, crop_border=0, y_channel=False)
+  np.testing.assert_allclose(ssim, 1, atol=1e-6)
+  psnr = esrgan_jax.psnr(image, image * 0.9, crop_border=3, y_channel=False)
+  np.testing.assert_allclose(psnr, 26.0206, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_a_discriminator_whose_rows_and_columns_are_sharded(norm):
+  kinds = (AxisType.Explicit,) * 2
+  mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=kinds)
+  image = _images(32)
+  critic = esrgan_jax.VGGStyleDiscriminator(
+    num_feat=2, input_size=32, norm=norm
+  )
+  variables = jax.jit(functools.partial(critic.init, train=False))(
+    jax.random.key(0), image
+  )
+
+  def loss(image):
+    logits, _ = critic.apply(
+      variables, image, train=True, mutable=["batch_stats"]
+    )
+    return logits.mean(), logits
+
+  run = jax.jit(jax.grad(loss, has_aux=True))
+  expected = run(image)
+  for spec in (P(None, "a", "b"), P("a", None, "b"), P(None, ("a", "b"))):
+    with jax.set_mesh(mesh):
+      found = run(jax.device_put(image, NamedSharding(mesh, spec)))
+    _assert_close(found, expected, rtol=1e-4)

@@ -181,6 +181,16 @@ def test_half_precision_is_measured_in_float32(metric):
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
+def test_grey_is_its_own_luma(metric):
+  """As `evaluate` has it, which repeats grey: the range is luma's."""
+  sr, hr = (x.astype(np.float32) for x in pair(2, 16, 14, 1))
+  found = metric(sr, hr, crop_border=1, y_channel=True)
+  sr, hr = sr.repeat(3, -1), hr.repeat(3, -1)
+  expected = metric(sr, hr, crop_border=1, y_channel=True)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
 def test_bad_input_raises(metric):
   image = jnp.zeros((12, 12, 3))
   options = {"crop_border": 0, "y_channel": False}
@@ -188,8 +198,10 @@ def test_bad_input_raises(metric):
     metric(image, image[None], **options)
   with pytest.raises(ValueError, match=r"\[\.\.\., H, W, C\]"):
     metric(image[..., 0], image[..., 0], **options)
-  with pytest.raises(ValueError, match=r"\[\.\.\., H, W, 3\].*repeat"):
-    metric(image[..., :1], image[..., :1], crop_border=0, y_channel=True)
+  with pytest.raises(ValueError, match=r"H, W, 3\].*it has 2 channels"):
+    metric(image[..., :2], image[..., :2], crop_border=0, y_channel=True)
+  with pytest.raises(TypeError, match="y_channel must be True or False, got"):
+    metric(image, image, crop_border=0, y_channel="no")
   with pytest.raises(TypeError, match=r"uint8.*: divide by 255"):
     metric(image.astype(jnp.uint8), image.astype(jnp.uint8), **options)
   with pytest.raises(ValueError, match="crop_border=6 leaves 0x0 of 12x12"):

@@ -218,6 +218,22 @@ def test_each_is_told_what_it_takes():
     run(broken, jnp.int32(0))
 
 
+@pytest.mark.parametrize(
+  ("optimizer", "reason"),
+  [
+    (optax.lbfgs(), "a line search, as of optax.lbfgs"),
+    (
+      optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(3)),
+      "a line search has to",
+    ),
+    (optax.lookahead(optax.sgd(1.0), 5, 0.5), "optax.lookahead has a pair"),
+  ],
+)
+def test_what_is_not_supported_is_told_at_once(optimizer, reason):
+  with pytest.raises(TypeError, match=f"^optimizer is not supported: {reason}"):
+    steps.create_psnr_state(jax.random.key(0), nn.Conv(3, (3, 3)), optimizer)
+
+
 @pytest.mark.parametrize("name", ["opt_state", "d_opt_state"])
 def test_a_state_of_another_optimizer_is_told(name):
   net = nn.Conv(1, (3, 3))

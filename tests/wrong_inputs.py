@@ -11,6 +11,7 @@ import flax.core
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import esrgan_jax
 from esrgan_jax import checks, steps
@@ -53,8 +54,9 @@ error.throw()  # Raises, if `lr` is far outside of [0, 1].
 
 The table is made by `python -m tests.wrong_inputs`, and a test compares it.
 There, `image` is float32 `[1, 16, 16, 3]`, `uint8` the same in 8 bits, `net` an
-RRDBNet, `params` its parameters, `critic` a discriminator for 16 pixels and
-`vgg` VGG19's parameters.
+RRDBNet, `params` its parameters, `critic` a discriminator for 16 pixels, `vgg`
+VGG19's parameters, `step` a `steps.psnr_step` of `net` and `adam`, `state` its
+state, `batch` images for it, and `lookahead` an `optax.lookahead`.
 """
 
 # By what they are about: calls, as one writes them.
@@ -91,6 +93,10 @@ CALLS = {
     "imresize(image, scale=(0.5, 0.5))",
     "imresize(image, size=8)",
     "imresize_uint8(image, scale=0.5)",
+    "jax.jit(functools.partial(imresize_uint8, scale=0.5))(uint8)",
+    "imresize(image, scale=0.5, antialias='no')",
+    "psnr(image, image, crop_border=0, y_channel='no')",
+    "psnr(image[..., :2], image[..., :2], crop_border=0, y_channel=True)",
     "checks.check_range(255 * (image + 1))",
   ),
   "Losses": (
@@ -100,15 +106,24 @@ CALLS = {
     "perceptual_loss(image, image)",
     "vanilla_generator_loss(None)",
     "relativistic_generator_loss(image > 0, image)",
+    "relativistic_generator_loss(image, image, halve='no')",
+    "charbonnier_loss(image, image, epsilon=None)",
     "gradient_penalty(jax.random.key(0), critic, image[0], image[0])",
+    "gradient_penalty(0, critic, image, image)",
   ),
   "Networks and their parameters": (
     "RRDBNet(scale=5)",
     "RRDBNet(num_block=0)",
     "RRDBNet(dtype=jnp.uint8)",
+    "RRDBNet(dtype='foo')",
+    "RRDBNet(remat='no')",
     "RRDBNet(**small, scale=2, unshuffle=1).apply({'params': params}, image)",
     "VGGStyleDiscriminator(input_size=100)",
     "VGGStyleDiscriminator(norm='group')",
+    "Upscaler(RRDBNet, params)",
+    "Upscaler(None, params)",
+    "Upscaler(lambda lr: lr, params)",
+    "Upscaler(critic, params)",
     "Upscaler(net, None)",
     "Upscaler(net, {'params': params})",
     "Upscaler(RRDBNet(**small, scale=2, unshuffle=1), params)",
@@ -124,6 +139,29 @@ CALLS = {
     "interpolate_params(params, flax.core.freeze(params), alpha=0.5)",
     "interpolate_params(params, {}, alpha=0.5)",
     "interpolate_params(None, None, alpha=0.5)",
+    "init(net, 0)",
+    "init_vgg19(None)",
+    "load(None)",
+    "load_checkpoint(None)",
+    "save_checkpoint(5, params, {'scale': 4})",
+    "jax.jit(lambda p: write_weights('a.pth', p, {'scale': 4}))(params)",
+  ),
+  "Steps": (
+    "steps.create_psnr_state(None, net, adam)",
+    "steps.create_psnr_state(jax.random.key(0), RRDBNet, adam)",
+    "steps.create_psnr_state(jax.random.key(0), net, optax.adam)",
+    "steps.create_psnr_state(jax.random.key(0), net, optax.lbfgs())",
+    "steps.create_psnr_state(jax.random.key(0), net, lookahead)",
+    "step(state, None)",
+    "step(state, {'lr': image})",
+    "step(None, batch)",
+    "step(state, batch, axis_name='data')",
+    "step(state, batch, accumulate=1.5)",
+    "step(state, batch, ema_decay='a')",
+    "step(state, batch, seed=None)",
+    "step(state, batch, pixel_loss='l3')",
+    "step(state, batch, pixel_loss=lambda sr, hr: sr - hr)",
+    "steps.make_optimizer(None)",
   ),
 }
 
@@ -144,20 +182,30 @@ def names():
     for name, shape in shapes.items()
   }
   vgg["normalization"] = {"mean": jnp.zeros(3), "std": jnp.ones(3)}
+  adam = optax.adam(1e-4)
   own = {
+    "adam": adam,
+    "batch": {"lr": image, "hr": image.repeat(4, 1).repeat(4, 2)},
     "checks": checks,
     "critic": esrgan_jax.VGGStyleDiscriminator(num_feat=2, input_size=16),
     "flax": flax,
+    "functools": functools,
     "image": image,
     "jax": jax,
     "jnp": jnp,
     "layer": vgg["conv1_2"],
+    "lookahead": optax.lookahead(adam, 5, 0.5),
     "model": esrgan_jax.Upscaler(net, params, devices=jax.devices()[:1]),
     "net": net,
     "np": np,
     "one": {"conv1_2": 1.0},
+    "optax": optax,
     "params": params,
     "small": small,
+    "state": steps.create_psnr_state(
+      jax.random.key(0), net, adam, params=params
+    ),
+    "step": functools.partial(steps.psnr_step, generator=net, optimizer=adam),
     "steps": steps,
     "uint8": image.astype(jnp.uint8),
     "vgg": vgg,

@@ -73,6 +73,7 @@ class VGGStyleDiscriminator(nn.Module):
   def __post_init__(self) -> None:
     """Raises ValueError if a field is unfit, before anything is computed."""
     super().__post_init__()
+    checks.check_sizes(self, "input_size")
     _num_stages(self.input_size)
     if self.norm not in NORMS:
       raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
@@ -92,9 +93,13 @@ class VGGStyleDiscriminator(nn.Module):
       Logits, float32 `[B]` (BasicSR's are `[B, 1]`).
 
     Raises:
-      TypeError: If `image` is no float array.
-      ValueError: If it has another shape.
+      TypeError: If `image` is no float array, or `train` no bool.
+      ValueError: If it has another shape, or nothing is mapped over
+        `axis_name`.
     """
+    checks.check_flags(train=train)
+    if train and not self.is_initializing():
+      axes.check_bound(self.axis_name)
     num_stages = _num_stages(self.input_size)
     image = checks.check_images(
       image, batch=True, size=(self.input_size, self.input_size)
@@ -127,7 +132,9 @@ class VGGStyleDiscriminator(nn.Module):
         features = axes.anywhere(_convolve_strided, features, second)
       features = self._normalize(features, f"{stage}_1", train)
       features = nn.leaky_relu(features, 0.2)
-    features = features.reshape(features.shape[0], -1)
+    features = axes.anywhere(
+      lambda x: x.reshape(x.shape[0], -1), features, kept=1
+    )
     features = nn.Dense(
       100,
       dtype=self.dtype,

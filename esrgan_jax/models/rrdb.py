@@ -173,6 +173,7 @@ class RRDBNet(nn.Module):
         f"form is {self.form!r}; choose one of {', '.join(FORMS)}"
       )
     checks.check_compute_dtype(self.dtype)
+    checks.check_flags(remat=self.remat)
     _ = self.upsampling
 
   @property

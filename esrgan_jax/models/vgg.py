@@ -60,6 +60,8 @@ _TORCHVISION_STD = (0.229, 0.224, 0.225)
 # Keras `imagenet_utils.preprocess_input(mode="caffe")`, turned to RGB order.
 _KERAS_MEAN_255 = (123.68, 116.779, 103.939)
 
+_OUTSIDE = "call it outside of jax.jit, and give the program its result"
+
 
 def vgg19_features(
   params: Mapping[str, Mapping[str, Array]],
@@ -102,7 +104,12 @@ def vgg19_features(
   >>> {name: feature.shape for name, feature in features.items()}
   {'conv1_2': (2, 16, 16, 64), 'pool1': (2, 8, 8, 64)}
   """
-  layers = (layers,) if isinstance(layers, str) else tuple(layers)
+  layers = (layers,) if isinstance(layers, str) else layers
+  if not isinstance(layers, Iterable):
+    raise TypeError(
+      f"layers must be names of layers, got {checks.describe(layers)}"
+    )
+  layers = tuple(layers)
   unknown = [layer for layer in layers if layer not in LAYERS]
   if unknown or not layers:
     raise ValueError(
@@ -199,6 +206,7 @@ def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
   >>> params["conv5_4"]["kernel"].shape
   (3, 3, 512, 512)
   """
+  checks.check_key(key)
   init = jax.nn.initializers.he_normal()
   keys = dict(
     zip(CONV_LAYERS, jax.random.split(key, len(CONV_LAYERS)), strict=True)
@@ -226,6 +234,7 @@ def vgg19_from_torchvision(
     they carry.
 
   Raises:
+    TypeError: If they are no arrays by name, or traced.
     ValueError: If a convolution is missing or of the wrong rank.
 
   Source: torchvision `models/vgg.py`, configuration "E".
@@ -243,6 +252,7 @@ def vgg19_from_torchvision(
     state_dict,
     [f"{n}.{part}" for n in names.values() for part in ("weight", "bias")],
   )
+  checks.check_concrete(state_dict, "vgg19_from_torchvision", _OUTSIDE)
   params = {"normalization": _torchvision_normalization()}
   for layer, name in names.items():
     kernel_oihw = np.asarray(state_dict[f"{name}.weight"], np.float32)
@@ -272,6 +282,7 @@ def vgg19_from_keras(
     Parameters, float32; they take the same RGB images in [0, 1].
 
   Raises:
+    TypeError: If they are no arrays by name, or traced.
     ValueError: If a convolution is missing or of the wrong rank.
 
   Source: Keras `applications/vgg19.py` and `imagenet_utils.py` ("caffe").
@@ -283,6 +294,7 @@ def vgg19_from_keras(
   """
   names = {layer: f"block{layer[4]}_conv{layer[6]}" for layer in CONV_LAYERS}
   _check_present(weights, names.values())
+  checks.check_concrete(weights, "vgg19_from_keras", _OUTSIDE)
   params = {
     "normalization": {
       "mean": jnp.asarray(_KERAS_MEAN_255, jnp.float32) / 255,
@@ -367,6 +379,11 @@ def _max_pool_by_reshape(x: Array) -> Array:
 
 def _check_present(mapping: Mapping[str, Any], names: Iterable[str]) -> None:
   """Raises naming the first of the missing weights."""
+  if not isinstance(mapping, Mapping):
+    raise TypeError(
+      "the VGG19 weights must be arrays by name, got"
+      f" {checks.describe(mapping)}"
+    )
   missing = [name for name in names if name not in mapping]
   if missing:
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

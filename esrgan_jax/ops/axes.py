@@ -19,6 +19,9 @@ of them; with None, each of these functions returns what it was given.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -46,22 +49,52 @@ def anywhere(
       another size, and is sharded along; None for all but the last.
 
   Returns:
-    An array, or a pytree of them that are all sharded alike.
+    An array, or a pytree of them, sharded as the image is along those axes,
+    but for rows and columns whose number the mesh does not divide any more.
 
   >>> import jax.numpy as jnp
   >>> anywhere(lambda x, y: x @ y, jnp.ones((2, 3)), jnp.ones((3, 4))).shape
   (2, 4)
   """
   image, *operands = vary_alike((image, *operands))
-  sharding = jax.typeof(image).sharding
-  mesh = sharding.mesh
-  if mesh.empty or AxisType.Explicit not in mesh.axis_types:
+  mesh, spec = _sharding(image, operands)
+  explicit = [AxisType.Explicit == kind for kind in mesh.axis_types]
+  if not any(explicit):
     return run(image, *operands)
   kept = image.ndim - 1 if kept is None else kept
-  spec = PartitionSpec(*tuple(sharding.spec)[:kept])
+  spec = spec[:kept]
+  auto = functools.partial(
+    jax.sharding.auto_axes,
+    run,
+    axes=tuple(itertools.compress(mesh.axis_names, explicit)),
+  )
   with jax.sharding.use_abstract_mesh(mesh):
-    auto = jax.sharding.auto_axes(run, out_sharding=NamedSharding(mesh, spec))
-    return auto(image, *operands)
+    out_sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    if any(spec[max(image.ndim - 3, 0) :]):
+      whole = auto(out_sharding=NamedSharding(mesh, PartitionSpec()))
+      out_sharding = jax.tree.map(
+        lambda x: NamedSharding(mesh, _divided(x.shape, mesh, spec)),
+        jax.eval_shape(whole, image, *operands),
+      )
+    return auto(out_sharding=out_sharding)(image, *operands)
+
+
+def _sharding(image, operands):
+  """The mesh of arrays, and how the first lies on it; perhaps an empty one."""
+  for array in jax.tree.leaves((image, operands)):
+    sharding = jax.typeof(array).sharding
+    if not sharding.mesh.empty:
+      return sharding.mesh, tuple(sharding.spec) if array is image else ()
+  return jax.typeof(image).sharding.mesh, ()
+
+
+def _divided(shape, mesh, spec):
+  """As far as a spec divides a shape: XLA shards no axis unevenly."""
+  kept = []
+  for size, each in zip(shape, spec, strict=False):
+    parts = math.prod(mesh.shape[name] for name in names(each))
+    kept.append(each if size % parts == 0 else None)
+  return PartitionSpec(*kept)
 
 
 def vary_alike(tree: Any) -> Any:
@@ -198,6 +231,32 @@ def own_rows(x: Array, axis_name: AxisName) -> Array:
   num = x.shape[0] // size(axis_name)
   first = lax.axis_index(axis_name) * num
   return lax.dynamic_slice_in_dim(x, first, num)
+
+
+def check_bound(axis_name: AxisName) -> None:
+  """Raises unless something is mapped over an axis, here.
+
+  Args:
+    axis_name: Of the axis.
+
+  >>> check_bound("data")
+  Traceback (most recent call last):
+  ...
+  ValueError: axis_name is 'data', and nothing is mapped over an axis 'data'...
+  """
+  for name in names(axis_name):
+    if not isinstance(name, str):
+      raise TypeError(
+        f"axis_name must be a name, or a tuple of names, got {axis_name!r}"
+      )
+    try:
+      lax.axis_size(name)
+    except NameError as error:
+      raise ValueError(
+        f"axis_name is {axis_name!r}, and nothing is mapped over an axis"
+        f" {name!r} here: give it inside of jax.pmap, jax.shard_map or jax.vmap"
+        " alone, with the name that they have; under jax.jit leave it out"
+      ) from error
 
 
 def size(axis_name: AxisName) -> int:

@@ -38,6 +38,7 @@ def pixel_unshuffle(image: Array, *, factor: int) -> Array:
   image = checks.check_array(image, "image", "an array [..., H, W, C]")
   if image.ndim < 3:
     raise ValueError(f"image must be [..., H, W, C], got {image.shape}")
+  checks.check_static(factor=factor)
   if not isinstance(factor, numbers.Integral):
     raise TypeError(f"factor must be a whole number, got {factor!r}")
   if factor < 1:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from esrgan_jax import losses
+from esrgan_jax import checks, losses
 from esrgan_jax.models import registry
 from esrgan_jax.models.registry import Network
 from esrgan_jax.models.vgg import vgg19_features
@@ -139,8 +139,9 @@ def gan_gradients(
 
   Raises:
     ValueError: If a loss or an option of it is unknown, one with a penalty has
-      no key, or `lr` or `hr` is missing or no batch of images.
-    TypeError: If they are not of floats.
+      no key, `lr` or `hr` is missing or no batch of images, or nothing is
+      mapped over `axis_name`.
+    TypeError: If they are not of floats, or a loss returns no number.
 
   Source: ESRGAN (arXiv:1809.00219), section 3.4, equation 3; BasicSR
   `models/esrgan_model.py::optimize_parameters`.
@@ -162,6 +163,12 @@ def gan_gradients(
   """
   batch = shared.check_batch(batch, generator)
   registry.check_network(discriminator, "discriminator")
+  axes.check_bound(axis_name)
+  checks.check_number(pixel_weight, "pixel_weight")
+  checks.check_number(perceptual_weight, "perceptual_weight")
+  checks.check_number(adversarial_weight, "adversarial_weight")
+  if perceptual is not None:
+    perceptual = shared.image_loss(perceptual, "perceptual")
   lr, hr = batch["lr"], batch["hr"]
   pixel = shared.find_pixel_loss(pixel_loss)
   loss = losses.find_adversarial_loss(adversarial)
@@ -292,8 +299,8 @@ def gan_step(
       `FromFunction`.
     optimizer: The generator's: any `optax.GradientTransformation`, such as
       `make_optimizer`'s; its updates are added. It is told `step` and `value`,
-      the loss, if it takes them; line searches such as `optax.lbfgs` are not
-      supported.
+      the loss, if it takes them; line searches such as `optax.lbfgs`, and
+      `optax.lookahead`, are not supported.
     d_optimizer: The discriminator's, likewise.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
@@ -322,9 +329,10 @@ def gan_step(
   Raises:
     ValueError: If an option is out of range, the batch lacks images or they
       have another shape, `accumulate` does not divide it, devices would go
-      apart, or the state is not of these optimizers.
-    TypeError: If an optimizer is none or needs to be told more, the state is of
-      the other phase, or images are not of floats.
+      apart, nothing is mapped over `axis_name`, or the state is not of these
+      optimizers.
+    TypeError: If an optimizer is none or not supported, the state is of the
+      other phase, images are not of floats, or a loss returns no number.
 
   Source: ESRGAN (arXiv:1809.00219), sections 3.4 and 4.1; BasicSR
   `models/esrgan_model.py::optimize_parameters`; both gradients from one

@@ -5,8 +5,9 @@ parameters, so one that ends with a learning rate, `optax.adam(1e-4)` and not
 `optax.scale_by_adam()`. They tell it two things more, if it takes them: `step`,
 the training step, and `value`, the loss. A chain takes all and hands it on: a
 part of one has to take `**extra_args`, as optax asks of those that take any.
-What needs more, such as the line search of `optax.lbfgs`, which has to compute
-losses, is not supported.
+Not supported is what needs more: the line search of `optax.lbfgs`, which has to
+compute losses, and `optax.lookahead`, whose parameters are a pair of networks;
+the average of the steps (`ema_decay`) is like its slow one.
 
 `make_optimizer` uses the first: its learning rate is a function of the training
 step. A schedule of optax's own counts updates instead. The two differ after an
@@ -27,6 +28,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from optax.schedules import WrappedSchedule
+
+from esrgan_jax import checks
 
 
 def constant_schedule(learning_rate: float) -> optax.Schedule:
@@ -218,6 +221,7 @@ def make_optimizer(
     `update` is not given `step=`, as the steps give it, it counts the updates.
 
   Raises:
+    TypeError: If a value is no number.
     ValueError: If a value is out of range, or the schedule is unknown.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1. Epsilon is 1e-8.
@@ -233,8 +237,11 @@ def make_optimizer(
   0.25
   """
   for name, value in (("b1", b1), ("b2", b2)):
+    checks.check_number(value, name)
     if not 0 <= value < 1:
       raise ValueError(f"{name} must be in [0, 1), got {value}")
+  if clip_norm is not None:
+    checks.check_number(clip_norm, "clip_norm")
   if clip_norm is not None and not clip_norm > 0:
     raise ValueError(
       f"clip_norm must be > 0, got {clip_norm}: None does not clip"
@@ -275,10 +282,46 @@ def check_optimizer(optimizer: Any, name: str = "optimizer") -> None:
   )
 
 
+_UNSUPPORTED = {
+  optax.ScaleByZoomLinesearchState: (
+    "a line search, as of optax.lbfgs, has to compute losses"
+  ),
+  optax.ScaleByBacktrackingLinesearchState: (
+    "a line search has to compute losses"
+  ),
+  optax.LookaheadState: (
+    "optax.lookahead has a pair of networks for parameters: the steps' own"
+    " average (ema_decay) is like its slow one"
+  ),
+}
+
+
+def check_supported(opt_state: Any, name: str = "optimizer") -> None:
+  """Raises a TypeError if an optimizer needs what steps do not give.
+
+  Args:
+    opt_state: Its state.
+    name: What the caller calls it.
+
+  >>> check_supported(optax.lbfgs().init(jnp.zeros(2)))
+  Traceback (most recent call last):
+  ...
+  TypeError: optimizer is not supported: a line search, as of optax.lbfgs,...
+  """
+  kinds = tuple(_UNSUPPORTED)
+  nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds))
+  for node in nodes:
+    if isinstance(node, kinds):
+      reason = _UNSUPPORTED[type(node)]
+      raise TypeError(f"{name} is not supported: {reason}")
+
+
 def check_opt_state(
   opt_state: Any, optimizer: Any, params: Any, name: str = "opt_state"
 ) -> None:
   """Raises a ValueError unless a state has the structure of an optimizer's.
+
+  A TypeError, if it is not supported.
 
   >>> params = jnp.zeros(2)
   >>> state = optax.sgd(0.1).init(params)
@@ -292,8 +335,9 @@ def check_opt_state(
     expected = jax.eval_shape(optimizer.init, params)
   except jax.errors.JAXTypeError:
     return  # It looks at values, which a traced step does not have.
+  owner = name.replace("opt_state", "optimizer")
+  check_supported(expected, owner)
   if jax.tree.structure(opt_state) != jax.tree.structure(expected):
-    owner = name.replace("opt_state", "optimizer")
     raise ValueError(
       f"{name} must be the optimizer's own, of {owner}.init(params), with"
       f" {len(jax.tree.leaves(expected))} arrays in"
@@ -383,6 +427,7 @@ def _at(state, step):
 
 def _check_rate(learning_rate):
   """Raises unless a learning rate is positive and finite."""
+  checks.check_number(learning_rate, "learning_rate")
   if not 0 < learning_rate < math.inf:
     raise ValueError(
       f"learning_rate must be positive and finite, got {learning_rate}"

@@ -45,8 +45,9 @@ def psnr_gradients(
 
   Raises:
     ValueError: If the loss is unknown, `lr` or `hr` is missing or no batch of
-      images, or `hr` is not of the size of `sr`.
-    TypeError: If they are not of floats.
+      images, `hr` is not of the size of `sr`, or nothing is mapped over
+      `axis_name`.
+    TypeError: If they are not of floats, or a loss returns no number.
 
   >>> import flax.linen as nn
   >>> net = nn.Conv(3, (1, 1))  # Any module of images to images.
@@ -56,6 +57,7 @@ def psnr_gradients(
   >>> float(metrics["g/pixel"]), round(float(grads["bias"].sum()), 3)
   (1.0, 1.0)
   """
+  axes.check_bound(axis_name)
   pixel = shared.find_pixel_loss(pixel_loss)
   batch = shared.check_batch(batch, generator)
   params, collections = axes.vary((params, collections or {}), axis_name)
@@ -97,7 +99,8 @@ def psnr_step(
       and rematerialisation are its fields.
     optimizer: Any `optax.GradientTransformation`, such as `make_optimizer`'s;
       its updates are added. It is told `step` and `value`, the loss, if it
-      takes them; line searches such as `optax.lbfgs` are not supported.
+      takes them; line searches such as `optax.lbfgs`, and `optax.lookahead`,
+      are not supported.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
@@ -122,9 +125,10 @@ def psnr_step(
   Raises:
     ValueError: If an option is out of range, the batch lacks images or they
       have another shape, `accumulate` does not divide it, devices would go
-      apart, or the state is not of this optimizer.
-    TypeError: If the optimizer is none or needs to be told more, the state is
-      of the other phase, or images are not of floats.
+      apart, nothing is mapped over `axis_name`, or the state is not of this
+      optimizer.
+    TypeError: If the optimizer is none or not supported, the state is of the
+      other phase, images are not of floats, or a loss returns no number.
 
   Source: ESRGAN (arXiv:1809.00219), section 4.1; EMA as in BasicSR
   `models/sr_model.py::model_ema`.

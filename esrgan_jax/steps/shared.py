@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import numbers
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -43,13 +44,22 @@ PIXEL_LOSSES: dict[str, ImageLoss] = {
 def find_pixel_loss(pixel_loss):
   """The function of a name."""
   if callable(pixel_loss):
-    return pixel_loss
+    return image_loss(pixel_loss, "pixel_loss")
   if pixel_loss not in PIXEL_LOSSES:
     raise ValueError(
       f"pixel_loss must be one of {tuple(PIXEL_LOSSES)} or a function of "
       f"(sr, hr), got {pixel_loss!r}"
     )
   return PIXEL_LOSSES[pixel_loss]
+
+
+def image_loss(function, name):
+  """A function of the user's, held to what it is to return."""
+  if not callable(function):
+    raise TypeError(
+      f"{name} must be a function of (sr, hr), got {checks.describe(function)}"
+    )
+  return lambda *images: checks.check_scalar_loss(function(*images), name)
 
 
 def run_network(net, params, collections, images, key=None):
@@ -69,6 +79,7 @@ def run_network(net, params, collections, images, key=None):
 
 def microbatch_key(seed, step, index):
   """The random key of a microbatch: resumed, a training draws the same."""
+  checks.check_seed(seed)
   key = jax.random.fold_in(jax.random.key(seed), step)
   return jax.random.fold_in(key, index)
 
@@ -120,6 +131,7 @@ def check_axis(state, batch, axis_name):
   `check_vma=False`. `jax.pmap` doesn't: there, a state that is meant to be the
   same looks like one that isn't (independent trainings, one a device).
   """
+  axes.check_bound(axis_name)
   apart = axes.varying(batch) - axes.varying(state.params)
   if missing := apart - set(axes.names(axis_name)):
     wanted = {*axes.names(axis_name), *missing}
@@ -169,8 +181,8 @@ def device_keys(key, num, axis_name):
 
 def accumulate_gradients(gradients, carry, batch, num):
   """Means of `gradients(carry, microbatch, index) -> (carry, tree)`."""
-  if num < 1:
-    raise ValueError(f"accumulate must be >= 1, got {num}")
+  if not isinstance(num, numbers.Integral) or num < 1:
+    raise ValueError(f"accumulate must be a whole number >= 1, got {num!r}")
   if num == 1:
     return gradients(carry, batch, 0)
 
@@ -234,6 +246,7 @@ def average(ema_params, params, decay):
 
 def check_decay(ema_decay):
   """Raises unless a decay is in range."""
+  checks.check_number(ema_decay, "ema_decay")
   if not 0 <= ema_decay <= 1:
     raise ValueError(f"ema_decay must be in [0, 1], got {ema_decay}")
 

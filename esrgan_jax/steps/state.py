@@ -25,7 +25,7 @@ from jax import Array
 from esrgan_jax import checks
 from esrgan_jax.models import registry
 from esrgan_jax.models.registry import Network
-from esrgan_jax.steps.optimizer import check_optimizer
+from esrgan_jax.steps.optimizer import check_optimizer, check_supported
 
 
 class PsnrState(flax.struct.PyTreeNode):
@@ -120,8 +120,8 @@ def create_psnr_state(
 
   Raises:
     ValueError: If `params` are not those of the generator.
-    TypeError: If an optimizer, a network or the key is none, or `params` no
-      tree of floats.
+    TypeError: If an optimizer, a network or the key is none, an optimizer not
+      supported, or `params` no tree of floats.
 
   >>> import flax.linen as nn
   >>> from esrgan_jax.steps.optimizer import make_optimizer
@@ -137,7 +137,7 @@ def create_psnr_state(
   return PsnrState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    opt_state=optimizer.init(params),
+    opt_state=_init_optimizer(optimizer, params),
     ema_params=_copy(params),
     skipped=jnp.zeros((), jnp.int32),
     skipped_in_a_row=jnp.zeros((), jnp.int32),
@@ -177,8 +177,8 @@ def create_gan_state(
 
   Raises:
     ValueError: If `params` are not those of the generator.
-    TypeError: If an optimizer, a network or the key is none, or `params` no
-      tree of floats.
+    TypeError: If an optimizer, a network or the key is none, an optimizer not
+      supported, or `params` no tree of floats.
 
   >>> from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   >>> import flax.linen as nn
@@ -206,7 +206,9 @@ def create_gan_state(
     **{name: getattr(state, name) for name in state.__dataclass_fields__},
     d_params=variables["params"],
     d_batch_stats=variables.get("batch_stats", {}),
-    d_opt_state=d_optimizer.init(variables["params"]),
+    d_opt_state=_init_optimizer(
+      d_optimizer, variables["params"], "d_optimizer"
+    ),
   )
 
 
@@ -225,6 +227,8 @@ def init_generator(key: Array, generator: Network) -> dict[str, Any]:
   >>> sorted(init_generator(jax.random.key(0), nn.Conv(3, (3, 3))))
   ['params']
   """
+  registry.check_network(generator, "generator")
+  checks.check_key(key)
   multiple = registry.size_multiple(generator)
   size = -(-8 // multiple) * multiple  # 8 pixels, or a little more.
   return _init(key, generator, size, registry.channels(generator)[0])
@@ -246,6 +250,8 @@ def init_discriminator(
   ...   lambda: init_discriminator(jax.random.key(0), net)))
   ['batch_stats', 'params']
   """
+  registry.check_network(discriminator, "discriminator")
+  checks.check_key(key)
   size = getattr(discriminator, "input_size", None) or 64
   return _init(key, discriminator, size, channels)
 
@@ -276,6 +282,12 @@ def split(variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
     return None, None
   others = {name: x for name, x in variables.items() if name != "params"}
   return variables["params"], others
+
+
+def _init_optimizer(optimizer, params, name="optimizer"):
+  opt_state = optimizer.init(params)
+  check_supported(opt_state, name)
+  return opt_state
 
 
 def _init(key, net, size, channels):

@@ -105,7 +105,8 @@ class Upscaler:
     notes: As given.
 
   Raises:
-    TypeError: If a tree is none, or has leaves that are no float arrays.
+    TypeError: If the network or a tree is none, or has leaves that are no float
+      arrays.
     ValueError: If the parameters or collections are not those of the network.
 
   >>> from esrgan_jax.models.rrdb import RRDBNet
@@ -258,6 +259,9 @@ class Upscaler:
 
   def __reduce__(self) -> tuple[Any, ...]:
     """Pickles the arrays as NumPy's, and devices by their numbers."""
+    checks.check_concrete(
+      self._variables, "pickle", "pickle models outside of jax.jit"
+    )
     params, collections = jax.device_get((self._params, self._collections))
     everything = self._placed.devices == tuple(jax.local_devices())
     numbers = None if everything else tuple(d.id for d in self._placed.devices)
@@ -334,7 +338,7 @@ class Upscaler:
       are rounded and clipped; floats are float32 and may overshoot [0, 1].
 
     Raises:
-      TypeError: If `image` is no array, or this is traced.
+      TypeError: If `image` or `out` is no array, or this is traced.
       ValueError: If the shape, the dtype, the values, `tile`, `halo` or `out`
         don't fit, or tiles of this network cannot be exact.
       FloatingPointError: If the network's result is not finite.
@@ -429,7 +433,11 @@ class Upscaler:
     self, image: Any, out: np.ndarray | None
   ) -> tuple[np.ndarray, np.ndarray]:
     """Returns an image's pixels and room for its result."""
-    _check_concrete((image, self._variables))
+    checks.check_concrete(
+      (image, self._variables),
+      "upscale",
+      "call the model itself, model(lr), inside of jax.jit or jax.vmap",
+    )
     if not isinstance(image, np.ndarray | jax.Array):
       image = checks.check_array(image, "image", "an array [H, W, 3]")
     image = np.asarray(image)
@@ -439,6 +447,8 @@ class Upscaler:
     shape = (height * self.scale, width * self.scale, channels)
     if out is None:
       out = np.empty(shape, dtype)
+    elif not isinstance(out, np.ndarray):
+      raise TypeError(f"out must be a NumPy array, got {checks.describe(out)}")
     elif image.ndim == 2:
       out = out[..., None]
     if out.shape != shape or out.dtype != dtype:
@@ -472,8 +482,9 @@ class Upscaler:
     """
     if tile != "auto" and (not isinstance(tile, int) or tile < 0):
       raise ValueError(f"tile is {tile!r}; give 'auto', 0 or pixels")
-    if halo is not None and halo < 0:
-      raise ValueError(f"halo {halo} must not be negative")
+    if halo is not None and (not isinstance(halo, int) or halo < 0):
+      raise ValueError(f"halo is {halo!r}; give pixels, 0 or more, or None")
+    checks.check_flags(exact=exact)
     return stream.Engine(
       self.net,
       self._placed.devices,
@@ -595,20 +606,18 @@ def _expected(net):
 
 def _check_variables(net, params, collections):
   """Raises unless they are a network's."""
+  registry.check_network(net)
+  if not hasattr(net, "scale"):
+    raise TypeError(
+      f"net must have a field `scale`, the size of its result over that of its"
+      f" image, and {type(net).__name__} has none"
+    )
   if not isinstance(net, nn.Module):
     return  # What a function takes may be any pytree.
   expected = dict(_expected(net))
   owner = f"{type(net).__name__}(scale={net.scale})"
   checks.check_params(params, expected.pop("params"), owner=owner)
   checks.check_params(collections, expected, owner=owner, name="collections")
-
-
-def _check_concrete(tree):
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
-    raise TypeError(
-      "upscale runs on the host, tile by tile, and cannot be traced: call the"
-      " model itself, model(lr), inside of jax.jit or jax.vmap"
-    )
 
 
 def load(
@@ -642,7 +651,7 @@ def load(
     The model, its parameters on the devices.
 
   Raises:
-    TypeError: If `config` is none.
+    TypeError: If `model` is no name or path, or `config` none.
     ValueError: If there is no such name, or the file holds no such network or
       does not tell its scale, or `config` contradicts it.
     FileNotFoundError: If the file is not there or cannot be fetched.

@@ -24,6 +24,9 @@ from esrgan_jax.weights.formats import stored_arrays as stored
 __all__ = ["check_folder", "load_checkpoint", "save_checkpoint"]
 
 
+_OUTSIDE = "call it outside of jax.jit, with what a program returns"
+
+
 def save_checkpoint(
   path: str | os.PathLike[str],
   params: Mapping[str, Any],
@@ -65,6 +68,7 @@ def save_checkpoint(
   2
   """
   _check_kinds(path, params, config)
+  checks.check_concrete((params, collections), "save_checkpoint", _OUTSIDE)
   folder = storage.absolute(path)
   check_folder(folder)
   config = {"architecture": registry.DEFAULT_GENERATOR, **config}
@@ -132,7 +136,7 @@ def load_checkpoint(
 
   Raises:
     FileNotFoundError: If there is nothing.
-    TypeError: If `config` is none.
+    TypeError: If `path` is no path, or `config` none.
     ValueError: If it is no checkpoint, is damaged, or holds no such network,
       or a config is damaged, or contradicts it.
     OSError: If it cannot be reached.
@@ -143,6 +147,7 @@ def load_checkpoint(
   ...
   FileNotFoundError: no file /nowhere/mixed
   """
+  checks.check_path(path)
   place = find.locate(path, fetch=False)
   if not place.is_checkpoint:
     shown, there = printable(path), printable(place.path)
@@ -178,8 +183,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 def _check_kinds(path, params, config):
   """Raises if arguments are not what they should be, such as swapped."""
-  if not isinstance(path, str | os.PathLike):
-    raise TypeError(f"path must be a path, got {checks.describe(path)}")
+  checks.check_path(path)
   if not isinstance(params, Mapping):
     raise TypeError(
       f"params must be a tree of arrays, got {checks.describe(params)}"

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esrgan_jax import storage
+from esrgan_jax import checks, storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, partial, selection
@@ -176,6 +176,7 @@ def write_weights(
     The path.
 
   Raises:
+    TypeError: If what is given is of another kind, or traced.
     ValueError: If the suffix or `dtype` is not supported, `config` contradicts
       `params`, a weight is not finite or does not fit float16.
     FileExistsError: If the file exists and `overwrite` is false.
@@ -187,6 +188,17 @@ def write_weights(
   ...
   ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
   """
+  checks.check_path(path)
+  for name, value in (("params", params), ("config", config)):
+    if not isinstance(value, Mapping):
+      raise TypeError(
+        f"{name} must be a dictionary, got {checks.describe(value)}"
+      )
+  checks.check_concrete(
+    (params, collections),
+    "write_weights",
+    "call it outside of jax.jit, with what a program returns",
+  )
   path = pathlib.Path(path)
   if path.suffix.lower() not in WRITABLE:
     raise ValueError(

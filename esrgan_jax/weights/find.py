@@ -117,6 +117,7 @@ def find_model(
     The model.
 
   Raises:
+    TypeError: If `model` is no name or path.
     ValueError: If there is no such name, or what is there is no network.
     FileNotFoundError: If there is no such file, or a workdir lacks the phase.
     OSError: If a bucket cannot be reached.
@@ -143,6 +144,7 @@ def locate(
   ...
   esrgan_jax.weights.zoo.ModelNotFoundError: realesrgan-x4plus-anime-float32...
   """
+  checks.check_path(model, "model", "a name or a path")
   text = os.fspath(model)
   if not text:
     raise ValueError(
