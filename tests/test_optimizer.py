@@ -234,6 +234,25 @@ def test_what_is_not_supported_is_told_at_once(optimizer, reason):
     steps.create_psnr_state(jax.random.key(0), nn.Conv(3, (3, 3)), optimizer)
 
 
+def test_optimizers_may_promote_where_programs_may_not():
+  params = {"w": jnp.ones(3)}
+  rate = optax.cosine_decay_schedule(1e-3, 10)
+  with (
+    jax.numpy_dtype_promotion("strict"),
+    jax.numpy_rank_promotion("raise"),
+  ):
+    for optimizer in (make_optimizer(1e-3), optax.sgd(rate, momentum=0.9)):
+      updates, _ = update(
+        optimizer,
+        params,
+        optimizer.init(params),
+        params,
+        step=jnp.int32(3),
+        value=jnp.float32(1),
+      )
+      np.testing.assert_allclose(updates["w"], -1e-3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["opt_state", "d_opt_state"])
 def test_a_state_of_another_optimizer_is_told(name):
   net = nn.Conv(1, (3, 3))

@@ -373,7 +373,12 @@ def update(
   if not any(each.kind is each.VAR_KEYWORD for each in takes):
     names = {each.name for each in takes}
     told = {name: value for name, value in told.items() if name in names}
-  return optimizer.update(grads, opt_state, params, **told)
+  # optax's own promote: Adam takes a float to the power of a count.
+  with (
+    jax.numpy_dtype_promotion("standard"),
+    jax.numpy_rank_promotion("allow"),
+  ):
+    return optimizer.update(grads, opt_state, params, **told)
 
 
 def find_learning_rate(opt_state: Any) -> Array | None:

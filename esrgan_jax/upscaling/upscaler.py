@@ -483,7 +483,7 @@ class Upscaler:
     if tile != "auto" and (not isinstance(tile, int) or tile < 0):
       raise ValueError(f"tile is {tile!r}; give 'auto', 0 or pixels")
     if halo is not None and (not isinstance(halo, int) or halo < 0):
-      raise ValueError(f"halo is {halo!r}; give pixels, 0 or more, or None")
+      raise ValueError(f"halo {halo!r} must be pixels, 0 or more, or None")
     checks.check_flags(exact=exact)
     return stream.Engine(
       self.net,
