@@ -1,6 +1,7 @@
 """VGG-style discriminators: images to one logit each."""
 
 import math
+import numbers
 from typing import Any
 
 import flax.linen as nn
@@ -73,7 +74,6 @@ class VGGStyleDiscriminator(nn.Module):
   def __post_init__(self) -> None:
     """Raises ValueError if a field is unfit, before anything is computed."""
     super().__post_init__()
-    checks.check_sizes(self, "input_size")
     _num_stages(self.input_size)
     if self.norm not in NORMS:
       raise ValueError(f"norm must be one of {NORMS}, got {self.norm!r}")
@@ -281,12 +281,12 @@ def linear1_to_torch(kernel: np.ndarray, *, channels: int) -> np.ndarray:
 def _num_stages(input_size: int) -> int:
   """Halvings from `input_size` to a side of 3 or 4."""
   size, num_stages = input_size, 0
-  while size > 4 and size % 2 == 0:
+  while isinstance(size, numbers.Integral) and size > 4 and size % 2 == 0:
     size, num_stages = size // 2, num_stages + 1
   if size not in (3, 4) or num_stages == 0:
     raise ValueError(
       "input_size must be 3 or 4 times a power of two, at least 6, such as 96, "
-      f"128, 192 or 256; got {input_size}"
+      f"128, 192 or 256; got {input_size!r}"
     )
   return num_stages
 
