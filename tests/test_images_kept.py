@@ -88,9 +88,33 @@ def test_colours_and_texts_stay_as_they_are(tmp_path):
 def test_texts_behind_the_pixels_are_kept_and_colours_are_not(tmp_path):
   data = make_png(PIXELS)[:-12]
   data += b"".join(chunk(*c) for c in (CHUNKS[6], GAMMA)) + chunk(b"IEND", b"")
-  file, _ = result(tmp_path, read(tmp_path, data), "png")
+  image = read(tmp_path, data)
+  assert image.notes == ("its gAMA chunk is left out (behind the pixels)",)
+  file, _ = result(tmp_path, image, "png")
   assert CHUNKS[6] in chunks_of(file.read_bytes())
   assert GAMMA not in chunks_of(file.read_bytes())
+
+
+@pytest.mark.parametrize(
+  ("chunks", "note"),
+  [
+    ([GAMMA, GAMMA], "its gAMA chunk is left out (stated before)"),
+    (
+      [(b"tIME", bytes(7)), (b"sBIT", b"\5\6\5")],
+      "its chunks tIME, sBIT are left out (of the old pixels)",
+    ),
+    (
+      [(b"tIME", bytes(7)), (b"pHYs", b"short")],
+      "its chunks pHYs (a wrong checksum or form), tIME (of the old pixels)"
+      " are left out",
+    ),
+    # Nothing is lost with them.
+    ([(b"sBIT", b"\x08\x08\x08"), (b"sPLT", b""), (b"pHYs", bytes(9))], None),
+  ],
+)
+def test_every_chunk_that_is_not_kept_is_told(tmp_path, chunks, note):
+  image = read(tmp_path, make_png(PIXELS, extra=chunks))
+  assert image.notes == (() if note is None else (note,))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +201,7 @@ def test_chunks_of_odd_form_and_of_no_known_meaning(tmp_path):
   (note,) = image.notes
   assert "its chunks gAMA, tEXt, zTXt, cHRM, iTXt are left out" in note
   assert image.metadata.png_chunks == ()
-  unknown = [(b"vpAg", b""), (b"ca\x1bX", b""), (b"tIME", bytes(7))]
+  unknown = [(b"vpAg", b""), (b"ca\x1bX", b""), (b"hIST", bytes(7))]
   image = read(tmp_path, make_png(PIXELS, extra=unknown))
   (note,) = image.notes
   assert r"its chunks vpAg, ca\x1bX are left out" in note

@@ -188,6 +188,8 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
         frames[0][1].append(whole)
     elif kind == b"acTL" and len(body) == 8 and not packed:
       controls.append(struct.unpack(">II", body))
+      if len(controls) > 1:
+        words.repeated[kind] = None
     elif kind in (b"fcTL", b"fdAT"):
       # All are numbered, and count as far as they are in order.
       ordered = ordered and body[:4] == struct.pack(">I", number)
@@ -198,7 +200,7 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
         frames += [(body, [])] if ordered else []
       elif ordered and frames and packed:
         frames[-1][1].append(whole)
-    else:
+    elif kind != b"sBIT" or _is_narrower(body, header):
       words.take(kind, whole, late=bool(packed))
   if header is None:
     raise ValueError("no header")
@@ -322,6 +324,9 @@ class _Words:
     kept: Chunks that are for the result as they are.
     wrong: Kinds of chunks that are damaged.
     large: Kinds of chunks that are too large.
+    late: Kinds of chunks that stand behind the pixels, and may not.
+    repeated: Kinds of chunks of which another one counts.
+    old: Kinds of chunks that tell of the pixels that were read.
     unknown: Kinds of chunks that nobody here knows.
   """
 
@@ -331,6 +336,9 @@ class _Words:
     self.kept: list[tuple[bytes, bytes]] = []
     self.wrong: dict[bytes, None] = {}
     self.large: dict[bytes, None] = {}
+    self.late: dict[bytes, None] = {}
+    self.repeated: dict[bytes, None] = {}
+    self.old: dict[bytes, None] = {}
     self.unknown: dict[bytes, None] = {}
     self._room = MAX_METADATA
     self._tried: set[bytes] = set()  # What takes time is done once.
@@ -338,7 +346,11 @@ class _Words:
   def take(self, kind: bytes, chunk: memoryview, *, late: bool) -> None:
     """Takes a chunk; `late` if it comes after pixels."""
     if kind not in _METADATA and kind not in png_chunks.KEPT:
-      if kind not in _OF_PIXELS:
+      if kind in _OF_PIXELS:
+        self.old[kind] = None
+      elif kind == b"acTL":
+        (self.late if late else self.wrong)[kind] = None
+      elif kind not in _MEANINGLESS:
         self.unknown[kind] = None
       return
     if not _is_intact(chunk):
@@ -354,16 +366,26 @@ class _Words:
       self._take_text(kind, body)
     elif kind in png_chunks.KEPT:
       # Colours are stated once, and before the pixels.
-      if not late and kind not in self._tried:
+      if late:
+        self.late[kind] = None
+      elif kind in self._tried:
+        self.repeated[kind] = None
+      else:
         self._tried.add(kind)
         if png_chunks.is_sound(kind, body):
           self.kept.append((kind, body))
         else:
           self.wrong[kind] = None
-    elif kind not in self.found:
+    elif kind in self.found:
+      self.repeated[kind] = None
+    elif kind == b"pHYs" and len(body) != 9:
+      self.wrong[kind] = None
+    else:
       said = _METADATA[kind](body)
       if said is not None:
         self.found[kind] = said
+      elif body[:4] != body[4:8]:
+        self.old[kind] = None  # Pixels that are not square.
 
   def _take_text(self, kind: bytes, body: bytes) -> None:
     """Keeps a text, unless it is metadata in disguise."""
@@ -377,6 +399,7 @@ class _Words:
         self.wrong[kind] = None
       return
     if keyword in self._tried:
+      self.repeated[kind] = None
       return
     self._tried.add(keyword)
     if is_xmp:
@@ -390,27 +413,44 @@ class _Words:
       if block.startswith(head):
         place, block = b"iTXt", block.removeprefix(head)
       self.older.setdefault(place, block)
+    else:
+      self.wrong[kind] = None
 
   def notes(self) -> tuple[str, ...]:
-    """Returns what is left out, in sentences."""
-    notes = []
-    for kinds, why in (
-      (self.wrong, "a wrong checksum or form"),
-      (self.large, f"more than {MAX_METADATA} bytes of metadata"),
-      (self.unknown, "what they say may not hold for the result"),
-    ):
-      names = listed(printable(kind.decode("latin-1")) for kind in kinds)
-      if len(kinds) == 1:
-        notes.append(f"its {names} chunk is left out ({why})")
-      elif kinds:
-        notes.append(f"its chunks {names} are left out ({why})")
-    return tuple(notes)
+    """Returns what is left out, in one sentence if there is anything."""
+    reasons = [
+      (kinds, why)
+      for kinds, why in (
+        (self.wrong, "a wrong checksum or form"),
+        (self.large, f"more than {MAX_METADATA} bytes of metadata"),
+        (self.late, "behind the pixels"),
+        (self.repeated, "stated before"),
+        (self.old, "of the old pixels"),
+        (self.unknown, "what they say may not hold for the result"),
+      )
+      if kinds
+    ]
+    parts = [
+      (listed(printable(kind.decode("latin-1")) for kind in kinds), why)
+      for kinds, why in reasons
+    ]
+    if not parts:
+      return ()
+    if len(parts) > 1:
+      named = ", ".join(f"{names} ({why})" for names, why in parts)
+      return (f"its chunks {named} are left out",)
+    ((names, why),) = parts
+    if len(reasons[0][0]) == 1:
+      return (f"its {names} chunk is left out ({why})",)
+    return (f"its chunks {names} are left out ({why})",)
 
 
 # Chunks of the stored pixels, which a result does not have: how deep they were,
-# what lies behind them, when they were last changed, how to unpack them.
-_OF_PIXELS = {b"sBIT", b"bKGD", b"hIST", b"sPLT", b"tIME", b"iDOT", b"fdAT"}
-_OF_PIXELS |= {b"acTL", b"fcTL"}
+# what lies behind them, when they were last changed.
+_OF_PIXELS = {b"sBIT", b"bKGD", b"tIME"}
+# Helps for reading the file: how often its palette's colours are met, a palette
+# for poor screens, where its parts begin. Nothing is lost with them.
+_MEANINGLESS = {b"hIST", b"sPLT", b"iDOT"}
 _RAW_PROFILES = {
   b"Raw profile type exif": b"eXIf",
   b"Raw profile type APP1": b"eXIf",
@@ -419,6 +459,12 @@ _RAW_PROFILES = {
 
 
 # Metadata by chunk: bytes or numbers, empty if damaged, None if of no use.
+
+
+def _is_narrower(body: memoryview, header: tuple[int, ...] | None) -> bool:
+  """Tells whether sBIT says that some bits of the samples mean nothing."""
+  depth = header[2] if header is not None and header[3] != 3 else 8
+  return any(bits != depth for bits in body)
 
 
 def _profile(body: bytes) -> bytes:
