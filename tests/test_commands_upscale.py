@@ -349,7 +349,7 @@ def test_a_limit_of_pixels(run):
     ("pipe.png", "is not a file but a pipe"),
     ("link", "link is not a folder"),
     ("a.png/b.png", "cannot be written: Not a directory"),
-    ("/dev/null", "/dev/null is not a folder"),
+    ("/dev/null", "/dev/null is a device"),
     ("x" * 252 + ".png", "File name too long"),
     ("weights", "would replace an input"),
   ],

@@ -1,5 +1,6 @@
 """What results are called, and which images get one."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -24,6 +25,14 @@ def save(*names, size=(6, 4)):
     path.parent.mkdir(parents=True, exist_ok=True)
     grey = np.zeros((*size[::-1], 1), np.uint8)
     images.write_image(path, images.Image(grey), overwrite=True)
+
+
+def save_results(*names):
+  grey = np.zeros((40, 40, 1), np.uint8)
+  made_here = images.Metadata(record="esrgan_jax 0.1.0, a model x4")
+  for name in names:
+    pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+    images.write_image(name, images.Image(grey, metadata=made_here))
 
 
 def plan(*texts, recursive=False, naming=None, **options):
@@ -71,6 +80,7 @@ def test_names(options, expected):
     ("{name.__class__}", "fields are"),
     ("{name!r:>9}", "fields are"),
     ("a{", "has a brace alone"),
+    ("a/..", "leads out of the folder"),
     ("../{name}", "leads out of the folder"),
     ("/tmp/{name}", "leads out of the folder"),
     ("\x1b{}", r"\\x1b"),
@@ -89,6 +99,14 @@ def test_a_name_that_needs_a_size_which_no_header_tells_is_one_problem():
   assert made.problems == (
     "b.png: its header does not tell its size; leave {width} out of its"
     " result's name",
+  )
+
+
+def test_a_name_that_becomes_nothing_is_told():
+  save("a.png")
+  naming = Naming(folder=pathlib.Path("out"), template="{suffix}")
+  assert plan("a.png", naming=naming).problems == (
+    "a.png: '{suffix}' gives its result no name; add {name}",
   )
 
 
@@ -115,7 +133,11 @@ def test_results_beside_their_images_are_no_images(name, label, size):
   assert len(plan(*(str(p) for p in pathlib.Path("in").iterdir())).earlier) == 2
   # By itself, it is an image.
   assert plan(f"in/{name}_{label}.png").earlier == ()
-  assert plan("in", naming=Naming(folder=pathlib.Path("out"))).earlier == ()
+  naming = Naming(folder=pathlib.Path("out"))
+  assert len(plan("in", "in/*", naming=naming).earlier) == 2
+  # Where results lie elsewhere, what is named is meant.
+  named = (f"in/{name}.png", f"in/{name}_{label}.png")
+  assert plan(*named, naming=naming).earlier == ()
 
 
 def test_what_is_merely_called_like_a_result_is_an_image():
@@ -157,6 +179,54 @@ def test_results_are_recognised_by_their_record_and_name():
   assert {path.stem for path in made.earlier} == {"a large"}
   assert len(made.earlier) == 4
   assert {job.source.name for job in made.jobs} > {"bare.png", "c.png", "a.png"}
+
+
+def test_results_are_recognised_wherever_they_lie():
+  save("in/p.png", "in/sub/q.jpg", "in/1.png")
+  results = (
+    "in/p_big.png",
+    "in/p_x2_x2.jpg",
+    "in/p.webp",
+    "in/out/p.png",
+    "in/out/sub/q.jpg",
+    "in/out2/out/p_x2.png",
+    "in/p_x2/p_0001.png",
+  )
+  save_results(*results, "in/10.png", "in/out/other.png", "other/p_y.png")
+  for naming in (Naming(), Naming(folder=pathlib.Path("elsewhere"))):
+    made = plan("in", "other", recursive=True, naming=naming)
+    assert {each.as_posix() for each in made.earlier} == {*results}
+    assert {job.source.as_posix() for job in made.jobs} == {
+      *("in/p.png", "in/sub/q.jpg", "in/1.png"),
+      *("in/10.png", "in/out/other.png", "other/p_y.png"),
+    }
+    made = plan("in/**/*.png", naming=naming)
+    assert pathlib.Path("in/out/p.png") in made.earlier
+  # Results alone are images: none of them is of another.
+  save_results("only/a.png", "only/a_b.png", "only/x/a.png")
+  assert plan("only", recursive=True).earlier == ()
+
+
+def test_advice_on_results_of_one_name_helps():
+  naming = Naming(folder=pathlib.Path("out"), format="png")
+  for names, template in (
+    (("1/x.png", "2/x.png"), "{folder}_{name}"),
+    (("1/x.png", "1/x.jpg"), "{name}_{type}"),
+    (("3/x.png", "3/x.jpg", "4/x.png"), "{folder}_{name}_{type}"),
+  ):
+    save(*names)
+    problems = plan(*names, naming=naming).problems
+    assert problems
+    for problem in problems:
+      assert f"--name '{template}' tells them apart" in problem
+    wider = dataclasses.replace(naming, template=template)
+    assert len(plan(*names, naming=wider).jobs) == len(names)
+  save("5/6/x.png", "7/6/x.png")
+  (problem,) = plan("5/6/x.png", "7/6/x.png", naming=naming).problems
+  assert "by itself" in problem
+  # Beside images, an ending stays.
+  (problem,) = plan("1/x.png", "1/x.jpg", naming=Naming(format="png")).problems
+  assert "--name '{name}{suffix}_{type}'" in problem
 
 
 def test_one_of_several_images_of_one_name_may_be_the_origin():
@@ -238,3 +308,6 @@ def test_outputs_are_files_or_folders():
   for output, count in (("b.png", 2), ("b.xyz", 1)):
     with pytest.raises(ValueError, match=output):
       output_of(output, count)
+  for output, message in (("", "'' is no name of"), ("/dev/null", "a device")):
+    with pytest.raises(ValueError, match=message):
+      output_of(output, 1)

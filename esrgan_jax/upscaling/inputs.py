@@ -26,10 +26,12 @@ class Input:
     path: The file.
     below: Its folder, below the one that was named: `.` for the files of that,
       and for what was named itself.
+    named: Whether it was named itself, and not found.
   """
 
   path: pathlib.Path
   below: pathlib.PurePath = dataclasses.field(default_factory=pathlib.PurePath)
+  named: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,8 @@ def _said_again(again: Sequence[tuple[pathlib.Path, pathlib.Path]]):
 
 def _meant(text, recursive, results, notes, problems) -> list[Input]:
   """Returns what one text stands for, at least one file."""
+  if not text:
+    raise ValueError("'': no such file; . is the current folder")
   path = pathlib.Path(text)
   if path.is_dir():
     closed = _closed(path, results)
@@ -130,7 +134,8 @@ def _meant(text, recursive, results, notes, problems) -> list[Input]:
     if left_out:
       notes.append(f"{printable(text)}: left out {left_out}")
     return [
-      Input(file, file.parent.relative_to(path)) for file in listing.files
+      Input(file, file.parent.relative_to(path), named=False)
+      for file in listing.files
     ]
   if path.is_file():
     return [Input(path)]
@@ -185,7 +190,7 @@ def _matching(text, notes, problems) -> list[Input]:
     elif not path.is_file():
       left_out[NO_FILES] += 1
     elif asked_for or _is_readable(path):
-      found.append(Input(path))
+      found.append(Input(path, named=False))
     else:
       left_out[path.suffix.lower()] += 1
   if left_out:

@@ -18,6 +18,7 @@ __all__ = ["FIELDS", "SUFFIXES", "Naming", "check_template", "output_of"]
 FIELDS = (
   "name",
   "suffix",
+  "type",
   "folder",
   "model",
   "scale",
@@ -30,6 +31,7 @@ SUFFIXES: Mapping[str | None, Collection[str]] = {
   "frame": images.ANIMATION_SUFFIXES,
   "page": [s for s, name in images.OUTPUT_SUFFIXES.items() if name == "TIFF"],
 }
+_TEMPLATE = "{name}{suffix}"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _OF_SIZE = {"width", "height", "scale"}
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')
@@ -104,19 +106,44 @@ class Naming:
     suffix = self.suffix
     if suffix is None:
       suffix = "" if self.folder else f"_{self.label}"
-    name = (self.template or "{name}{suffix}").replace("{suffix}", suffix)
+    name = (self.template or _TEMPLATE).replace("{suffix}", suffix)
     if self._asked_for:
       name = name.removesuffix(self._asked_for)
     values = {
       "name": source.stem,
+      "type": source.suffix[1:],
       "folder": pathlib.Path(os.path.abspath(source)).parent.name,
       "model": _tidy(_WEIGHTS.sub("", self.model)),
       **self._of_size(source, size, {*_FIELD.findall(name)}),
     }
     name = _FIELD.sub(lambda match: values[match[1]], name)
+    if not os.path.basename(name).strip(" ."):
+      raise ValueError(
+        f"{printable(source)}: '{printable(self.template or '')}' gives its"
+        " result no name; add {name}"
+      )
     folder = self.folder / image.below if self.folder else source.parent
     ending = "" if self.each(image, kind) else self._ending(image, kind)
     return folder / f"{name}{ending}"
+
+  def wider(self) -> list[str]:
+    """Returns templates by which more results have names of their own.
+
+    >>> Naming(template="a.png").wider()
+    ['{folder}_a.png', 'a_{type}.png', '{folder}_a_{type}.png']
+    """
+    template, ending = self.template, self._asked_for
+    if template is None:
+      template = "{name}" if self.folder and not self.suffix else _TEMPLATE
+    folders, name = os.path.split(template.removesuffix(ending))
+    return [
+      os.path.join(folders, f"{before}{name}{after}{ending}")
+      for before, after in (
+        ("{folder}_", ""),
+        ("", "_{type}"),
+        ("{folder}_", "_{type}"),
+      )
+    ]
 
   def each(self, image: Input, kind: str | None) -> str | None:
     """Returns the suffix of files for one frame each; None if one holds all.
@@ -181,7 +208,7 @@ def check_template(text: str) -> str:
   >>> check_template("{nam}")
   Traceback (most recent call last):
   ...
-  ValueError: '{nam}' has {nam}; fields are {name} {suffix} {folder} {model} ...
+  ValueError: '{nam}' has {nam}; fields are {name} {suffix} {type} {folder} ...
   """
   fields = " ".join(f"{{{field}}}" for field in FIELDS)
   shown = printable(text)
@@ -224,10 +251,19 @@ def output_of(
   >>> output_of("large.png", 1)[1].name, output_of("large", 1)[0].name
   ('large.png', 'large')
   """
-  if not output:
+  if output is None:
     return None, None
+  if not output:
+    raise ValueError(
+      "'' is no name for an output; . is the folder that this is"
+    )
   path, suffixes = pathlib.Path(output), images.OUTPUT_SUFFIXES
   if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
+    if path.exists() and not path.is_dir() and not path.is_file():
+      raise ValueError(
+        f"{path} is a device or a pipe; choose a file, a folder, or - for"
+        " standard output"
+      )
     if os.path.lexists(path) and not path.is_dir():
       raise ValueError(f"{path} is not a folder; choose another name")
     return path, None

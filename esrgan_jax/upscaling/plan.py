@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import unicodedata
@@ -49,10 +50,12 @@ def make_plan(
 ) -> Plan:
   """Plans what to make of images; none stops the others.
 
-  Where results lie beside their images, a folder has both the next time. An
-  image is taken for a result of another one here if it has the name of one, now
-  or with another scale, and the size; or if its name begins with that of the
-  other, and its metadata say that this program made it.
+  A folder has images and their results the next time. An image that was found
+  there is taken for a result of another one, of its folder or one above, if it
+  has the name of one, now or with another scale, and the size; or if its name
+  begins with that of the other, and its metadata say that this program made it,
+  and not the other. One that was named itself is only taken for a result beside
+  its image, where such are wanted, or for one that is wanted now.
 
   Args:
     inputs: The images.
@@ -91,20 +94,16 @@ def make_plan(
       wanted.append(_job(each, size, naming))
     except ValueError as error:
       problems.append(explain(error))
-  earlier = frozenset() if naming.file else _earlier(wanted, sizes, naming)
+  earlier = _earlier(inputs, wanted, sizes, naming)
   kept = storage.file_ids([*(p for p in sizes if p not in earlier), *others])
-  sources, jobs, existing = {}, [], []
+  sources, jobs, existing, colliding = {}, [], [], []
   for job in wanted:
     source, target = job.source, job.target
     if source in earlier:
       continue
     key = _key(target)
     if (other := sources.setdefault(key, source)) is not source:
-      problems.append(
-        f"{printable(source)}: its result {printable(target)} is that of"
-        f" {printable(other)} as well; --name '{{folder}}_{{name}}' tells them"
-        " apart"
-      )
+      colliding.append((job, other))
       continue
     try:
       there = _is_there(job, kept, overwrite, skip_existing)
@@ -115,6 +114,14 @@ def make_plan(
         existing.append(target)
       else:
         jobs.append(job)
+  if colliding:
+    kept = [each for each in inputs if each.path not in earlier]
+    way_out = _way_out(kept, wanted, sizes, naming)
+    problems += [
+      f"{printable(job.source)}: its result {printable(job.target)} is that of"
+      f" {printable(other)} as well; {way_out}"
+      for job, other in colliding
+    ]
   return Plan(
     tuple(jobs),
     tuple(existing),
@@ -177,41 +184,98 @@ def _is_large(size, naming):
   return wanted[0] <= size[1] and wanted[1] <= size[0]
 
 
+def _way_out(inputs, jobs, sizes, naming):
+  """Returns advice by which no two results have one name."""
+  several = {job.source for job in jobs if job.frames > 1}
+  for template in naming.wider():
+    wider = dataclasses.replace(naming, template=template)
+    with contextlib.suppress(ValueError):
+      taken = [
+        wider.target(
+          each,
+          sizes[each.path],
+          kind=_frames(each.path)[1] if each.path in several else None,
+        )
+        for each in inputs
+      ]
+      if len({str(each).casefold() for each in taken}) == len(taken):
+        return f"--name '{template}' tells them apart"
+  return "give one of them another name, or upscale it by itself"
+
+
 def _earlier(
+  inputs: Sequence[Input],
   jobs: Sequence[Job],
   sizes: Mapping[pathlib.Path, tuple[int, int] | None],
   naming: Naming,
 ) -> frozenset[pathlib.Path]:
   """Returns the images that are results of others."""
-  result_of, beside = {}, {}
+  if naming.file:
+    return frozenset()
+  result_of, stems = {}, {}
   for job in jobs:
     for target in job.targets:
       result_of.setdefault(_absolute(target), []).append(job.source)
-    if naming.folder is None:
-      stem = _absolute(job.source).with_suffix("")
-      beside.setdefault(stem, []).append(job.source)
-  found = set()
-  for path in (job.source for job in jobs):
-    absolute = _absolute(path)
-    name, separator, label = path.stem.rpartition("_")
-    rule = ResultSize.of_label(label) if separator and name else None
+  for each in inputs:
+    own = stems.setdefault(_absolute(each.path).parent, {})
+    own.setdefault(each.path.stem, []).append(each.path)
+  above = functools.cache(lambda folder: _above(folder, stems))
+  has_record = functools.cache(_has_record)
+
+  def is_result(image):
+    path, absolute = image.path, _absolute(image.path)
+    folders = above(absolute.parent)
+    if image.named:
+      folders = [] if naming.folder else [absolute.parent]
     origins = [(each, naming.size) for each in result_of.get(absolute, ())]
-    if rule:
-      of_name = beside.get(absolute.with_name(name), ())
-      origins += [(each, rule) for each in of_name]
+    name, separator, label = path.stem.rpartition("_")
+    if separator and name and (rule := ResultSize.of_label(label)):
+      origins += [
+        (each, rule)
+        for folder in folders
+        for each in stems[folder].get(name, ())
+      ]
     scale = naming.model_scale
     if any(
       origin != path and _may_be(sizes[path], sizes[origin], size, scale)
       for origin, size in origins
-    ) or (
-      any(
-        absolute.with_name(path.stem[:end]) in beside
-        for end in range(1, len(path.stem))
-      )
-      and _has_record(path)
     ):
-      found.add(path)
-  return frozenset(found)
+      return True
+    origins = (
+      origin
+      for folder in folders
+      for start in _starts(path.stem)
+      for origin in stems[folder].get(start, ())
+      if origin != path
+    )
+    return any(
+      has_record(path) and not has_record(origin) for origin in origins
+    )
+
+  return frozenset(each.path for each in inputs if is_result(each))
+
+
+def _above(folder, known):
+  """Returns those of known folders for whose images one may have results.
+
+  It may lie in them, or its tree be that of one that lies in it.
+  """
+  parts = folder.parts
+  wholes = (
+    pathlib.Path(*parts[:start], *parts[end:])
+    for start in range(1, len(parts) + 1)
+    for end in range(start, len(parts) + 1)
+  )
+  return [whole for whole in dict.fromkeys(wholes) if whole in known]
+
+
+def _starts(stem):
+  """Yields what an image may be called whose result is called so."""
+  for end in range(1, len(stem)):
+    # What is made of `1` is not called `10`.
+    if not (stem[end - 1].isdigit() and stem[end].isdigit()):
+      yield stem[:end]
+  yield stem
 
 
 def _may_be(size, before, rule, model_scale):
