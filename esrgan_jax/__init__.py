@@ -2,7 +2,7 @@
 
 Images are float arrays `[..., H, W, 3]`, RGB, in [0, 1]. Everything here is a
 pure function of arrays and pytrees, but for what reads and writes files, runs
-on devices or compiles: `load`, `Upscaler` and a few more, which are imported,
+on devices or compiles: `load`, `Upscaler` and a few more. All are imported,
 with what they need, when first used. `esrgan_jax.steps` trains.
 
 >>> import numpy as np
@@ -37,32 +37,6 @@ import importlib
 import typing
 import warnings
 
-from esrgan_jax.interpolate import interpolate_params
-from esrgan_jax.losses import (
-  charbonnier_loss,
-  gradient_penalty,
-  l1_loss,
-  mse_loss,
-  perceptual_loss,
-  relativistic_discriminator_loss,
-  relativistic_generator_loss,
-  vanilla_discriminator_loss,
-  vanilla_generator_loss,
-  wasserstein_critic_loss,
-  wasserstein_generator_loss,
-)
-from esrgan_jax.metrics import psnr, rgb_to_y, ssim, ssim_map
-from esrgan_jax.models.discriminators import VGGStyleDiscriminator
-from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.models.vgg import (
-  init_vgg19,
-  vgg19_features,
-  vgg19_from_keras,
-  vgg19_from_torchvision,
-)
-from esrgan_jax.ops.pixels import pixel_unshuffle
-from esrgan_jax.resize import imresize, imresize_uint8
-
 if typing.TYPE_CHECKING:
   from esrgan_jax import steps
   from esrgan_jax.compilation import (
@@ -70,21 +44,72 @@ if typing.TYPE_CHECKING:
     enable_compilation_cache,
     init,
   )
+  from esrgan_jax.interpolate import interpolate_params
+  from esrgan_jax.losses import (
+    charbonnier_loss,
+    gradient_penalty,
+    l1_loss,
+    mse_loss,
+    perceptual_loss,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+    vanilla_discriminator_loss,
+    vanilla_generator_loss,
+    wasserstein_critic_loss,
+    wasserstein_generator_loss,
+  )
+  from esrgan_jax.metrics import psnr, rgb_to_y, ssim, ssim_map
+  from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+  from esrgan_jax.models.rrdb import RRDBNet
+  from esrgan_jax.models.vgg import (
+    init_vgg19,
+    vgg19_features,
+    vgg19_from_keras,
+    vgg19_from_torchvision,
+  )
+  from esrgan_jax.ops.pixels import pixel_unshuffle
+  from esrgan_jax.resize import imresize, imresize_uint8
   from esrgan_jax.upscaling.upscaler import Upscaler, load
   from esrgan_jax.weights.checkpoints import load_checkpoint, save_checkpoint
   from esrgan_jax.weights.files import write_weights
 
 __version__ = "0.1.0"
 
-# These touch the world; see the module's docstring.
+# Imported when first used: the command must be able to tell of an interrupt
+# before what takes a second, and loading what touches the world needs a reason.
 _LAZY = {
+  "RRDBNet": "esrgan_jax.models.rrdb",
   "Upscaler": "esrgan_jax.upscaling.upscaler",
+  "VGGStyleDiscriminator": "esrgan_jax.models.discriminators",
+  "charbonnier_loss": "esrgan_jax.losses",
   "compiler_options": "esrgan_jax.compilation",
   "enable_compilation_cache": "esrgan_jax.compilation",
+  "gradient_penalty": "esrgan_jax.losses",
+  "imresize": "esrgan_jax.resize",
+  "imresize_uint8": "esrgan_jax.resize",
   "init": "esrgan_jax.compilation",
+  "init_vgg19": "esrgan_jax.models.vgg",
+  "interpolate_params": "esrgan_jax.interpolate",
+  "l1_loss": "esrgan_jax.losses",
   "load": "esrgan_jax.upscaling.upscaler",
   "load_checkpoint": "esrgan_jax.weights.checkpoints",
+  "mse_loss": "esrgan_jax.losses",
+  "perceptual_loss": "esrgan_jax.losses",
+  "pixel_unshuffle": "esrgan_jax.ops.pixels",
+  "psnr": "esrgan_jax.metrics",
+  "relativistic_discriminator_loss": "esrgan_jax.losses",
+  "relativistic_generator_loss": "esrgan_jax.losses",
+  "rgb_to_y": "esrgan_jax.metrics",
   "save_checkpoint": "esrgan_jax.weights.checkpoints",
+  "ssim": "esrgan_jax.metrics",
+  "ssim_map": "esrgan_jax.metrics",
+  "vanilla_discriminator_loss": "esrgan_jax.losses",
+  "vanilla_generator_loss": "esrgan_jax.losses",
+  "vgg19_features": "esrgan_jax.models.vgg",
+  "vgg19_from_keras": "esrgan_jax.models.vgg",
+  "vgg19_from_torchvision": "esrgan_jax.models.vgg",
+  "wasserstein_critic_loss": "esrgan_jax.losses",
+  "wasserstein_generator_loss": "esrgan_jax.losses",
   "write_weights": "esrgan_jax.weights.files",
 }
 

@@ -88,11 +88,22 @@ class _Signalled(SystemExit):
   """The end by a signal that asks for it."""
 
 
-def _leave(status: int) -> NoReturn:
-  """Ends the process without waiting for what devices compute."""
+def _leave(number: int) -> NoReturn:
+  """Ends the process on a signal, without waiting for what devices compute."""
+  said = b"\ninterrupted\n" if number == signal.SIGINT else b""
+  with contextlib.suppress(OSError, ValueError, AttributeError):
+    if sys.stderr.isatty():
+      said = b"\x1b[?25h" + (said or b"\n")  # A bar hides the cursor.
+    os.write(sys.stderr.fileno(), said)
   storage.remove_unfinished()
-  os._exit(status)
+  os._exit(128 + number)  # As a shell says it.
 
+
+_ENDING = [
+  getattr(signal, name)
+  for name in ("SIGTERM", "SIGHUP")
+  if hasattr(signal, name)
+]
 
 # Seconds that compiled code may go on after a signal, before the process ends.
 _PATIENCE = 5.0
@@ -105,14 +116,16 @@ def _tidy_ends() -> Iterator[None]:
   def end(number: int, _: object) -> NoReturn:
     raise _Signalled(128 + number)  # As a shell says it.
 
-  before = {}
+  before, numbers = {}, {signal.SIGINT}
   with contextlib.ExitStack() as stack:
     if threading.current_thread() is threading.main_thread():
-      for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is signal.SIG_DFL:
+      for number in _ENDING:
+        handler = signal.getsignal(number)
+        if handler is signal.SIG_DFL:
           before[number] = signal.signal(number, end)
-      stack.enter_context(_impatient({*before, signal.SIGINT}))
+        if handler in (signal.SIG_DFL, _end_process):
+          numbers.add(number)
+      stack.enter_context(_impatient(numbers))
     try:
       yield
     finally:
@@ -143,9 +156,7 @@ def _impatient(numbers: Set[int]) -> Iterator[None]:
           return
         if number in numbers:
           ending = number
-    if sys.stderr.isatty():
-      os.write(sys.stderr.fileno(), b"\x1b[?25h\n")  # A bar hides the cursor.
-    _leave(128 + ending)
+    _leave(ending)
 
   watcher = threading.Thread(target=watch, daemon=True)
   watcher.start()
@@ -169,6 +180,9 @@ def _unwatch() -> None:
   """Keeps a fork's signals from being taken for those of its parent."""
   if _watched:
     signal.set_wakeup_fd(-1)
+  for number, usual in _usual.items():
+    if signal.getsignal(number) is _end_process:
+      signal.signal(number, usual)
 
 
 if hasattr(os, "register_at_fork"):
@@ -212,18 +226,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
+def _end_process(number: int, _: object) -> NoReturn:
+  """Ends on a signal, wherever it comes.
+
+  An exception would have to come through whatever runs: the imports of C++,
+  which swallow it, callbacks and finalizers, out of which it is printed.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(Exception):  # It may be at it, or be closed.
+      stream.flush()
+  _leave(number)
+
+
+# What the signals meant before this process took them.
+_usual: dict[int, object] = {}
+
+
 def run_process() -> NoReturn:
   """Runs the one command of a process, which ends at once on a signal."""
-  try:
-    status = main()
-  except _Signalled as end:
-    status = end.code
-  if status < 128:
-    sys.exit(status)
-  for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-      stream.flush()
-  _leave(status)
+  for number in (signal.SIGINT, *_ENDING):
+    usual = signal.getsignal(number)
+    if usual in (signal.SIG_DFL, signal.default_int_handler):
+      _usual[number] = usual
+      signal.signal(number, _end_process)
+  sys.exit(main())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -106,6 +107,67 @@ def test_a_signal_ends_compiled_code_and_leaves_no_debris(tmp_path, name):
     status = process.wait(20)
   assert status == 128 + getattr(signal, name)
   assert os.listdir(tmp_path) == []
+
+
+_WHILE_BUSY = """
+import os, signal, sys
+sys.argv = ["esrgan_jax", "models"]
+from esrgan_jax import __main__, storage
+from esrgan_jax.commands import models
+
+class Thing:
+  def __del__(self):  # Python prints what is raised here, and goes on.
+    signal.raise_signal(int(number))
+
+def run(_):
+  with storage.written_aside(folder + "/a", overwrite=False) as file:
+    Thing()
+  return 0
+
+_, number, folder = sys.orig_argv[-3:]
+models.run = run
+__main__.run_process()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_a_process_wherever_it_comes(tmp_path, name):
+  number = getattr(signal, name)
+  done = subprocess.run(
+    [sys.executable, "-c", _WHILE_BUSY, "", str(int(number)), tmp_path],
+    check=False,
+    capture_output=True,
+    timeout=60,
+  )
+  expected = b"\ninterrupted\n" if name == "SIGINT" else b""
+  assert (done.returncode, done.stderr) == (128 + number, expected)
+  assert os.listdir(tmp_path) == []
+
+
+def test_nothing_heavy_is_imported_before_signals_are_taken():
+  """What C++ imports would swallow an interrupt, or print it."""
+  code = """
+import sys
+import time
+from esrgan_jax import __main__
+assert not {"jax", "numpy", "flax", "rich"} & {*sys.modules}
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.25, 0.5, 1, 1.5, 2])
+def test_an_interrupt_during_imports_is_one(seconds):
+  command = [sys.executable, "-m", "esrgan_jax", "evaluate", "--hr", "none"]
+  with subprocess.Popen(
+    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  ) as process:
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+  if process.returncode != 1:  # A fast machine has told of the folder by now.
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"\ninterrupted\n"
 
 
 _FORK = """

@@ -254,9 +254,7 @@ def output_of(
   if output is None:
     return None, None
   if not output:
-    raise ValueError(
-      "'' is no name for an output; . is the folder that this is"
-    )
+    raise ValueError("'' is no name of an output; . is the current folder")
   path, suffixes = pathlib.Path(output), images.OUTPUT_SUFFIXES
   if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
     if path.exists() and not path.is_dir() and not path.is_file():
