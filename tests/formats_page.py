@@ -109,6 +109,8 @@ floats is that, and `Metadata` says what the writer undoes:
   divided by what they stay below. Lamps may stay above 1.
 - `white`: floats of a TIFF that are not linear may go beyond 1. White is 255 or
   65535 where they come near to it, else what they stay below, such as a height.
+  A float TIFF gets them back. Elsewhere what they were divided by is told, but
+  for the second kind in OpenEXR, PFM and JPEG XL: light goes as far.
 - `bits`: 16 of halves, which become halves again. 10 or 12 of integers.
 
 A result in an integer format is what a display shows: white is white, and what

@@ -14,9 +14,13 @@ import tifffile
 from PIL import Image as PilImage
 from PIL import ImageCms, PngImagePlugin
 
-from esrgan_jax.images import Image, Metadata, write_image
+from esrgan_jax.images import Image, Metadata, profiles, write_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+# Of BT.2020, so that it says something.
+WIDE = profiles.of_primaries(
+  (0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046), None, channels=3
+)
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
 
 

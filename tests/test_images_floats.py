@@ -1,6 +1,7 @@
 """Floats: in display form for the network, and back as the file had them."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -121,7 +122,25 @@ def test_floats_beyond_one(tmp_path, top, white):
   images.write_image(file, image, overwrite=True)
   np.testing.assert_allclose(tifffile.imread(file), samples[..., 0], rtol=1e-6)
   notes = images.write_image(tmp_path / "a.jpg", image)
-  assert len(notes) == (top == 2960.5)
+  assert len(notes) == (white != 1) + (top == 2960.5)
+  assert white == 1 or f"divided by {white:.6g}, " in notes[0]
+
+
+@pytest.mark.parametrize("suffix", ["exr", "pfm", "jxl"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("top", [1.5, 3, 40, 1500])
+def test_the_scale_goes_from_format_to_format(tmp_path, top, dtype, suffix):
+  samples = waves(9, 7, 3, top=top, dtype=dtype)
+  tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb")
+  chain = ("a.tif", f"b.{suffix}", "c.tif", f"d.{suffix}")
+  expected = light.to_light(samples)
+  for before, after in itertools.pairwise(chain):
+    image = images.read_image(tmp_path / before)
+    assert images.write_image(tmp_path / after, image, lossless=True) == ()
+    got = images.read_image(tmp_path / after)
+    assert got.metadata.linear
+    got = light.to_file(got.pixels, got.metadata, linear=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-5)
 
 
 def test_a_lamp_does_not_darken_the_picture(tmp_path):

@@ -8,6 +8,7 @@ import io
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as PilImage
 
 from esrgan_jax import images
@@ -331,12 +332,31 @@ def test_exr_of_no_picture(tmp_path):
 
 
 def test_what_has_no_room_is_told(tmp_path):
-  info = Metadata(icc_profile=build.SRGB, exif=build.exif_block())
+  info = Metadata(icc_profile=build.WIDE, exif=build.exif_block())
   image = Image(noise(4, 4, 3), metadata=info)
   for suffix in (".tga", ".ppm", ".qoi", ".exr"):
     (note,) = images.write_image(tmp_path / f"a{suffix}", image)
     assert ("colour profile, EXIF" in note) == (suffix != ".exr")
     assert "EXIF" in note
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_says_nothing_is_not_told(tmp_path, channels):
+  # tifffile names itself, and linear light is what OpenEXR means.
+  samples = np.zeros((4, 4, channels), np.float32)
+  linear = profiles.linear_srgb(channels)
+  file = tmp_path / "a.tif"
+  tifffile.imwrite(
+    file, samples if channels == 3 else samples[..., 0], iccprofile=linear
+  )
+  image = images.read_image(file)
+  assert image.metadata.exif is not None
+  for suffix in (".exr", ".pfm", ".jxl", ".tga"):
+    assert not [
+      note
+      for note in images.write_image(tmp_path / f"a{suffix}", image)
+      if "no room" in note
+    ]
 
 
 # The page.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container
 
-from esrgan_jax.images import geotiff, png_chunks, xmp
+from esrgan_jax.images import geotiff, png_chunks, profiles, xmp
 from esrgan_jax.images import metadata as meta
 from esrgan_jax.images.limits import MAX_METADATA
 from esrgan_jax.images.notes import listed
@@ -50,6 +50,10 @@ def fit_metadata(
   lost = [n for n, v in fields.items() if v is not None and n not in holds]
   for name in lost:
     fields[name] = None
+  if "exif" in lost and not meta.says_something(exif):
+    lost.remove("exif")
+  if "icc_profile" in lost and profiles.is_srgb(metadata.icc_profile):
+    lost.remove("icc_profile")  # As without a word.
   space = meta.SPACE_OF_CHANNELS[channels]
   profile = fields["icc_profile"]
   if profile is not None and meta.profile_space(profile) != space:
@@ -58,7 +62,7 @@ def fit_metadata(
     notes.append(f"its colour profile is left out, not being one of {kind}")
   missing = [_NAMES[name] for name in lost]
   if format_ != "PNG":
-    if "icc_profile" not in lost:
+    if "icc_profile" in holds or metadata.icc_profile is None:
       fields["icc_profile"], more = _with_colours(
         metadata.png_chunks, fields["icc_profile"], channels, holds
       )

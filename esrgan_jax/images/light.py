@@ -21,6 +21,8 @@ _WHITES = (255.0, 65_535.0)
 # Of values that leave [0, 1] by less, nobody need be told.
 _VISIBLE = 1 / 255
 _SAMPLED = 2**20
+# A display's value whose light, and twice as much, halves can hold.
+_MOST_OF_HALVES = 64
 
 
 def to_display(light: np.ndarray) -> np.ndarray:
@@ -125,12 +127,33 @@ def to_file(
   """
   if pixels.dtype != np.float32:
     shown = pixels / np.float32(np.iinfo(pixels.dtype).max)
-  else:
-    shown = pixels * np.float32(metadata.gain)
-  if linear:
-    return to_light(shown)
-  white = metadata.white if pixels.dtype == np.float32 else 1.0
-  return shown * np.float32(white)
+    return to_light(shown) if linear else shown
+  white = metadata.white
+  if linear and white in _WHITES:
+    white = 1.0  # Of another scale, where light has 1.
+  shown = pixels * np.float32(metadata.gain * white)
+  return to_light(shown) if linear else shown
+
+
+def scale_notes(metadata: Metadata, *, floats: bool) -> tuple[str, ...]:
+  """Tells by what floats were divided, where the file can't undo it.
+
+  Args:
+    metadata: Of the floats.
+    floats: Whether the file has floats, of linear light.
+  """
+  white = metadata.white
+  if white == 1 or (floats and white not in _WHITES):
+    return ()
+  what = "white" if white in _WHITES else "about its brightest, to be white"
+  return (f"its values were divided by {white:.6g}, {what}; .tif keeps them",)
+
+
+def fits_half(metadata: Metadata) -> bool:
+  """Tells whether light of floats that were halves stays below their end."""
+  return metadata.gain * metadata.white <= _MOST_OF_HALVES or (
+    metadata.linear or metadata.white in _WHITES
+  )
 
 
 def share(alpha: np.ndarray) -> np.ndarray:

@@ -34,6 +34,10 @@ TEXTS = {*_TEXTS, *_COMMENTS}
 # Of a TIFF's own directory, what EXIF has there too: words about the picture.
 ASCII_WORDS = {269, 270, 271, 272, 305, 306, 315, 316, 33432}
 WORDS = {18246, 18249, *range(40091, 40096), *ASCII_WORDS}
+# What says how the file was made and its pixels lie, and nothing of a picture
+# elsewhere: sizes, resolution, the program, EXIF's version.
+_OF_FILE = {_ORIENTATION, _WIDTH, _HEIGHT, _UNIT, *_RESOLUTION, _SOFTWARE, 531}
+_OF_BLOCK = {36864, 37121, 40960, 40961, *_SEEN}
 # Where another file's pixels, thumbnails and further directories lay.
 _POINTERS = {273, 279, 288, 289, 324, 325, 330, 513, 514}
 
@@ -83,6 +87,14 @@ def load_exif(block: bytes | None) -> Exif:
     except (ValueError, struct.error):
       pass
   return Exif({}, "<", damaged=True)
+
+
+def says_something(exif: Exif) -> bool:
+  """Tells whether there is more than how the file was made."""
+  below = exif.tree.get(EXIF, {})
+  return bool(exif.tree.keys() - _OF_FILE - {EXIF}) or bool(
+    isinstance(below, dict) and below.keys() - _OF_BLOCK - {INTEROP}
+  )
 
 
 def orientation_of(exif: Exif) -> int:

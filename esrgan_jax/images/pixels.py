@@ -86,7 +86,7 @@ class Metadata:
     gain: Of floats: what the display's values were divided by, for the pixels
       to be in about [0, 1]; 1 is a screen's white.
     white: Of floats that are not linear: the file's number for white, 1 unless
-      its values are in 0 to 255 or the like.
+      its values are in 0 to 255 or the like, or else far above 1.
     size: Width and height of the picture that all this was said of, upright;
       None: those of the pixels. Of an enlarged one, what counts in pixels is
       scaled by them when it is written.

@@ -31,6 +31,8 @@ _SRGB = b"para" + struct.pack(
     for v in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
   ),
 )
+# Its white, red, green and blue.
+_SRGB_PLACES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 # What stands for 1 in a curve of one number, and in a parametric one.
 _IDENTITIES = (
   _LINEAR,
@@ -69,6 +71,28 @@ def is_linear(profile: bytes | None) -> bool:
   return bool(curves) and all(
     any(curve.startswith(known) for known in _IDENTITIES) for curve in curves
   )
+
+
+def is_srgb(profile: bytes | None) -> bool:
+  """Tells a profile of sRGB's primaries, or grey, with sRGB's own curve.
+
+  So is what `with_curves` makes of `linear_srgb`; the tables that others have
+  for the curve are not looked at.
+
+  >>> is_srgb(with_curves(linear_srgb(), linear=False)), is_srgb(linear_srgb())
+  (True, False)
+  """
+  try:
+    tags = dict(_tags(profile or b""))
+  except (ValueError, struct.error):
+    return False
+  curves = [tags[name] for name in _CURVES if name in tags]
+  if not curves or any(not curve.startswith(_SRGB) for curve in curves):
+    return False
+  if b"kTRC" in tags:
+    return b"A2B0" not in tags
+  places = primaries_of(profile)
+  return places is not None and np.allclose(places, _SRGB_PLACES, atol=0.002)
 
 
 def with_curves(profile: bytes, *, linear: bool) -> bytes | None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from esrgan_jax import storage
-from esrgan_jax.images import light
+from esrgan_jax.images import light, profiles
 from esrgan_jax.images.encoders import jp2, plain
 from esrgan_jax.images.encoders.avif import write_avif
 from esrgan_jax.images.encoders.exr import chromaticities, write_exr
@@ -184,9 +184,13 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
     # Opaque: `check_fits` has seen to it.
     image = dataclasses.replace(image, alpha=None)
   depth = FORMATS[format_].depth
-  if image.pixels.dtype == np.float32 and depth != np.float32:
-    image = light.to_integers(image, depth)
-  notes = list(image.notes)
+  notes = []
+  if image.pixels.dtype == np.float32 and format_ != "TIFF":
+    floats = depth == np.float32
+    notes += light.scale_notes(image.metadata, floats=floats)
+    if not floats:
+      image = light.to_integers(image, depth)
+  notes += image.notes
   pixels, alpha = image.pixels, image.alpha
   if depth == np.uint8:
     pixels = _to_uint8(pixels)
@@ -211,7 +215,8 @@ def fit(image: Image, format_: str) -> tuple[Image, tuple[str, ...]]:
   if (
     format_ == "EXR"
     and metadata.icc_profile is not None
-    and (chromaticities(metadata.icc_profile) is None)
+    and chromaticities(metadata.icc_profile) is None
+    and not profiles.is_srgb(metadata.icc_profile)
   ):
     notes.append(no_room(format_, "colour profile, which is not of a matrix"))
   return Image(pixels, alpha, metadata, extra), tuple(notes)

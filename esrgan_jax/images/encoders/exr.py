@@ -21,7 +21,8 @@ def write_exr(file: BinaryIO, image: Image) -> None:
   H, _W, C = image.pixels.shape
   info, alpha = image.metadata, image.alpha
   # Half floats have eleven bits at any brightness: enough for 8-bit integers.
-  half = info.bits == 16 or image.pixels.dtype == np.uint8
+  half = info.bits == 16 and light.fits_half(info)
+  half = half or image.pixels.dtype == np.uint8
   kind = np.dtype("<f2" if half else "<f4")
   # The file has channels by their names' order.
   names = ["Y"] if C == 1 else ["B", "G", "R"]

@@ -32,7 +32,8 @@ def write_jxl(
   if image.alpha is not None:
     pixels = np.concatenate([pixels, image.alpha[..., None]], axis=2)
   if floats:
-    kind = np.dtype(np.float16 if info.bits == 16 else np.float32)
+    half = info.bits == 16 and light.fits_half(info)
+    kind = np.dtype(np.float16 if half else np.float32)
     pixels = light.as_kind(pixels, kind)
   options = {"lossless": True} if lossless else {"distance": distance(quality)}
   data = codec("jpegxl").encode(
