@@ -347,7 +347,10 @@ def test_what_says_nothing_is_not_told(tmp_path, channels):
   linear = profiles.linear_srgb(channels)
   file = tmp_path / "a.tif"
   tifffile.imwrite(
-    file, samples if channels == 3 else samples[..., 0], iccprofile=linear
+    file,
+    samples if channels == 3 else samples[..., 0],
+    photometric="rgb" if channels == 3 else "minisblack",
+    iccprofile=linear,
   )
   image = images.read_image(file)
   assert image.metadata.exif is not None
