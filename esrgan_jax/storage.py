@@ -36,6 +36,7 @@ __all__ = [
   "check_output",
   "file_ids",
   "folder_written_aside",
+  "free_bytes",
   "is_remote",
   "kvstore",
   "move_folder",
@@ -144,6 +145,18 @@ _KINDS = {
   stat.S_IFIFO: "a pipe",
   stat.S_IFSOCK: "a socket",
 }
+
+
+def free_bytes(folder: str | os.PathLike[str]) -> int:
+  """Tells how much room there is where a folder is, or would be made.
+
+  >>> free_bytes("no/such/folder") > 0
+  True
+  """
+  folder = pathlib.Path(folder).absolute()
+  while not folder.is_dir():
+    folder = folder.parent
+  return shutil.disk_usage(folder).free
 
 
 def _stat(path):

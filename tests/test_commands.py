@@ -156,7 +156,7 @@ assert not {"jax", "numpy", "flax", "rich"} & {*sys.modules}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.25, 0.5, 1, 1.5, 2])
+@pytest.mark.parametrize("seconds", [0.25, 0.5, 1])
 def test_an_interrupt_during_imports_is_one(seconds):
   command = [sys.executable, "-m", "esrgan_jax", "evaluate", "--hr", "none"]
   with subprocess.Popen(

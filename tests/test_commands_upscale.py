@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from esrgan_jax import __main__, images
+from esrgan_jax import __main__, images, storage
 from esrgan_jax.upscaling import memory, photo, upscaler
 from esrgan_jax.weights import files
 from tests.hostile_names import NAMES, harmless
@@ -463,6 +463,43 @@ def test_values_out_of_range_are_usage_errors(run, option, capsys):
   assert option[1] in capsys.readouterr().err
 
 
+def test_a_dry_run_claims_what_headers_tell(run):
+  save("grey.png", "L")
+  save("grey_alpha.png", "LA")
+  save("colour.png")
+  save("alpha.png", "RGBA")
+  save("webp.webp", "L", lossless=True)
+  save("jpeg.jpg", "L")
+  status, out, err = run(".", "-f", "pgm", "-o", "out", "-n", "-q")
+  assert status == 1
+  refused = {line.split(":")[1].strip() for line in err.splitlines()}
+  assert refused == {"out/colour.pgm", "out/alpha.pgm"}
+  _, out, err = run(".", "-f", "pgm", "-n")
+  assert "webp.webp -> webp_x4.pgm  14 x 11 -> 56 x 44, if it is grey" in out
+  _, out, err = run("grey.png", "alpha.png", "colour.png", "-f", "jpg", "-n")
+  doubted = [line for line in out.splitlines() if "if nothing of it" in line]
+  assert [line.split()[0] for line in doubted] == ["alpha.png"]
+  assert err == ""
+  _, out, _ = run("alpha.png", "-f", "jpg", "-n", "--background", "white")
+  assert ", if" not in out
+
+
+def test_a_result_that_has_no_room_is_refused_before_the_work(run, monkeypatch):
+  free = 10**9
+
+  def compute(*_, **__):
+    raise AssertionError("computed")
+
+  monkeypatch.setattr(upscaler.Upscaler, "upscale", compute)
+  monkeypatch.setattr(storage, "free_bytes", lambda _: free)
+  save("a.png", size=(30, 20))
+  status, out, err = run("a.png", "--width", 30_000)
+  assert status == 1
+  assert "note: 1000 MB are free there, and results have 1800 MB" in out
+  assert "a_w30000.png needs 1.8 GB of the disk" in err
+  assert "a_w30000.png needs" not in run("a.png", "--width", 30_000, "-n")[2]
+
+
 def test_an_unknown_model_names_the_nearest(run):
   save("a.png")
   status, _, err = run("a.png", model="realesrgan-x4-plus")
@@ -487,7 +524,7 @@ def test_tiles_and_exactness_reach_the_model(run):
 def test_a_large_result_lies_in_a_file_until_it_is_written(run, monkeypatch):
   save("a.png")
   run("a.png", "-o", "small.png")
-  monkeypatch.setattr(photo, "_MEMMAP_BYTES", 1000)
+  monkeypatch.setattr(photo, "MEMMAP_BYTES", 1000)
   status, _, _ = run("a.png", "-o", "large.png")
   assert status == 0
   np.testing.assert_array_equal(array_of("small.png"), array_of("large.png"))

@@ -20,6 +20,21 @@ def test_it_is_that_of_the_picture(tmp_path, suffix, turn):
   assert read_upright_size(path) == (width, height)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "pgm", "ppm", "webp"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_channels_are_those_of_the_picture_or_not_told(tmp_path, suffix, mode):
+  path = tmp_path / f"a.{suffix}"
+  for options in ({}, {"transparency": 0}) if suffix == "png" else ({},):
+    try:
+      PilImage.new(mode, (7, 4)).save(path, **options)
+    except (OSError, ValueError):
+      return  # Not in this format.
+    picture = images.read_image(path)
+    expected = (picture.pixels.shape[2], picture.alpha is not None)
+    known = images.read_channels(path)
+    assert known == (None if suffix == "webp" else expected)
+
+
 def test_what_is_cut_short_has_what_is_known(tmp_path):
   path = tmp_path / "a.jpg"
   PilImage.new("RGB", (7, 4)).save(path)
@@ -27,6 +42,7 @@ def test_what_is_cut_short_has_what_is_known(tmp_path):
   assert read_upright_size(path) == (7, 4)
   path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x07\0\0\0\x04")
   assert read_upright_size(path) == (7, 4)
+  assert images.read_channels(path) is None
   assert read_upright_size(tmp_path) is None
   assert read_upright_size(tmp_path / "absent.png") is None
 

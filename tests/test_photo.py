@@ -61,7 +61,7 @@ def test_even_alpha_takes_no_second_pass(model):
 def test_a_large_result_lies_in_a_file(model, monkeypatch, tmp_path):
   picture = images.Image(array(11, 14, 3))
   expected = photo.upscale_photo(model, picture).pixels
-  monkeypatch.setattr(photo, "_MEMMAP_BYTES", 1000)
+  monkeypatch.setattr(photo, "MEMMAP_BYTES", 1000)
   result = photo.upscale_photo(model, picture, folder=tmp_path).pixels
   assert isinstance(result, np.memmap)
   np.testing.assert_array_equal(result, expected)

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -91,15 +92,23 @@ def test_templates_that_cannot_be_meant(template, message):
     Naming(template=template)
 
 
-def test_a_name_that_needs_a_size_which_no_header_tells_is_one_problem():
+def test_a_damaged_file_is_blamed_rather_than_the_name():
   save("a.png")
   pathlib.Path("b.png").write_bytes(b"no image")
   made = plan("a.png", "b.png", naming=Naming(template="{name}_{width}"))
   assert targets(made) == ["a_24.png"]
-  assert made.problems == (
-    "b.png: its header does not tell its size; leave {width} out of its"
-    " result's name",
-  )
+  (problem,) = made.problems
+  assert problem.startswith("b.png: not an image of a known format")
+
+
+def test_results_have_a_bound():
+  save("a.png")
+  naming = Naming(size=ResultSize(width=200_000))
+  (problem,) = plan("a.png", naming=naming).problems
+  assert problem.startswith("a.png: its result would be 200000 x 133333 pixels")
+  needed = int(re.search(r"--max-pixels (\d+)", problem)[1])
+  assert plan("a.png", naming=naming, max_pixels=needed).jobs
+  assert plan("a.png", naming=naming, max_pixels=needed - 1).problems
 
 
 def test_a_name_that_becomes_nothing_is_told():

@@ -16,7 +16,7 @@ import argparse
 import contextlib
 import os
 import pathlib
-import shutil
+import re
 import time
 from collections.abc import Iterator, Sequence
 
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=_FORMATS,
     metavar="FORMAT",
     help=f"format of results that OUT doesn't name: {', '.join(_FORMATS)}"
-    " (default: as the input)",
+    " (default: as the input); gif and apng are for animations only",
   )
   parser.add_argument(
     "--quality",
@@ -176,8 +176,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=_natural,
     default=images.MAX_PIXELS,
     metavar="N",
-    help="refuse larger images, and those that claim far more than their bytes"
-    " make believable (default: %(default)s)",
+    help="refuse larger images, those that claim far more than their bytes make"
+    " believable, and results of more than 16 times as many (default:"
+    " %(default)s)",
   )
   parser.add_argument(
     "--background",
@@ -205,8 +206,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Upscales all inputs; returns the exit status."""
   piped = [text for text in args.inputs if pipes.is_pipe(text)]
+  if sum(map(pipes.is_stdin, piped)) > 1:
+    raise ValueError("standard input is one image, and was given twice")
   to_stdout = pipes.is_stdout(args.output)
-  if piped and not args.output:
+  if piped and args.output is None:
     if len(args.inputs) > 1:
       raise ValueError(f"{piped[0]} has no name for its result; give -o")
     to_stdout = True
@@ -267,6 +270,7 @@ def _run(
     overwrite=args.overwrite,
     skip_existing=args.skip_existing,
     only_smaller=args.only_smaller,
+    max_pixels=args.max_pixels,
     others=[args.model],
   )
   for job in plan.jobs:
@@ -277,10 +281,14 @@ def _run(
       )
   _tell(plan, report)
   if args.dry_run:
-    _say_what_would_be_done(plan.jobs, naming, args, report)
+    _say_what_would_be_done(
+      plan.jobs, naming, args, report, send=for_stdout is not None
+    )
+    _tell_room(plan.jobs, naming, report)
     return report.status
   if not plan.jobs:
     return report.status
+  _tell_room(plan.jobs, naming, report)
   model = model or _load(args, report)
   settings = files.Settings(
     size=size,
@@ -446,12 +454,15 @@ def _say_what_would_be_done(
   naming: names.Naming,
   args: argparse.Namespace,
   report: _Report,
+  *,
+  send: bool,
 ) -> None:
   """Tells what would be made of what, by the images' headers."""
   total = 0
   for job in jobs:
+    target = "-" if send else job.target
     if job.size is None:
-      report.say(f"{job.source} -> {job.target}  its header tells no size")
+      report.say(f"{job.source} -> {target}  its header tells no size")
       continue
     width, height = job.size
     result = naming.size.of((height, width), model_scale=naming.model_scale)
@@ -461,40 +472,68 @@ def _say_what_would_be_done(
           f"{printable(job.source)}: {width} x {height} pixels are more than"
           f" max_pixels={args.max_pixels}"
         )
-      if job.frames == 1 or job.each:
-        images.check_fits(
-          job.targets[0],
-          (*result, 3),
-          transparent=False,
-          lossless=args.lossless,
-        )
+      doubt = _check_fits(job, result, args)
     except ValueError as error:
       report.fail(explain(error))
       continue
     total += result[0] * result[1] * job.frames
     frames = f"{job.frames} of " if job.frames > 1 else ""
     report.say(
-      f"{job.source} -> {job.target}  {frames}{width} x {height} ->"
-      f" {result[1]} x {result[0]}"
+      f"{job.source} -> {target}  {frames}{width} x {height} ->"
+      f" {result[1]} x {result[0]}{doubt}"
     )
   report.say(
     f"{_count(len(jobs), 'image')}, {total / 1e6:.1f} megapixels; nothing was"
     " done"
   )
-  if jobs:
-    free = _free_bytes(jobs[0].target.parent)
-    if free < 3 * total:
-      report.say(
-        f"note: {free / 1e6:.0f} MB are free there, and results have"
-        f" {3 * total / 1e6:.0f} MB before compression"
+
+
+def _check_fits(
+  job: files.Job, size: tuple[int, int], args: argparse.Namespace
+) -> str:
+  """Raises if the format cannot hold the result; returns what is in doubt."""
+  if job.frames > 1 and not job.each:
+    return ""
+  target, known = job.targets[0], None
+  if job.frames == 1:
+    known = images.read_channels(job.source)
+  channels, alpha = ((known[0],), known[1]) if known else ((1, 3), True)
+
+  def refused(count: int, *, transparent: bool) -> ValueError | None:
+    try:
+      images.check_fits(
+        target,
+        (*size, count),
+        transparent=transparent,
+        lossless=args.lossless,
       )
+    except images.ImageError as error:
+      return error
+    return None
+
+  errors = [refused(count, transparent=False) for count in channels]
+  if all(errors):
+    raise errors[0]
+  doubts = ["it is grey"] if any(errors) else []
+  if alpha and not args.background and refused(channels[0], transparent=True):
+    doubts.append("nothing of it is transparent")
+  return f", if {' and '.join(doubts)}" if doubts else ""
 
 
-def _free_bytes(folder: pathlib.Path) -> int:
-  folder = folder.absolute()
-  while not folder.is_dir():
-    folder = folder.parent
-  return shutil.disk_usage(folder).free
+def _tell_room(
+  jobs: Sequence[files.Job], naming: names.Naming, report: _Report
+) -> None:
+  """Tells if results might have no room."""
+  total = 0
+  for job in jobs:
+    if job.size:
+      size = naming.size.of(job.size[::-1], model_scale=naming.model_scale)
+      total += 3 * size[0] * size[1] * job.frames
+  if total and (free := storage.free_bytes(jobs[0].target.parent)) < total:
+    report.say(
+      f"note: {free / 1e6:.0f} MB are free there, and results have"
+      f" {total / 1e6:.0f} MB before compression"
+    )
 
 
 def _count(number: int, what: str) -> str:
@@ -592,7 +631,8 @@ class _Report:
   def _print(self, where: console.Console, message: str) -> None:
     # A folder for what goes through pipes is nobody's business.
     if self._hidden:
-      message = message.replace(f"{self._hidden}{os.sep}", "")
+      own = re.escape(f"{self._hidden}{os.sep}")
+      message = re.sub(rf"{own}(\d+{os.sep})?", "", message)
     aside = self._bar.aside() if self._bar else contextlib.nullcontext()
     with aside:
       where.print(message)

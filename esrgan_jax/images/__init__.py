@@ -16,6 +16,7 @@ PNG and TIFF are written piece by piece, so that an output that lives in a
 `numpy.memmap` is never copied whole.
 """
 
+from esrgan_jax.images.channels import read_channels
 from esrgan_jax.images.flattening import flatten, parse_colour
 from esrgan_jax.images.frame_writing import check_frames_fit, write_frames
 from esrgan_jax.images.frames import Frames, count_frames, read_frames
@@ -57,6 +58,7 @@ __all__ = [
   "is_image_suffix",
   "opaque",
   "parse_colour",
+  "read_channels",
   "read_frames",
   "read_image",
   "read_size",

@@ -63,7 +63,7 @@ def _size(file: BinaryIO) -> tuple[int, int]:
   if head.startswith(b"GIF8"):
     return struct.unpack_from("<HH", head, 6)
   if head.startswith(b"\xff\xd8\xff"):
-    return _jpeg_size(file)
+    return jpeg_frame(file)[:2]
   if head.startswith(b"BM"):
     core = head[14] == 12
     width, height = struct.unpack_from("<HH" if core else "<ii", head, 18)
@@ -97,14 +97,15 @@ def _tga_size(file: BinaryIO, head: bytes) -> tuple[int, int]:
   return found.width, found.height
 
 
-def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
+def jpeg_frame(file: BinaryIO) -> tuple[int, int, int]:
+  """Returns width, height and components of a JPEG."""
   at = 2
   for _ in range(_MOST_SEGMENTS):
     file.seek(at)
     fill, marker, length = struct.unpack(">BBH", file.read(4))
     if marker in _FRAMES:
-      height, width = struct.unpack_from(">xHH", file.read(5))
-      return width, height
+      height, width, count = struct.unpack(">xHHB", file.read(6))
+      return width, height, count
     # Any number of 0xFF may precede a marker.
     at += 1 if marker == 0xFF else 2 + length
     if fill != 0xFF:

@@ -23,7 +23,11 @@ from esrgan_jax.upscaling import photo
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
 
-__all__ = ["Done", "Job", "Settings", "upscale_files"]
+__all__ = ["Done", "Job", "Settings", "check_result_size", "upscale_files"]
+
+# Of results: what x4 makes of the largest image, or more where that is allowed.
+_MOST_RESULT_PIXELS = 2**32
+_MOST_RESULT_FACTOR = 16
 
 
 # Pixels of images that are read ahead, and of results that wait to be written;
@@ -87,7 +91,7 @@ class Settings:
     background: A colour to put behind what is transparent, where a format has
       no transparency; None: that is an error.
     record: A line on how results were made, for their metadata.
-    max_pixels: See `images.read_image`.
+    max_pixels: See `images.read_image`, and `check_result_size`.
     overwrite: Whether existing results are replaced.
   """
 
@@ -122,6 +126,54 @@ class Done:
   seconds: float
   frames: int = 1
   notes: tuple[str, ...] = ()
+
+
+def check_result_size(
+  path: str | os.PathLike[str],
+  size: tuple[int, int],
+  *,
+  max_pixels: int = images.MAX_PIXELS,
+) -> None:
+  """Raises if a result would be larger than anybody can want.
+
+  Args:
+    path: The image, for the message.
+    size: Height and width of the result.
+    max_pixels: Most pixels of an image: results may have 16 times as many, and
+      2**32 anyhow.
+
+  Raises:
+    ValueError: If it has more.
+
+  >>> check_result_size("a.png", (133333, 200000))
+  Traceback (most recent call last):
+  ...
+  ValueError: a.png: its result would be 200000 x 133333 pixels, more than ...
+  """
+  height, width = size
+  most = max(_MOST_RESULT_PIXELS, _MOST_RESULT_FACTOR * max_pixels)
+  if width * height > most:
+    needed = -(-width * height // _MOST_RESULT_FACTOR)
+    raise ValueError(
+      f"{printable(path)}: its result would be {width} x {height} pixels, more"
+      f" than {most}; choose a smaller one, or give --max-pixels {needed}"
+      f" (max_pixels={needed})"
+    )
+
+
+def _check_room(path, picture, size):
+  """Raises if a large result has no room on its disk while it is computed."""
+  channels = picture.pixels.shape[2]
+  needed = size[0] * size[1] * channels * picture.pixels.itemsize
+  if needed <= photo.MEMMAP_BYTES:
+    return
+  free = storage.free_bytes(path.parent)
+  if needed > free:
+    raise OSError(
+      f"{path} needs {needed / 1e9:.1f} GB of the disk before it is compressed,"
+      f" and {free / 1e9:.1f} GB are free; make room, or choose"
+      " another disk"
+    )
 
 
 def upscale_files(
@@ -342,6 +394,8 @@ def _task(model, job, picture, settings, progress):
   shape = picture.pixels.shape
   height, width = settings.size.of(shape, model_scale=model.scale)
   target = job.targets[0]
+  check_result_size(job.source, (height, width), max_pixels=settings.max_pixels)
+  _check_room(target, picture, (height, width))
   if settings.background and not _holds_alpha(target):
     picture = images.flatten(picture, settings.background)
   if job.frames == 1 or job.each:

@@ -23,7 +23,7 @@ from esrgan_jax.upscaling.upscaler import Upscaler
 __all__ = ["Ready", "Task", "resize", "upscale_photo", "upscale_photos"]
 
 # A result above this size lives in a file until it is written.
-_MEMMAP_BYTES = 2**28
+MEMMAP_BYTES = 2**28
 
 
 def upscale_photo(
@@ -365,7 +365,7 @@ def _room(
 ) -> np.ndarray:
   """Returns an array for a result; a large one lies in a nameless file."""
   size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-  if size <= _MEMMAP_BYTES:
+  if size <= MEMMAP_BYTES:
     return np.empty(shape, dtype)
   with tempfile.TemporaryFile(dir=folder) as file:
     if hasattr(os, "posix_fallocate"):

@@ -11,7 +11,14 @@ from typing import BinaryIO
 
 from esrgan_jax import images
 
-__all__ = ["check_stdout", "is_pipe", "is_stdout", "receive", "send"]
+__all__ = [
+  "check_stdout",
+  "is_pipe",
+  "is_stdin",
+  "is_stdout",
+  "receive",
+  "send",
+]
 
 _STDIN = {"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _STDOUT = {"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
@@ -32,6 +39,15 @@ def is_pipe(text: str) -> bool:
     return stat.S_ISFIFO(os.stat(text).st_mode)
   except (OSError, ValueError):
     return False
+
+
+def is_stdin(text: str) -> bool:
+  """Tells whether an input is standard input.
+
+  >>> is_stdin("/dev/stdin"), is_stdin("a.png")
+  (True, False)
+  """
+  return text in _STDIN
 
 
 def is_stdout(text: str | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from esrgan_jax import images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling.files import Job
+from esrgan_jax.upscaling.files import Job, check_result_size
 from esrgan_jax.upscaling.inputs import Input
 from esrgan_jax.upscaling.names import SUFFIXES, Naming
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -46,6 +46,7 @@ def make_plan(
   overwrite: bool = False,
   skip_existing: bool = False,
   only_smaller: bool = False,
+  max_pixels: int = images.MAX_PIXELS,
   others: Iterable[str | os.PathLike[str]] = (),
 ) -> Plan:
   """Plans what to make of images; none stops the others.
@@ -66,6 +67,7 @@ def make_plan(
       problems.
     only_smaller: Whether images are left alone whose header tells that they are
       no smaller than their results would be.
+    max_pixels: See `files.Settings`; for what bounds results.
     others: Files that must not be replaced either.
 
   Returns:
@@ -91,7 +93,7 @@ def make_plan(
       large.append(each.path)
       continue
     try:
-      wanted.append(_job(each, size, naming))
+      wanted.append(_job(each, size, naming, max_pixels))
     except ValueError as error:
       problems.append(explain(error))
   earlier = _earlier(inputs, wanted, sizes, naming)
@@ -131,9 +133,17 @@ def make_plan(
   )
 
 
-def _job(image, size, naming):
+def _job(image, size, naming, max_pixels):
   count, kind = _frames(image.path)
-  target = naming.target(image, size, kind=kind)
+  try:
+    target = naming.target(image, size, kind=kind)
+  except ValueError:
+    if size is None:  # A damaged file is to blame, not the name.
+      images.read_frames(image.path, max_pixels=2**62)
+    raise
+  if size:
+    wanted = naming.size.of(size[::-1], model_scale=naming.model_scale)
+    check_result_size(image.path, wanted, max_pixels=max_pixels)
   each = naming.each(image, kind)
   known = SUFFIXES[None if each else kind]
   suffix = each or target.suffix
