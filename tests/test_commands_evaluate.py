@@ -135,7 +135,6 @@ def test_models_of_every_kind(folders, capsys, kind):
     (["--model", "bicubic", "--measures", "ssim"], "did you mean ssim_y?"),
     (["--model", "bicubic", "--measures", ""], "no measure is named"),
     (["--model", "bicubic", "--measures", "ssim_y,ssim_y"], "named twice"),
-    (["--model", "bicubic", "--max-pixels", "1000"], "raise max_pixels (--max"),
     (["--model", ""], "the model's name is empty: give"),
     (["--model", "missing.pth"], "no file missing.pth"),
     (["--model", "bicubic", "--scale", "0"], "--scale is 0"),
@@ -180,6 +179,27 @@ def test_numbers_replace_nothing_but_numbers(folders, capsys, name):
     assert captured.err.count("\n") == 1
     assert captured.out == ""  # Before the work.
   assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_damaged_image_is_named_and_the_others_measured(folders, capsys):
+  (folders / "hr" / "00.png").write_bytes(b"no image")
+  command = ["evaluate", "-m", "bicubic", "--hr", str(folders / "hr")]
+  assert main(command) == 1
+  out, err = capsys.readouterr()
+  assert err.startswith("error: 00.png: not an image")
+  assert "2 of 3 images" in out
+  (folders / "hr" / "00.png").unlink()
+  assert main(command) == 0
+  alone = capsys.readouterr().out
+  assert re.search("mean .*", alone)[0] == re.search("mean .*", out)[0]
+
+
+def test_when_no_image_can_be_read_each_says_why(folders, capsys):
+  command = ["evaluate", "-m", "bicubic", "--hr", str(folders / "hr")]
+  assert main([*command, "--max-pixels", "1000"]) == 1
+  err = capsys.readouterr().err.splitlines()
+  assert [line.split()[1] for line in err] == ["0.png:", "1.png:", "there"]
+  assert "raise max_pixels (--max" in err[0]
 
 
 def test_names_are_text(folders, capsys, monkeypatch):

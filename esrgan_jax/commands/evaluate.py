@@ -4,7 +4,8 @@
   python -m esrgan_jax evaluate --model runs/mine --hr DIV2K_valid_HR
 
 Without --lr, LR is made from HR by MATLAB's bicubic imresize. Images belong
-together by name; DIV2K's 0801x4.png belongs to 0801.png.
+together by name; DIV2K's 0801x4.png belongs to 0801.png. An image that cannot
+be read is reported, the others are measured, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -149,17 +150,26 @@ def run(args: argparse.Namespace) -> int:
   for problem in source.problems:
     out.print(f"note: {problem.name} is left out: {problem.reason}")
   began = time.perf_counter()
-  with _progress() as bar:
-    task = bar.add_task(name, total=len(source))
-    result = evaluator.evaluate_pairs(
-      upscale,
-      evaluator.named_pairs(source),
-      scale=scale,
-      crop_border=args.crop_border,
-      model=name,
-      measures=chosen,
-      notify=lambda score: bar.advance(task),
-    )
+  unread: list[sources.Problem] = []
+  try:
+    with _progress() as bar:
+      task = bar.add_task(name, total=len(source))
+      result = evaluator.evaluate_pairs(
+        upscale,
+        (
+          evaluator.NamedPair(source.names[index], *pair)
+          for index, pair in sources.readable(source, unread.append)
+        ),
+        scale=scale,
+        crop_border=args.crop_border,
+        model=name,
+        measures=chosen,
+        notify=lambda score: bar.advance(task),
+      )
+  finally:
+    err = console.make_console(stderr=True)
+    for problem in unread:
+      err.print(f"error: {printable(problem.name)}: {problem.reason}")
   seconds = time.perf_counter() - began
   out.print(f"{name} on {args.hr}, LR {source.lr_origin}")
   out.print(result.protocol)
@@ -175,11 +185,16 @@ def run(args: argparse.Namespace) -> int:
       f" are up to {after:.1f}"
     )
   count = len(result.scores)
-  out.print(f"{count} image{'s' * (count != 1)} in {seconds:.1f} s")
+  total = count + len(unread)
+  which = f" of {total}" if unread else ""
+  means = "; the means are of these" if unread else ""
+  out.print(
+    f"{count}{which} image{'s' * (total != 1)} in {seconds:.1f} s{means}"
+  )
   if args.json:
     evaluator.write_evaluations(args.json, [result], overwrite=args.overwrite)
     out.print(args.json)
-  return 0
+  return int(bool(unread))
 
 
 def _consistent(
