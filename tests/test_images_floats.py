@@ -122,7 +122,8 @@ def test_floats_beyond_one(tmp_path, top, white):
   images.write_image(file, image, overwrite=True)
   np.testing.assert_allclose(tifffile.imread(file), samples[..., 0], rtol=1e-6)
   notes = images.write_image(tmp_path / "a.jpg", image)
-  assert len(notes) == (white != 1) + (top == 2960.5)
+  assert len(notes) == 1 + (white != 1) + (top == 2960.5)
+  assert notes[-1] == "JPEG has 8 bits at most, to which it was rounded"
   assert white == 1 or f"divided by {white:.6g}, " in notes[0]
 
 

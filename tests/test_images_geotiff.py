@@ -138,6 +138,7 @@ def test_bands_with_their_place(tmp_path, order, big):
   assert notes == (
     "JPEG has no room for its 6 further bands; choose .tif",
     "JPEG has no room for its place on the map; choose .tif",
+    "JPEG has 8 bits at most, to which it was rounded",
   )
 
 

@@ -596,6 +596,18 @@ def check_cut(tmp_path, whole, cuts):
   return refusals
 
 
+@pytest.mark.parametrize(
+  ("name", "kept"),
+  [("gif grey", 30), ("exr zip", 40), ("bmp", 20), ("webp", 14)],
+)
+def test_messages_on_cut_files_are_words(tmp_path, name, kept):
+  name = next(n for n in sorted(SAMPLES) if n.startswith(name.split()[0]))
+  with pytest.raises(ImageError, match="damaged or cut short") as error:
+    read(tmp_path, SAMPLES[name][:kept])
+  for raw in ("index", "unpack", "buffer", "dimension", "Error"):
+    assert raw not in str(error.value)
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_cut_files_are_no_pictures(tmp_path, name, capfd):
   data = SAMPLES[name]

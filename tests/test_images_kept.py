@@ -637,6 +637,41 @@ def test_what_a_tiff_holds_beside_the_picture(tmp_path):
   assert b"a cat" in image.metadata.exif
 
 
+def test_tags_beyond_the_end_are_told(tmp_path):
+  buffer = io.BytesIO()
+  options = {"photometric": "rgb", "metadata": None, "software": "a program"}
+  tifffile.imwrite(buffer, noise(8, 8, 3), description="a cat", **options)
+  data = bytearray(buffer.getvalue())
+  with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+    place = tiff.pages[0].tags[270].offset
+  struct.pack_into("<I", data, place + 8, len(data) - 2)
+  image = read(tmp_path, bytes(data))
+  assert image.notes == (
+    "its tags 270 are left out: their values lie beyond the end",
+  )
+  assert b"a program" in image.metadata.exif
+
+
+def test_what_a_gif_says_is_told(tmp_path):
+  data = saved(PilImage.new("P", (4, 3)), "GIF", comment=b"a cat")
+  assert read(tmp_path, data).notes == ("its comment is left out",)
+  # An application's words, behind the 13 bytes of the head and the palette.
+  at = data.index(b"!\xfe")
+  data = data[:at] + b"!\xff\x0bXMP DataXMP\1x\0" + data[at:]
+  image = read(tmp_path, data)
+  assert image.notes == ("its extension XMP DataXMP, comment are left out",)
+
+
+def test_eight_bits_are_told(tmp_path):
+  image = Image(noise(4, 4, 3, dtype=np.uint16))
+  note = "8 bits at most, to which it was rounded"
+  for suffix in ("jpg", "webp", "bmp", "tga", "qoi"):
+    (told,) = images.write_image(tmp_path / f"a.{suffix}", image)
+    assert told.endswith(note)
+  for suffix in ("png", "tif", "avif", "jp2"):
+    assert images.write_image(tmp_path / f"a.{suffix}", image) == ()
+
+
 def test_a_mask_and_a_large_packet_of_a_tiff_are_told(tmp_path):
   file = tmp_path / "a.tif"
   options = {"photometric": "rgb", "metadata": None}

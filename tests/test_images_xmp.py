@@ -163,6 +163,14 @@ def test_claims_of_what_is_not_there_are_removed(name):
   assert got == rest
 
 
+def test_thumbnails_of_the_old_picture_are_removed():
+  inner = "<rdf:Alt><rdf:li xmpGImg:image='AAAA'/></rdf:Alt>"
+  before = packet(content=f"<xmp:Thumbnails>{inner}</xmp:Thumbnails>")
+  got = xmp.fit(before, (9, 7), (18, 14))
+  assert got == xmp.fit(packet(), (9, 7), (18, 14))
+  assert got.notes == ()
+
+
 def test_all_claims_at_once():
   attributes = " ".join(attributes for attributes, _, _ in CLAIMS.values())
   content = "".join(content for _, content, _ in CLAIMS.values())

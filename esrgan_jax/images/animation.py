@@ -55,7 +55,7 @@ class Animation:
     patches: The frames.
     decode: Returns a patch's samples, `[height, width, C + 1]`, alpha last.
     found: What a `Found` has besides the picture.
-    note: What is said with the last frame.
+    notes: What is said with the last frame.
   """
 
   format: str
@@ -65,7 +65,7 @@ class Animation:
   patches: list[Patch]
   decode: Callable[[Patch], np.ndarray]
   found: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  note: str = ""
+  notes: tuple[str, ...] = ()
 
   def check(self, length: int, max_pixels: int) -> None:
     """Refuses what its file's bytes do not make believable."""
@@ -119,8 +119,8 @@ class Animation:
       found = Found(
         format=self.format, pixels=pixels, alpha=alpha, **self.found
       )
-      if self.note and patch is self.patches[-1]:
-        found = dataclasses.replace(found, notes=(*found.notes, self.note))
+      if self.notes and patch is self.patches[-1]:
+        found = dataclasses.replace(found, notes=found.notes + self.notes)
       yield found
       del found, pixels, alpha
       if patch.dispose == CLEAR:

@@ -112,6 +112,26 @@ def read_directory(
   return places, following
 
 
+def lost_tags(data: bytes, offset: int, layout: Layout) -> list[int]:
+  """Returns the tags of a directory whose values lie beyond the end."""
+  order, big = layout
+  entry = struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
+  head, room = (8, 8) if big else (2, 4)
+  (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+  begin, lost = offset + head, []
+  whole = min(count, (len(data) - begin) // entry.size)
+  for at in range(begin, begin + whole * entry.size, entry.size):
+    tag, kind, number = entry.unpack_from(data, at)
+    size = number * _SIZES.get(kind, 0)
+    if size > room:
+      (start,) = struct.unpack_from(
+        order + ("Q" if big else "I"), data, at + entry.size - room
+      )
+      if start + size > len(data):
+        lost.append(tag)
+  return lost
+
+
 def end_of(data: bytes, offset: int, layout: Layout) -> int:
   r"""Tells where a directory ends, by its own words.
 

@@ -22,7 +22,12 @@ from esrgan_jax.images.pixels import (
   Image,
   ImageError,
 )
-from esrgan_jax.images.writing import FORMATS, can_be_lossless, fit
+from esrgan_jax.images.writing import (
+  FORMATS,
+  can_be_lossless,
+  fit,
+  rounding_notes,
+)
 from esrgan_jax.text import printable
 
 _PAGE_SUFFIXES = [s for s, name in OUTPUT_SUFFIXES.items() if name == "TIFF"]
@@ -94,7 +99,7 @@ def write_frames(
   )
   source = _Source(images, count, frames=exact is not None)
   try:
-    fitted = source.fitted(_format_of(path))
+    fitted = source.fitted(_format_of(path), lossless)
     with storage.written_aside(path, overwrite=overwrite) as file:
       if exact is None:
         _write_pages(file, fitted, count)
@@ -198,15 +203,16 @@ class _Source:
     self._count = count if frames else None
     self._alike = frames
 
-  def fitted(self, format_: str) -> Iterator[Image]:
+  def fitted(self, format_: str, lossless: bool) -> Iterator[Image]:
     """Yields what the format can hold of each."""
     first = None
     number = 0
     for number, image in enumerate(self._given(), 1):
       if self._count is not None and number > self._count:
         raise ValueError(f"more frames than the {self._count} durations")
+      rounded = rounding_notes(image, format_, lossless=lossless)
       image, notes = fit(image, format_)
-      self.notes |= dict.fromkeys(notes)
+      self.notes |= dict.fromkeys(notes + rounded)
       if self._alike:
         image = _like(first, image, number)
         first = first or _Kind.of(image)

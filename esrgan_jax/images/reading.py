@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import pathlib
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -104,10 +106,24 @@ def explained(path: pathlib.Path, frame: str = "") -> Iterator[None]:
   except Exception as error:
     # Decoders fed with damaged files raise nearly anything: OSError,
     # RuntimeError, struct.error, IndexError, TypeError, zlib.error ...
-    reason = printable(" ".join(str(error).split())) or type(error).__name__
     raise ImageError(
-      f"{name}: damaged or cut short ({reason}); save it again from its source"
+      f"{name}: damaged or cut short ({_reason(error)}); save it again from its"
+      " source"
     ) from error
+
+
+def _reason(error: Exception) -> str:
+  """Says what a decoder found wrong, without what only its program knows."""
+  text = printable(" ".join(str(error).split()))
+  if isinstance(error, (struct.error, IndexError, EOFError)) or (
+    "buffer is smaller than" in text  # NumPy's.
+  ):
+    return "it ends too early"
+  if isinstance(error, KeyError):
+    return f"no {text}"
+  if isinstance(error, zlib.error):
+    return "its packed data are wrong"
+  return text or type(error).__name__
 
 
 @contextlib.contextmanager

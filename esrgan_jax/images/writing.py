@@ -89,10 +89,8 @@ def write_image(
     path, image.pixels.shape, transparent=transparent, lossless=lossless
   )
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
-  lost: tuple[str, ...] = ()
+  lost = rounding_notes(image, format_, lossless=lossless)
   try:
-    if lossless and (bits := FORMATS[format_].bits) < _bits_of(image):
-      lost = (f"{format_} has {bits} bits at most, to which it was rounded",)
     image, notes = fit(image, format_)
     with storage.written_aside(path, overwrite=overwrite) as file:
       FORMATS[format_].write(file, image, quality, lossless)
@@ -313,6 +311,16 @@ def _bits_of(image: Image) -> int:
   floats = image.pixels.dtype == np.float32
   own = None if floats else image.metadata.bits
   return own or 8 * image.pixels.itemsize
+
+
+def rounding_notes(
+  image: Image, format_: str, *, lossless: bool
+) -> tuple[str, ...]:
+  """Tells of samples that are rounded to 8 bits; to more, if none may be."""
+  bits = FORMATS[format_].bits
+  if bits < _bits_of(image) and (lossless or bits == 8):
+    return (f"{format_} has {bits} bits at most, to which it was rounded",)
+  return ()
 
 
 _ALL = ("icc_profile", "exif", "xmp")

@@ -23,6 +23,7 @@ _CONTAINER = "http://ns.google.com/photos/1.0/container/"
 _ITEM = "http://ns.google.com/photos/1.0/container/item/"
 _GAIN_MAP = "http://ns.adobe.com/hdr-gain-map/1.0/"
 _APPLE_GAIN_MAP = "http://ns.apple.com/HDRGainMap/1.0/"
+_XMP = "http://ns.adobe.com/xap/1.0/"
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _CROP = "http://ns.adobe.com/camera-raw-settings/1.0/"
 _SIZE = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
@@ -36,6 +37,7 @@ _SPACES: Mapping[str, str] = {
   "Item": _ITEM,
   "hdrgm": _GAIN_MAP,
   "HDRGainMap": _APPLE_GAIN_MAP,
+  "xmp": _XMP,
   "xmpNote": _NOTE,
   "crs": _CROP,
   "stDim": _SIZE,
@@ -129,7 +131,8 @@ def fit(
 
   Sizes become those of the picture, and lengths in pixels are scaled; what is
   a part of a whole, such as regions, holds as it is. Orientation is reset.
-  Claims of a gain map, a motion photo, or further pictures are removed.
+  Claims of a gain map, a motion photo, or further pictures are removed, and
+  thumbnails, which show the old picture.
 
   Args:
     packet: Of a stranger.
@@ -201,6 +204,7 @@ class _Editor:
   def notes(self) -> tuple[str, ...]:
     """Returns what was removed, in sentences."""
     lost = dict(self._lost)
+    lost.pop("thumbnail", None)  # As that of EXIF, it is a copy.
     if "gain map" in lost or "motion" in lost:
       lost.pop("container", None)  # It lists them.
     return tuple(_NOTES[name] for name in lost)
@@ -337,6 +341,8 @@ def _what_is_gone(name: tuple[str, str]) -> str | None:
   space, local = name
   if space == _NOTE and local == "HasExtendedXMP":
     return "extended"
+  if name == (_XMP, "Thumbnails"):
+    return "thumbnail"
   if _CAMERAS.fullmatch(space) and _MOTION.fullmatch(local):
     return "motion"
   return _GONE.get(space)

@@ -11,6 +11,8 @@ import numpy as np
 from esrgan_jax.images import limits
 from esrgan_jax.images.animation import CLEAR, KEEP, RESTORE, Animation, Patch
 from esrgan_jax.images.assembly import Found, from_palette, refuse_frames
+from esrgan_jax.images.notes import listed
+from esrgan_jax.text import printable
 
 # Most pixels that LZW makes of a byte: 4096 by 12 bits.
 _RATIO = 2731
@@ -18,6 +20,7 @@ _EXTENSION, _PICTURE, _END = 0x21, 0x2C, 0x3B
 _CONTROL = 0xF9
 # Some programs leave the mark out, and some copies end too early.
 _NOT_ENDED = "it has no end mark: frames may be missing"
+_WORDS = {0xFE: "comment", 1: "text over the picture"}
 # Two names of the extension that says how often to play.
 _LOOPS = {b"\xff\x0bNETSCAPE2.0", b"\xff\x0bANIMEXTS1.0"}
 
@@ -60,7 +63,7 @@ class _Contents(NamedTuple):
   height: int
   frames: list[_Frame]
   loop: int
-  ended: bool
+  notes: tuple[str, ...]
 
 
 def read_gif(data: bytes, max_pixels: int) -> Found:
@@ -84,8 +87,7 @@ def read_gif(data: bytes, max_pixels: int) -> Found:
     pixels = indices[..., None]
   else:
     pixels = from_palette(frame.palette, indices)
-  notes = () if contents.ended else (_NOT_ENDED,)
-  return Found(format="GIF", pixels=pixels, alpha=alpha, notes=notes)
+  return Found(format="GIF", pixels=pixels, alpha=alpha, notes=contents.notes)
 
 
 def read_gif_frames(
@@ -97,7 +99,7 @@ def read_gif_frames(
   the background that the file names.
   """
   view = memoryview(data)
-  width, height, frames, loop, ended = _read_contents(view, max_pixels)
+  width, height, frames, loop, notes = _read_contents(view, max_pixels)
   if len(frames) == 1:
     return None
   grey = all(frame.is_grey for frame in frames)
@@ -132,7 +134,7 @@ def read_gif_frames(
     loop=loop,
     patches=patches,
     decode=decode,
-    note="" if ended else _NOT_ENDED,
+    notes=notes,
   )
   animation.check(len(view), max_pixels)
   return animation
@@ -143,6 +145,7 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
   width, height, flags = struct.unpack_from("<HHB", view, 6)
   palette, at = _palette(view, 13, flags)
   control, frames, pieces, loop = _Control(), [], 0, 1
+  others: dict[str, None] = {}
   while at < len(view) and view[at] != _END:
     if view[at] == _EXTENSION:
       head = bytes(view[at + 1 : at + 19])
@@ -153,6 +156,11 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
         # What is stated are the repetitions.
         (times,) = struct.unpack_from("<H", head, 15)
         loop = times + 1 if times else 0
+      elif head[:1] == b"\xff":
+        name = head[2:13].decode("latin-1").strip(" \0")
+        others[f"extension {printable(name)}"] = None
+      elif head[0] in _WORDS:
+        others[_WORDS[head[0]]] = None
       at, blocks = _after_blocks(view, at + 2)
     elif view[at] == _PICTURE:
       *place, flags = struct.unpack_from("<HHHHB", view, at + 1)
@@ -180,7 +188,10 @@ def _read_contents(view: memoryview, max_pixels: int) -> _Contents:
   if not frames:
     raise ValueError("no picture in it")
   limits.check_size(width, height, max_pixels)
-  return _Contents(width, height, frames, loop, ended=at < len(view))
+  verb = "are" if len(others) > 1 else "is"
+  notes = [f"its {listed(others)} {verb} left out"] if others else []
+  notes += [] if at < len(view) else [_NOT_ENDED]
+  return _Contents(width, height, frames, loop, tuple(notes))
 
 
 def _palette(

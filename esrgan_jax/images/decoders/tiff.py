@@ -228,6 +228,10 @@ def _read_at(
   notes += _without_sizes(tree)
   if others := [_OTHERS.get(tag, str(tag)) for tag in places if _is_other(tag)]:
     notes.append(f"its tags {listed(others)} are left out")
+  if lost := directories.lost_tags(data, offset, layout):
+    notes.append(
+      f"its tags {listed(lost)} are left out: their values lie beyond the end"
+    )
   turned = {
     tag: directories.value_of(data, places[tag])
     for tag in (274, 282, 283, 296)
