@@ -492,12 +492,15 @@ def test_a_result_that_has_no_room_is_refused_before_the_work(run, monkeypatch):
 
   monkeypatch.setattr(upscaler.Upscaler, "upscale", compute)
   monkeypatch.setattr(storage, "free_bytes", lambda _: free)
+  monkeypatch.setattr(memory, "free_host_memory", lambda: None)
   save("a.png", size=(30, 20))
   status, out, err = run("a.png", "--width", 30_000)
   assert status == 1
   assert "note: 1000 MB are free there, and results have 1800 MB" in out
   assert "a_w30000.png needs 1.8 GB of the disk" in err
-  assert "a_w30000.png needs" not in run("a.png", "--width", 30_000, "-n")[2]
+  assert run("a.png", "--width", 30_000, "-n")[2] == ""
+  monkeypatch.setattr(memory, "free_host_memory", lambda: free)
+  assert "pixels needs 6.0 GB of memory" in run("a.png", "--width", 30_000)[2]
 
 
 def test_an_unknown_model_names_the_nearest(run):

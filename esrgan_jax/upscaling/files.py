@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from esrgan_jax import images, storage
 from esrgan_jax.text import printable
-from esrgan_jax.upscaling import photo
+from esrgan_jax.upscaling import memory, photo
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
 
@@ -161,12 +161,22 @@ def check_result_size(
     )
 
 
-def _check_room(path, picture, size):
-  """Raises if a large result has no room on its disk while it is computed."""
-  channels = picture.pixels.shape[2]
+def _check_room(model, path, picture, size):
+  """Raises if a large result has no room where it is computed."""
+  height, width, channels = picture.pixels.shape
   needed = size[0] * size[1] * channels * picture.pixels.itemsize
   if needed <= photo.MEMMAP_BYTES:
     return
+  if size != (height * model.scale, width * model.scale):
+    # Pillow resizes in memory, at 4 bytes a pixel, and hands out copies.
+    resizing = 4 * size[0] * size[1] + 2 * needed
+    free = memory.free_host_memory()
+    if free is not None and resizing > free:
+      raise ValueError(
+        f"{printable(path)}: resizing to {size[1]} x {size[0]} pixels needs"
+        f" {resizing / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free;"
+        f" choose a smaller result, or the model's own size (x{model.scale})"
+      )
   free = storage.free_bytes(path.parent)
   if needed > free:
     raise OSError(
@@ -395,7 +405,7 @@ def _task(model, job, picture, settings, progress):
   height, width = settings.size.of(shape, model_scale=model.scale)
   target = job.targets[0]
   check_result_size(job.source, (height, width), max_pixels=settings.max_pixels)
-  _check_room(target, picture, (height, width))
+  _check_room(model, target, picture, (height, width))
   if settings.background and not _holds_alpha(target):
     picture = images.flatten(picture, settings.background)
   if job.frames == 1 or job.each:

@@ -117,16 +117,25 @@ def free_memory(device: jax.Device) -> int | None:
   True
   """
   if device.platform == "cpu":
-    try:
-      with open("/proc/meminfo") as file:  # Linux; in units of 1024 bytes.
-        fields = dict(line.split(":") for line in file)
-      return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-      return None
+    return free_host_memory()
   stats = device.memory_stats() or {}
   if "bytes_limit" not in stats:
     return None
   return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+
+
+def free_host_memory() -> int | None:
+  """Returns the bytes that are free here, or None if the system doesn't say.
+
+  >>> (free_host_memory() or 1) > 0
+  True
+  """
+  try:
+    with open("/proc/meminfo") as file:  # Linux; in units of 1024 bytes.
+      fields = dict(line.split(":") for line in file)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+  except (OSError, ValueError, KeyError):
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
