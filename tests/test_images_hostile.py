@@ -608,6 +608,15 @@ def test_messages_on_cut_files_are_words(tmp_path, name, kept):
     assert raw not in str(error.value)
 
 
+def test_a_tiff_that_lost_tags_is_not_called_unusual(tmp_path):
+  file = tmp_path / "a.tif"
+  tifffile.imwrite(file, noise(64, 64, 3), photometric="rgb", metadata=None)
+  data = file.read_bytes()
+  for length in range(10, 250, 5):
+    with pytest.raises(ImageError, match="damaged or cut short"):
+      read(tmp_path, data[:length])
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_cut_files_are_no_pictures(tmp_path, name, capfd):
   data = SAMPLES[name]

@@ -116,7 +116,8 @@ def _reason(error: Exception) -> str:
   """Says what a decoder found wrong, without what only its program knows."""
   text = printable(" ".join(str(error).split()))
   if isinstance(error, (struct.error, IndexError, EOFError)) or (
-    "buffer is smaller than" in text  # NumPy's.
+    # NumPy's, and of bytes that are looked for.
+    text.startswith(("buffer is smaller than", "subsection not found"))
   ):
     return "it ends too early"
   if isinstance(error, KeyError):

@@ -177,8 +177,15 @@ class Pages:
     left = 2 * size
     for offset in self.offsets:
       places, _ = directories.read_directory(self.data, offset, self.layout)
-      page = _read_page(self.data, places, self.layout, self.max_pixels)
-      _check_page(page, size, self.max_pixels)
+      try:
+        page = _read_page(self.data, places, self.layout, self.max_pixels)
+        _check_page(page, size, self.max_pixels)
+      except ImageError:
+        # What is unusual about it may be what is missing.
+        where = self.data, offset, self.layout
+        if directories.end_of(*where) > size or directories.lost_tags(*where):
+          raise ValueError("tags that say what it is are missing") from None
+        raise
       # A few bytes would else be any number of pages.
       left -= sum(page.counts)
       if left < 0:
