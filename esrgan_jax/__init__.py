@@ -113,6 +113,19 @@ _LAZY = {
   "write_weights": "esrgan_jax.weights.files",
 }
 
+# Modules of the core, for who says `import esrgan_jax` and then goes by dots.
+_MODULES = {
+  "augment",
+  "interpolate",
+  "losses",
+  "metrics",
+  "models",
+  "ops",
+  "resize",
+  "steps",
+  "tiling",
+}
+
 # Names that are leaving, with the version that has them no more.
 _DEPRECATED = {
   "RRDB": ("esrgan_jax.models.blocks", "0.3"),
@@ -158,10 +171,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-  if name == "steps":
-    return importlib.import_module("esrgan_jax.steps")
+  if name in _MODULES:
+    return importlib.import_module(f"esrgan_jax.{name}")
   if name in _LAZY:
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value  # The next time, it is there.
+    return value
   if name in _DEPRECATED:
     module, version = _DEPRECATED[name]
     warnings.warn(
@@ -175,4 +190,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__})
+  return sorted({*globals(), *__all__, *_MODULES})

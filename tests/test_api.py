@@ -45,6 +45,13 @@ def modules():
 def test_import_is_light():
   code = f"""
 import sys, esrgan_jax
+assert "jax" not in sys.modules  # What is first used brings it.
+assert esrgan_jax.losses.l1_loss is esrgan_jax.l1_loss
+for name in esrgan_jax._MODULES:
+  getattr(esrgan_jax, name)
+core = [n for n, module in esrgan_jax._LAZY.items() if module.count(".") == 1]
+for name in [*core, "RRDBNet", "VGGStyleDiscriminator", "vgg19_features"]:
+  getattr(esrgan_jax, name)
 loaded = [name for name in {HEAVY!r} if name in sys.modules]
 assert not loaded, loaded
 import jax
