@@ -402,7 +402,7 @@ def check_concrete(tree: Any, function: str, way_out: str) -> None:
   >>> jax.jit(lambda x: check_concrete(x, "count", "use jnp.sum"))(4)
   Traceback (most recent call last):
   ...
-  TypeError: count runs on the host, and cannot be traced: use jnp.sum
+  TypeError: count runs on the host, and cannot be traced: use jnp.sum...
   """
   if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
     raise TypeError(

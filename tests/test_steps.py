@@ -545,7 +545,7 @@ def test_metrics_are_the_losses_and_norms():
   ("options", "message"),
   [
     ({"accumulate": 3}, "accumulate 3 does not divide the batch of 4"),
-    ({"accumulate": 0}, "accumulate must be >= 1, got 0"),
+    ({"accumulate": 0}, "accumulate must be a whole number >= 1, got 0"),
     ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
     ({"pixel_loss": "l3"}, r"\('l1', 'mse', 'charbonnier'\).*got 'l3'"),
     ({"adversarial": "hinge"}, "wgan-gp, got 'hinge'"),
