@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -140,8 +141,14 @@ def _hush_orbax():
 
 
 def _is_news(record):
-  told = "orbax" in record.pathname or "orbax" in record.getMessage()
-  return not (record.exc_info and told)
+  if not record.exc_info:
+    return True
+  # A future that nobody waits for is told of by asyncio, which knows of Orbax
+  # by the traceback alone.
+  _, _, stack = record.exc_info
+  files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(stack))
+  places = (record.pathname, record.getMessage(), *files)
+  return not any("orbax" in place for place in places)
 
 
 class _Unraisable:
