@@ -232,7 +232,10 @@ def test_written_pth_is_read_by_torch_and_by_us(tmp_path, scale):
     np.testing.assert_array_equal(loaded[key].numpy(), value)
   again = files.write_weights(tmp_path / "b.pth", params, config)
   assert again.read_bytes() == path.read_bytes()
-  weights = files.read_weights(path)
+  if scale == 3:  # Names and shapes are those of a network of scale 2.
+    with pytest.raises(UnsupportedWeightsError, match="by 2 or by 3"):
+      files.read_weights(path)
+  weights = files.read_weights(path, scale=scale)
   assert weights.config == {"architecture": "RRDBNet", **config}
   assert weights.metadata["architecture"] == "RRDBNet"
   _same(weights.params, state)

@@ -492,8 +492,10 @@ def test_what_torch_takes_with_weights_only(tmp_path, new):
     "kinds": [torch.strided, torch.qint8, torch.per_tensor_affine],
     "size": [torch.Size([2]), torch.device("cuda:1"), b"a", {1, 2}],
   }
-  if not new:  # These have no legacy form.
-    for key in ("uint16", "float8"):
+  # These have no legacy form; a nested tensor is read there before its sizes
+  # are, which succeeds or fails as what lies in memory will have it.
+  if not new:
+    for key in ("uint16", "float8", "nested"):
       del state[key]
   path = tmp_path / "state.pth"
   torch.save(state, path, _use_new_zipfile_serialization=new)
