@@ -42,7 +42,7 @@ def convolve(
   kernel: Array,
   *,
   stride: int = 1,
-  pad: int = 1,
+  pad: int | tuple[int, int] = 1,
   out_dtype: Dtype | None = None,
 ) -> Array:
   """A convolution, differentiated as JAX does.
@@ -51,7 +51,7 @@ def convolve(
     x: `[N, H, W, C]`.
     kernel: `[K, K, C, F]`.
     stride: Step of the window, in pixels.
-    pad: Zeros on each side.
+    pad: Zeros on each side; or above and below, and left and right.
     out_dtype: Dtype of the result; None for that of `x`.
 
   Returns:
@@ -60,11 +60,12 @@ def convolve(
   >>> convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))).shape
   (1, 4, 4, 5)
   """
+  rows, columns = (pad, pad) if isinstance(pad, int) else pad
   return lax.conv_general_dilated(
     x,
     kernel,
     window_strides=(stride, stride),
-    padding=((pad, pad), (pad, pad)),
+    padding=((rows, rows), (columns, columns)),
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     preferred_element_type=out_dtype or x.dtype,
   )
@@ -349,18 +350,36 @@ def input_gradient_by_parity(dy: Array, kernel: Array) -> Array:
   """
   n, h, w, f = dy.shape
   c = kernel.shape[2]
-  # Row 2j is under rows 3 and 1 of windows j - 1 and j, row 2j + 1 under rows 2
-  # and 0 of windows j and j + 1; columns likewise.
-  parts = kernel[::-1, ::-1].reshape(2, 2, 2, 2, c, f)
-  # As products that read a wide kernel as it lies, instead of transposing it.
   if not _is_wide(kernel):
-    parts = parts.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, f, 4 * c)
-    return interleave(convolve(dy, parts))
-  parts = parts.transpose(1, 3, 4, 0, 2, 5).reshape(4 * c, 4 * f)
+    return interleave(convolve(dy, corners_of_doubled(kernel)))
+  # As products that read a wide kernel as it lies, instead of transposing it.
+  parts = _by_parity(kernel).transpose(1, 3, 4, 0, 2, 5).reshape(4 * c, 4 * f)
   dy = jnp.pad(dy, ((0, 0), (1, 1), (1, 1), (0, 0)))
   taps = [dy[:, i : h + 1 + i, j : w + 1 + j] for i, j in np.ndindex(2, 2)]
   taps = jnp.concatenate(taps, axis=-1).reshape(-1, 4 * f)
   return interleave((taps @ parts.T).reshape(n, h + 1, w + 1, 4 * c))
+
+
+def corners_of_doubled(kernel: Array) -> Array:
+  """The kernel that sees 2x2 pixels, for `interleave` to weave the results.
+
+  Args:
+    kernel: `[4, 4, C, F]`, as for `input_gradient_by_parity`.
+
+  Returns:
+    `[2, 2, F, 4 * C]`.
+
+  >>> corners_of_doubled(jnp.ones((4, 4, 3, 5))).shape
+  (2, 2, 5, 12)
+  """
+  c, f = kernel.shape[2:]
+  return _by_parity(kernel).transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, f, 4 * c)
+
+
+def _by_parity(kernel: Array) -> Array:
+  # Row 2j is under rows 3 and 1 of windows j - 1 and j, row 2j + 1 under rows 2
+  # and 0 of windows j and j + 1; columns likewise.
+  return kernel[::-1, ::-1].reshape(2, 2, 2, 2, *kernel.shape[2:])
 
 
 def interleave(y: Array) -> Array:

@@ -61,16 +61,17 @@ def pays(x: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> bool:
   )
 
 
-def convolve(x: Array, kernel: Array) -> Array:
+def convolve(x: Array, kernel: Array, *, pad_rows: int = 1) -> Array:
   """The 3x3 convolution of stride 1 and padding 1.
 
   Args:
     x: `[N, H, W, C]`.
     kernel: `[3, 3, C, F]`.
+    pad_rows: Zeros above and below the image.
 
   Returns:
-    `[N, H, W, F]`, within some 3e-6 of its largest value of what plain float32
-    sums give.
+    `[N, H + 2 * pad_rows - 2, W, F]`, within some 3e-6 of its largest value of
+    what plain float32 sums give.
 
   >>> y = convolve(jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 2, 1)))
   >>> [round(value, 3) for value in y[0, 1, :, 0].tolist()]
@@ -81,7 +82,7 @@ def convolve(x: Array, kernel: Array) -> Array:
       part,
       filters,
       window_strides=(1, 1),
-      padding=((1, 1), (0, 0)),
+      padding=((pad_rows, pad_rows), (0, 0)),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     for part, filters in zip(
