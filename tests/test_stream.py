@@ -307,6 +307,55 @@ def test_every_device_has_work():
   assert all(len(batch) == 8 for _, batch in batches)
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_what_is_least_full_waits_once(devices):
+  plans = [plan_of(*size) for size in sizes_of(300, 24, 300)]
+  choice = choose(plans, devices=devices)
+  images = [(i, plan, i % 5 == 0) for i, plan in enumerate(plans)]
+  arranged = windows.arrange(images, choice, devices=devices)
+  now, waiting = windows.hold_back(
+    arranged, choice, devices, waited=lambda image: False
+  )
+  assert {*map(id, now)} | {*map(id, waiting)} == {*map(id, arranged)}
+  assert len(now) + len(waiting) == len(arranged)
+  for grey in (False, True):
+    of_now, of_waiting = (
+      [w.fill for w in part if w.grey == grey and w.shape == choice.shared]
+      for part in (now, waiting)
+    )
+    assert len(of_waiting) <= len(of_now) / 2
+    assert len(of_now) % devices == 0 or len(of_now) < 3 * devices
+    assert max(of_waiting, default=0) <= min(of_now)
+  again, none = windows.hold_back(
+    arranged, choice, devices, waited=lambda image: True
+  )
+  assert again == arranged
+  assert not none
+
+
+def test_pieces_that_wait_come_in_order_and_once(monkeypatch, model):
+  monkeypatch.setattr(stream, "_GROUP_PIXELS", 6000)
+  pictures = [
+    picture(*size, 3, dtype=np.uint8, seed=i)
+    for i, size in enumerate(sizes_of(60, 4, 40, seed=2))
+  ]
+  orders = []
+  real = stream.Order.begin
+
+  def begin(order, plan):
+    orders.append(order)
+    real(order, plan)
+
+  monkeypatch.setattr(stream.Order, "begin", begin)
+  found = list(model.stream(pictures, tile=24, halo=4))
+  assert len(orders) == len(pictures)
+  assert any(order.waited for order in orders)
+  assert not all(order.waited for order in orders)
+  for image, result in zip(pictures, found, strict=True):
+    expected = model.upscale(image, tile=24, halo=4)
+    np.testing.assert_allclose(result.astype(int), expected, atol=1)
+
+
 @pytest.mark.slow
 def test_the_page_of_streams(capsys):
   page = pathlib.Path(__file__).parent.parent / "docs/folders.md"

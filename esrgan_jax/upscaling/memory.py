@@ -11,7 +11,7 @@ import jax
 _LARGEST_TILE = {"cpu": 512}
 _LARGEST_TILE_ELSEWHERE = 1024
 # Features at the result's resolution that the last layers see at a time.
-_STRIP_SIZE = {"cpu": 2**25}
+_STRIP_SIZE = {"cpu": 2**27}
 _STRIP_SIZE_ELSEWHERE = 2**29
 # LR pixels that keep a device busy.
 _LEAST_PIXELS = {"cpu": 2**12}

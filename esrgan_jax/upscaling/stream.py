@@ -23,7 +23,7 @@ from esrgan_jax.upscaling import memory, tiles, windows
 # Of all results of a group, on the host.
 _GROUP_BYTES = 2**28
 # LR pixels of a group: some full batches, of which the last is not.
-_GROUP_PIXELS = 2**21
+_GROUP_PIXELS = 2**22
 _GROUP_IMAGES = 1024
 # Batches on the devices: one computes while one lands.
 _IN_FLIGHT = 2
@@ -44,7 +44,8 @@ class Order:
     error: Why there will be no result.
     flat: Whether the image had no axis of channels.
     total: Its pieces; 0 until it is planned.
-    done: Those whose result is in `out`.
+    left: Those whose result is not in `out` yet.
+    waited: Whether pieces of it were left to be computed with the next group.
   """
 
   pixels: np.ndarray
@@ -53,7 +54,8 @@ class Order:
   error: Exception | None = None
   flat: bool = False
   total: int = 0
-  done: int = 0
+  left: set[tiles.Piece] = dataclasses.field(default_factory=set)
+  waited: bool = False
 
   @classmethod
   def failed(cls, error: Exception) -> Order:
@@ -64,12 +66,18 @@ class Order:
   @property
   def ended(self) -> bool:
     """Whether it waits for nothing."""
-    return self.error is not None or 0 < self.total == self.done
+    return self.error is not None or (self.total > 0 and not self.left)
+
+  def begin(self, plan: tiles.Plan) -> None:
+    """Begins, perhaps anew: what of another plan is on its way counts not."""
+    self.left = set(plan.pieces)
+    self.total = len(self.left)
+    self.report()
 
   def report(self) -> None:
     """Tells how far it is."""
     if self.progress:
-      self.progress(self.done, self.total)
+      self.progress(self.total - len(self.left), self.total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +96,10 @@ class Batch:
   shape: tiles.Shape
   dtype: np.dtype
   windows: Sequence[windows.Window]
+
+
+# An image, how it is cut (or what is left of that), and whether it is grey.
+_Planned = tuple[Order, tiles.Plan, bool]
 
 
 class Engine:
@@ -148,6 +160,7 @@ class Engine:
     pending: collections.deque[Order] = collections.deque()
     batches: collections.deque[Batch] = collections.deque()
     running: collections.deque[tuple[Batch, Any]] = collections.deque()
+    waiting: list[_Planned] = []
     total = 0
     while True:
       if not batches:
@@ -156,7 +169,8 @@ class Engine:
         if self._gave_up:
           self._tile, self._gave_up = self._first_tile, False
         pending.extend(group)
-        batches.extend(self._batches(group))
+        found, waiting = self._batches(group, waiting, last=ahead.ended)
+        batches.extend(found)
         total = len(batches)
         if not (group or batches or running):
           return
@@ -177,7 +191,8 @@ class Engine:
         batches.clear()
         unfinished = [order for order in pending if not order.ended]
         self._make_smaller(batch.shape, unfinished, expected=True)
-        batches.extend(self._batches(unfinished))
+        found, waiting = self._batches(unfinished, [], last=ahead.ended)
+        batches.extend(found)
         total = len(batches)
       while pending and pending[0].ended:
         yield pending.popleft()
@@ -242,17 +257,33 @@ class Engine:
     orders = list(orders)
     self._foresee([order.pixels.shape[:2] for order in orders])
     ahead = _Ahead(orders)
-    found = []
+    found: list[Batch] = []
+    waiting: list[_Planned] = []
     while True:
       ahead.read(1.0)
       group = ahead.take()
-      if not group:
+      if not (group or waiting):
         return found
-      found += self._arrange(group)
+      batches, waiting = self._arrange(group, waiting, last=ahead.ended)
+      found += batches
 
-  def _arrange(self, orders: Sequence[Order]) -> list[Batch]:
-    """Cuts orders into pieces, and puts them into batches."""
-    by_dtype: dict[np.dtype, list[tuple[Order, tiles.Plan, bool]]] = {}
+  def _arrange(
+    self, orders: Sequence[Order], waiting: Sequence[_Planned], *, last: bool
+  ) -> tuple[list[Batch], list[_Planned]]:
+    """Cuts orders into pieces, and puts them into batches.
+
+    Args:
+      orders: A group.
+      waiting: What the group before has left.
+      last: Whether nothing comes after this group.
+
+    Returns:
+      Batches, and what is left for the next group.
+    """
+    by_dtype: dict[np.dtype, list[_Planned]] = {}
+    for planned in waiting:
+      if not planned[0].ended:
+        by_dtype.setdefault(planned[0].pixels.dtype, []).append(planned)
     channels, _ = registry.channels(self._net)
     for order in orders:
       if order.ended:
@@ -265,34 +296,63 @@ class Engine:
       except ValueError as error:
         order.error = error
         continue
-      order.total, order.done = len(plan.pieces), 0
-      order.report()
+      order.begin(plan)
       grey = order.pixels.shape[-1] < channels
       by_dtype.setdefault(order.pixels.dtype, []).append((order, plan, grey))
-    found = []
+    found: list[Batch] = []
+    left: list[_Planned] = []
     for dtype, images in by_dtype.items():
       choice = self._choices.get(dtype)
       if choice is None or any(not choice.knows(p) for _, p, _ in images):
         choice = self._choose([plan for _, plan, _ in images], dtype)
       count = len(self._devices)
       arranged = windows.arrange(images, choice, devices=count)
+      if not last:
+        arranged, waiting = windows.hold_back(
+          arranged, choice, count, waited=lambda order: order.waited
+        )
+        left += self._what_is_left(images, waiting)
       found += [
         Batch(shape, dtype, held)
         for shape, held in windows.batches(arranged, count)
       ]
-    return found
+    return found, left
 
-  def _batches(self, orders: Sequence[Order]) -> list[Batch]:
-    """Arranges orders into batches whose programs fit into memory."""
+  def _what_is_left(
+    self, images: Sequence[_Planned], waiting: Sequence[windows.Window]
+  ) -> list[_Planned]:
+    """Of images, the pieces in windows that are not computed yet."""
+    pieces: dict[Order, list[tiles.Piece]] = {}
+    for window in waiting:
+      for held in window.held:
+        pieces.setdefault(held.image, []).append(held.piece)
+    left = []
+    for order, plan, grey in images:
+      if order in pieces:
+        order.waited = True
+        plan = dataclasses.replace(plan, pieces=tuple(pieces[order]))
+        left.append((order, plan, grey))
+    return left
+
+  def _batches(
+    self, orders: Sequence[Order], waiting: Sequence[_Planned], *, last: bool
+  ) -> tuple[list[Batch], list[_Planned]]:
+    """Arranges orders into batches whose programs fit into memory.
+
+    Args and returned value are those of `_arrange`.
+    """
     while True:
-      found = self._arrange(orders)
+      found, left = self._arrange(orders, waiting, last=last)
       for shape, dtype in dict.fromkeys((b.shape, b.dtype) for b in found):
         program = functools.partial(self._program, shape, dtype)
         if not memory.fits(self._devices[0], program):
+          # What waits is cut anew as well, and all of it computed again.
+          orders = [order for order, _, _ in waiting] + list(orders)
+          waiting = ()
           self._make_smaller(shape, orders, expected=False)
           break
       else:
-        return found
+        return found, left
 
   def _make_smaller(
     self, shape: tiles.Shape, orders: Sequence[Order], *, expected: bool
@@ -391,7 +451,7 @@ class Engine:
           held.at,
           self._net.scale,
         )
-        order.done += 1
+        order.left.discard(held.piece)
         landed.add(order)
     for order in landed:
       order.report()
@@ -411,7 +471,7 @@ class Engine:
         continue
       plan = self._plan(order.pixels.shape)
       alone = windows.Choice(None, {})
-      order.done = 0
+      order.begin(plan)
       for part in windows.arrange([(order, plan, window.grey)], alone):
         batch = Batch(plan.shape, dtype, [part])
         self._land(batch, self._launch(batch))
@@ -422,6 +482,7 @@ class _Ahead:
 
   def __init__(self, orders: Iterable[Order]):
     self._source = iter(orders)
+    self.ended = False
     self._group: list[Order] = []
     self._pixels = self._bytes = 0
 
@@ -434,6 +495,7 @@ class _Ahead:
     ):
       order = next(self._source, None)
       if order is None:
+        self.ended = True
         return
       self._group.append(order)
       self._pixels += math.prod(order.pixels.shape[:2])

@@ -24,6 +24,9 @@ _MOST_OWN = 3
 # that leave no room for another of their kind.
 _FILL, _FILL_LARGE = 0.93, 0.8
 _STEP = 32
+# What a window has to hold, and how many of a job's may wait to hold more.
+_FULL = 0.9
+_WAITING = 1 / 3
 # Packing some hundred pieces takes milliseconds.
 _TRIED = 24
 _MOST_PACKED = 512
@@ -57,6 +60,12 @@ class Window:
   shape: Shape
   grey: bool
   held: Sequence[Held]
+
+  @property
+  def fill(self) -> float:
+    """The part of it that pieces take."""
+    area = sum(held.piece.height * held.piece.width for held in self.held)
+    return area / self.shape.area
 
   @property
   def corners(self) -> np.ndarray:
@@ -226,6 +235,42 @@ def arrange(
       windows.append(Window(choice.shared, grey, held))
   windows.sort(key=lambda window: min(order[h.image] for h in window.held))
   return windows
+
+
+def hold_back(
+  windows: Sequence[Window],
+  choice: Choice,
+  devices: int,
+  *,
+  waited: Callable[[Any], bool],
+) -> tuple[list[Window], list[Window]]:
+  """Parts windows from those that are to be packed again, with what comes next.
+
+  Args:
+    windows: From `arrange`.
+    choice: The job's shapes.
+    devices: Those beyond a full batch wait as well.
+    waited: Whether an image did before: none waits twice, for those after it
+      are handed out after it.
+
+  Returns:
+    Those to be computed now, and no more than a third of the shared ones: the
+    least full.
+  """
+  waiting: list[Window] = []
+  for grey in (False, True):
+    alike = [w for w in windows if w.shape == choice.shared and w.grey == grey]
+    left = len(alike)
+    for window in sorted(alike, key=lambda window: window.fill):
+      if left - 1 < len(alike) * (1 - _WAITING):
+        break
+      if window.fill >= _FULL and not left % devices:
+        break
+      if not any(waited(held.image) for held in window.held):
+        waiting.append(window)
+        left -= 1
+  chosen = set(map(id, waiting))
+  return [window for window in windows if id(window) not in chosen], waiting
 
 
 def batches(

@@ -1,0 +1,124 @@
+"""The last layers in strips, beside the plain form of the network at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.ops import strips
+from tests import networks
+
+FACTORS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
+
+
+def _nets(**fields):
+  """The fast and the plain form, and parameters whose biases are not zero."""
+  fast = RRDBNet(num_block=1, **fields)
+  plain = RRDBNet(num_block=1, **fields, form="plain")
+  params = networks.random_params(fast, jnp.zeros((1, 8, 8, 3)))
+  random = np.random.default_rng(2)
+  params = jax.tree.map(
+    lambda x: x + random.normal(0, 0.1, x.shape).astype(x.dtype), params
+  )
+  return fast, plain, {"params": params}
+
+
+def _features(*shape):
+  random = np.random.default_rng(1)
+  valid = np.ones((*shape[:-1], 1), np.float32)
+  valid[-1, shape[1] // 2 :] = 0
+  valid[0, :, -5:] = 0
+  feat = random.standard_normal(shape).astype(np.float32)
+  return jnp.asarray(feat), jnp.asarray(valid)
+
+
+def _assert_close(actual, expected):
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(actual / scale, expected / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", FACTORS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+  "height", [24, *(pytest.param(h, marks=pytest.mark.slow) for h in (23, 40))]
+)
+def test_strips_are_the_image(monkeypatch, scale, masked, height):
+  monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
+  fast, plain, variables = _nets(
+    num_feat=6, num_grow_ch=4, scale=scale, unshuffle=1
+  )
+  feat, valid = _features(2, height, 9, 6)
+  last = scale // FACTORS[scale][-1]
+  shape = (2, height * last, 9 * last, 6)
+  rows = strips.count_rows(shape)
+  assert 8 >= rows > 4
+  masks = (valid,) if masked else ()
+  found, expected = (
+    net.apply(variables, feat, *masks, method="reconstruct")
+    for net in (fast, plain)
+  )
+  assert found.shape == (2, height * scale, 9 * scale, 3)
+  _assert_close(found, expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_at_the_published_width(masked):
+  fast, plain, variables = _nets()
+  feat, valid = _features(2, 70, 67, 64)
+  assert strips.count_rows((2, 140, 134, 64)) == 28
+  masks = (valid,) if masked else ()
+  _assert_close(
+    fast.apply(variables, feat, *masks, method="reconstruct"),
+    plain.apply(variables, feat, *masks, method="reconstruct"),
+  )
+
+
+def test_what_is_differentiated_is_the_same(monkeypatch):
+  monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
+  fast, plain, variables = _nets(num_feat=6, num_grow_ch=4)
+  feat, valid = _features(2, 24, 9, 6)
+
+  def loss(net, variables, feat):
+    sr = net.apply(variables, feat, valid, method="reconstruct")
+    return (sr * sr).mean(), sr
+
+  def run(net):
+    return jax.value_and_grad(
+      lambda *args: loss(net, *args), argnums=(0, 1), has_aux=True
+    )(variables, feat)
+
+  found, expected = run(fast), run(plain)
+  jax.tree.map(_assert_close, found, expected)
+  # And the same, undifferentiated, in strips.
+  _assert_close(found[0][1], loss(fast, variables, feat)[1])
+
+
+def test_half_precision():
+  fast, plain, variables = _nets(dtype=jnp.bfloat16)
+  feat, _ = _features(1, 70, 134, 64)
+  assert strips.count_rows((1, 140, 268, 64)) is not None
+  found, expected = (
+    net.apply(variables, feat.astype(jnp.bfloat16), method="reconstruct")
+    for net in (fast, plain)
+  )
+  assert found.dtype == expected.dtype == jnp.float32
+  np.testing.assert_allclose(found, expected, atol=0.03 * expected.max())
+
+
+def test_strips_are_about_alike_and_of_eight_rows_or_more():
+  for h in range(1, 300):
+    for w in (1, 50, 4000):
+      rows = strips.count_rows((2, h, w, 64))
+      if rows is None:
+        continue
+      count = -(-h // rows)
+      assert count >= 3
+      assert rows * 2 * w <= 2**13 or rows <= 8
+      assert (count - 1) * rows < h <= count * rows
+
+
+def test_a_size_that_is_not_known_is_not_cut():
+  (size,) = jax.export.symbolic_shape("h")
+  assert strips.count_rows((1, size, 512, 64)) is None
+  assert strips.count_rows((0, 512, 512, 64)) is None
