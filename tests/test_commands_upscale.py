@@ -453,14 +453,40 @@ def test_arguments_that_cannot_be_meant(run, arguments, message):
 
 
 @pytest.mark.parametrize(
-  "option", [["--tile", "-1"], ["--quality", "0"], ["--scale", "0"]]
+  "option",
+  [
+    ["--tile", "-1"],
+    ["--tile", "big"],
+    ["--quality", "0"],
+    ["--quality", "high"],
+    ["--scale", "0"],
+    ["--scale", "double"],
+    ["--width", "1e3"],
+  ],
 )
 def test_values_out_of_range_are_usage_errors(run, option, capsys):
   save("a.png")
   with pytest.raises(SystemExit) as stop:
     run("a.png", *option)
   assert stop.value.code == 2
-  assert option[1] in capsys.readouterr().err
+  err = capsys.readouterr().err
+  assert option[1] in err
+  assert "invalid" not in err
+
+
+def test_a_dry_run_knows_what_cannot_be_consistent(run):
+  save("a.png", size=(14, 11))
+  status, out, err = run("a.png", "-s", 0.5, "--consistent", "-n")
+  assert (status, out) == (1, "")
+  assert "a.png: a result of 7 x 6 pixels cannot be consistent" in err
+  assert run("a.png", "-s", 1.5, "--consistent", "-n")[0] == 0
+
+
+def test_formats_are_named_as_files_are(run):
+  save("a.png")
+  for name in ("jpg", "JPG", ".jpg"):
+    _, out, _ = run("a.png", "-f", name, "-n")
+    assert "a_x4.jpg" in out
 
 
 def test_a_dry_run_claims_what_headers_tell(run):

@@ -144,6 +144,23 @@ def test_pnm_by_the_letter(tmp_path, text, expected):
   assert read(tmp_path, text).pixels[0].tolist() == expected
 
 
+@pytest.mark.parametrize(
+  "picture",
+  [
+    b"P4 9 1 \x80\x80",
+    b"P5 2 1 255 ab",
+    b"P6 1 1 1023 \0a\0b\0c",
+    b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 2\nMAXVAL 255\nENDHDR\nab",
+  ],
+)
+def test_pictures_after_the_first_are_told(tmp_path, picture):
+  assert read(tmp_path, picture).notes == ()
+  assert read(tmp_path, picture + b"\n").notes == ()
+  two = read(tmp_path, picture * 2)
+  assert "after its first are left out" in two.notes[0]
+  np.testing.assert_array_equal(two.pixels, read(tmp_path, picture).pixels)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pnm_round_trips(tmp_path, dtype, channels):

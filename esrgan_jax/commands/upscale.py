@@ -104,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "-f",
     "--format",
+    type=lambda text: text.lower().removeprefix("."),
     choices=_FORMATS,
     metavar="FORMAT",
     help=f"format of results that OUT doesn't name: {', '.join(_FORMATS)}"
@@ -270,6 +271,7 @@ def _run(
     overwrite=args.overwrite,
     skip_existing=args.skip_existing,
     only_smaller=args.only_smaller,
+    consistent=args.consistent,
     max_pixels=args.max_pixels,
     others=[args.model],
   )
@@ -541,17 +543,16 @@ def _count(number: int, what: str) -> str:
 
 
 def _scale(text: str) -> float:
-  value = float(text)
-  if not 0.01 <= value <= 64:
-    raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 64")
-  return value
+  with contextlib.suppress(ValueError):
+    if 0.01 <= (value := float(text)) <= 64:
+      return value
+  raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 64")
 
 
 def _quality(text: str) -> int:
-  value = int(text)
-  if not 1 <= value <= 100:
+  if not (text.strip().isdecimal() and 1 <= int(text) <= 100):
     raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
-  return value
+  return int(text)
 
 
 def _tile(text: str) -> int | str:
@@ -559,17 +560,15 @@ def _tile(text: str) -> int | str:
 
 
 def _natural(text: str) -> int:
-  value = int(text)
-  if value < 0:
-    raise argparse.ArgumentTypeError(f"{text} is negative")
-  return value
+  if not text.strip().isdecimal():
+    raise argparse.ArgumentTypeError(f"{text} is not a number such as 0 or 80")
+  return int(text)
 
 
 def _positive(text: str) -> int:
-  value = int(text)
-  if not 1 <= value < 2**31:
+  if not (text.strip().isdecimal() and 1 <= int(text) < 2**31):
     raise argparse.ArgumentTypeError(f"{text} is not a number of pixels")
-  return value
+  return int(text)
 
 
 def _colour(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from esrgan_jax import images, storage
 from esrgan_jax.text import explain, printable
+from esrgan_jax.upscaling import consistency
 from esrgan_jax.upscaling.files import Job, check_result_size
 from esrgan_jax.upscaling.inputs import Input
 from esrgan_jax.upscaling.names import SUFFIXES, Naming
@@ -46,6 +47,7 @@ def make_plan(
   overwrite: bool = False,
   skip_existing: bool = False,
   only_smaller: bool = False,
+  consistent: bool = False,
   max_pixels: int = images.MAX_PIXELS,
   others: Iterable[str | os.PathLike[str]] = (),
 ) -> Plan:
@@ -67,6 +69,8 @@ def make_plan(
       problems.
     only_smaller: Whether images are left alone whose header tells that they are
       no smaller than their results would be.
+    consistent: Whether results are to be; those that are smaller than their
+      images, as headers tell, are problems.
     max_pixels: See `files.Settings`; for what bounds results.
     others: Files that must not be replaced either.
 
@@ -93,7 +97,7 @@ def make_plan(
       large.append(each.path)
       continue
     try:
-      wanted.append(_job(each, size, naming, max_pixels))
+      wanted.append(_job(each, size, naming, max_pixels, consistent=consistent))
     except ValueError as error:
       problems.append(explain(error))
   earlier = _earlier(inputs, wanted, sizes, naming)
@@ -133,7 +137,7 @@ def make_plan(
   )
 
 
-def _job(image, size, naming, max_pixels):
+def _job(image, size, naming, max_pixels, *, consistent):
   count, kind = _frames(image.path)
   try:
     target = naming.target(image, size, kind=kind)
@@ -144,6 +148,11 @@ def _job(image, size, naming, max_pixels):
   if size:
     wanted = naming.size.of(size[::-1], model_scale=naming.model_scale)
     check_result_size(image.path, wanted, max_pixels=max_pixels)
+    if consistent:
+      try:
+        consistency.check_size(wanted[::-1], size)
+      except ValueError as error:
+        raise ValueError(f"{printable(image.path)}: {error}") from error
   each = naming.each(image, kind)
   known = SUFFIXES[None if each else kind]
   suffix = each or target.suffix

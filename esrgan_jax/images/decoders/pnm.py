@@ -52,8 +52,9 @@ def is_pnm(head: bytes) -> bool:
 
 
 def read_pnm(data: bytes, max_pixels: int) -> Found:
-  """Reads the first picture of a file."""
+  """Reads the first picture of a file; tells if more of them follow."""
   head = parse_header(data)
+  notes: tuple[str, ...] = ()
   limits.check_size(head.width, head.height, max_pixels)
   if head.kind in _FLOATS:
     return _read_floats(head, data)
@@ -65,15 +66,24 @@ def read_pnm(data: bytes, max_pixels: int) -> Found:
   elif head.kind == b"4":
     stride = -(-head.width // 8)
     rows = _raw(head, data, np.uint8, stride * head.height)
+    notes = _follows(data, head.at + rows.nbytes)
     samples = 1 - np.unpackbits(
       rows.reshape(head.height, stride), axis=1, count=head.width
     )
   else:
     kind = np.dtype(np.uint8 if top < 256 else ">u2")
     samples = _raw(head, data, kind, head.width * head.height * head.samples)
+    notes = _follows(data, head.at + samples.nbytes)
   samples = samples.reshape(head.height, head.width, head.samples)
   pixels, alpha = split_alpha(_scaled(samples, top))
-  return Found(format=head.name, pixels=pixels, alpha=alpha)
+  return Found(format=head.name, pixels=pixels, alpha=alpha, notes=notes)
+
+
+def _follows(data: bytes, end: int) -> tuple[str, ...]:
+  """Tells of what a file, which may be a row of pictures, has after one."""
+  if not is_pnm(data[end : end + 3]):
+    return ()
+  return ("the pictures after its first are left out",)
 
 
 def parse_header(data: bytes) -> Header:
