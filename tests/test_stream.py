@@ -258,12 +258,12 @@ def test_packed_pieces_lie_apart():
       assert taken.max() == 1
 
 
-def choose(plans, devices=1, compiling=30_000.0):
+def choose(groups, devices=1, compiling=30_000.0):
   def make_shared(size):
     return tiles.Shape(*size, *size, 1, masked=True, gap=1)
 
   return windows.choose(
-    plans,
+    groups,
     make_shared,
     largest=672,
     devices=devices,
@@ -274,7 +274,7 @@ def choose(plans, devices=1, compiling=30_000.0):
 
 def test_many_sizes_share_windows_that_are_full():
   plans = [plan_of(*size) for size in sizes_of(200, 24, 600)]
-  choice = choose(plans)
+  choice = choose([plans])
   assert choice.shared is not None
   assert len(choice.own) <= 3
   arranged = windows.arrange(
@@ -288,18 +288,18 @@ def test_many_sizes_share_windows_that_are_full():
 
 
 def test_one_size_keeps_windows_of_its_own():
-  choice = choose([plan_of(600, 400)] * 30)
+  choice = choose([[plan_of(600, 400)] * 30])
   assert choice.shared is None
   (shape,) = choice.own
   assert (shape.height, shape.width) == (600, 400)
   # Unless compiling is what costs.
-  two = choose([plan_of(100, 90), plan_of(90, 100)], compiling=1e9)
+  two = choose([[plan_of(100, 90), plan_of(90, 100)]], compiling=1e9)
   assert not two.own
 
 
 def test_every_device_has_work():
   plans = [plan_of(*size) for size in sizes_of(24, 24, 200)]
-  choice = choose(plans, devices=8, compiling=0.0)
+  choice = choose([plans], devices=8, compiling=0.0)
   arranged = windows.arrange(
     ((i, plan, False) for i, plan in enumerate(plans)), choice, devices=8
   )
@@ -307,14 +307,34 @@ def test_every_device_has_work():
   assert all(len(batch) == 8 for _, batch in batches)
 
 
+def computed(choice, groups):
+  """Pixels of the windows that groups take, one after another."""
+  shared = [
+    [plan.pieces[0] for plan in group if choice.takes(plan)] for group in groups
+  ]
+  count = windows._count_windows(shared, choice.shared, 1)
+  own = [p.shape.area for g in groups for p in g if not choice.takes(p)]
+  return count * choice.shared.area + sum(own)
+
+
+def test_shapes_are_chosen_for_groups_as_they_come():
+  found = []
+  for seed in range(4):
+    plans = [plan_of(*size) for size in sizes_of(120, 24, 600, seed)]
+    groups = [plans[i : i + 40] for i in range(0, len(plans), 40)]
+    found.append([computed(choose(each), groups) for each in (groups, [plans])])
+  as_they_come, at_once = np.sum(found, axis=0)
+  assert as_they_come < 0.98 * at_once
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_what_is_least_full_waits_once(devices):
   plans = [plan_of(*size) for size in sizes_of(300, 24, 300)]
-  choice = choose(plans, devices=devices)
+  choice = choose([plans], devices=devices)
   images = [(i, plan, i % 5 == 0) for i, plan in enumerate(plans)]
   arranged = windows.arrange(images, choice, devices=devices)
   now, waiting = windows.hold_back(
-    arranged, choice, devices, waited=lambda image: False
+    arranged, choice.shared, devices, waited=lambda image: False
   )
   assert {*map(id, now)} | {*map(id, waiting)} == {*map(id, arranged)}
   assert len(now) + len(waiting) == len(arranged)
@@ -327,7 +347,7 @@ def test_what_is_least_full_waits_once(devices):
     assert len(of_now) % devices == 0 or len(of_now) < 3 * devices
     assert max(of_waiting, default=0) <= min(of_now)
   again, none = windows.hold_back(
-    arranged, choice, devices, waited=lambda image: True
+    arranged, choice.shared, devices, waited=lambda image: True
   )
   assert again == arranged
   assert not none

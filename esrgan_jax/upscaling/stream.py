@@ -207,12 +207,20 @@ class Engine:
     if len(sizes) < 2:
       return
     multiple = registry.size_multiple(self._net)
-    plans = [
-      self._plan([-(-side // multiple) * multiple for side in size])
-      for size in sizes[:: -(-len(sizes) // _MOST_PLANNED)]
-    ]
+    _, channels = registry.channels(self._net)
+    step = -(-len(sizes) // _MOST_PLANNED)
+    limits = _Limits()
+    groups: list[list[tiles.Plan]] = [[]]
+    for size in sizes[::step]:
+      if limits.reached(1.0):
+        limits = _Limits()
+        groups.append([])
+      height, width = (-(-side // multiple) * multiple for side in size)
+      groups[-1].append(self._plan((height, width)))
+      pixels = height * width
+      limits.add(pixels, pixels * self._net.scale**2 * channels, count=step)
     dtype = np.dtype(np.uint8)
-    self._choices[dtype] = self._choose(plans, dtype)
+    self._choices[dtype] = self._choose(groups, dtype)
 
   def _plan(self, shape: Sequence[int]) -> tiles.Plan:
     return tiles.Plan.make(
@@ -224,7 +232,7 @@ class Engine:
     )
 
   def _choose(
-    self, plans: Sequence[tiles.Plan], dtype: np.dtype
+    self, groups: Sequence[Sequence[tiles.Plan]], dtype: np.dtype
   ) -> windows.Choice:
     make_shared = None
     gap = registry.mask_gap(self._net)
@@ -241,7 +249,7 @@ class Engine:
         )
 
     return windows.choose(
-      plans,
+      groups,
       make_shared,
       largest=(self._tile or memory.largest_tile(self._platform))
       + 2 * self._halo,
@@ -304,12 +312,12 @@ class Engine:
     for dtype, images in by_dtype.items():
       choice = self._choices.get(dtype)
       if choice is None or any(not choice.knows(p) for _, p, _ in images):
-        choice = self._choose([plan for _, plan, _ in images], dtype)
+        choice = self._choose([[plan for _, plan, _ in images]], dtype)
       count = len(self._devices)
       arranged = windows.arrange(images, choice, devices=count)
       if not last:
         arranged, waiting = windows.hold_back(
-          arranged, choice, count, waited=lambda order: order.waited
+          arranged, choice.shared, count, waited=lambda order: order.waited
         )
         left += self._what_is_left(images, waiting)
       found += [
@@ -477,6 +485,29 @@ class Engine:
         self._land(batch, self._launch(batch))
 
 
+@dataclasses.dataclass
+class _Limits:
+  """How much of a group is there."""
+
+  pixels: int = 0
+  bytes: int = 0
+  images: int = 0
+
+  def add(self, pixels: int, bytes_: int, *, count: int = 1) -> None:
+    """Counts an image, or `count` images that are like it."""
+    self.pixels += count * pixels
+    self.bytes += count * bytes_
+    self.images += count
+
+  def reached(self, part: float) -> bool:
+    """Tells whether that is a part of a group, or more."""
+    return (
+      self.pixels >= part * _GROUP_PIXELS
+      or self.bytes >= part * _GROUP_BYTES
+      or self.images >= part * _GROUP_IMAGES
+    )
+
+
 class _Ahead:
   """Reads a group of orders ahead."""
 
@@ -484,25 +515,20 @@ class _Ahead:
     self._source = iter(orders)
     self.ended = False
     self._group: list[Order] = []
-    self._pixels = self._bytes = 0
+    self._limits = _Limits()
 
   def read(self, part: float) -> None:
     """Reads as far as a part of a group goes."""
-    while (
-      self._pixels < part * _GROUP_PIXELS
-      and self._bytes < part * _GROUP_BYTES
-      and len(self._group) < part * _GROUP_IMAGES
-    ):
+    while not self._limits.reached(part):
       order = next(self._source, None)
       if order is None:
         self.ended = True
         return
       self._group.append(order)
-      self._pixels += math.prod(order.pixels.shape[:2])
-      self._bytes += order.out.nbytes
+      self._limits.add(math.prod(order.pixels.shape[:2]), order.out.nbytes)
 
   def take(self) -> list[Order]:
     """Returns what was read, and begins anew."""
     group, self._group = self._group, []
-    self._pixels = self._bytes = 0
+    self._limits = _Limits()
     return group

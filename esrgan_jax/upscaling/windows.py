@@ -111,7 +111,7 @@ def fits(piece: Piece, shape: Shape) -> bool:
 
 
 def choose(
-  plans: Sequence[Plan],
+  groups: Sequence[Sequence[Plan]],
   make_shared: Callable[[tuple[int, int]], Shape] | None,
   *,
   largest: int,
@@ -122,7 +122,8 @@ def choose(
   """Chooses a job's shapes, by the pixels that are computed.
 
   Args:
-    plans: Of its images, or of a fair sample of them.
+    groups: Plans of its images, or of a fair sample of them, as they will be
+      arranged together.
     make_shared: Makes the shape of shared windows of a height and a width; None
       where the network takes no mask.
     largest: The longest side to try.
@@ -133,6 +134,7 @@ def choose(
   Returns:
     The shapes.
   """
+  plans = [plan for group in groups for plan in group]
   classes: dict[Shape, list[Plan]] = {}
   for plan in plans:
     classes.setdefault(plan.shape, []).append(plan)
@@ -173,7 +175,18 @@ def choose(
     return Choice(None, keep(own))
   pieces = [piece for plan in rest for piece in plan.pieces]
   total = area(rest)
-  sample = pieces[:: -(-len(pieces) // _MOST_PACKED)]
+  sample = _sample(
+    [
+      [
+        piece
+        for plan in group
+        if plan.shape not in own
+        for piece in plan.pieces
+      ]
+      for group in groups
+    ]
+  )
+  part = total / sum(p.height * p.width for group in sample for p in group)
 
   def sides(least: int) -> list[int]:
     steps = range(-(-least // _STEP) * _STEP, largest + 1, _STEP)
@@ -184,8 +197,7 @@ def choose(
     return math.ceil(count / devices) * math.prod(size)
 
   def pixels(shape: Shape) -> float:
-    count = len(pack(((0, piece) for piece in sample), shape))
-    count = count * len(pieces) / len(sample)
+    count = part * _count_windows(sample, shape, devices)
     return math.ceil(count / devices) * shape.area + compiling(shape)
 
   sizes = itertools.product(
@@ -199,6 +211,34 @@ def choose(
   if cost >= sum(own_cost(shape) for shape in classes if shape not in own):
     return everything
   return Choice(shared, keep(own))
+
+
+def _sample(groups: Sequence[Sequence[Piece]]) -> list[Sequence[Piece]]:
+  """Returns as many groups as can be packed in no time, or one that is less."""
+  groups = [group for group in groups if group]
+  found = groups[:: -(-sum(map(len, groups)) // _MOST_PACKED)]
+  return [group[:: -(-len(group) // _MOST_PACKED)] for group in found]
+
+
+def _count_windows(
+  groups: Sequence[Sequence[Piece]], shape: Shape, devices: int
+) -> int:
+  """Returns how many windows groups take, one after another."""
+  count = 0
+  left: list[tuple[Any, Piece]] = []
+  waited: set[Any] = set()
+  for number, group in enumerate(groups):
+    items = left + [((number, i), piece) for i, piece in enumerate(group)]
+    found = [Window(shape, False, held) for held in pack(items, shape)]
+    waiting: list[Window] = []
+    if number + 1 < len(groups):
+      found, waiting = hold_back(
+        found, shape, devices, waited=waited.__contains__
+      )
+    left = [(held.image, held.piece) for w in waiting for held in w.held]
+    waited.update(key for key, _ in left)
+    count += len(found)
+  return count
 
 
 def arrange(
@@ -239,7 +279,7 @@ def arrange(
 
 def hold_back(
   windows: Sequence[Window],
-  choice: Choice,
+  shared: Shape | None,
   devices: int,
   *,
   waited: Callable[[Any], bool],
@@ -248,7 +288,7 @@ def hold_back(
 
   Args:
     windows: From `arrange`.
-    choice: The job's shapes.
+    shared: The shape of those that images share.
     devices: Those beyond a full batch wait as well.
     waited: Whether an image did before: none waits twice, for those after it
       are handed out after it.
@@ -259,7 +299,7 @@ def hold_back(
   """
   waiting: list[Window] = []
   for grey in (False, True):
-    alike = [w for w in windows if w.shape == choice.shared and w.grey == grey]
+    alike = [w for w in windows if w.shape == shared and w.grey == grey]
     left = len(alike)
     for window in sorted(alike, key=lambda window: window.fill):
       if left - 1 < len(alike) * (1 - _WAITING):
