@@ -477,7 +477,8 @@ def test_values_out_of_range_are_usage_errors(run, option, capsys):
 def test_a_dry_run_knows_what_cannot_be_consistent(run):
   save("a.png", size=(14, 11))
   status, out, err = run("a.png", "-s", 0.5, "--consistent", "-n")
-  assert (status, out) == (1, "")
+  assert status == 1
+  assert "->" not in out
   assert "a.png: a result of 7 x 6 pixels cannot be consistent" in err
   assert run("a.png", "-s", 1.5, "--consistent", "-n")[0] == 0
 

@@ -150,7 +150,7 @@ def _job(image, size, naming, max_pixels, *, consistent):
     check_result_size(image.path, wanted, max_pixels=max_pixels)
     if consistent:
       try:
-        consistency.check_size(wanted[::-1], size)
+        consistency.check_size(wanted, size[::-1])
       except ValueError as error:
         raise ValueError(f"{printable(image.path)}: {error}") from error
   each = naming.each(image, kind)
