@@ -23,7 +23,8 @@ from tests import weight_builders as build
 
 def _params(config=None, **options):
   state = build.random_state(config, **options)
-  return state, names.from_state_dict(state).params
+  scale = (config or {}).get("scale")
+  return state, names.from_state_dict(state, scale=scale).params
 
 
 def _same(params, state):
@@ -232,10 +233,7 @@ def test_written_pth_is_read_by_torch_and_by_us(tmp_path, scale):
     np.testing.assert_array_equal(loaded[key].numpy(), value)
   again = files.write_weights(tmp_path / "b.pth", params, config)
   assert again.read_bytes() == path.read_bytes()
-  if scale == 3:  # Names and shapes are those of a network of scale 2.
-    with pytest.raises(UnsupportedWeightsError, match="by 2 or by 3"):
-      files.read_weights(path)
-  weights = files.read_weights(path, scale=scale)
+  weights = files.read_weights(path)  # The file tells of its scale.
   assert weights.config == {"architecture": "RRDBNet", **config}
   assert weights.metadata["architecture"] == "RRDBNet"
   _same(weights.params, state)
