@@ -1,9 +1,13 @@
 """The last layers in strips, beside the plain form of the network at once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.ops import strips
@@ -122,3 +126,51 @@ def test_a_size_that_is_not_known_is_not_cut():
   (size,) = jax.export.symbolic_shape("h")
   assert strips.count_rows((1, size, 512, 64)) is None
   assert strips.count_rows((0, 512, 512, 64)) is None
+
+
+@pytest.fixture(scope="module")
+def in_four():
+  """A network whose strips are short, four images, and their gradients."""
+  fast, plain, variables = _nets(num_feat=6, num_grow_ch=4)
+  feat, valid = _features(4, 24, 9, 6)
+  return fast, variables, feat, valid, _run(plain, variables, feat, valid)
+
+
+def _run(net, variables, feat, valid):
+  return net.apply(variables, feat, valid, method="reconstruct")
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+def test_under_a_mesh(monkeypatch, in_four, kind):
+  monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
+  fast, variables, feat, valid, expected = in_four
+  mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+  whole, parted = (NamedSharding(mesh, P(*axes)) for axes in ((), ("data",)))
+  run = jax.jit(functools.partial(_run, fast))
+  arrays = (
+    jax.device_put(variables, whole),
+    *jax.device_put((feat, valid), parted),
+  )
+  sr = run(*arrays)
+  assert sr.sharding.spec[0] == "data"
+  _assert_close(sr, expected)
+  with jax.set_mesh(mesh):
+    _assert_close(run(*arrays), expected)
+
+
+def test_in_a_shard_map_and_a_vmap(monkeypatch, in_four):
+  monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
+  fast, variables, feat, valid, expected = in_four
+  run = functools.partial(_run, fast)
+  sharded = jax.shard_map(
+    run,
+    mesh=jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,)),
+    in_specs=(P(), P("data"), P("data")),
+    out_specs=P("data"),
+  )
+  _assert_close(jax.jit(sharded)(variables, feat, valid), expected)
+  several = jax.tree.map(lambda x: jnp.stack([x, -x]), variables)
+  found = jax.vmap(run, (0, None, None))(several, feat, valid)
+  _assert_close(found[0], expected)
+  found = jax.vmap(run, (None, 0, 0))(variables, feat, valid)
+  _assert_close(found, expected)

@@ -184,6 +184,8 @@ def _choose_upsample(
   factors: tuple[int, ...], *, strips: bool = False
 ) -> Callable[..., Array]:
   run = functools.partial(upsample, factors=factors)
+  if not factors:
+    return run
   choices = {}
   if strips:
     choices["cpu"] = functools.partial(run, strips=True)
