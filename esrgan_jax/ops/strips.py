@@ -4,8 +4,8 @@ At the resolution of the result activations are the largest of the network, and
 what a CPU does with them waits for memory. The last upsampling and the two
 convolutions after it have a fifth of the arithmetic of a network of six blocks,
 and took a third of its time. Here a strip goes through all three before the
-next begins; what two strips share, an eighth, is computed twice. The figures
-are in `docs/generator.md`.
+next begins; the rows that two strips share are computed twice. The figures are
+in `docs/generator.md`.
 
 Arrays are NHWC and HWIO; `valid` is 1 inside of an image and 0 outside, or
 None.
@@ -106,14 +106,15 @@ def upsample_last(
       sr = _double(cut(feat), kernel)
     else:
       sr = _convolve(repeat_pixels(cut(feat), factor), kernel)
-    # The rows that both have: two more of the result on either side.
-    top = factor * i * rows - 2
-    row = top + lax.broadcasted_iota(jnp.int32, (1, sr.shape[1], 1, 1), 1)
-    inside = ((row >= 0) & (row < factor * h)).astype(sr.dtype)
-    if valid is not None:
-      extra = (factor * (rows + 2 * halo) - sr.shape[1]) // 2
-      whole = repeat_pixels(cut(valid), factor)
-      inside = whole[:, extra : extra + sr.shape[1]]
+    # Beyond the image, what the next convolution sees is zero.
+    if valid is None:
+      row = lax.broadcasted_iota(jnp.int32, (1, sr.shape[1], 1, 1), 1)
+      row += factor * i * rows - 2
+      inside = ((row >= 0) & (row < factor * h)).astype(sr.dtype)
+    else:
+      inside = repeat_pixels(cut(valid), factor)
+      beyond = (inside.shape[1] - sr.shape[1]) // 2
+      inside = inside[:, beyond : beyond + sr.shape[1]]
     sr = leaky_relu(sr + channels(bias)) * inside
     kernel, bias = conv_hr
     sr = leaky_relu(_convolve(sr, kernel) + channels(bias)) * inside[:, 1:-1]
