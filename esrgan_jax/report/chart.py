@@ -1,6 +1,7 @@
-"""Draws line charts as SVG, to stand inside an HTML page that styles them.
+"""Line charts: where everything lies, and SVG to stand inside an HTML page.
 
-Lines have the classes `s0`, `s1`, ...; the page gives them colours.
+Lines have the classes `s0`, `s1`, ...; the page gives them colours. As files of
+their own, `chart_files` draws them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,20 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Line", "draw_chart", "ticks"]
+from esrgan_jax.text import printable
 
-_WIDTH, _HEIGHT = 420, 240
+__all__ = [
+  "HEIGHT",
+  "WIDTH",
+  "Chart",
+  "Line",
+  "draw_chart",
+  "elements",
+  "plan",
+  "ticks",
+]
+
+WIDTH, HEIGHT = 420, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
 _MOST_POINTS = 300
 
@@ -25,14 +37,50 @@ class Line(NamedTuple):
   y: Sequence[float | None]
 
 
-def draw_chart(
+class Text(NamedTuple):
+  """Words in a chart; x is their `anchor`, y their base line.
+
+  Attributes:
+    x: Across.
+    y: Down.
+    words: What they are.
+    anchor: start, middle or end.
+    is_mark: Whether they belong to a point, and not to an axis.
+  """
+
+  x: float
+  y: float
+  words: str
+  anchor: str
+  is_mark: bool = False
+
+
+class Chart(NamedTuple):
+  """Where everything lies in a chart of `WIDTH` by `HEIGHT`, y going down.
+
+  Attributes:
+    labels: What the lines are called.
+    grid: `(left, right, y)` of the lines behind them.
+    texts: Words.
+    strokes: Points of each line; None where it has a gap.
+    dots: `(line, x, y)` of points that are drawn as such.
+  """
+
+  labels: list[str]
+  grid: list[tuple[float, float, float]]
+  texts: list[Text]
+  strokes: list[list[tuple[float, float] | None]]
+  dots: list[tuple[int, float, float]]
+
+
+def plan(
   lines: Sequence[Line],
   *,
   x_label: str,
   log: bool = False,
   marks: Sequence[str] = (),
-) -> str:
-  """Returns a chart as an `<svg>` element.
+) -> Chart | None:
+  """Returns where everything of a chart lies.
 
   Args:
     lines: What to draw; long lines are averaged down to 300 points.
@@ -42,14 +90,14 @@ def draw_chart(
       line's points are then drawn as well.
 
   Returns:
-    The element, or an empty text if there is nothing to draw.
+    The chart; None if there is nothing to draw.
 
-  >>> svg = draw_chart([Line("loss", [0, 1], [2.0, 1.0])], x_label="step")
-  >>> svg.startswith("<svg"), svg.count("<path")
-  (True, 1)
-  >>> draw_chart([Line("loss", [0], [None])], x_label="step")
-  ''
+  >>> chart = plan([Line("loss", [0, 1], [2.0, 1.0])], x_label="step")
+  >>> [len(points) for points in chart.strokes]
+  [2]
+  >>> plan([Line("loss", [0], [None])], x_label="step")
   """
+  labels = [printable(line.label) for line in lines]
   if log:
     lines = [
       line._replace(y=[math.log10(v) if v and v > 0 else None for v in line.y])
@@ -58,7 +106,7 @@ def draw_chart(
   lines = [line if marks else _thin(line) for line in lines]
   points = [p for line in lines for p in _points(line) if p]
   if not points:
-    return ""
+    return None
   x_low, x_high = _span([x for x, _ in points], margin=0.03 if marks else 0)
   y_low, y_high = _span([y for _, y in points], margin=0.06)
 
@@ -66,53 +114,79 @@ def draw_chart(
     across = (x - x_low) / (x_high - x_low)
     up = (y - y_low) / (y_high - y_low)
     return (
-      round(_LEFT + across * (_WIDTH - _LEFT - _RIGHT), 1),
-      round(_HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM), 1),
+      round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 1),
+      round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 1),
     )
 
-  parts = []
+  chart = Chart(labels, [], [], [], [])
   for value in _log_ticks(y_low, y_high) if log else ticks(y_low, y_high):
     left, y = place(x_low, value)
     right, _ = place(x_high, value)
     text = _number(10**value if log else value)
-    parts.append(
-      f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
-    )
-    parts.append(f'<text x="{left - 6}" y="{y + 4}" class="end">{text}</text>')
+    chart.grid.append((left, right, y))
+    chart.texts.append(Text(left - 6, y + 4, text, "end"))
   for value in ticks(x_low, x_high, count=5):
     x, y = place(value, y_low)
-    parts.append(
-      f'<text x="{x}" y="{y + 15}" class="middle">{_number(value)}</text>'
-    )
-  middle = (_LEFT + _WIDTH - _RIGHT) / 2
-  parts.append(
-    f'<text x="{middle}" y="{_HEIGHT - 3}" class="middle">'
-    f"{html.escape(x_label)}</text>"
-  )
+    chart.texts.append(Text(x, y + 15, _number(value), "middle"))
+  middle = (_LEFT + WIDTH - _RIGHT) / 2
+  chart.texts.append(Text(middle, HEIGHT - 3, x_label, "middle"))
   for index, line in enumerate(lines):
     placed = [p and place(*p) for p in _points(line)]
-    parts.append(f'<path class="line s{index}" d="{_path(placed)}"/>')
+    chart.strokes.append(placed)
     solid = [p for p in placed if p]
     if len(solid) == 1 or marks:
-      parts += [
-        f'<circle class="dot s{index}" cx="{x}" cy="{y}" r="3.5"/>'
-        for x, y in solid
-      ]
+      chart.dots.extend((index, x, y) for x, y in solid)
   if marks:
-    for point, text in zip(_points(lines[0]), marks, strict=True):
+    for point, text in zip(chart.strokes[0], marks, strict=True):
       if point:
-        x, y = place(*point)
+        x, y = point
         side, shift = ("end", -7) if x > _LEFT + 40 else ("start", 7)
-        parts.append(
-          f'<text x="{x + shift}" y="{y - 6}" class="mark {side}">'
-          f"{html.escape(text)}</text>"
-        )
-  label = html.escape(", ".join(line.label for line in lines), quote=True)
+        chart.texts.append(Text(x + shift, y - 6, text, side, is_mark=True))
+  return chart
+
+
+def draw_chart(chart: Chart) -> str:
+  """Returns a chart as an `<svg>` element of a page.
+
+  Args:
+    chart: As of `plan`.
+
+  >>> chart = plan([Line("loss", [0, 1], [2.0, 1.0])], x_label="step")
+  >>> svg = draw_chart(chart)
+  >>> svg.startswith("<svg"), svg.count("<path")
+  (True, 1)
+  """
+  label = html.escape(", ".join(chart.labels), quote=True)
   return (
-    f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
-    + "".join(parts)
-    + "</svg>"
+    f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
+    f"{elements(chart)}</svg>"
   )
+
+
+def elements(chart: Chart) -> str:
+  """Returns what is in a chart's `<svg>`, of classes without a style.
+
+  Args:
+    chart: As of `plan`.
+  """
+  parts = [
+    f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
+    for left, right, y in chart.grid
+  ]
+  for text in chart.texts:
+    mark = "mark " * text.is_mark
+    kind = f' class="{mark}{text.anchor}"'
+    words = html.escape(text.words)
+    parts.append(f'<text x="{text.x:g}" y="{text.y:g}"{kind}>{words}</text>')
+  parts += [
+    f'<path class="line s{index}" d="{_path(points)}"/>'
+    for index, points in enumerate(chart.strokes)
+  ]
+  parts += [
+    f'<circle class="dot s{index}" cx="{x}" cy="{y}" r="3.5"/>'
+    for index, x, y in chart.dots
+  ]
+  return "".join(parts)
 
 
 def ticks(low: float, high: float, *, count: int = 4) -> list[float]:

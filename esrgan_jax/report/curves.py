@@ -1,13 +1,34 @@
-"""The report's charts: a phase over its steps, and models over alpha."""
+"""The report's charts: a phase over its steps, and models over alpha.
+
+They stand in the page, and in files of their own beside it: `write_curves`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from esrgan_jax.report import chart, parts
+from etils import epath
 
-__all__ = ["of_phase", "trade_off"]
+from esrgan_jax import storage
+from esrgan_jax.report import chart, chart_files, metric_log, parts
+from esrgan_jax.text import printable
+from esrgan_jax.weights import workdir as layout
+
+__all__ = ["FOLDER", "Curve", "of_phase", "trade_off", "write_curves"]
+
+FOLDER = "curves"  # In a workdir.
+
+
+class Curve(NamedTuple):
+  """A chart, its caption, and what a file of it is called."""
+
+  title: str
+  chart: chart.Chart
+  name: str
 
 
 class _Panel(NamedTuple):
@@ -16,6 +37,7 @@ class _Panel(NamedTuple):
   title: str
   lines: dict[str, str]
   log: bool = False
+  name: str = ""  # Else the title.
 
 
 _PANELS = (
@@ -60,35 +82,12 @@ def of_phase(title: str, log: Sequence[Mapping[str, Any]]) -> str:
   >>> of_phase("PSNR", [{"step": 1}])
   ''
   """
-  figures = []
-  rated = [
-    _Panel(
-      f"{each.heading} on validation images{', ' * bool(each.unit)}{each.unit}",
-      {f"eval/{each.name}": each.heading},
-    )
-    for each in parts.measured(log, "eval/")
-    if each.curve
-  ]
-  for panel in (*rated, *_PANELS):
-    lines = []
-    for key, label in panel.lines.items():
-      entries = [entry for entry in log if key in entry]
-      if entries:
-        steps = [entry["step"] for entry in entries]
-        lines.append(chart.Line(label, steps, [e[key] for e in entries]))
-    svg = chart.draw_chart(lines, x_label="step", log=panel.log)
-    if svg:
-      figures.append(
-        parts.figure(panel.title, svg, [line.label for line in lines])
-      )
   skipped = max((entry.get("skipped") or 0 for entry in log), default=0)
   note = ""
   if skipped:
     note = f"<p>Updates skipped because they were not finite: {skipped:g}.</p>"
-  if not figures:
-    return ""
-  charts = f'<div class="charts">{"".join(figures)}</div>'
-  return f"<h2>{title}</h2>{note}{charts}"
+  charts = _figures(_over_steps(log))
+  return f"<h2>{title}</h2>{note}{charts}" if charts else ""
 
 
 def trade_off(
@@ -107,36 +106,160 @@ def trade_off(
   >>> trade_off({"rows": []})
   ''
   """
-  rows = content.get("rows") if isinstance(content, dict) else content
-  rows = [row for row in rows or () if isinstance(row, dict) and "alpha" in row]
+  rows = _rows(content)
   if not rows:
     return ""
-  rows = sorted(rows, key=lambda row: row["alpha"])
-  figures = []
-  names = [f"{row['alpha']:g}" for row in rows]
+  table = parts.table("alpha", [(f"{row['alpha']:g}", row) for row in rows])
+  return (
+    "<h2>Between the two models</h2>"
+    f'<p class="soft">Weights (1 - alpha) * {parts.text(first)} + alpha *'
+    f" {parts.text(last)}. Perceptual distance: lower is closer.</p>"
+    f"{_figures(_over_alpha(rows))}<br>{table}"
+  )
+
+
+def write_curves(
+  workdir: str | os.PathLike[str],
+  *,
+  titles: Mapping[str, str] | None = None,
+) -> list[epath.Path]:
+  """Writes each chart of a workdir's report as an SVG and a PNG file.
+
+  `curves/psnr_generator_loss.svg` is the PSNR phase's; what is over alpha has
+  no phase.
+
+  Args:
+    workdir: The folder of a training run. `gs://` works as well.
+    titles: What to call phases, by name; none is the name.
+
+  Returns:
+    The files; those of these names that were there are replaced.
+
+  Raises:
+    OSError: If one cannot be written.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = epath.Path(folder, "psnr")
+  ...   with metric_log.MetricLog(path, tensorboard=False) as log:
+  ...     log.write(1, {"g/loss": 0.5})
+  ...   [path.name for path in write_curves(folder)]
+  ['psnr_generator_loss.svg', 'psnr_generator_loss.png']
+  """
+  workdir = epath.Path(workdir)
+  titles, found = titles or {}, []
+  for name in layout.order(workdir):
+    title = titles.get(name, name.upper())
+    found += [
+      each._replace(
+        title=f"{title}: {each.title}", name=f"{name}_{_slug(each.name)}"
+      )
+      for each in _over_steps(metric_log.read_phase(workdir / name))
+    ]
+  try:
+    content = json.loads((workdir / "interpolation.json").read_text())
+  except (OSError, ValueError):
+    content = None
+  found += [
+    each._replace(name=_slug(each.name)) for each in _over_alpha(_rows(content))
+  ]
+  written = []
+  for each in found:
+    title = printable(each.title)
+    for suffix, content in (
+      ("svg", chart_files.svg(each.chart, title)),
+      ("png", chart_files.png(each.chart, title)),
+    ):
+      path = workdir / FOLDER / f"{each.name}.{suffix}"
+      path.parent.mkdir(exist_ok=True)
+      storage.write_whole(path, content, overwrite=True)
+      written.append(path)
+  return written
+
+
+def _over_steps(log: Sequence[Mapping[str, Any]]) -> Iterator[Curve]:
+  """Yields what there is to draw of a phase: measures, losses, and the rest."""
+  rated = [
+    _Panel(
+      f"{each.heading} on validation images{', ' * bool(each.unit)}{each.unit}",
+      {f"eval/{each.name}": each.heading},
+      name=each.name,
+    )
+    for each in parts.measured(log, "eval/")
+    if each.curve
+  ]
+  for panel in (*rated, *_PANELS, *_others(log)):
+    lines = []
+    for key, label in panel.lines.items():
+      entries = [entry for entry in log if key in entry]
+      if entries:
+        steps = [entry["step"] for entry in entries]
+        lines.append(chart.Line(label, steps, [e[key] for e in entries]))
+    drawn = chart.plan(lines, x_label="step", log=panel.log)
+    if drawn:
+      yield Curve(panel.title, drawn, panel.name or panel.title)
+
+
+def _others(log: Sequence[Mapping[str, Any]]) -> list[_Panel]:
+  """A panel each for what other losses and phases log of the networks."""
+  shown = {key for panel in _PANELS for key in panel.lines} | {"d/gap"}
+  keys = {
+    key
+    for entry in log
+    for key, value in entry.items()
+    if key.startswith(("g/", "d/")) and isinstance(value, int | float)
+  }
+  return [
+    _Panel(f"{_NETWORKS[key[0]]} {key[2:].replace('_', ' ')}", {key: key})
+    for key in sorted(keys - shown)
+  ]
+
+
+_NETWORKS = {"g": "Generator", "d": "Discriminator"}
+
+
+def _rows(content: Any) -> list[Mapping[str, Any]]:
+  """Returns the rows of `interpolation.json`, by alpha."""
+  rows = content.get("rows") if isinstance(content, dict) else content
+  rows = [row for row in rows or () if isinstance(row, dict) and "alpha" in row]
+  return sorted(rows, key=lambda row: row["alpha"])
+
+
+def _over_alpha(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curve]:
+  """Yields the trade-off, and each measure over alpha."""
   if any(row.get("perceptual") is not None for row in rows):
     line = chart.Line(
       "models",
       [row.get("psnr_y") or float("nan") for row in rows],
       [row.get("perceptual") for row in rows],
     )
-    svg = chart.draw_chart([line], x_label="PSNR (Y), dB", marks=names)
-    if svg:
-      figures.append(
-        parts.figure("Perceptual distance over PSNR, by alpha", svg, ())
-      )
+    names = [f"{row['alpha']:g}" for row in rows]
+    drawn = chart.plan([line], x_label="PSNR (Y), dB", marks=names)
+    if drawn:
+      title = "Perceptual distance over PSNR, by alpha"
+      yield Curve(title, drawn, "perceptual distance over psnr")
   for each in parts.measured(rows):
     if not each.curve:
       continue
     values = [row.get(each.name) for row in rows]
     line = chart.Line(each.name, [row["alpha"] for row in rows], values)
-    svg = chart.draw_chart([line], x_label="alpha")
-    if svg:
-      figures.append(parts.figure(f"{each.title} over alpha", svg, ()))
-  table = parts.table("alpha", [(f"{row['alpha']:g}", row) for row in rows])
-  return (
-    "<h2>Between the two models</h2>"
-    f'<p class="soft">Weights (1 - alpha) * {parts.text(first)} + alpha *'
-    f" {parts.text(last)}. Perceptual distance: lower is closer.</p>"
-    f'<div class="charts">{"".join(figures)}</div><br>{table}'
-  )
+    drawn = chart.plan([line], x_label="alpha")
+    if drawn:
+      yield Curve(f"{each.title} over alpha", drawn, f"{each.name} over alpha")
+
+
+def _figures(curves: Iterator[Curve]) -> str:
+  figures = [
+    parts.figure(each.title, chart.draw_chart(each.chart), each.chart.labels)
+    for each in curves
+  ]
+  return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+
+
+def _slug(name: str) -> str:
+  """Letters and digits for a file's name; what a stranger called a measure.
+
+  >>> _slug("Perceptual loss")
+  'perceptual_loss'
+  """
+  return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:100] or "curve"

@@ -21,7 +21,7 @@ from etils import epath
 from esrgan_jax import storage
 from esrgan_jax.report import event_file
 
-__all__ = ["FILENAME", "MetricLog", "read_metrics"]
+__all__ = ["FILENAME", "MetricLog", "read_metrics", "read_phase"]
 
 FILENAME = "metrics.jsonl"
 
@@ -180,6 +180,18 @@ def read_metrics(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return []
   entries = [_parse(line) for line in path.read_text().splitlines()]
   return sorted(filter(None, entries), key=lambda entry: entry["step"])
+
+
+def read_phase(folder: epath.Path) -> list[dict[str, Any]]:
+  """Reads a phase's log, which may be in `metrics/` below.
+
+  Args:
+    folder: The phase's.
+
+  >>> read_phase(epath.Path("/nowhere"))
+  []
+  """
+  return read_metrics(folder) or read_metrics(folder / "metrics")
 
 
 def _is_evaluation(entry: Mapping[str, Any]) -> bool:

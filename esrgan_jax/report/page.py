@@ -72,7 +72,7 @@ def write_report(
   evaluations = _read_evaluations(workdir / "evaluation.json")
   names = layout.order(workdir)
   titles = {name: name.upper() for name in names} | dict(titles or {})
-  logs = {name: _read_log(workdir / name) for name in names}
+  logs = {name: metric_log.read_phase(workdir / name) for name in names}
   sections = [
     _descent(workdir),
     _results(evaluations),
@@ -132,12 +132,6 @@ def _read_evaluations(path: epath.Path) -> list[dict[str, Any]]:
     return scores.read_evaluations(path)
   except (OSError, ValueError):
     return []
-
-
-def _read_log(folder: epath.Path) -> list[dict[str, Any]]:
-  return metric_log.read_metrics(folder) or metric_log.read_metrics(
-    folder / "metrics"
-  )
 
 
 def _descent(workdir: epath.Path) -> str:
