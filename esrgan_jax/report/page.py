@@ -22,7 +22,7 @@ from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.evaluation import scores
-from esrgan_jax.report import curves, metric_log, parts
+from esrgan_jax.report import curves, film, metric_log, parts
 from esrgan_jax.weights import descent
 from esrgan_jax.weights import workdir as layout
 
@@ -33,6 +33,7 @@ _NETWORK = "RRDBNet"
 _ORDINALS = ("one", "two", "three", "four", "five", "six")
 _BASELINE = "bicubic"
 _MOST_PICTURES = 6
+_LARGEST_FILM = 20_000_000  # Bytes; a page that holds more is slow to open.
 _LARGEST_PNG = 3_000_000  # Bytes; beyond, a JPEG looks the same here.
 
 
@@ -46,8 +47,8 @@ def write_report(
   Reads, each if it is there: `config.json`; `metrics.jsonl` of each phase's
   folder (or in `metrics/` below), as `metric_log` writes it;
   `evaluation.json`, as `evaluator` writes it; `interpolation.json`, `{"rows":
-  [...]}` with `alpha` and means; and `samples/*.png`, of which the last of each
-  kind is shown, the kind being the name without its number.
+  [...]}` with `alpha` and means; `samples/*.png`, of which the last of each
+  kind is shown, the kind being the name without its number; and `film.webp`.
 
   Args:
     workdir: The folder of a training run. `gs://` works as well.
@@ -77,6 +78,7 @@ def write_report(
     _descent(workdir),
     _results(evaluations),
     _pictures(workdir / "samples", names if config else ()),
+    _film(workdir / film.NAME),
     *(
       curves.of_phase(f"Phase {number}: {titles[name]}", logs[name])
       for number, name in zip(_numbers(), names, strict=False)
@@ -240,6 +242,28 @@ def _pictures(folder: epath.Path, phases: Sequence[str]) -> str:
     others = ["<details><summary>During training</summary>", *others]
     others.append("</details>")
   return "<h2>Pictures</h2>" + first + "".join(others)
+
+
+def _film(path: epath.Path) -> str:
+  """Returns the film, which plays in the page."""
+  try:
+    data = path.read_bytes()
+  except OSError:
+    return ""
+  if not film.is_film(data):
+    return ""
+  name = parts.text(path.name)
+  if len(data) > _LARGEST_FILM:
+    size = f"{len(data) / 1e6:.0f} MB"
+    return f"<h2>Training film</h2><p>{size}: see {name}, beside this page.</p>"
+  source = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+  return (
+    "<h2>Training film</h2>"
+    '<p class="soft">One picture as it was upscaled in the course of the'
+    f" training; {name}.</p>"
+    f'<figure class="picture"><img src="{source}" alt="training film">'
+    "</figure>"
+  )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

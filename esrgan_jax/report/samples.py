@@ -51,15 +51,58 @@ def choose_crops(
       break
     if min(pair.lr.shape[:2]) < side:
       continue
-    top, left = _richest(pair.lr, side)
-    hr_top, hr_left = scale * top, scale * left
-    crops.append(
-      Pair(
-        pair.lr[top : top + side, left : left + side],
-        pair.hr[hr_top : hr_top + size, hr_left : hr_left + size],
-      )
-    )
+    top, left = richest(pair.lr, (side, side))
+    crops.append(cut(pair, (left, top, side, side), scale=scale))
   return crops
+
+
+def cut(pair: Pair, box: tuple[int, int, int, int], *, scale: int) -> Pair:
+  """Cuts the same place out of LR and HR.
+
+  Args:
+    pair: An image.
+    box: Left, top, width and height, LR pixels.
+    scale: HR pixels per LR pixel.
+
+  >>> lr, hr = np.zeros((6, 8, 3), np.uint8), np.zeros((24, 32, 3), np.uint8)
+  >>> [part.shape for part in cut(Pair(lr, hr), (5, 0, 3, 4), scale=4)]
+  [(4, 3, 3), (16, 12, 3)]
+  """
+  left, top, width, height = box
+  lr = pair.lr[top : top + height, left : left + width]
+  left, top, width, height = (scale * n for n in box)
+  return Pair(lr, pair.hr[top : top + height, left : left + width])
+
+
+def richest(lr: np.ndarray, size: tuple[int, int]) -> tuple[int, int]:
+  """Finds the place with the most change between neighbours.
+
+  Args:
+    lr: uint8 `[h, w, 3]`.
+    size: Height and width of the place, not larger than the image.
+
+  Returns:
+    Its top and left.
+
+  >>> lr = np.zeros((6, 8, 3), np.uint8)
+  >>> lr[5, 7] = 255
+  >>> richest(lr, (2, 3))
+  (4, 5)
+  """
+  height, width = size
+  grey = lr.astype(np.float64).sum(axis=-1)
+  energy = np.zeros_like(grey)
+  energy[:, 1:] += np.abs(np.diff(grey, axis=1))
+  energy[1:] += np.abs(np.diff(grey, axis=0))
+  sums = np.pad(energy.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+  places = (
+    sums[height:, width:]
+    - sums[:-height, width:]
+    - sums[height:, :-width]
+    + sums[:-height, :-width]
+  )
+  top, left = np.unravel_index(np.argmax(places), places.shape)
+  return int(top), int(left)
 
 
 def grid(columns: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
@@ -107,20 +150,3 @@ def png(picture: np.ndarray) -> bytes:
   buffer = io.BytesIO()
   PIL.Image.fromarray(picture).save(buffer, "png")
   return buffer.getvalue()
-
-
-def _richest(lr, side):
-  """Corner of the square with the most change between neighbours."""
-  grey = lr.astype(np.float64).sum(axis=-1)
-  energy = np.zeros_like(grey)
-  energy[:, 1:] += np.abs(np.diff(grey, axis=1))
-  energy[1:] += np.abs(np.diff(grey, axis=0))
-  sums = np.pad(energy.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-  squares = (
-    sums[side:, side:]
-    - sums[:-side, side:]
-    - sums[side:, :-side]
-    + sums[:-side, :-side]
-  )
-  top, left = np.unravel_index(np.argmax(squares), squares.shape)
-  return int(top), int(left)

@@ -57,6 +57,7 @@ _HARMLESS = (
   "eval",
   "eval_every_steps",
   "export_alpha",
+  "film",
   "interpolation_alphas",
   "keep",
   "log_every_steps",

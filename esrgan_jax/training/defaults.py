@@ -90,6 +90,22 @@ _COMMON: dict[str, Any] = {
     "num_samples": 4,  # Crops in sample pictures; 0 for none.
     "sample_size": 128,  # HR pixels.
   },
+  # The training film: one picture as the model of each step upscales it, in
+  # film.webp and in the report. Without validation images, there is none unless
+  # a picture is named.
+  "film": {
+    "enabled": True,
+    # A file of HR, or the name of a validation image; "" for the first of them.
+    "picture": "",
+    # Of the picture, HR pixels: left, top, width, height; () for the square
+    # with the most in it.
+    "crop": (),
+    "size": 256,  # HR pixels a side of that square, at most.
+    "first_step": 10,  # Of each phase; step 0 of the first has a frame, too.
+    "growth": 1.25,  # Each frame is so many times as far on as the one before.
+    "seconds": 0.25,  # A frame is seen; the last one eight times as long.
+    "quality": 80,  # WebP's, 1 to 100.
+  },
   "interpolation_alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
   "export_alpha": 0.8,  # Of the model in between: xinntao/ESRGAN's example.
   # Go on although the workdir has another config: what does not fit begins
@@ -106,7 +122,9 @@ _ELSEWHERE = {"generator": "scale", "discriminator": "input_size"}
 _FOLDERS = (
   "bicubic",
   "checkpoints",
+  "curves",
   "earlier",
+  "film",
   "metrics",
   "models",
   "samples",

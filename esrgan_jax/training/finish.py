@@ -18,6 +18,7 @@ from etils import epath
 from esrgan_jax import console, distributed
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.interpolate import interpolate_params
+from esrgan_jax.report import curves
 from esrgan_jax.report import page as report
 from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import lineage
@@ -222,14 +223,16 @@ def _show_table(run: run_lib.Run, evaluations: Sequence[Any]) -> None:
 
 
 def _report(run: run_lib.Run) -> epath.Path:
-  """Has the first process write the report; the others wait for it.
+  """Has the first process write the report and its curves; the others wait.
 
   Failures of any process become those of all: they end with one status.
   """
   path = run.workdir / "report.html"
   if jax.process_index() == 0:
+    titles = {name: phases_lib.title(run.config, name) for name in run.order}
+    with run.tolerating("the curves"):
+      curves.write_curves(run.workdir, titles=titles)
     with run.tolerating("the report"):
-      titles = {name: phases_lib.title(run.config, name) for name in run.order}
       report.write_report(run.workdir, titles=titles)
       run.say(f"report: {path}")
   everyones = map(json.loads, distributed.gather(json.dumps(run.failures)))

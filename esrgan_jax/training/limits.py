@@ -79,7 +79,12 @@ _POSITIVE = (
   "checkpoint_every_steps",
   "max_skipped_in_a_row",
   "eval.sample_size",
+  "film.first_step",
+  "film.size",
 )
+_LARGEST_FILM = 1024  # HR pixels a side.
+# A million steps then have 250 frames.
+_SLOWEST_GROWTH = 1.05
 
 
 def _layers_problem(layers):
@@ -90,6 +95,30 @@ def _layers_problem(layers):
     if not isinstance(weight, int | float) or not 0 < weight < math.inf:
       return f"the weight of {layer} must be a number above 0"
   return "" if layers else "name a layer, such as {'conv5_4': 1.0}"
+
+
+def _film_problem(key, value, config):
+  """Why a key of the film cannot have a value, if so."""
+  side = f"{_LARGEST_FILM} HR pixels a side or less"
+  if key == "size" and value > _LARGEST_FILM:
+    return f"it must be {side}"
+  if key == "growth" and not _SLOWEST_GROWTH <= value < math.inf:
+    return f"it must be {_SLOWEST_GROWTH} or more"
+  if key == "seconds" and not 0.01 <= value <= 60:
+    return "it must be from 0.01 to 60"
+  if key == "quality" and not 1 <= value <= 100:
+    return "it must be from 1 to 100"
+  if key == "crop" and len(value):
+    whole = all(
+      isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in value
+    )
+    if len(value) != 4 or not whole or not all(value[2:]):
+      return "it must be left, top, width and height, HR pixels; or ()"
+    if any(n % config.scale for n in value):
+      return f"each must be a multiple of config.scale, {config.scale}"
+    if max(value[2:]) > _LARGEST_FILM:
+      return f"it must be {side}"
+  return ""
 
 
 def _limits(key, default, config):
@@ -139,6 +168,8 @@ def _range_problem(key, value, default, config):
     isinstance(v, int | float) and 0 <= v <= 1 for v in value
   ):
     return "it must be numbers from 0 to 1"
+  if key.startswith("film."):
+    return _film_problem(key.removeprefix("film."), value, config)
   if key == "eval.measures":
     try:
       measures.choose(value)

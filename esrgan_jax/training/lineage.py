@@ -21,6 +21,7 @@ from etils import epath
 
 from esrgan_jax import storage
 from esrgan_jax.distributed import wait_for_all
+from esrgan_jax.report import curves, film
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.weights.formats import checkpoint_folders
 from esrgan_jax.weights.formats import stored_arrays as stored
@@ -35,7 +36,9 @@ _MODELS = "models"
 # What is made of all phases together.
 _RESULTS = (
   f"{_MODELS}/*.safetensors",
+  f"{curves.FOLDER}/*",
   "evaluation.json",
+  film.NAME,
   "interpolation.json",
   "report.html",
   "samples/final.png",
@@ -208,7 +211,12 @@ def _set_aside(run, names, reason):
     storage.write_whole(target / "config.json", text, overwrite=True)
     # A phase's folder last, and that of the first of all: where it is left,
     # the rest may have been moved before.
-    later = reversed([(f"samples/{name}_*.png", name) for name in names])
+    later = reversed(
+      [
+        (f"samples/{name}_*.png", f"{film.FOLDER}/{name}/*.png", name)
+        for name in names
+      ]
+    )
     for pattern in (*_RESULTS, *itertools.chain.from_iterable(later)):
       for path in sorted(run.workdir.glob(pattern)):
         _move(path, target / path.relative_to(run.workdir))

@@ -11,6 +11,10 @@
 | `evaluation.json`            | a row an image and model, and means         |
 | `interpolation.json`         | the same over alpha, with perceptual        |
 |                              | distance                                    |
+| `curves/*.svg`, `*.png`      | each chart of the report                    |
+| `film/PHASE/*.png`           | the frames of the film                      |
+| `film.webp`                  | a picture as it was upscaled in the course  |
+|                              | of the training                             |
 | `report.html`                | all of this, to look at                     |
 | `earlier/1/`, ...            | a workdir each: what was trained again      |
 | `.lock`                      | who trains here                             |
@@ -43,7 +47,14 @@ from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.evaluation import measures
 from esrgan_jax.report import metric_log
 from esrgan_jax.steps import state as state_lib
-from esrgan_jax.training import checkpoint, claim, finish, lineage, start
+from esrgan_jax.training import (
+  checkpoint,
+  claim,
+  filming,
+  finish,
+  lineage,
+  start,
+)
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
@@ -116,6 +127,7 @@ def train(
     variables = begun and begun.variables
     phases = phases_lib.make_phases(run)
     _ = run.eval_source
+    film = filming.open_film(run)
     for phase in phases:
       with _open_checkpoints(run, phase) as checkpoints:
         checkpoints.check(
@@ -124,10 +136,10 @@ def train(
     lineage.foresee(run)
     run.write_config()
     with _Signals() as signals:
-      return _train(run, phases, begun, signals)
+      return _train(run, phases, begun, signals, film)
 
 
-def _train(run, phases, begun, signals):
+def _train(run, phases, begun, signals, film):
   """All phases, and what comes after; `begun` is what to start from."""
   run.say(
     f"{jax.device_count()} {jax.default_backend()} device(s) in"
@@ -157,8 +169,10 @@ def _train(run, phases, begun, signals):
     if models:
       before = {models[-1][0].name: run_lib.on_host(variables)}
     variables, begun_from = _run_phase(
-      run, phase, variables, signals, origin, before
+      run, phase, variables, signals, origin, before, film
     )
+    if film:
+      film.end(phase.name, variables)
     ends = {0: 0.0, count - 1: 1.0} if count > 1 else {0: 0.0}
     model = finish.Model(phase.name, variables, ends.get(len(models)))
     models.append((model, begun_from))
@@ -166,6 +180,8 @@ def _train(run, phases, begun, signals):
     origin = lineage.origin(run, params, phase.name)
   for model, begun_from in models[-1:]:
     finish.export(run, model, origin=begun_from)
+  if film:
+    film.write()
   report = finish.finish(
     run,
     [model for model, _ in models],
@@ -217,12 +233,12 @@ def _open_checkpoints(run, phase, origin=None):
   )
 
 
-def _run_phase(run, phase, variables, signals, origin, before):
+def _run_phase(run, phase, variables, signals, origin, before, film):
   """Trains from the newest checkpoint on to the last step of a phase.
 
   Returns the averaged generator, and what the phase was begun from; `variables`
   are the generator's to begin with, of which `origin` tells. `before` has the
-  model before by name, for pictures.
+  model before by name, for pictures; `film` may be None.
   """
   config, name, total = run.config, phase.name, phase.total
   whole = mesh_lib.replicated(run.mesh)
@@ -266,6 +282,8 @@ def _run_phase(run, phase, variables, signals, origin, before):
       run.say(f"{name}: {total} steps, {count:,} parameters")
 
     run.say(f"{name}: trains on {run.data.report.summary}")
+    if film:
+      film.begin(name, start)
     rated = bool(restored and restored.metrics)
     log = stack.enter_context(
       metric_log.MetricLog(folder, start, measured=rated)
@@ -284,6 +302,7 @@ def _run_phase(run, phase, variables, signals, origin, before):
       progress=progress,
       signals=signals,
       before=before,
+      film=film,
       like=like,
     )
     return loop.train(state, start, rated=rated), checkpoints.origin
@@ -333,6 +352,7 @@ class _Loop:
   progress: progress_lib.Progress
   signals: _Signals
   before: dict[str, Any]
+  film: filming.Film | None
   like: Any
   went_back_to: list[int] = dataclasses.field(default_factory=list)
 
@@ -341,6 +361,8 @@ class _Loop:
     self._reset_clock(start)
     self._warm = self._skipping = False
     done, running = start, None
+    if not start and self._films(0):
+      self.film.take(self.name, 0, state_lib.averaged(state))
     # Where a run ended between saving and evaluating.
     if start and not rated and self._evaluates(start):
       problem = self._evaluate(start, state, saved=True)
@@ -368,7 +390,8 @@ class _Loop:
       stop = self._must_stop(done)
       evaluate = self._evaluates(done) and not stop
       save = last or stop or done % config.checkpoint_every_steps == 0
-      if not (evaluate or save):
+      films = self._films(done)
+      if not (evaluate or save or films):
         continue
       rescue = self._look_at(*running, always=True)
       running = None
@@ -378,6 +401,9 @@ class _Loop:
       began = time.perf_counter()
       # What keeps failing should not replace what worked.
       save = last or stop or (save and not self._skipping)
+      # Before it can be gone on from here.
+      if films:
+        self.film.take(self.name, done, state_lib.averaged(state))
       # Before evaluating, which may fail or take long.
       if save:
         self.log.flush()
@@ -473,6 +499,8 @@ class _Loop:
     self.went_back_to.append(good)
     self.progress.say(f"{failing}; going back to step {restored.step}")
     self.log.rewind(restored.step)
+    if self.film:
+      self.film.begin(self.name, restored.step)
     self._reset_clock(restored.step)
     return restored.state, restored.step
 
@@ -482,6 +510,10 @@ class _Loop:
       reached = self.checkpoints.reached_preemption(done)
       return "SIGTERM" if reached else ""
     return self.signals.received
+
+  def _films(self, done):
+    """Whether the film has a frame of a step."""
+    return bool(self.film) and self.film.due(self.name, done)
 
   def _evaluates(self, done):
     """Whether the model of a step is evaluated."""

@@ -147,7 +147,7 @@ class Run:
       crop_border=self.config.eval.crop_border,
       measures=[*measures_lib.choose(names), *measures],
       failed=self._do_without,
-      skip=None if self.config.data.on_problem == "stop" else self._skip,
+      skip=None if self.config.data.on_problem == "stop" else self.skip,
       devices=self.mesh.local_devices,
     )
 
@@ -275,7 +275,7 @@ class Run:
       titles[self.start_key] = self.start_name
     for model, variables in models.items():
       title = text.printable(titles.get(model, model), limit=24)
-      columns[title] = self._upscale_crops(variables, lr)
+      columns[title] = self.upscale_on_one_device(variables, lr)
     columns["HR"] = [crop.hr for crop in self._crops]
     picture = samples.png(samples.grid(columns))
     self.write(f"samples/{name}.png", picture)
@@ -288,8 +288,12 @@ class Run:
     if new:
       self.say(f"{what}: {dataclasses.replace(report, problems=new)}")
 
-  def _skip(self, problem: sources.Problem) -> None:
-    """Names a validation image that cannot be read any more, once."""
+  def skip(self, problem: sources.Problem) -> None:
+    """Names a validation image that cannot be read any more, once.
+
+    Args:
+      problem: Which, and why.
+    """
     if problem.name not in self._told:
       self._told.add(problem.name)
       _log.warning("%s: evaluation goes on without it", problem)
@@ -310,7 +314,7 @@ class Run:
   def _crops(self) -> list[sources.Pair]:
     """Crops for sample pictures."""
     settings, scale = self.config.eval, self.config.scale
-    pairs = (pair for _, pair in sources.readable(self.eval_source, self._skip))
+    pairs = (pair for _, pair in sources.readable(self.eval_source, self.skip))
     size = max(settings.sample_size // scale, 1) * scale
     crops = samples.choose_crops(
       pairs, size=size, scale=scale, count=settings.num_samples
@@ -323,8 +327,10 @@ class Run:
     return crops
 
   @functools.cached_property
-  def _upscale_crops(self) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """Upscales sample crops, uint8, on one device."""
+  def upscale_on_one_device(
+    self,
+  ) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """`(variables, lr) -> sr` of small pictures, uint8 `[N, H, W, 3]`."""
     device = self.mesh.local_devices[0]
 
     def run(variables, lr):

@@ -1,0 +1,243 @@
+"""The training film: when a frame of it is taken, and which belong to it.
+
+A frame is a function of the model at its step, and is written before that
+step's checkpoint: a run that was stopped, and goes on, has the same film. What
+does not belong to it any more is removed where a phase begins or goes on: the
+frames of steps that are trained again, of another picture, or at other steps
+than `config.film` has now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import typing
+from typing import Any
+
+import jax
+import numpy as np
+
+from esrgan_jax import distributed
+from esrgan_jax.data import sources
+from esrgan_jax.evaluation import evaluator, measures
+from esrgan_jax.evaluation.compared import Compared
+from esrgan_jax.report import film as film_lib
+from esrgan_jax.report import samples
+from esrgan_jax.training import phases as phases_lib
+from esrgan_jax.training.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+  from esrgan_jax.training import run as run_lib
+
+__all__ = ["Film", "open_film"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+  """The film of a run; in processes but the first, only when it is taken.
+
+  Attributes:
+    run: The run.
+    picture: What is upscaled; None in processes but the first.
+  """
+
+  run: run_lib.Run
+  picture: sources.Pair | None
+
+  def due(self, phase: str, step: int) -> bool:
+    """Returns whether a step has a frame; the same in all processes."""
+    return step in self._steps(phase)
+
+  def begin(self, phase: str, step: int) -> None:
+    """Removes what does not belong to a phase any more.
+
+    Args:
+      phase: The phase that begins, or goes on.
+      step: The last that it has been trained to, whose frame may stay.
+    """
+    if self.picture is None:
+      return
+    with self.run.tolerating(f"removing old frames of the film of {phase}"):
+      for each in film_lib.frames(self._folder(phase)):
+        if (
+          each.step > step
+          or each.step not in self._steps(phase)
+          or not each.belongs(self._identity, self._size)
+        ):
+          each.path.unlink()
+
+  def take(self, phase: str, step: int, variables: Any) -> None:
+    """Writes a step's frame.
+
+    Args:
+      phase: The phase.
+      step: Its step.
+      variables: Of the averaged generator.
+    """
+    if self.picture is None:
+      return
+    with self.run.tolerating(f"the film's frame of {phase} at step {step}"):
+      (sr,) = self.run.upscale_on_one_device(variables, self.picture.lr[None])
+      title = phases_lib.title(self.run.config, phase)
+      caption = (
+        f"{title}, step {step:,}",
+        f"{self._psnr(sr):.2f} dB (bicubic {self._bicubic:.2f})",
+      )
+      content = film_lib.frame(sr, caption, self._identity)
+      self.run.write(f"{film_lib.FOLDER}/{phase}/{step:07d}.png", content)
+
+  def end(self, phase: str, variables: Any) -> None:
+    """Sees to it that a finished phase has its last frame, and no others.
+
+    Args:
+      phase: The phase.
+      variables: Of its averaged generator.
+    """
+    total = self.run.config.phases[phase].num_train_steps
+    self.begin(phase, total)
+    if self.picture is None:
+      return
+    there = film_lib.frames(self._folder(phase))
+    if not there or there[-1].step != total:
+      self.take(phase, total, variables)
+
+  def write(self) -> None:
+    """Writes the film of all phases, where there is a frame."""
+    if self.picture is None:
+      return
+    with self.run.tolerating("the film"):
+      found = [
+        each
+        for phase in self.run.order
+        for each in film_lib.frames(self._folder(phase))
+      ]
+      if found:
+        settings = self.run.config.film
+        content = film_lib.encode(
+          found, seconds=settings.seconds, quality=settings.quality
+        )
+        self.run.write(film_lib.NAME, content)
+
+  def _folder(self, phase):
+    return self.run.workdir / film_lib.FOLDER / phase
+
+  @functools.cached_property
+  def _every(self) -> dict[str, frozenset[int]]:
+    """The steps of each phase that have a frame."""
+    config = self.run.config
+    found = {
+      name: film_lib.steps(
+        config.phases[name].num_train_steps,
+        first=config.film.first_step,
+        growth=config.film.growth,
+      )
+      for name in self.run.order
+    }
+    # What a later phase begins with is the last frame of the one before.
+    found[self.run.order[0]].append(0)
+    return {name: frozenset(steps) for name, steps in found.items()}
+
+  def _steps(self, phase):
+    return self._every[phase]
+
+  @functools.cached_property
+  def _identity(self) -> str:
+    return film_lib.identity(self.picture, self.run.config.eval.crop_border)
+
+  @property
+  def _size(self) -> tuple[int, int]:
+    height, width, _ = self.picture.hr.shape
+    return width, height
+
+  def _psnr(self, sr: np.ndarray) -> float:
+    """By the evaluation's program, which is compiled anyway."""
+    border = self.run.config.eval.crop_border
+    compared = Compared(sr, self.picture.hr, crop_border=border)
+    return measures.find("psnr_y").function(compared)
+
+  @functools.cached_property
+  def _bicubic(self) -> float:
+    scale = self.run.config.scale
+    return self._psnr(evaluator.bicubic(self.picture.lr, scale=scale))
+
+
+def open_film(run: run_lib.Run) -> Film | None:
+  """Finds the picture of a run's film; every process must call it.
+
+  Args:
+    run: The run.
+
+  Returns:
+    The film; None where `config.film` is off, or no picture is named and there
+    is no validation image that would do.
+
+  Raises:
+    ConfigError: If the picture or its crop cannot be had.
+  """
+  if not run.config.film.enabled:
+    return None
+  picture, problem = None, ""
+  source = run.eval_source
+  if jax.process_index() == 0:
+    try:
+      picture = _open(run, source)
+    except (ConfigError, sources.DataError) as error:
+      problem = str(error)
+  view = json.dumps([picture is not None, problem])
+  has, problem = json.loads(distributed.gather(view)[0])
+  if problem:
+    raise ConfigError(problem)
+  return Film(run, picture) if has else None
+
+
+def _open(run, source):
+  """The crop that is filmed; None if nothing is asked for that is not there."""
+  settings, scale = run.config.film, run.config.scale
+  if not settings.picture:
+    # Validation images are checked: this one can be measured.
+    pairs = sources.readable(source, run.skip) if source is not None else ()
+    for _, pair in pairs:
+      return _crop(run, pair, "the first validation image")
+    return None
+  named = settings.picture
+  where = f"config.film.picture, {named!r},"
+  if source is not None and named in source.names:
+    pair = source[list(source.names).index(named)]
+  elif os.path.isfile(path := os.path.expanduser(named)):
+    border = run.config.data.border
+    pair = sources.ImageFile(path, scale=scale, border=border)[0]
+  else:
+    raise ConfigError(
+      f"{where} is no file, and no validation image is called so; name one, or"
+      " leave it out for the first of them"
+    )
+  return _crop(run, pair, where)
+
+
+def _crop(run, pair, where):
+  settings, scale = run.config.film, run.config.scale
+  height, width, _ = pair.hr.shape
+  least = evaluator.smallest_side(run.config.eval.crop_border)
+  if settings.crop:
+    left, top, across, down = settings.crop
+    if left + across > width or top + down > height:
+      raise ConfigError(
+        f"config.film.crop is {tuple(settings.crop)}; {where} has"
+        f" {width} x {height} pixels"
+      )
+    box = tuple(n // scale for n in settings.crop)
+  else:
+    side = max(settings.size // scale, -(-least // scale))
+    size = tuple(min(side, n // scale) for n in (height, width))
+    top, left = samples.richest(pair.lr, size)
+    box = (left, top, *reversed(size))
+  found = samples.cut(pair, box, scale=scale)
+  if min(found.hr.shape[:2]) < least:
+    raise ConfigError(
+      f"{where} is too small for config.film: {found.hr.shape[1]} x"
+      f" {found.hr.shape[0]} pixels, and PSNR needs {least} a side; choose"
+      " another picture or crop, or config.film.enabled=false"
+    )
+  return found
