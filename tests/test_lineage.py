@@ -56,6 +56,10 @@ def _place(tmp_path):
     "evaluation.json",
     "interpolation.json",
     "report.html",
+    "film.webp",
+    "film/psnr/0000002.png",
+    "film/gan/0000003.png",
+    "curves/gan_pixel_loss.svg",
     "samples/psnr_0000002.png",
     "samples/gan_0000003.png",
     "samples/final.png",
@@ -63,7 +67,7 @@ def _place(tmp_path):
     "gan/metrics.jsonl",
   ):
     path = folder / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"the old {name}")
   run.write_config()
   return folder
@@ -142,6 +146,7 @@ def test_what_is_stale_becomes_a_workdir_of_its_own(place):
     name: content
     for name, content in before.items()
     if name.startswith(("models/", "gan/", "samples/gan", "samples/final"))
+    or name.startswith(("curves/", "film/gan/", "film.webp"))
     or name in ("evaluation.json", "interpolation.json", "report.html")
   }
   assert len(moved) > 20

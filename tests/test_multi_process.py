@@ -84,6 +84,8 @@ def test_two_processes_do_all_of_it(place, whole):
     "interpolation.json",
     "report.html",
     "models/interpolated_0.8.safetensors",
+    "film.webp",
+    "film/gan/0000008.png",
     "samples/final.png",
     "samples/psnr_0000006.png",
     "samples/gan_0000008.png",

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from esrgan_jax.evaluation import evaluator
-from esrgan_jax.report import chart
+from esrgan_jax.report import chart, curves
 from esrgan_jax.report.metric_log import MetricLog
 from esrgan_jax.report.page import write_report
 
@@ -156,13 +156,64 @@ def test_large_pictures_become_smaller(workdir):
   assert len(page) < size
 
 
+def test_curves_are_files_that_others_read(workdir):
+  written = curves.write_curves(workdir, titles={"gan": "GAN & more"})
+  names = [path.name for path in written]
+  page = write_report(workdir).read_text()
+  # Each of the page's, twice, and nothing else.
+  assert len(names) == len({*names}) == 2 * page.count("<svg")
+  assert sorted(path.name for path in (workdir / "curves").iterdir()) == sorted(
+    names
+  )
+  for name in (
+    "psnr_psnr_y",
+    "psnr_generator_loss",
+    "gan_discriminator_logits",
+    "perceptual_distance_over_psnr",
+    "ssim_y_over_alpha",
+  ):
+    svg = ET.parse(workdir / "curves" / f"{name}.svg").getroot()
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    _, _, width, height = map(int, svg.get("viewBox").split())
+    with PIL.Image.open(workdir / "curves" / f"{name}.png") as picture:
+      assert picture.size == (2 * width, 2 * height)
+      seen = np.asarray(picture.convert("RGB")).astype(int)
+    # The line is blue where SVG has its first point, and nowhere else so far.
+    group = svg.find("{*}g")
+    x, y = points(group, "{*}path")[0]
+    top = height - chart.HEIGHT
+    near = seen[int(2 * (y + top)) - 3 :, max(int(2 * x) - 3, 0) :][:7, :7]
+    blue = near[..., 2] - near[..., 0]
+    assert blue.max() > 80, name
+    assert (seen[2 * top :, :80, 2] - seen[2 * top :, :80, 0]).max() < 80
+  text = (workdir / "curves/gan_discriminator_logits.svg").read_text()
+  assert "GAN &amp; more: Discriminator logits" in text
+  assert ">real</text>" in text
+  assert ">fake</text>" in text
+  assert not re.search(r"url\(|@import|<script|href", text)
+
+
+def test_what_other_losses_log_has_a_curve_too(tmp_path):
+  with MetricLog(tmp_path / "psnr", tensorboard=False) as log:
+    for step in (1, 2):
+      log.write(step, {"d/penalty": step, "g/total_variation": 1, "skipped": 0})
+  assert [path.name for path in curves.write_curves(tmp_path)] == [
+    "psnr_discriminator_penalty.svg",
+    "psnr_discriminator_penalty.png",
+    "psnr_generator_total_variation.svg",
+    "psnr_generator_total_variation.png",
+  ]
+  assert "Discriminator penalty" in write_report(tmp_path).read_text()
+
+
 def test_no_folder_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
     write_report(tmp_path / "nowhere")
 
 
-def points(svg):
-  path = ET.fromstring(svg).find("path").get("d")
+def points(svg, name="path"):
+  svg = ET.fromstring(svg) if isinstance(svg, str) else svg
+  path = svg.find(name).get("d")
   return [
     tuple(map(float, p.split())) for p in re.findall(r"[\d.]+ [\d.]+", path)
   ]

@@ -24,7 +24,7 @@ _HEAD, _KEY = 26, 18  # What is above the chart: its title, and a key.
 _LETTER = 6.2  # About as wide is one of `_SIZE`.
 _DOT = 3.5
 _ZOOM = 2  # Pixels of a PNG for a unit.
-_FINER = 4  # And how many times as many while lines are drawn.
+_FINER = 2  # And how many times as many while lines are drawn.
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
@@ -115,7 +115,7 @@ def png(chart: chart_lib.Chart, title: str) -> bytes:
     colour = _INK if text.is_mark else _SOFT
     write(text.x, text.y + head, text.words, colour=colour, anchor=text.anchor)
   buffer = io.BytesIO()
-  picture.save(buffer, "png", optimize=True)
+  picture.save(buffer, "png")
   return buffer.getvalue()
 
 

@@ -45,7 +45,7 @@ _CAPTION = 40  # Pixels above the picture.
 _NARROWEST = 220  # Pixels that a caption needs.
 _INK, _PAPER = (0, 0, 0), (255, 255, 255)
 _LAST = 8  # How many times as long the last frame is seen.
-_NUMBER = re.compile(r"\d{7,15}")
+_NUMBER = re.compile(r"[0-9]{7,15}")
 
 
 def steps(total: int, *, first: int, growth: float) -> list[int]:
