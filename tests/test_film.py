@@ -1,8 +1,8 @@
 """The training film: its frames, what belongs to it, and the last one."""
 
+import copy
 import io
 import itertools
-import json
 import math
 import pathlib
 import re
@@ -185,7 +185,7 @@ def _run_of(config, workdir, **settings):
 def _finished(tmp_path):
   folder, config, _ = trained()
   shutil.copytree(folder / "run", tmp_path / "run")
-  return tmp_path / "run", config
+  return tmp_path / "run", copy.deepcopy(config)
 
 
 def _steps(workdir):
@@ -283,13 +283,16 @@ def test_the_picture(finished, tmp_path):
   PIL.Image.fromarray(flat).save(tmp_path / "flat.png")
   lively = opened(picture=str(tmp_path / "flat.png"), crop=(), size=20)
   np.testing.assert_array_equal(lively.hr, flat[40:60, 48:68])
+  # A network that takes two pixels at a time.
+  config["scale"] = 2
+  assert opened(crop=(), size=50).hr.shape == (48, 48, 3)
+  with pytest.raises(ConfigError, match="multiples of 4$"):
+    opened(crop=(2, 0, 50, 48))
+  config["scale"] = 4
   # No validation images, and none named.
   config["data"]["eval"] = ""
-  try:
-    assert opened() is None
-    assert opened(picture=str(photos / "1.png")) is not None
-  finally:
-    config["data"]["eval"] = config["data"]["sources"]
+  assert opened() is None
+  assert opened(picture=str(photos / "1.png")) is not None
 
 
 @pytest.mark.parametrize(
@@ -365,7 +368,6 @@ def test_more_of_phase_one_replaces_what_no_longer_belongs(finished):
   workdir, config = finished
   folder = workdir.parent
   before = _film(workdir)
-  config = {**config, "phases": json.loads(json.dumps(config["phases"]))}
   config["phases"]["psnr"]["num_train_steps"] = 20
   write_config(folder / "config.py", config)
   _command(folder, workdir, "allow_changes=true")

@@ -145,17 +145,33 @@ def plan(
   return chart
 
 
-def draw_chart(chart: Chart) -> str:
+def draw_chart(
+  lines: Sequence[Line],
+  *,
+  x_label: str,
+  log: bool = False,
+  marks: Sequence[str] = (),
+) -> str:
   """Returns a chart as an `<svg>` element of a page.
 
   Args:
-    chart: As of `plan`.
+    lines: As of `plan`.
+    x_label: Likewise.
+    log: Likewise.
+    marks: Likewise.
 
-  >>> chart = plan([Line("loss", [0, 1], [2.0, 1.0])], x_label="step")
-  >>> svg = draw_chart(chart)
+  Returns:
+    The element, or an empty text if there is nothing to draw.
+
+  >>> svg = draw_chart([Line("loss", [0, 1], [2.0, 1.0])], x_label="step")
   >>> svg.startswith("<svg"), svg.count("<path")
   (True, 1)
+  >>> draw_chart([Line("loss", [0], [None])], x_label="step")
+  ''
   """
+  chart = plan(lines, x_label=x_label, log=log, marks=marks)
+  if chart is None:
+    return ""
   label = html.escape(", ".join(chart.labels), quote=True)
   return (
     f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'

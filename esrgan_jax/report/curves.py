@@ -21,14 +21,16 @@ from esrgan_jax.weights import workdir as layout
 __all__ = ["FOLDER", "Curve", "of_phase", "trade_off", "write_curves"]
 
 FOLDER = "curves"  # In a workdir.
+_DRAWN = {"svg": chart_files.svg, "png": chart_files.png}
 
 
 class Curve(NamedTuple):
-  """A chart, its caption, and what a file of it is called."""
+  """A chart's caption, what a file of it is called, and what is drawn."""
 
   title: str
-  chart: chart.Chart
   name: str
+  lines: list[chart.Line]
+  options: dict[str, Any]
 
 
 class _Panel(NamedTuple):
@@ -157,19 +159,17 @@ def write_curves(
       for each in _over_steps(metric_log.read_phase(workdir / name))
     ]
   try:
-    content = json.loads((workdir / "interpolation.json").read_text())
+    between = json.loads((workdir / "interpolation.json").read_text())
   except (OSError, ValueError):
-    content = None
+    between = None
   found += [
-    each._replace(name=_slug(each.name)) for each in _over_alpha(_rows(content))
+    each._replace(name=_slug(each.name)) for each in _over_alpha(_rows(between))
   ]
   written = []
   for each in found:
-    title = printable(each.title)
-    for suffix, content in (
-      ("svg", chart_files.svg(each.chart, title)),
-      ("png", chart_files.png(each.chart, title)),
-    ):
+    drawn = chart.plan(each.lines, **each.options)
+    for suffix, draw in _DRAWN.items() if drawn else ():
+      content = draw(drawn, printable(each.title))
       path = workdir / FOLDER / f"{each.name}.{suffix}"
       path.parent.mkdir(exist_ok=True)
       storage.write_whole(path, content, overwrite=True)
@@ -195,9 +195,8 @@ def _over_steps(log: Sequence[Mapping[str, Any]]) -> Iterator[Curve]:
       if entries:
         steps = [entry["step"] for entry in entries]
         lines.append(chart.Line(label, steps, [e[key] for e in entries]))
-    drawn = chart.plan(lines, x_label="step", log=panel.log)
-    if drawn:
-      yield Curve(panel.title, drawn, panel.name or panel.title)
+    options = {"x_label": "step", "log": panel.log}
+    yield Curve(panel.title, panel.name or panel.title, lines, options)
 
 
 def _others(log: Sequence[Mapping[str, Any]]) -> list[_Panel]:
@@ -234,24 +233,23 @@ def _over_alpha(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curve]:
       [row.get("perceptual") for row in rows],
     )
     names = [f"{row['alpha']:g}" for row in rows]
-    drawn = chart.plan([line], x_label="PSNR (Y), dB", marks=names)
-    if drawn:
-      title = "Perceptual distance over PSNR, by alpha"
-      yield Curve(title, drawn, "perceptual distance over psnr")
+    options = {"x_label": "PSNR (Y), dB", "marks": names}
+    name = "Perceptual distance over PSNR"
+    yield Curve(f"{name}, by alpha", name, [line], options)
   for each in parts.measured(rows):
     if not each.curve:
       continue
     values = [row.get(each.name) for row in rows]
     line = chart.Line(each.name, [row["alpha"] for row in rows], values)
-    drawn = chart.plan([line], x_label="alpha")
-    if drawn:
-      yield Curve(f"{each.title} over alpha", drawn, f"{each.name} over alpha")
+    title, name = (f"{n} over alpha" for n in (each.title, each.name))
+    yield Curve(title, name, [line], {"x_label": "alpha"})
 
 
 def _figures(curves: Iterator[Curve]) -> str:
   figures = [
-    parts.figure(each.title, chart.draw_chart(each.chart), each.chart.labels)
+    parts.figure(each.title, svg, [line.label for line in each.lines])
     for each in curves
+    if (svg := chart.draw_chart(each.lines, **each.options))
   ]
   return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 

@@ -23,6 +23,7 @@ from esrgan_jax import distributed
 from esrgan_jax.data import sources
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.evaluation.compared import Compared
+from esrgan_jax.models import registry
 from esrgan_jax.report import film as film_lib
 from esrgan_jax.report import samples
 from esrgan_jax.training import phases as phases_lib
@@ -220,8 +221,16 @@ def _crop(run, pair, where):
   settings, scale = run.config.film, run.config.scale
   height, width, _ = pair.hr.shape
   least = evaluator.smallest_side(run.config.eval.crop_border)
+  # What the network can take, in LR and in HR pixels.
+  multiple = registry.size_multiple(run.generator)
+  whole = scale * multiple
   if settings.crop:
     left, top, across, down = settings.crop
+    if across % whole or down % whole:
+      raise ConfigError(
+        f"config.film.crop is {tuple(settings.crop)}; the network needs a width"
+        f" and height that are multiples of {whole}"
+      )
     if left + across > width or top + down > height:
       raise ConfigError(
         f"config.film.crop is {tuple(settings.crop)}; {where} has"
@@ -229,15 +238,15 @@ def _crop(run, pair, where):
       )
     box = tuple(n // scale for n in settings.crop)
   else:
-    side = max(settings.size // scale, -(-least // scale))
-    size = tuple(min(side, n // scale) for n in (height, width))
-    top, left = samples.richest(pair.lr, size)
+    side = max(settings.size // whole, -(-least // whole))
+    size = tuple(multiple * min(side, n // whole) for n in (height, width))
+    top, left = samples.richest(pair.lr, size) if min(size) else (0, 0)
     box = (left, top, *reversed(size))
-  found = samples.cut(pair, box, scale=scale)
-  if min(found.hr.shape[:2]) < least:
+  *_, across, down = (scale * n for n in box)
+  if min(across, down) < least:
     raise ConfigError(
-      f"{where} is too small for config.film: {found.hr.shape[1]} x"
-      f" {found.hr.shape[0]} pixels, and PSNR needs {least} a side; choose"
-      " another picture or crop, or config.film.enabled=false"
+      f"{where} is too small for config.film: {across} x {down} pixels, and"
+      f" PSNR needs {least} a side; choose another picture or crop, or"
+      " config.film.enabled=false"
     )
-  return found
+  return samples.cut(pair, box, scale=scale)
