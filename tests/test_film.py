@@ -242,6 +242,7 @@ def test_the_last_frame_is_the_final_model(finished):
   ("step", "settings", "left"),
   [
     (12, {}, [0, 1, 2, 4, 8, 12]),
+    (24, {}, [0, 1, 2, 4, 8]),  # Trained longer: 12 is not the last.
     (7, {}, [0, 1, 2, 4]),
     (0, {}, [0]),
     (12, {"growth": 4.0}, [0, 1, 4, 12]),

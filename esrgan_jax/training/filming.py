@@ -49,7 +49,7 @@ class Film:
 
   def due(self, phase: str, step: int) -> bool:
     """Returns whether a step has a frame; the same in all processes."""
-    return step in self._steps(phase)
+    return step in self._due[phase]
 
   def begin(self, phase: str, step: int) -> None:
     """Removes what does not belong to a phase any more.
@@ -60,11 +60,13 @@ class Film:
     """
     if self.picture is None:
       return
+    # A finished phase may have been trained longer than it would be now.
+    due = {*self._steps(phase, at_least=step)}
     with self.run.tolerating(f"removing old frames of the film of {phase}"):
       for each in film_lib.frames(self._folder(phase)):
         if (
           each.step > step
-          or each.step not in self._steps(phase)
+          or each.step not in due
           or not each.belongs(self._identity, self._size)
         ):
           each.path.unlink()
@@ -89,20 +91,22 @@ class Film:
       content = film_lib.frame(sr, caption, self._identity)
       self.run.write(f"{film_lib.FOLDER}/{phase}/{step:07d}.png", content)
 
-  def end(self, phase: str, variables: Any) -> None:
-    """Sees to it that a finished phase has its last frame, and no others.
+  def end(self, phase: str, step: int, variables: Any) -> None:
+    """Sees to it that a finished phase has its last frame, and none after it.
 
     Args:
       phase: The phase.
+      step: Its last step.
       variables: Of its averaged generator.
     """
-    total = self.run.config.phases[phase].num_train_steps
-    self.begin(phase, total)
+    self.begin(phase, step)
     if self.picture is None:
       return
-    there = film_lib.frames(self._folder(phase))
-    if not there or there[-1].step != total:
-      self.take(phase, total, variables)
+    there = []
+    with self.run.tolerating(f"the film's frames of {phase}"):
+      there = film_lib.frames(self._folder(phase))
+    if not there or there[-1].step != step:
+      self.take(phase, step, variables)
 
   def write(self) -> None:
     """Writes the film of all phases, where there is a frame."""
@@ -125,23 +129,19 @@ class Film:
     return self.run.workdir / film_lib.FOLDER / phase
 
   @functools.cached_property
-  def _every(self) -> dict[str, frozenset[int]]:
+  def _due(self) -> dict[str, frozenset[int]]:
     """The steps of each phase that have a frame."""
-    config = self.run.config
-    found = {
-      name: film_lib.steps(
-        config.phases[name].num_train_steps,
-        first=config.film.first_step,
-        growth=config.film.growth,
-      )
-      for name in self.run.order
-    }
-    # What a later phase begins with is the last frame of the one before.
-    found[self.run.order[0]].append(0)
-    return {name: frozenset(steps) for name, steps in found.items()}
+    return {name: frozenset(self._steps(name)) for name in self.run.order}
 
-  def _steps(self, phase):
-    return self._every[phase]
+  def _steps(self, phase, *, at_least=0):
+    config = self.run.config
+    found = film_lib.steps(
+      max(config.phases[phase].num_train_steps, at_least),
+      first=config.film.first_step,
+      growth=config.film.growth,
+    )
+    # What a later phase begins with is the last frame of the one before.
+    return [*found, 0] if phase == self.run.order[0] else found
 
   @functools.cached_property
   def _identity(self) -> str:

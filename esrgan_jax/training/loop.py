@@ -171,8 +171,6 @@ def _train(run, phases, begun, signals, film):
     variables, begun_from = _run_phase(
       run, phase, variables, signals, origin, before, film
     )
-    if film:
-      film.end(phase.name, variables)
     ends = {0: 0.0, count - 1: 1.0} if count > 1 else {0: 0.0}
     model = finish.Model(phase.name, variables, ends.get(len(models)))
     models.append((model, begun_from))
@@ -267,7 +265,10 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
     )
     if restored and restored.step >= total:
       run.say(f"{name}: finished before, at step {restored.step}")
-      return state_lib.averaged(restored.state), checkpoints.origin
+      finished = state_lib.averaged(restored.state)
+      if film:
+        film.end(name, restored.step, finished)
+      return finished, checkpoints.origin
     pipeline = stack.enter_context(run.data.pipeline(phase.seed))
     if restored:
       state, start = restored.state, restored.step
@@ -305,7 +306,10 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
       film=film,
       like=like,
     )
-    return loop.train(state, start, rated=rated), checkpoints.origin
+    finished = loop.train(state, start, rated=rated)
+    if film:
+      film.end(name, total, finished)
+    return finished, checkpoints.origin
 
 
 def _compile_step(run, phase, state):
