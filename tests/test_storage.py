@@ -302,7 +302,7 @@ from etils import epath
 from esrgan_jax import storage
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.evaluation import evaluator
-from esrgan_jax.report import metric_log, page as report
+from esrgan_jax.report import curves, film, metric_log, page as report
 from esrgan_jax.training import claim, finish, run as run_lib
 from esrgan_jax.weights import find
 from esrgan_jax.weights.workdir import phases
@@ -354,6 +354,19 @@ evaluator.write_evaluations(path, [evaluator.Evaluation("m", 4, 4, (score,))])
 assert evaluator.read_evaluations(path)[0]["means"]["psnr_y"] == 30.0
 page = report.write_report("gs://bucket/a/run").read_text()
 assert "<h1>run</h1>" in page and "a.png" in page and "Generator loss" in page
+found = [path.name for path in curves.write_curves("gs://bucket/a/run")]
+assert found == [f"psnr_generator_loss.{suffix}" for suffix in ("svg", "png")]
+assert all((run.workdir / "curves" / name).exists() for name in found)
+
+# Frames of a film: written, found, and removed.
+picture = np.zeros((20, 24, 3), np.uint8)
+name = "film/psnr/0000002.png"
+run.write(name, film.frame(picture, ("PSNR, step 2", "20 dB"), "ab"))
+(frame,) = film.frames(run.workdir / "film/psnr")
+assert frame.step == 2 and frame.belongs("ab", (24, 20))
+assert film.is_film(film.encode([frame], seconds=0.1, quality=80))
+frame.path.unlink()
+assert film.frames(run.workdir / "film/psnr") == []
 
 # Moving what Orbax finds damaged.
 old = run.workdir / "psnr/checkpoints/7"
