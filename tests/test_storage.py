@@ -387,6 +387,8 @@ def test_parts_of_a_workdir_in_a_bucket(tmp_path):
     f"bucket/a/run/{name}"
     for name in (
       "config.json",
+      "curves/psnr_generator_loss.png",
+      "curves/psnr_generator_loss.svg",
       "evaluation.json",
       "models/psnr.safetensors",
       "psnr/damaged_checkpoints/7/ema/part",
