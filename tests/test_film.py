@@ -159,6 +159,10 @@ def test_the_film_plays_in_the_report(tmp_path, monkeypatch):
   page = write_report(tmp_path).read_text()
   assert "data:image/webp" not in page
   assert "see film.webp, beside this page" in page
+  # What has been trained since has no film.
+  (tmp_path / "config.json").write_text('{"film": {"enabled": false}}')
+  assert "film.webp" not in write_report(tmp_path).read_text()
+  (tmp_path / "config.json").unlink()
   (tmp_path / "film.webp").write_bytes(b"no film")
   assert "Training film" not in write_report(tmp_path).read_text()
 
@@ -238,25 +242,41 @@ def test_the_last_frame_is_the_final_model(finished):
   assert "data:image/webp;base64" in (workdir / "report.html").read_text()
 
 
+def test_what_a_phase_goes_on_with(finished):
+  workdir, config = finished
+  found = filming.open_film(_run_of(config, workdir))
+  for step, left in ((12, _ALL["psnr"]), (7, [0, 1, 2, 4]), (0, [0])):
+    found.begin("psnr", step)
+    assert _steps(workdir) == {**_ALL, "psnr": left}
+
+
 @pytest.mark.parametrize(
-  ("step", "settings", "left"),
+  ("settings", "steps"),
   [
-    (12, {}, [0, 1, 2, 4, 8, 12]),
-    (24, {}, [0, 1, 2, 4, 8]),  # Trained longer: 12 is not the last.
-    (7, {}, [0, 1, 2, 4]),
-    (0, {}, [0]),
-    (12, {"growth": 4.0}, [0, 1, 4, 12]),
-    (12, {"first_step": 3}, [0, 12]),
-    (12, {"crop": (0, 16, 40, 32)}, []),
-    (12, {"picture": "1.png"}, []),
-    (12, {"seconds": 1.0, "quality": 50}, [0, 1, 2, 4, 8, 12]),
+    ({}, [0, 1, 2, 4, 8, 12]),
+    ({"growth": 4.0}, [0, 1, 4, 12]),
+    ({"first_step": 3}, [0, 12]),
+    ({"crop": (0, 16, 40, 32)}, []),
+    ({"picture": "1.png"}, []),
+    ({"seconds": 1.0, "quality": 50}, [0, 1, 2, 4, 8, 12]),
   ],
 )
-def test_what_a_phase_goes_on_with(finished, step, settings, left):
+def test_what_is_in_the_film(finished, settings, steps):
   workdir, config = finished
   found = filming.open_film(_run_of(config, workdir, **settings))
-  found.begin("psnr", step)
-  assert _steps(workdir) == {**_ALL, "psnr": left}
+  found.begin("psnr", 12)
+  assert [each.step for each in found.frames("psnr")] == steps
+  # What is left out is there, should one change one's mind.
+  assert _steps(workdir) == _ALL
+
+
+def test_of_a_phase_that_was_trained_longer(finished):
+  workdir, config = finished
+  folder = workdir / "film/psnr"
+  shutil.copy(folder / "0000012.png", folder / "0000024.png")
+  found = filming.open_film(_run_of(config, workdir))
+  steps = [each.step for each in found.frames("psnr")]
+  assert steps == [0, 1, 2, 4, 8, 24]
 
 
 def test_the_picture(finished, tmp_path):
@@ -287,7 +307,7 @@ def test_the_picture(finished, tmp_path):
   # A network that takes two pixels at a time.
   config["scale"] = 2
   assert opened(crop=(), size=50).hr.shape == (48, 48, 3)
-  with pytest.raises(ConfigError, match="multiples of 4$"):
+  with pytest.raises(ConfigError, match=r"multiples of 4$"):
     opened(crop=(2, 0, 50, 48))
   config["scale"] = 4
   # No validation images, and none named.
@@ -374,11 +394,13 @@ def test_more_of_phase_one_replaces_what_no_longer_belongs(finished):
   _command(folder, workdir, "allow_changes=true")
   _command(folder, folder / "anew")
   after = _film(workdir)
-  assert _steps(workdir) == {
+  assert _steps(folder / "anew") == {
     "psnr": [0, 1, 2, 4, 8, 16, 20],
     "gan": _ALL["gan"],
   }
-  assert after == _film(folder / "anew")
+  # What was the last of phase one is kept, and not in the film.
+  old = "film/psnr/0000012.png"
+  assert after == _film(folder / "anew") | {old: before[old]}
   earlier = _film(workdir / "earlier/1")
   assert earlier["film.webp"] == before["film.webp"]
   gan = {name for name in before if name.startswith("film/gan/")}

@@ -154,7 +154,7 @@ def write_curves(
     title = titles.get(name, name.upper())
     found += [
       each._replace(
-        title=f"{title}: {each.title}", name=f"{name}_{_slug(each.name)}"
+        title=f"{title}: {each.title}", name=_slug(f"{name} {each.name}")
       )
       for each in _over_steps(metric_log.read_phase(workdir / name))
     ]
@@ -255,7 +255,7 @@ def _figures(curves: Iterator[Curve]) -> str:
 
 
 def _slug(name: str) -> str:
-  """Letters and digits for a file's name; what a stranger called a measure.
+  """Letters and digits for a file's name, of what a stranger called things.
 
   >>> _slug("Perceptual loss")
   'perceptual_loss'

@@ -78,7 +78,7 @@ def write_report(
     _descent(workdir),
     _results(evaluations),
     _pictures(workdir / "samples", names if config else ()),
-    _film(workdir / film.NAME),
+    _film(workdir / film.NAME) if _has_film(config) else "",
     *(
       curves.of_phase(f"Phase {number}: {titles[name]}", logs[name])
       for number, name in zip(_numbers(), names, strict=False)
@@ -242,6 +242,12 @@ def _pictures(folder: epath.Path, phases: Sequence[str]) -> str:
     others = ["<details><summary>During training</summary>", *others]
     others.append("</details>")
   return "<h2>Pictures</h2>" + first + "".join(others)
+
+
+def _has_film(config: Any) -> bool:
+  """Whether a film is of these models, and not of those before them."""
+  settings = config.get("film") if isinstance(config, dict) else None
+  return not isinstance(settings, dict) or settings.get("enabled") is not False
 
 
 def _film(path: epath.Path) -> str:

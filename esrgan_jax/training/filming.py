@@ -1,10 +1,10 @@
 """The training film: when a frame of it is taken, and which belong to it.
 
 A frame is a function of the model at its step, and is written before that
-step's checkpoint: a run that was stopped, and goes on, has the same film. What
-does not belong to it any more is removed where a phase begins or goes on: the
-frames of steps that are trained again, of another picture, or at other steps
-than `config.film` has now.
+step's checkpoint; where a phase begins or goes on, the frames of steps that are
+trained again are removed. So a run that was stopped, and goes on, has the same
+film. Frames of another picture, or at other steps than `config.film` has now,
+stay where they are and are left out: to change one's mind loses nothing.
 """
 
 from __future__ import annotations
@@ -52,23 +52,17 @@ class Film:
     return step in self._due[phase]
 
   def begin(self, phase: str, step: int) -> None:
-    """Removes what does not belong to a phase any more.
+    """Removes the frames of steps that are trained again.
 
     Args:
       phase: The phase that begins, or goes on.
-      step: The last that it has been trained to, whose frame may stay.
+      step: The last that it has been trained to, whose frame stays.
     """
     if self.picture is None:
       return
-    # A finished phase may have been trained longer than it would be now.
-    due = {*self._steps(phase, at_least=step)}
     with self.run.tolerating(f"removing old frames of the film of {phase}"):
       for each in film_lib.frames(self._folder(phase)):
-        if (
-          each.step > step
-          or each.step not in due
-          or not each.belongs(self._identity, self._size)
-        ):
+        if each.step > step:
           each.path.unlink()
 
   def take(self, phase: str, step: int, variables: Any) -> None:
@@ -102,22 +96,29 @@ class Film:
     self.begin(phase, step)
     if self.picture is None:
       return
-    there = []
+    last = None
     with self.run.tolerating(f"the film's frames of {phase}"):
-      there = film_lib.frames(self._folder(phase))
-    if not there or there[-1].step != step:
+      *_, last = (None, *self._there(phase))
+    if last is None or last.step != step:
       self.take(phase, step, variables)
+
+  def frames(self, phase: str) -> list[film_lib.Frame]:
+    """Returns a phase's frames that are in the film, in their order.
+
+    Args:
+      phase: The phase.
+    """
+    there = self._there(phase)
+    # A finished phase may have been trained longer than it would be now.
+    due = self._steps(phase, at_least=there[-1].step) if there else ()
+    return [each for each in there if each.step in due]
 
   def write(self) -> None:
     """Writes the film of all phases, where there is a frame."""
     if self.picture is None:
       return
     with self.run.tolerating("the film"):
-      found = [
-        each
-        for phase in self.run.order
-        for each in film_lib.frames(self._folder(phase))
-      ]
+      found = [each for name in self.run.order for each in self.frames(name)]
       if found:
         settings = self.run.config.film
         content = film_lib.encode(
@@ -127,6 +128,14 @@ class Film:
 
   def _folder(self, phase):
     return self.run.workdir / film_lib.FOLDER / phase
+
+  def _there(self, phase):
+    """A phase's frames of this picture, at whatever step."""
+    return [
+      each
+      for each in film_lib.frames(self._folder(phase))
+      if each.belongs(self._identity, self._size)
+    ]
 
   @functools.cached_property
   def _due(self) -> dict[str, frozenset[int]]:
@@ -197,10 +206,14 @@ def _open(run, source):
   """The crop that is filmed; None if nothing is asked for that is not there."""
   settings, scale = run.config.film, run.config.scale
   if not settings.picture:
-    # Validation images are checked: this one can be measured.
     pairs = sources.readable(source, run.skip) if source is not None else ()
     for _, pair in pairs:
-      return _crop(run, pair, "the first validation image")
+      try:
+        return _crop(run, pair, "the first validation image")
+      except ConfigError:
+        if settings.crop:
+          raise
+        # Nobody asked for this one: the next may be larger.
     return None
   named = settings.picture
   where = f"config.film.picture, {named!r},"
