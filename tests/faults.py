@@ -3,8 +3,9 @@
 A fault of a number is a function of the seed. It strikes a real run of the
 training program, from nothing or from a state under way; then the same command
 is started again, without the fault. Allowed is either of two ends: the models
-of a run that nothing disturbed, bit for bit; or a refusal, on a line that names
-what is wrong, which leaves every file where it was.
+of a run that nothing disturbed, bit for bit, and its film, where it has only
+been stopped; or a refusal, on a line that names what is wrong, which leaves
+every file where it was.
 
   python -m tests.faults --count 100 --seed 1
 """
@@ -445,6 +446,9 @@ def strike_and_resume(place: Place, seed: int, number: int) -> str:
     tolerance = 1e-3 if fault is one_of_two else 0.0
     if not _same(place.undisturbed, workdir, tolerance):
       raise Violation(f"{what}: other models\n{ended.output}")
+    stopped = fault in (kill, terminate)
+    if stopped and _film(place.undisturbed) != _film(workdir):
+      raise Violation(f"{what}: another film\n{ended.output}")
     result = "exact"
   else:
     lines = ended.output.splitlines()
@@ -464,6 +468,14 @@ def _same(a: pathlib.Path, b: pathlib.Path, tolerance: float) -> bool:
     np.allclose(array, b[key], rtol=0, atol=tolerance)
     for key, array in a.items()
   )
+
+
+def _film(workdir: pathlib.Path) -> dict[str, bytes]:
+  """The film, and its frames."""
+  files = [workdir / "film.webp", *workdir.glob("film/*/[0-9]*.png")]
+  return {
+    path.relative_to(workdir).as_posix(): path.read_bytes() for path in files
+  }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,11 +7,7 @@ import math
 import pathlib
 import re
 import shutil
-import signal
 import struct
-import subprocess
-import sys
-import time
 import zlib
 
 import numpy as np
@@ -29,15 +25,7 @@ from esrgan_jax.training import filming, loop
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.training.config import ConfigError
 from esrgan_jax.upscaling.upscaler import load
-from tests.training_runs import (
-  ROOT,
-  assert_same_models,
-  environment,
-  logged,
-  tiny_config,
-  trained,
-  write_config,
-)
+from tests.training_runs import tiny_config, trained
 
 
 @pytest.mark.parametrize(
@@ -309,6 +297,13 @@ def test_the_picture(finished, tmp_path):
   assert opened(crop=(), size=50).hr.shape == (48, 48, 3)
   with pytest.raises(ConfigError, match=r"multiples of 4$"):
     opened(crop=(2, 0, 50, 48))
+  # One that takes four, and a first image with less than PSNR then needs.
+  small = tmp_path / "small"
+  small.mkdir()
+  for side in (19, 20):
+    PIL.Image.fromarray(noise(side, side)).save(small / f"{side}.png")
+  config["scale"], config["data"]["eval"] = 1, str(small)
+  assert opened(crop=()).hr.shape == (20, 20, 3)
   config["scale"] = 4
   # No validation images, and none named.
   config["data"]["eval"] = ""
@@ -332,113 +327,61 @@ def test_a_picture_that_cannot_be_had(finished, settings, message):
   assert "\n" not in str(caught.value)
 
 
-def _start(folder, workdir, *flags):
-  command = [sys.executable, "-m", "esrgan_jax.main"]
-  command += [f"--config={folder / 'config.py'}", f"--workdir={workdir}"]
-  return subprocess.Popen(
-    [*command, *(f"--config.{flag}" for flag in flags)],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    cwd=ROOT,
-    env=environment(),
-  )
-
-
-def _command(folder, workdir, *flags):
-  process = _start(folder, workdir, *flags)
-  out, _ = process.communicate(timeout=900)
-  assert process.returncode == 0, out
-  return out
-
-
 def _film(workdir):
   """All frames, and the film; what others cannot tell from each other."""
-  files = [*sorted(workdir.glob("film/*/*")), workdir / "film.webp"]
+  files = [*workdir.glob("film/*/*"), workdir / "film.webp"]
   return {
     path.relative_to(workdir).as_posix(): path.read_bytes() for path in files
   }
 
 
-@pytest.mark.slow
-def test_stopped_at_random_moments_it_has_the_same_film(tmp_path):
-  folder, _, _ = trained()
-  whole, workdir = _film(folder / "run"), tmp_path / "run"
-  for phase, lines, number in (
-    ("psnr", 4, signal.SIGKILL),
-    ("psnr", 6, signal.SIGTERM),
-    ("gan", 3, signal.SIGKILL),
-  ):
-    with _start(folder, workdir) as process:
-      while process.poll() is None and len(logged(workdir, phase)) < lines:
-        time.sleep(0.01)
-      process.send_signal(number)
-      process.communicate(timeout=300)
-  assert not (workdir / "film.webp").exists()
-  _command(folder, workdir)
-  assert _film(workdir) == whole
-  assert_same_models(workdir, folder / "run")
-  # Once more changes nothing, even if the last frame has been lost.
-  (workdir / "film/gan/0000008.png").unlink()
-  _command(folder, workdir)
-  assert _film(workdir) == whole
+def _train(config, workdir, **settings):
+  config = {**config, "film": {**config["film"], **settings}}
+  console = rich.console.Console(file=io.StringIO(), width=200)
+  return loop.train(config, workdir, console=console)
 
 
+# That one that was stopped at random moments is the same: `faults.py`.
 @pytest.mark.slow
-def test_more_of_phase_one_replaces_what_no_longer_belongs(finished):
+def test_more_of_phase_one_begins_the_next_one_anew(finished):
   workdir, config = finished
-  folder = workdir.parent
   before = _film(workdir)
+  gan = {name for name in before if name.startswith("film/gan/")}
+  # A finished run has its last frame, and the same film, even if it was lost.
+  (workdir / "film/gan/0000008.png").unlink()
+  _train(config, workdir)
+  assert _film(workdir) == before
   config["phases"]["psnr"]["num_train_steps"] = 20
-  write_config(folder / "config.py", config)
-  _command(folder, workdir, "allow_changes=true")
-  _command(folder, folder / "anew")
+  _train(config | {"allow_changes": True}, workdir)
   after = _film(workdir)
-  assert _steps(folder / "anew") == {
-    "psnr": [0, 1, 2, 4, 8, 16, 20],
+  assert _steps(workdir) == {
+    "psnr": [0, 1, 2, 4, 8, 12, 16, 20],
     "gan": _ALL["gan"],
   }
-  # What was the last of phase one is kept, and not in the film.
-  old = "film/psnr/0000012.png"
-  assert after == _film(folder / "anew") | {old: before[old]}
+  with PIL.Image.open(workdir / "film.webp") as opened:
+    assert opened.n_frames == 7 + 4  # Without step 12.
   earlier = _film(workdir / "earlier/1")
-  assert earlier["film.webp"] == before["film.webp"]
-  gan = {name for name in before if name.startswith("film/gan/")}
-  assert earlier.keys() == {"film.webp", *gan}
-  assert all(earlier[name] == before[name] for name in gan)
-  assert after["film/gan/0000008.png"] != before["film/gan/0000008.png"]
+  assert earlier == {name: before[name] for name in (*gan, "film.webp")}
+  assert all(after[name] != before[name] for name in gan)
 
 
 @pytest.mark.slow
-def test_without_a_film_there_is_none(tmp_path):
-  config = tiny_config(tmp_path)
-  config["data"]["eval"] = config["data"]["sources"]
-  config["phases"]["gan"] = {"num_train_steps": 0}
-  write_config(tmp_path / "config.py", config)
-  _command(tmp_path, tmp_path / "run", "film.enabled=false")
-  assert not list((tmp_path / "run").rglob("*film*"))
-  assert "film.webp" not in (tmp_path / "run/report.html").read_text()
-  # It may be switched on later, without asking: of what is to come.
-  out = _command(tmp_path, tmp_path / "run")
-  assert "psnr: finished before" in out
-  assert _steps(tmp_path / "run")["psnr"] == [12]
-  with PIL.Image.open(tmp_path / "run/film.webp") as opened:
-    assert opened.n_frames == 1
-
-
-@pytest.mark.slow
-def test_a_frame_that_cannot_be_written_ends_no_training(tmp_path):
+def test_switched_off_and_on(tmp_path):
   config = tiny_config(tmp_path)
   config["data"]["eval"] = config["data"]["sources"]
   config["phases"]["gan"] = {"num_train_steps": 0}
   workdir = tmp_path / "run"
-  (workdir / "film").mkdir(parents=True)
+  _train(config, workdir, enabled=False)
+  assert not list(workdir.rglob("*film*"))
+  # It may be switched on later, without asking: of what is to come. A frame
+  # that cannot be written ends no training.
+  (workdir / "film").mkdir()
   (workdir / "film/psnr").write_text("no folder")
-  console = rich.console.Console(file=io.StringIO(), width=200)
   with pytest.raises(loop.IncompleteError) as caught:
-    loop.train(config, workdir, console=console)
-  assert re.search(r"the film's frame of psnr at step 4: ", str(caught.value))
-  assert (workdir / "models/psnr.safetensors").exists()
+    _train(config, workdir)
+  assert re.search(r"the film's frame of psnr at step 12: ", str(caught.value))
   (workdir / "film/psnr").unlink()
-  loop.train(config, workdir, console=console)
+  _train(config, workdir)
   assert _steps(workdir)["psnr"] == [12]
+  with PIL.Image.open(workdir / "film.webp") as opened:
+    assert opened.n_frames == 1
