@@ -133,7 +133,9 @@ def test_every_entry_is_complete():
   assert len({row.model.name for row in zoo.models()}) == len(zoo.models())
   for row in zoo.models():
     model = row.model
-    assert len(model.sha256) == 64
+    # What is fetched is compared with a checksum that was published.
+    assert model.sha256 is None or len(model.sha256) == 64
+    assert model.sha256 or not (model.url or model.package)
     assert set(model.sha256) <= set("0123456789abcdef")
     assert model.licence in ("BSD-3-Clause", "Apache-2.0")
     assert bool(model.package) == bool(model.install)

@@ -23,8 +23,8 @@ else it may have, each for more speed or use:
   the other the same as the call, with running statistics; `valid` is at the
   resolution of the features, and absent where the call does not take it. With
   `reconstruct_radius`, how far the second looks in pixels of the features, and
-  `num_feat`, their channels, large tiles are reconstructed in strips, in less
-  memory;
+  `num_feat`, about how many channels they have, large tiles are reconstructed
+  in strips, in less memory;
 - a method `without_loops()`, the same network with no loop in its program: for
   several processes on CPUs, whose sums over devices must not be in one;
 - collections besides `params`, such as BatchNorm's `batch_stats`: its call then
@@ -47,9 +47,11 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 
+from esrgan_jax.models import srresnet
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.initialization import start_bilinear
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
 
 DEFAULT_GENERATOR = "RRDBNet"
 DEFAULT_DISCRIMINATOR = "VGGStyleDiscriminator"
@@ -469,4 +471,8 @@ def _make(found, fields, extra):
 register_generator(
   DEFAULT_GENERATOR, RRDBNet, starts={"bilinear": start_bilinear}
 )
+register_generator(
+  "SRResNet", srresnet.SRResNet, starts={"bilinear": srresnet.start_bilinear}
+)
 register_discriminator(DEFAULT_DISCRIMINATOR, VGGStyleDiscriminator)
+register_discriminator("SRGANDiscriminator", SRGANDiscriminator)

@@ -1,4 +1,4 @@
-"""Pixels moved into channels, and repeated: no arithmetic.
+"""Pixels moved into channels and back, repeated and interpolated.
 
 Arrays are `[..., H, W, C]`.
 """
@@ -10,6 +10,7 @@ import numbers
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from esrgan_jax import checks
 from esrgan_jax.ops import axes
@@ -77,3 +78,76 @@ def repeat_pixels(x: Array, factor: int) -> Array:
   x = x[..., :, None, :, None, :]
   x = jnp.broadcast_to(x, (*batch, h, factor, w, factor, c))
   return x.reshape(*batch, h * factor, w * factor, c)
+
+
+def pixel_shuffle(x: Array, factor: int) -> Array:
+  """Moves channels into blocks of pixels: undoes `pixel_unshuffle`.
+
+  Args:
+    x: `[..., H, W, C * factor**2]`, channels in the order of PyTorch's
+      `pixel_shuffle`: `c * factor**2 + row * factor + column`.
+    factor: Side of a block in pixels, >= 1.
+
+  Returns:
+    `[..., H * factor, W * factor, C]`.
+
+  >>> pixel_shuffle(jnp.arange(4.0).reshape(1, 1, 4), 2)[..., 0].tolist()
+  [[0.0, 1.0], [2.0, 3.0]]
+  """
+  *batch, h, w, c = x.shape
+  n = len(batch)
+  x = x.reshape(*batch, h, w, c // factor**2, factor, factor)
+  x = x.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
+  return x.reshape(*batch, h * factor, w * factor, c // factor**2)
+
+
+def enlarge_linearly(
+  x: Array, factor: int, valid: Array | None = None
+) -> Array:
+  """Bilinear upsampling, as PyTorch's `interpolate` without aligned corners.
+
+  Args:
+    x: `[..., H, W, C]`.
+    factor: Size of the result over that of `x`, >= 1.
+    valid: `[..., H, W, 1]`, 1 inside an image and 0 outside: a pixel at the
+      border of an image stands in for those beyond it. None means all.
+
+  Returns:
+    `[..., H * factor, W * factor, C]`.
+
+  >>> enlarge_linearly(jnp.array([[[0.0], [4.0]]]), 2)[..., 0].tolist()
+  [[0.0, 1.0, 3.0, 4.0], [0.0, 1.0, 3.0, 4.0]]
+  """
+  for axis in (x.ndim - 3, x.ndim - 2):
+    before, after = _neighbours(x, axis)
+    if valid is not None:
+      inside = (valid > 0).astype(valid.dtype)
+      edge = jnp.zeros_like(lax.slice_in_dim(inside, 0, 1, axis=axis))
+      has_before, has_after = _neighbours(inside, axis, edge)
+      before = jnp.where(jnp.broadcast_to(has_before > 0, x.shape), before, x)
+      after = jnp.where(jnp.broadcast_to(has_after > 0, x.shape), after, x)
+    phases = []
+    for phase in range(factor):
+      offset = (phase + 0.5) / factor - 0.5
+      other = before if offset < 0 else after
+      phases.append((1 - abs(offset)) * x + abs(offset) * other)
+    shape = list(x.shape)
+    shape[axis] *= factor
+    x = jnp.stack(phases, axis + 1).reshape(shape)
+    if valid is not None:
+      valid = jnp.repeat(valid, factor, axis)
+  return x
+
+
+def _neighbours(
+  x: Array, axis: int, edge: Array | None = None
+) -> tuple[Array, Array]:
+  """Each pixel's, before and after it; beyond the border are its own pixels."""
+  size = x.shape[axis]
+  first = lax.slice_in_dim(x, 0, 1, axis=axis)
+  last = lax.slice_in_dim(x, size - 1, size, axis=axis)
+  head = lax.slice_in_dim(x, 0, size - 1, axis=axis)
+  tail = lax.slice_in_dim(x, 1, size, axis=axis)
+  before = jnp.concatenate([first if edge is None else edge, head], axis)
+  after = jnp.concatenate([tail, last if edge is None else edge], axis)
+  return before, after

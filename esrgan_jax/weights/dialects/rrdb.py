@@ -47,6 +47,7 @@ SUPPORTED = (
   " their fine-tuned descendants)"
 )
 UNTOLD = ("unshuffle",)
+COLLECTIONS = ()
 
 # The key that tells an RRDBNet from everything else, whatever stands before.
 TELLTALE = re.compile(
@@ -222,13 +223,16 @@ def from_ncnn(
 
 
 def to_state_dict(
-  params: Mapping[str, Any], collections: Mapping[str, Any] | None = None
+  params: Mapping[str, Any],
+  collections: Mapping[str, Any] | None = None,
+  config: Mapping[str, Any] | None = None,
 ) -> StateDict:
   """Returns a parameter tree as a state dict in BasicSR's names.
 
   Args:
     params: RRDBNet's parameters, the tree of `RRDBNet.init(...)["params"]`.
     collections: What it has besides: nothing.
+    config: Its fields; the tree tells all that is needed.
 
   Returns:
     Name to float32 array, kernels OIHW, each in C order: what
@@ -245,6 +249,7 @@ def to_state_dict(
   >>> list(again) == list(state), again["conv_last.weight"].shape
   (True, (3, 4, 3, 3))
   """
+  del config
   try:
     blocks = {
       f"rdb{r}.conv{c}": params["body"][f"rdb{r}"][f"conv{c}"]
