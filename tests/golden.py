@@ -162,6 +162,75 @@ def discriminator_trees(state):
   return params, stats
 
 
+# --- SRGAN's networks, in the names of several programs.
+
+# Programs and scales.
+SRGAN_GENERATORS = (
+  ("basicsr", 4),
+  ("basicsr", 2),
+  ("basicsr", 3),
+  ("lornatang", 4),
+  ("lornatang", 3),
+  ("leftthomas", 4),
+  ("leftthomas", 8),
+  ("persson", 2),
+)
+# Those whose training is recorded, too.
+SRGAN_TRAINED = ("basicsr 2", "lornatang 4")
+# Channels, size, pooling and normalisation of the first convolution.
+SRGAN_DISCRIMINATORS = ((1, 32, 0, False), (2, 40, 2, True), (1, 16, 1, False))
+
+
+def srgan_state(shapes):
+  """A state dict of these shapes whose every array matters."""
+  state = {}
+  for name, shape in shapes.items():
+    value = draw(f"srgan {name}", *shape)
+    kind = name.rpartition(".")[2]
+    if len(shape) in (2, 4):  # Keeps the scale from layer to layer.
+      value = value * np.float32(math.sqrt(3 / math.prod(shape[1:])))
+    elif kind == "running_var" or shape == (1,) or kind == "weight":
+      value = value / 2 + 1
+    else:
+      value = value / 4
+    state[name] = value
+  return state
+
+
+def srgan_lr():
+  """Two images, for statistics of a batch."""
+  return image("srgan lr", 2, 3, 4, 3)
+
+
+def srgan_shapes(case):
+  """Names and shapes of a state dict, as they were recorded."""
+  return {
+    name.removeprefix("shape "): tuple(map(int, value))
+    for name, value in case.items()
+    if name.startswith("shape ")
+  }
+
+
+def srgan_discriminator_trees(state):
+  """Our trees of parameters and of running statistics from a state dict."""
+  params, stats = {}, {}
+  channels = state["conv7.weight"].shape[0]
+  for key, value in state.items():
+    layer, part = key.split(".")
+    if layer.startswith("conv") and part == "weight":
+      part, value = "kernel", value.transpose(2, 3, 1, 0)
+    elif layer == "linear1" and part == "weight":
+      part, value = "kernel", linear1_from_torch(value, channels=channels)
+    elif layer == "linear2" and part == "weight":
+      part, value = "kernel", value.T
+    elif layer.startswith("bn"):
+      part = {"weight": "scale", "running_mean": "mean"}.get(part, part)
+      part = {"running_var": "var"}.get(part, part)
+    tree = stats if part in ("mean", "var") else params
+    tree.setdefault(layer, {})[part] = value
+  return params, stats
+
+
 # --- Losses.
 
 EPSILON = 1e-2  # Charbonnier's.

@@ -13,7 +13,7 @@ from torch.nn import functional
 from esrgan_jax.weights import files, zoo
 from esrgan_jax.weights.dialects import rrdb as names
 from tests import golden
-from tests.oracles import torch_steps
+from tests.oracles import torch_srgan, torch_steps
 from tests.oracles.torch_discriminator import VGGStyleDiscriminator
 from tests.oracles.torch_rrdb import RRDBNet
 from tests.oracles.torch_steps import to_numpy, to_torch, with_state
@@ -66,6 +66,70 @@ def discriminator(networks=golden.DISCRIMINATORS):
       **to_numpy(buffers),
     }
   return cases
+
+
+def srgan():
+  """Programs' generators, in both modes; their gradients and statistics."""
+  return {
+    f"{program} {scale}": srgan_generator(program, scale)
+    for program, scale in golden.SRGAN_GENERATORS
+  }
+
+
+def srgan_generator(program, scale, **sizes):
+  """One of them; the first images in evaluation, gradients in training."""
+  net = torch_srgan.GENERATORS[program](scale=scale, **sizes)
+  shapes, state = _drawn(net)
+  net = with_state(net, state)
+  lr = to_torch(golden.srgan_lr()).requires_grad_()
+  case = {"sr": _image(net.eval()(lr[:1])), **shapes}
+  if f"{program} {scale}" not in golden.SRGAN_TRAINED:
+    return case
+  sr = net.train()(lr)
+  cotangent = to_torch(golden.draw("srgan cotangent", *_image(sr).shape))
+  (sr * cotangent).sum().backward()
+  buffers = {n: b for n, b in net.named_buffers() if "running" in n}
+  return case | {
+    "train": _image(sr[:1]),
+    "lr": _image(lr.grad),
+    **to_numpy({f"grad {n}": p.grad for n, p in net.named_parameters()}),
+    **to_numpy(buffers),
+  }
+
+
+def srgan_discriminator():
+  """Logits in both modes, running statistics, gradients."""
+  cases = {}
+  for num_feat, size, pool, norm_first in golden.SRGAN_DISCRIMINATORS:
+    net = torch_srgan.Discriminator(num_feat, size, pool, norm_first=norm_first)
+    shapes, state = _drawn(net)
+    net = with_state(net, state)
+    image, cotangent = map(torch.tensor, golden.discriminator_input(size))
+    image = image.permute(0, 3, 1, 2).double().requires_grad_()
+    evaluated = net.eval()(image)[:, 0]
+    logits = net.train()(image)[:, 0]
+    (logits * cotangent).sum().backward()
+    buffers = {n: b for n, b in net.named_buffers() if "running" in n}
+    cases[str(size)] = {
+      **to_numpy({"eval": evaluated, "train": logits}),
+      # All of the gradient is a picture: a part of it tells as much.
+      "image": _image(image.grad)[:, :4],
+      **to_numpy({f"grad {n}": p.grad for n, p in net.named_parameters()}),
+      **to_numpy(buffers),
+      **shapes,
+    }
+  return cases
+
+
+def _drawn(net):
+  """The shapes of a network's arrays, to be recorded, and what is in them."""
+  shapes = {
+    name: tuple(value.shape)
+    for name, value in net.state_dict().items()
+    if not name.endswith("num_batches_tracked")
+  }
+  recorded = {f"shape {n}": np.int32(shape) for n, shape in shapes.items()}
+  return recorded, golden.srgan_state(shapes)
 
 
 def losses():
@@ -262,6 +326,8 @@ def saved():
 ANSWERS = {
   "generator": generator,
   "discriminator": discriminator,
+  "srgan": srgan,
+  "srgan_discriminator": srgan_discriminator,
   "losses": losses,
   "steps": steps,
   "optimizer": optimizer,
