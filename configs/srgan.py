@@ -28,7 +28,6 @@ def get_config():
         "architecture": "SRResNet",
         "num_feat": 64,
         "num_block": 16,
-        "norm": "batch",
       },
       "discriminator": {
         "architecture": "SRGANDiscriminator",

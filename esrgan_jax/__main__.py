@@ -71,7 +71,8 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
           "--config",
           metavar="FILE",
           help="JSON of a network's architecture, scale and fields, for another"
-          " program's checkpoint that has none beside it (docs/checkpoints.md)",
+          " program's checkpoint or file that does not tell them"
+          " (docs/checkpoints.md)",
         )
         child.add_argument(
           "--model-scale",

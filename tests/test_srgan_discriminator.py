@@ -19,18 +19,49 @@ def close(actual, expected, name=""):
   )
 
 
-@pytest.mark.parametrize(
-  "fields",
-  [
-    pytest.param(fields, marks=mark)
-    for fields, mark in zip(
-      golden.SRGAN_DISCRIMINATORS,
-      (pytest.mark.slow, pytest.mark.slow, ()),
-      strict=True,
+def check_statistics(size, before, updates, expected):
+  """Running means are PyTorch's; its variances are unbiased, ours are not."""
+  num_images = len(golden.discriminator_input(size)[0])
+  for name, leaf in updates.items():
+    close(leaf["mean"], expected[name]["mean"], name)
+    side = size
+    for n in range(int(name[2:]) + 1):
+      side = -(-side // (1 + n % 2))
+    # Of three numbers, the last ones, that is a lot.
+    num, old = num_images * side**2, 0.9 * before[name]["var"]
+    unbiased = (leaf["var"] - old) * num / (num - 1) + old
+    close(unbiased, expected[name]["var"], name)
+
+
+def test_is_pytorchs():
+  """In both modes."""
+  num_feat, size, pool, _ = golden.SRGAN_DISCRIMINATORS[-1]
+  model = SRGANDiscriminator(num_feat, pool=pool)  # Not of its `input_size`.
+  expected = golden.load("srgan_discriminator")[str(size)]
+  state = golden.srgan_state(golden.srgan_shapes(expected))
+  params, stats = golden.srgan_discriminator_trees(state)
+
+  @jax.jit
+  def run(variables, image):
+    evaluated = model.apply(variables, image, train=False)
+    return evaluated, model.apply(
+      variables, image, train=True, mutable=["batch_stats"]
     )
-  ],
-)
-def test_is_pytorchs(fields):
+
+  image, _ = golden.discriminator_input(size)
+  evaluated, (logits, updates) = run(
+    {"params": params, "batch_stats": stats}, image
+  )
+  close(evaluated, expected["eval"])
+  close(logits, expected["train"])
+  statistics = {n: v for n, v in expected.items() if n.startswith("bn")}
+  _, wanted = golden.srgan_discriminator_trees(state | statistics)
+  check_statistics(size, stats, updates["batch_stats"], wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", golden.SRGAN_DISCRIMINATORS)
+def test_is_pytorchs_with_gradients(fields):
   num_feat, size, pool, norm_first = fields
   # Of another size than it is told: with a pool, it takes any.
   told = 96 if pool else size
@@ -69,15 +100,7 @@ def test_is_pytorchs(fields):
     state | grads | statistics
   )
   jax.tree.map(close, gradients, jax.tree.map(np.asarray, wanted))
-  for name, leaf in updates.items():
-    close(leaf["mean"], wanted_stats[name]["mean"], name)
-    side = size
-    for n in range(int(name[2:]) + 1):
-      side = -(-side // (1 + n % 2))
-    # PyTorch's are of unbiased variances; of three numbers, that is a lot.
-    num, old = len(image) * side**2, 0.9 * stats[name]["var"]
-    unbiased = (leaf["var"] - old) * num / (num - 1) + old
-    close(unbiased, wanted_stats[name]["var"], name)
+  check_statistics(size, stats, updates, wanted_stats)
 
 
 @pytest.mark.parametrize(("pool", "side"), [(0, 6), (6, 6), (1, 1)])

@@ -14,6 +14,7 @@ from esrgan_jax.ops.pixels import (
   pixel_shuffle,
   pixel_unshuffle,
 )
+from esrgan_jax.steps import psnr
 from esrgan_jax.weights import selection
 from tests import golden
 
@@ -234,6 +235,7 @@ def test_forms_and_recomputing_change_nothing():
   )
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_the_enlarged_image():
   """Rounded to 8 bits of mantissa, a smooth sky would have steps."""
   net = SRResNet(**SMALL, variant="msrresnet", dtype=jnp.bfloat16)
@@ -297,6 +299,7 @@ def test_shuffling_undoes_unshuffling(leading):
     ({"variant": "msrresnet", "num_in_ch": 1}, "choose equal numbers"),
     ({"num_block": 0}, "num_block is 0"),
     ({"norm": "layer"}, "choose one of batch, none"),
+    ({"centered": True}, "choose output 'tanh'"),
   ],
 )
 def test_unfit_fields_raise(fields, message):
@@ -317,3 +320,47 @@ def test_bilinear_start_is_for_batch_norm_and_color():
     net = SRResNet(**{**SMALL, **fields})
     with pytest.raises(ValueError, match="initialization=published"):
       start_bilinear(variables_of(net)["params"])
+
+
+@pytest.mark.slow
+def test_devices_share_their_statistics():
+  """Under an axis, BatchNorm inside the loop over blocks has all images."""
+  net = SRResNet(**SMALL, scale=2)
+  variables = variables_of(net)
+  params = variables["params"]
+  others = {"batch_stats": variables["batch_stats"]}
+  batch = {
+    "lr": golden.image("axis lr", 4, 5, 5, 3),
+    "hr": golden.image("axis hr", 4, 10, 10, 3),
+  }
+  # Devices' images differ in brightness: statistics per device would show.
+  batch = jax.tree.map(
+    lambda x: x * np.linspace(0, 1, 4, dtype=np.float32).reshape(4, 1, 1, 1),
+    batch,
+  )
+
+  def run(batch, axis_name=None):
+    grads, new, _ = psnr.psnr_gradients(
+      params,
+      batch,
+      generator=net,
+      collections=others,
+      pixel_loss="mse",
+      axis_name=axis_name,
+    )
+    return grads, new
+
+  whole = jax.jit(run)(batch)
+  halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
+  apart = jax.jit(
+    jax.vmap(functools.partial(run, axis_name="data"), axis_name="data")
+  )(halves)
+  for (path, x), y in zip(
+    jax.tree_util.tree_leaves_with_path(apart),
+    jax.tree.leaves(whole),
+    strict=True,
+  ):
+    for each in x:
+      np.testing.assert_allclose(
+        each, y, atol=1e-5, err_msg=jax.tree_util.keystr(path)
+      )

@@ -115,6 +115,9 @@ class SRResNet(nn.Module):
     slopes: Of each PReLU: `"one"`, PyTorch's default, or one a `"channel"`.
     output: `"linear"`, or `"tanh"`, (tanh + 1) / 2 of it, as trainings with
       HR images in [-1, 1] have it.
+    centered: Whether it is given 2 * lr - 1, as trainings with LR images in
+      [-1, 1] have it: beyond the border is grey then, not black. Only with
+      `"tanh"`.
     dtype: Compute dtype, e.g. bfloat16. Parameters, BatchNorm and the result
       are float32; float64 where it is computed in that.
     unroll: Blocks per iteration of the loop over blocks; the parameters are the
@@ -152,6 +155,7 @@ class SRResNet(nn.Module):
   norm: str | None = None
   slopes: str = "one"
   output: str = "linear"
+  centered: bool = False
   dtype: Dtype = jnp.float32
   unroll: int = 1
   remat: bool = False
@@ -192,7 +196,12 @@ class SRResNet(nn.Module):
           " equal numbers, or variant 'srgan'"
         )
     checks.check_compute_dtype(self.dtype)
-    checks.check_flags(remat=self.remat)
+    checks.check_flags(remat=self.remat, centered=self.centered)
+    if self.centered and self.output != "tanh":
+      raise ValueError(
+        f"centered is for images in [-1, 1], and output {self.output!r} is not:"
+        " choose output 'tanh'"
+      )
     _ = self.upsampling
 
   @property
@@ -359,7 +368,8 @@ class SRResNet(nn.Module):
 
   def _features(self, lr: Array, valid: Array | None, train: bool) -> Array:
     self._check_layers()
-    x = _mask(lr.astype(self.dtype), valid)
+    x = 2 * lr - 1 if self.centered else lr
+    x = _mask(x.astype(self.dtype), valid)
     x = _convolve(x, self.conv_first(), self._is_plain)
     first = self.act_first(x) if self._is_srgan else _leaky_relu(x)
     first = _mask(first, valid)
@@ -477,7 +487,7 @@ def _batch_norm(dtype: Dtype) -> nn.BatchNorm:
 def _normalize(
   norm: nn.BatchNorm, x: Array, valid: Array | None, train: bool
 ) -> Array:
-  mask = None if valid is None else valid > 0
+  mask = None if valid is None else valid.astype(bool)
   # Flax's would promote by itself, which programs may have forbidden.
   y = norm(x.astype(norm.dtype), use_running_average=not train, mask=mask)
   return y.astype(x.dtype)
@@ -563,7 +573,8 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   filled = dict(params)
   point = jnp.zeros(first.shape[:2], jnp.float32)
   point = point.at[first.shape[0] // 2, first.shape[1] // 2].set(1.0)
-  carry = point[..., None, None] * jnp.eye(3)
+  same = jnp.eye(3, dtype=jnp.float32)
+  carry = point[..., None, None] * same.reshape(1, 1, 3, 3)
   filled["conv_first"] = {
     **params["conv_first"],
     "kernel": first.at[..., :3].set(carry),
@@ -580,7 +591,7 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
     factor = math.isqrt(kernel.shape[3] // kernel.shape[2])
     # What one pixel adds to the pixels around it, a phase of the shuffle each.
     weights = _bilinear_phases(factor)
-    block = jnp.einsum("yxp,io->yxiop", weights, jnp.eye(3))
+    block = jnp.einsum("yxp,io->yxiop", weights, same)
     block = block.reshape(3, 3, 3, 3 * factor**2)
     kernel = kernel.at[..., : 3 * factor**2].set(0.0)
     kernel = kernel.at[:, :, :3, : 3 * factor**2].set(block)

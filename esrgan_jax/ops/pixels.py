@@ -121,11 +121,11 @@ def enlarge_linearly(
   for axis in (x.ndim - 3, x.ndim - 2):
     before, after = _neighbours(x, axis)
     if valid is not None:
-      inside = (valid > 0).astype(valid.dtype)
+      inside = valid.astype(bool)
       edge = jnp.zeros_like(lax.slice_in_dim(inside, 0, 1, axis=axis))
       has_before, has_after = _neighbours(inside, axis, edge)
-      before = jnp.where(jnp.broadcast_to(has_before > 0, x.shape), before, x)
-      after = jnp.where(jnp.broadcast_to(has_after > 0, x.shape), after, x)
+      before = jnp.where(jnp.broadcast_to(has_before, x.shape), before, x)
+      after = jnp.where(jnp.broadcast_to(has_after, x.shape), after, x)
     phases = []
     for phase in range(factor):
       offset = (phase + 0.5) / factor - 0.5

@@ -81,7 +81,10 @@ class Weights:
 
 
 def read_weights(
-  path: str | os.PathLike[str], *, scale: int | None = None
+  path: str | os.PathLike[str],
+  *,
+  scale: int | None = None,
+  config: Mapping[str, Any] | None = None,
 ) -> Weights:
   """Reads a network from a file of any supported kind.
 
@@ -90,6 +93,8 @@ def read_weights(
       apart by content.
     scale: Upscaling factor, needed only for a x3 or plain x2 network in a file
       that does not say which (see `esrgan_jax.weights.dialects.rrdb`).
+    config: Fields of the network, of which those are heeded that its arrays
+      don't tell.
 
   Returns:
     The network's configuration, parameters, metadata and notes.
@@ -129,7 +134,7 @@ def read_weights(
         # Nothing that holds others: its text may be longer than any memory.
         plain = (str, int, float)
         metadata = {k: str(v) for k, v in own.items() if isinstance(v, plain)}
-    found = _network(state, metadata, scale)
+    found = _network(state, metadata, scale, config or {})
   except registry.UnknownArchitectureError as e:
     raise registry.UnknownArchitectureError(f"{printable(path)} {e}") from e
   except ValueError as e:
@@ -339,22 +344,27 @@ def _kind(path: pathlib.Path) -> str:
 
 
 def _network(
-  state: dict[str, Any], metadata: Mapping[str, str], scale: int | None
+  state: dict[str, Any],
+  metadata: Mapping[str, str],
+  scale: int | None,
+  config: Mapping[str, Any],
 ) -> NamedWeights:
   """Finds the network; metadata count where they are of this package."""
   name = metadata.get("architecture")
   if name is None:
+    untold = {key for each in DIALECTS.values() for key in each.UNTOLD}
+    given = {key: config[key] for key in untold if key in config}
     try:
-      return selection.find_network(state, scale=scale)
+      return selection.find_network(state, scale=scale, **given)
     except UntoldScaleError:
       # Another program's word counts where the arrays leave it open.
       if told := _integer(metadata, "scale"):
         with contextlib.suppress(ValueError):
-          return selection.find_network(state, scale=told)
+          return selection.find_network(state, scale=told, **given)
       raise
   fields.registered(name)
   if dialect := DIALECTS.get(name):
-    known = {key: _integer(metadata, key) for key in dialect.UNTOLD}
+    known = {key: _told(name, metadata, key) for key in dialect.UNTOLD}
     scale = scale or _integer(metadata, "scale")
     return selection.find_network(
       state, architecture=name, scale=scale, **known
@@ -416,6 +426,17 @@ def expected(config: Mapping[str, Any]) -> Params:
       f"{config['architecture']} cannot be made with its {fields.KEY}:"
       f" {type(error).__name__} {printable(error)}"
     ) from error
+
+
+def _told(name: str, metadata: Mapping[str, str], key: str) -> Any:
+  """A field as metadata have it, of the kind of its default; None if not."""
+  text = metadata.get(key, "")
+  match registry.find_generator(name).fields[key]:
+    case bool():
+      return {"True": True, "False": False}.get(text)
+    case str():
+      return text if re.fullmatch("[a-z]{1,20}", text) else None
+  return _integer(metadata, key)
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int | None:

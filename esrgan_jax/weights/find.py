@@ -107,8 +107,8 @@ def find_model(
       or checkpoint.
     scale: Upscaling factor, for the rare file that does not tell (x3, or plain
       x2).
-    config: The network's architecture and fields, for another program's
-      checkpoint that has none beside it and does not tell, or the path of a
+    config: The network's architecture and fields, for another program's file
+      or checkpoint that has none beside it and does not tell, or the path of a
       JSON file with them. What tells itself must agree with it.
     fetch: Whether a named model that is not here may be downloaded.
     progress: Called with the bytes downloaded so far, and in all where known.
@@ -197,12 +197,12 @@ def read(
     weights = _read_checkpoint(place.path, scale, config)
   else:
     try:
-      weights = _read_file(place.path, scale)
+      weights = _read_file(place.path, scale, config)
     except UntoldScaleError:
       told = (config or {}).get("scale")
       if not isinstance(told, int):
         raise
-      weights = _read_file(place.path, told)
+      weights = _read_file(place.path, told, config)
   if config:
     _check_config(place.name, weights.config, config)
   weights = dataclasses.replace(
@@ -438,15 +438,17 @@ def _name(path: Any) -> str:
   return "/".join(parts[-count:])
 
 
-def _read_file(path: Any, scale: int | None) -> files.Weights:
+def _read_file(
+  path: Any, scale: int | None, config: Mapping[str, Any] | None
+) -> files.Weights:
   if isinstance(path, pathlib.Path):
-    return files.read_weights(path, scale=scale)
+    return files.read_weights(path, scale=scale, config=config)
   # In a bucket: read from a copy, which no error should name.
   with storage.reaching(path), tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder, path.name)
     copy.write_bytes(path.read_bytes())
     try:
-      return files.read_weights(copy, scale=scale)
+      return files.read_weights(copy, scale=scale, config=config)
     except ValueError as error:
       kind = UntoldScaleError
       kind = kind if isinstance(error, kind) else ValueError

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from esrgan_jax.models import registry
 from esrgan_jax.text import printable
+from esrgan_jax.weights import fields
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.dialects.protocol import (
   NamedWeights,
@@ -83,7 +85,7 @@ def find_network(
   *,
   architecture: str | None = None,
   scale: int | None = None,
-  **untold: int | None,
+  **untold: Any,
 ) -> NamedWeights:
   """Finds a network among named arrays, in any dialect, wrapped or not.
 
@@ -119,6 +121,12 @@ def find_network(
   name, flat, notes = _select(state, wanted)
   dialect = DIALECTS[name]
   known = {key: untold[key] for key in dialect.UNTOLD if key in untold}
+  for key, value in known.items():
+    default = registry.find_generator(name).fields[key]
+    if not fields.fits(value, 0 if default is None else default):
+      raise ValueError(
+        f"{name} cannot have {key}={printable(repr(value), limit=60)}"
+      )
   found = dialect.from_state_dict(flat, scale=scale, **known)
   return dataclasses.replace(
     found,

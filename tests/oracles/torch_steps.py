@@ -93,6 +93,7 @@ def gan_gradients(
   perceptual_weight,
   adversarial_weight,
   pixel_loss="l1",
+  criterion="l1",
   adversarial="relativistic",
   detach_means=False,
   halve=True,
@@ -126,7 +127,8 @@ def gan_gradients(
     g_gan = -fake.mean()
   g_loss = (
     pixel_weight * pixel_distance(pixel_loss, sr, hr)
-    + perceptual_weight * perceptual_distance(vgg_state, sr, hr, layer_weights)
+    + perceptual_weight
+    * perceptual_distance(vgg_state, sr, hr, layer_weights, criterion)
     + adversarial_weight * g_gan
   )
   grads = _gradients(g_loss, generator)

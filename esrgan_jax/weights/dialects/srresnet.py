@@ -24,7 +24,9 @@ which are Lornatang's SRGAN-PyTorch (older and newer):
 | last | `conv_block3` | `conv3` | `block8.2` | `final` |
 
 Names tell the programs, and they what arrays don't: those of leftthomas and of
-Persson end with a tanh, for HR images in [-1, 1].
+Persson end with a tanh, for HR images in [-1, 1]. One thing must be said:
+giakou4's program has Persson's names, and LR images in [-1, 1] as well
+(`centered`).
 
 A state dict is flat, with OIHW kernels; our tree is nested, with HWIO kernels
 and the blocks stacked on a leading axis of `body`. A bias in front of a
@@ -56,7 +58,7 @@ SUPPORTED = (
   "SRResNet (SRGAN's generator, as of its PyTorch tutorials, and BasicSR's"
   " MSRResNet)"
 )
-UNTOLD = ()
+UNTOLD = ("output", "centered")
 COLLECTIONS = ("batch_stats",)
 
 # The key that tells an SRResNet from everything else, whatever stands before.
@@ -69,6 +71,12 @@ TELLTALE = re.compile(
 # The same in our own tree.
 LEAF = ("body", "conv1", "kernel")
 
+_EITHER = (
+  "the names are those of programs whose networks see images in [0, 1], and of"
+  " one (giakou4/gans) whose see images in [-1, 1]: took the first; for the"
+  ' other, --config FILE with {"architecture": "SRResNet", "scale": 4,'
+  ' "centered": true}'
+)
 _N = "(0|[1-9][0-9]{0,3})"
 # Kinds of arrays in PyTorch, and in our tree, by the kind of layer.
 _KINDS = {
@@ -198,13 +206,20 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def from_state_dict(
-  state: Mapping[str, Any], *, scale: int | None = None
+  state: Mapping[str, Any],
+  *,
+  scale: int | None = None,
+  output: str | None = None,
+  centered: bool | None = None,
 ) -> NamedWeights:
   """Returns the SRResNet that named arrays are, under any set of names.
 
   Args:
     state: Name to array (float, kernels OIHW).
     scale: Upscaling factor; it must agree with what the shapes say.
+    output: How the network ends; it must agree with what the names say.
+    centered: Whether it is given images in [-1, 1]; None is taken for no, with
+      a note where the names leave it open.
 
   Returns:
     The network's fields, its parameter tree, its running statistics, and notes.
@@ -212,7 +227,7 @@ def from_state_dict(
   Raises:
     UnsupportedWeightsError: If arrays are missing, left over, of the wrong
       shape or not finite.
-    ValueError: If `scale` contradicts the arrays.
+    ValueError: If `scale`, `output` or `centered` contradicts the arrays.
 
   Source: the names of BasicSR `archs/srresnet_arch.py` and mmagic
   `sr_resnet.py`, and of `model.py` of Lornatang/SRGAN-PyTorch, leftthomas/SRGAN
@@ -220,15 +235,15 @@ def from_state_dict(
 
   >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=2, scale=4,
   ...               variant="msrresnet", norm="none", slopes="one",
-  ...               output="linear")
+  ...               output="linear", centered=False)
   >>> state = {k.replace("conv_up", "upconv"): np.zeros(s, np.float32)
   ...          for k, s in shapes(config).items()}
   >>> found = from_state_dict(state)
   >>> found.config == config, found.params["body"]["conv1"]["kernel"].shape
   (True, (2, 3, 3, 4, 4))
   """
-  flat, variant, output = _canonical(state)
-  config = _infer(flat, variant, output)
+  flat, variant, named = _canonical(state)
+  config = _infer(flat, variant, named)
   _fold_biases(flat, config)
   compare(flat, shapes(config), "an SRResNet")
   if scale not in (None, config["scale"]):
@@ -236,9 +251,23 @@ def from_state_dict(
       f"scale {scale} was asked for, but the weights are those of a"
       f" x{config['scale']} network; leave scale out"
     )
-  notes = ()
+  if output not in (None, named):
+    raise ValueError(
+      f"output {printable(output)} was asked for, but the names are those of a"
+      f" network whose output is {named}; leave output out"
+    )
+  notes = []
+  if any(name.startswith("residuals.0.block1.") for name in state):
+    if centered is None:
+      notes.append(_EITHER)
+    config["centered"] = bool(centered)
+  elif centered:
+    raise ValueError(
+      "centered was asked for, but the names are those of a program with LR"
+      " images in [0, 1]; leave centered out"
+    )
   if any(v.dtype == np.float64 for v in flat.values()):
-    notes = ("the weights are float64: rounded to float32",)
+    notes.append("the weights are float64: rounded to float32")
   params: dict[str, Any] = {}
   stats: dict[str, Any] = {}
   for name in shapes(config):
@@ -259,7 +288,7 @@ def from_state_dict(
       tree = tree.setdefault(part, {})
     tree[leaf] = value if name.startswith("body.") else value[0]
   collections = {"batch_stats": stats} if stats else {}
-  return NamedWeights(config, params, notes, collections)
+  return NamedWeights(config, params, tuple(notes), collections)
 
 
 def from_ncnn(
@@ -291,12 +320,13 @@ def to_state_dict(
   Args:
     params: Its parameters, the tree of `SRResNet.init(...)["params"]`.
     collections: Its variables besides: `batch_stats`, with BatchNorm.
-    config: Its fields, of which `output` is heeded.
+    config: Its fields, of which `output` and `centered` are heeded.
 
   Returns:
     Name to float32 array, kernels OIHW, each in C order: of an MSRResNet, what
     `load_state_dict` of BasicSR's takes; of another, that of Lornatang's
-    SRGAN-PyTorch, or leftthomas's SRGAN where it ends with a tanh.
+    SRGAN-PyTorch. Where it ends with a tanh, that of leftthomas's SRGAN, or of
+    Persson's if it has a slope a channel, or is centered.
 
   Raises:
     UnsupportedWeightsError: If the tree is not SRResNet's.
@@ -317,9 +347,14 @@ def to_state_dict(
     raise UnsupportedWeightsError(
       f"not the parameter tree of an SRResNet: {error}"
     ) from error
+  config = config or {}
   if found["variant"] == "msrresnet":
     name_of = _in_basicsr
-  elif (config or {}).get("output") == "tanh":
+  elif config.get("output") != "tanh":
+    name_of = _in_lornatang
+  elif config.get("centered") or found["slopes"] == "channel":
+    name_of = _in_persson
+  else:
     num_up = len(_factors(found["scale"]))
     for name in [n for n in flat if ".bn" in n or n.startswith("bn_body")]:
       layer, _, kind = name.rpartition(".")
@@ -329,8 +364,6 @@ def to_state_dict(
     name_of = functools.partial(
       _in_leftthomas, num_block=found["num_block"], num_up=num_up
     )
-  else:
-    name_of = _in_lornatang
   return {
     ".".join((name_of(layer), kind)): flat[name]
     for name in sorted(flat, key=_order(found))
@@ -361,6 +394,21 @@ def _in_lornatang(layer: str) -> str:
     "conv_body": "conv2.0",
     "bn_body": "conv2.1",
     "conv_last": "conv3",
+  }[layer]
+
+
+def _in_persson(layer: str) -> str:
+  if match := re.fullmatch(r"body\.(\d+)\.(conv|bn|act)(\d?)", layer):
+    part = match[2].replace("conv", "cnn")
+    return f"residuals.{match[1]}.block{match[3] or 1}.{part}"
+  if match := re.fullmatch(r"(conv|act)_up(\d)", layer):
+    return f"upsamples.{int(match[2]) - 1}.{match[1]}"
+  return {
+    "conv_first": "initial.cnn",
+    "act_first": "initial.act",
+    "conv_body": "convblock.cnn",
+    "bn_body": "convblock.bn",
+    "conv_last": "final",
   }[layer]
 
 
@@ -482,6 +530,7 @@ def _infer(
     "norm": "batch" if "body.0.bn1.weight" in flat else "none",
     "slopes": "channel" if slopes == (feat,) and feat > 1 else "one",
     "output": output,
+    "centered": False,
   }
 
 
