@@ -14,7 +14,8 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 | for | there is |
 | --- | --- |
 | upscaling | `load`, `Upscaler` |
-| networks | `RRDBNet`, `VGGStyleDiscriminator`, `init`, `interpolate_params` |
+| networks | `RRDBNet`, `SRResNet`, `VGGStyleDiscriminator`, \
+`SRGANDiscriminator`, `init`, `interpolate_params` |
 | files | `write_weights`, `save_checkpoint`, `load_checkpoint` |
 | training | `steps`: states, optimizers, and a step for each phase |
 | pixel losses | `l1_loss`, `charbonnier_loss`, `mse_loss` |
@@ -61,6 +62,8 @@ if typing.TYPE_CHECKING:
   from esrgan_jax.metrics import psnr, rgb_to_y, ssim, ssim_map
   from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   from esrgan_jax.models.rrdb import RRDBNet
+  from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
+  from esrgan_jax.models.srresnet import SRResNet
   from esrgan_jax.models.vgg import (
     init_vgg19,
     vgg19_features,
@@ -79,6 +82,8 @@ __version__ = "0.1.0"
 # before what takes a second, and loading what touches the world needs a reason.
 _LAZY = {
   "RRDBNet": "esrgan_jax.models.rrdb",
+  "SRGANDiscriminator": "esrgan_jax.models.srgan_discriminator",
+  "SRResNet": "esrgan_jax.models.srresnet",
   "Upscaler": "esrgan_jax.upscaling.upscaler",
   "VGGStyleDiscriminator": "esrgan_jax.models.discriminators",
   "charbonnier_loss": "esrgan_jax.losses",
@@ -134,6 +139,8 @@ _DEPRECATED = {
 
 __all__ = [
   "RRDBNet",
+  "SRGANDiscriminator",
+  "SRResNet",
   "Upscaler",
   "VGGStyleDiscriminator",
   "charbonnier_loss",

@@ -24,7 +24,8 @@ def test_models_lists_every_model_and_what_is_here(capsys):
 def test_models_verbose_tells_checksums(capsys):
   assert __main__.main(["models", "--verbose"]) == 0
   out = capsys.readouterr().out
-  assert all(row.model.sha256 in out for row in zoo.models())
+  for row in zoo.models():
+    assert (row.model.sha256 or "none is published") in out
 
 
 def test_a_named_model_to_safetensors_and_back(tmp_path, capsys):

@@ -351,7 +351,7 @@ def test_ncnn_limits(tmp_path, monkeypatch):
     (b"<html>", "is a web page"),
     (b"\x89PNG\r\n\x1a\n", "is an image"),
     (b"\xff\xd8\xff\xe0", "is an image"),
-    (b"\x89HDF\r\n", "HDF5"),
+    (b"\x89HDF\r\n\x1a\n", "HDF5 file is cut off"),
     (b"\x1f\x8b\x08", "gzip"),
     (b"\0" * 257 + b"ustar", "tar archive"),
     (b"hello", "begins with b'hello'"),

@@ -2,7 +2,7 @@
 
 A model is used by its name, e.g. `python -m esrgan_jax upscale --model NAME`.
 Those that are not here are fetched when they are first used, and their checksum
-is compared before each use.
+is compared before each use; what is brought by hand may have none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         ("url", model.url),
         ("install", model.install and f"pip install '{model.install}'"),
         ("file", row.path or model.filename),
-        ("sha256", model.sha256),
+        ("sha256", model.sha256 or "none is published"),
       ):
         if value:
           out.print(f"  {label:7} {value}")

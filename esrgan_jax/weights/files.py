@@ -31,13 +31,14 @@ from esrgan_jax.weights.dialects.protocol import (
   UnsupportedWeightsError,
   UntoldScaleError,
 )
-from esrgan_jax.weights.formats import safetensors_file
+from esrgan_jax.weights.formats import hdf5_file, safetensors_file
+from esrgan_jax.weights.formats.keras_file import read_keras
 from esrgan_jax.weights.formats.limits import DamagedFileError
 from esrgan_jax.weights.formats.ncnn_file import MAGIC, read_ncnn
 from esrgan_jax.weights.formats.safetensors_file import read_safetensors
 from esrgan_jax.weights.formats.torch_file import UnsafeFileError, read_torch
 
-READABLE = ".safetensors, .pth, .pt, .param with .bin (ncnn)"
+READABLE = ".safetensors, .pth, .pt, .h5 (Keras), .param with .bin (ncnn)"
 WRITABLE = (".safetensors", ".pth")
 DTYPES = ("float32", "float16")
 
@@ -52,7 +53,6 @@ _MISHAPS: tuple[tuple[bytes, str], ...] = (
   (b"<html", "is a web page: the download link led to a page, not a file"),
   (b"\x89png", "is an image, not weights"),
   (b"\xff\xd8\xff", "is an image, not weights"),
-  (b"\x89hdf", "is an HDF5 (Keras) file; convert it to .safetensors"),
   (b"\x1f\x8b", "is a gzip archive: unpack it first"),
   (b"7z\xbc\xaf", "is a 7z archive: unpack it first"),
   (b"rar!", "is a RAR archive: unpack it first"),
@@ -89,8 +89,8 @@ def read_weights(
   """Reads a network from a file of any supported kind.
 
   Args:
-    path: `.safetensors`, `.pth`, `.pt`, or either file of an ncnn pair; told
-      apart by content.
+    path: `.safetensors`, `.pth`, `.pt`, Keras's `.h5`, or either file of an
+      ncnn pair; told apart by content.
     scale: Upscaling factor, needed only for a x3 or plain x2 network in a file
       that does not say which (see `esrgan_jax.weights.dialects.rrdb`).
     config: Fields of the network, of which those are heeded that its arrays
@@ -127,6 +127,8 @@ def read_weights(
       state, metadata = selection.name_layers(read_ncnn(path))
     elif kind == "safetensors":
       state, metadata = read_safetensors(path)
+    elif kind == "keras":
+      state = read_keras(path)
     else:
       state = read_torch(path)
       own = state.pop("esrgan_jax", None)
@@ -319,6 +321,8 @@ def _kind(path: pathlib.Path) -> str:
     return "torch"
   if len(start) > 8 and start[8:9] == b"{" and start[6:8] == b"\0\0":
     return "safetensors"
+  if start.startswith(hdf5_file.MAGIC):
+    return "keras"
   if start.startswith(MAGIC.encode()):
     return "ncnn"
   text = start.lstrip().lower()

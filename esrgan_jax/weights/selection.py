@@ -59,7 +59,10 @@ _OTHERS: tuple[tuple[str, str], ...] = (
   (r"\.rcab\.|conv_du", "RCAN"),
   (r"sk\.weight$|block_\d+\.c\d_r", "SPAN"),
   (r"weight_orig$|weight_u$", "a U-Net discriminator of Real-ESRGAN"),
-  (r"^conv0_[01]\.|^features\.0\.|^bn\d_\d\.", "a VGG or a VGG-style critic"),
+  (
+    r"^conv0_[01]\.|^features\.0\.|^bn\d_\d\.|^block\d_conv\d/",
+    "a VGG or a VGG-style critic",
+  ),
   (
     r"param_groups|exp_avg|^optimizers?\b|^schedulers?\b|^optimizer_states",
     "a training state (optimizers, schedulers), not a network",

@@ -26,7 +26,7 @@ which are Lornatang's SRGAN-PyTorch (older and newer):
 Names tell the programs, and they what arrays don't: those of leftthomas and of
 Persson end with a tanh, for HR images in [-1, 1]. One thing must be said:
 giakou4's program has Persson's names, and LR images in [-1, 1] as well
-(`centered`).
+(`centered`). Keras's numbered layers are in `srresnet_keras`.
 
 A state dict is flat, with OIHW kernels; our tree is nested, with HWIO kernels
 and the blocks stacked on a leading axis of `body`. A bias in front of a
@@ -45,6 +45,7 @@ import numpy as np
 
 from esrgan_jax.models.srresnet import SRResNet
 from esrgan_jax.text import printable
+from esrgan_jax.weights.dialects import srresnet_keras
 from esrgan_jax.weights.dialects.protocol import (
   NamedWeights,
   NcnnLayer,
@@ -66,6 +67,7 @@ TELLTALE = re.compile(
   r"(?P<prefix>(?:.*\.)?)"
   r"(?:(?:body|recon_trunk|trunk_net)\.0\.conv1|trunk\.0\.rcb\.0"
   r"|block2\.prelu|residuals\.0\.block1\.cnn)\.weight"
+  r"|p_re_lu(?:_[0-9]+)?/alpha"
 )
 
 # The same in our own tree.
@@ -231,7 +233,7 @@ def from_state_dict(
 
   Source: the names of BasicSR `archs/srresnet_arch.py` and mmagic
   `sr_resnet.py`, and of `model.py` of Lornatang/SRGAN-PyTorch, leftthomas/SRGAN
-  and giakou4/gans.
+  and giakou4/gans; `srresnet_keras` has its own.
 
   >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=2, scale=4,
   ...               variant="msrresnet", norm="none", slopes="one",
@@ -436,6 +438,8 @@ def _canonical(state: Mapping[str, Any]) -> tuple[StateDict, str, str]:
 
   Returns them, the network's variant, and its output.
   """
+  if srresnet_keras.is_keras(state):
+    return srresnet_keras.renamed(state), "srgan", "tanh"
   variant, output = "srgan", "linear"
   if any(name.startswith("trunk.0.rcb.") for name in state):
     rules = _LORNATANG

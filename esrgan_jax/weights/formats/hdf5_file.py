@@ -246,6 +246,8 @@ class _File:
     head, bits, _, _, size = _unpack("<4BL", parts[1], 0)
     kind, values = head & 15, raw[place:]
     need(count <= limits.MAX_NAME, f"{name} has {count} items")
+    if not count:  # An empty list is one of numbers to h5py.
+      return []
     need(size and count * size <= len(values), f"{name} is cut off")
     pieces = [values[i * size : (i + 1) * size] for i in range(count)]
     if kind == _FIXED_STRING:
