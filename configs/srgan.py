@@ -5,12 +5,15 @@ Reproduces: SRGAN-VGG54 x4 (arXiv:1609.04802), whose data was ImageNet: the
   TensorFlow program that this card stands for; the paper's is 16.
 Command: python -m esrgan_jax.main --config=configs/srgan.py --workdir=DIR
   VGG22 instead: --config.perceptual.layers="{'relu2_2': 1.0}"
+  0.006 is for Keras's VGG19, as in that program and the paper, whose features
+  are of images in [0, 255]. Torchvision's are far smaller, and others that have
+  them weigh them 1: --config.phases.gan.perceptual_weight=1.0
   The paper's older form, features over 12.75 instead of 0.006 (12.75**-2 is
   0.00615): --config.phases.gan.perceptual_weight=1.0
   --config.perceptual.layers="{'relu5_4': 0.00615}"
   BasicSR's networks: --config.generator.variant=msrresnet
   --config.discriminator.architecture=VGGStyleDiscriminator
-Data: as configs/gan.py. VGG19: config.perceptual.weights.
+Data: as configs/gan.py. VGG19: config.perceptual.weights, a file of either.
 Hardware: meant for one TPU host or GPU, 16 GB of memory and 8 GB of RAM.
 Cost: not measured.
 Result: not measured.

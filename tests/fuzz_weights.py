@@ -3,9 +3,9 @@
   python -m tests.fuzz_weights --count 20000 --seed 1
 
 Kinds: `.pth` of both containers, `.safetensors`, also of a network that only
-its user knows, ncnn's two files; VGG19 as
-`.pth` and as `.h5` in Keras's two layouts. What is read must be a network of
-finite numbers and the shapes that its configuration says.
+its user knows, ncnn's two files; an SRResNet as `.h5`; VGG19 as `.pth` and as
+`.h5` in Keras's two layouts. What is read must be a network of finite numbers
+and the shapes that its configuration says.
 """
 
 import io
@@ -24,7 +24,7 @@ import numpy as np
 
 from esrgan_jax.models import registry
 from esrgan_jax.weights import fields, files, vgg
-from esrgan_jax.weights.dialects import plain
+from esrgan_jax.weights.dialects import plain, srresnet
 from esrgan_jax.weights.dialects import rrdb as names
 from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits, safetensors_file, torch_file
@@ -95,6 +95,12 @@ def targets():
       for options in ({}, {"inside": "model_weights", "encode": str})
     ]
     keras_3 = build.write_keras_3(folder / "b.h5", kernels).read_bytes()
+    generators = [
+      build.write_keras_layers(
+        folder / "c.h5", build.keras_srresnet(2, 1, num_up, first=9)
+      ).read_bytes()
+      for num_up in (1, 2)
+    ]
   wraps = (lambda t: {"state_dict": {"net": t}}, _with_average, _as_ours)
   wrapped = [(states[0], w) for w in wraps]
   wrapped += [(s, dict) for s in states[1:3]]
@@ -142,6 +148,7 @@ def targets():
       _reader(".bin", ".param", pairs[0][0]),
       (),
     ),
+    ("h5", generators, _read_srresnet, (_hdf5, _hdf5_address)),
     (
       "vgg pth",
       [build.zip_pth(build.torchvision_state(kernels))],
@@ -181,6 +188,18 @@ def _reader(suffix, other=None, content=b""):
       assert isinstance(value, str), key
 
   return read
+
+
+def _read_srresnet(folder, data):
+  path = folder / "model.h5"
+  path.write_bytes(data)
+  weights = files.read_weights(path)
+  # Compares names and shapes with those of the network.
+  state = srresnet.to_state_dict(
+    weights.params, weights.collections, weights.config
+  )
+  for name, value in state.items():
+    assert np.isfinite(value).all(), name
 
 
 def _read_plain(folder, data):

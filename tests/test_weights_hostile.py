@@ -441,7 +441,7 @@ def test_ncnn_of_one_line(tmp_path):
 def test_damaged_files_of_every_kind_are_refused_or_sound():
   targets = fuzz_weights.targets()
   report = mutation.run(
-    targets, seed=20, cases=range(400), seconds=5, megabytes=300
+    targets, seed=20, cases=range(450), seconds=5, megabytes=300
   )
   assert not report.violations, str(report)
   for target in targets:

@@ -174,6 +174,87 @@ def test_biases_before_batch_norm_are_taken_off_the_means():
     np.testing.assert_array_equal(mean, expected)
 
 
+def test_keras_layers_are_found_by_their_order(tmp_path):
+  """Numbers begin anywhere, and 10 comes after 9."""
+  first, second = (
+    files.read_weights(
+      build.write_keras_layers(
+        tmp_path / f"{n}.h5", build.keras_srresnet(first=n), inside=inside
+      )
+    )
+    for n, inside in ((0, ""), (8, "model_weights"))
+  )
+  assert_same(first, second)
+  config = first.config
+  assert (config["scale"], config["num_block"], config["num_feat"]) == (4, 2, 4)
+  told = config["norm"], config["slopes"], config["output"], config["centered"]
+  assert told == ("batch", "channel", "tanh", False)
+  theirs = build.keras_srresnet()["conv2d_6"]["conv2d_6/kernel:0"]
+  ours = first.params["conv_up1"]["kernel"]
+  for pixel in range(4):
+    np.testing.assert_array_equal(
+      ours[..., pixel::4], theirs[..., 4 * pixel : 4 * pixel + 4]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_up", [1, 3])
+def test_keras_computes_the_same(num_up, tmp_path):
+  """A file of its own, of a network as in krasserm's super-resolution."""
+  import keras
+
+  from tests.oracles import keras_srgan
+
+  net = keras_srgan.generator(num_up)
+  path = tmp_path / "generator.h5"
+  net.save(path)
+  lr = golden.srgan_lr()
+  expected = np.asarray(net(keras.ops.convert_to_tensor(255 * lr))) / 255
+  found = files.read_weights(path)
+  assert found.config["scale"] == 2**num_up
+  sr = jax.jit(registry.make_generator(**found.config).apply)(
+    {"params": found.params, **found.collections}, lr
+  )
+  np.testing.assert_allclose(sr, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      lambda s: s.pop("batch_normalization_2"),
+      "are no SRResNet of Keras: with",
+    ),
+    (lambda s: s.pop("p_re_lu_1"), "are no SRResNet of Keras: with"),
+    (
+      lambda s: s.update(dense={"dense/kernel:0": np.ones((2, 2))}),
+      "dense/kernel is of no layer",
+    ),
+    (
+      lambda s: s["conv2d_6"].pop("conv2d_6/kernel:0"),
+      "1 missing .conv_up1.weight",
+    ),
+    (
+      lambda s: s["conv2d_6"].update({"conv2d_6/bias:0": np.ones(())}),
+      "1 of the wrong shape .conv_up1.bias",
+    ),
+    (lambda s: s.clear(), "first names: none"),
+  ],
+)
+def test_other_keras_networks_are_refused(change, message, tmp_path):
+  layers = build.keras_srresnet()
+  change(layers)
+  path = build.write_keras_layers(tmp_path / "a.h5", layers)
+  with pytest.raises(ValueError, match=message):
+    files.read_weights(path)
+
+
+def test_a_file_of_keras_3_says_how_to_write_it(tmp_path):
+  path = build.write_keras_3(tmp_path / "a.weights.h5", build.vgg_kernels())
+  with pytest.raises(ValueError, match=r"write them by model\.save"):
+    files.read_weights(path)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
   "fields",

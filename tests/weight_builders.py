@@ -252,23 +252,74 @@ def torchvision_state(kernels):
 
 def write_keras_2(path, kernels, *, inside="", slash=False, encode=str.encode):
   """Writes VGG19's kernels as Keras 1 and 2 do; a model's are `inside`."""
+  layers = {}
+  for name, arrays in kernels.items():
+    layer = f"block{name[4]}_conv{name[6]}"
+    weights = [f"{layer}_W_1:0", f"{layer}_b_1:0"]
+    if slash:
+      weights = [f"{layer}/kernel:0", f"{layer}/bias:0"]
+    layers[layer] = dict(zip(weights, arrays, strict=True))
+  layers["block1_pool"] = {}
+  return write_keras_layers(path, layers, inside=inside, encode=encode)
+
+
+def write_keras_layers(path, layers, *, inside="", encode=str.encode):
+  """Writes `{layer: {weight: array}}` as Keras 1 and 2 do."""
   with h5py.File(path, "w") as file:
     root = file.create_group(inside) if inside else file
-    layers = []
-    for name, arrays in kernels.items():
-      layer = f"block{name[4]}_conv{name[6]}"
-      layers.append(encode(layer))
+    for layer, weights in layers.items():
       group = root.create_group(layer)
-      weights = [f"{layer}_W_1:0", f"{layer}_b_1:0"]
-      if slash:
-        weights = [f"{layer}/kernel:0", f"{layer}/bias:0"]
       group.attrs["weight_names"] = [encode(each) for each in weights]
-      for weight, array in zip(weights, arrays, strict=True):
+      for weight, array in weights.items():
         group[weight] = array
-    pool = root.create_group("block1_pool")
-    pool.attrs["weight_names"] = []
-    root.attrs["layer_names"] = layers
+    root.attrs["layer_names"] = [encode(each) for each in layers]
   return path
+
+
+def keras_srresnet(num_feat=4, num_block=2, num_up=2, *, first=0):
+  """Returns an SRResNet's layers as Keras has them, numbered from `first`."""
+  rng = np.random.default_rng(0)
+  layers, numbers = {}, {}
+
+  def add(kind, arrays):
+    number = numbers.setdefault(kind, first)
+    numbers[kind] += 1
+    layer = f"{kind}_{number}" if number else kind
+    layers[layer] = {
+      f"{layer}/{name}:0": rng.random(shape, np.float32) - (name != "alpha") / 2
+      for name, shape in arrays.items()
+    }
+    return layers[layer]
+
+  def conv(num_in, num_out, side=3):
+    shape = (side, side, num_in, num_out)
+    add("conv2d", {"kernel": shape, "bias": (num_out,)})
+
+  def norm():
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    arrays = add("batch_normalization", dict.fromkeys(names, (num_feat,)))
+    for name in arrays:
+      arrays[name] += name.endswith("variance:0")
+
+  def slope():
+    add("p_re_lu", {"alpha": (1, 1, num_feat)})
+
+  conv(3, num_feat, 9)
+  slope()
+  for _ in range(num_block):
+    conv(num_feat, num_feat)
+    norm()
+    slope()
+    conv(num_feat, num_feat)
+    norm()
+  layers["add"] = {}
+  conv(num_feat, num_feat)
+  norm()
+  for _ in range(num_up):
+    conv(num_feat, 4 * num_feat)
+    slope()
+  conv(num_feat, 3, 9)
+  return layers
 
 
 def write_keras_3(path, kernels):

@@ -1,0 +1,65 @@
+"""configs/srgan.py in minutes on a laptop's CPU: both phases, small.
+
+Reproduces: nothing published; shows that the recipe of configs/srgan.py runs
+  and trains, on the photos of configs/quickstart.py. Losses and their weights
+  are the card's; VGG19's trained weights cannot be shipped, so that the content
+  loss compares random features, of a layer that costs less (VGG22).
+Command: python -m esrgan_jax.main --config=configs/srgan_small.py --workdir=DIR
+Hardware: 2 CPU cores, 2.5 GB of free memory.
+Cost: not measured.
+Result: not measured.
+"""
+
+import ml_collections
+
+
+def get_config():
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "scale": 4,
+      "generator": {
+        "architecture": "SRResNet",
+        "num_feat": 32,
+        "num_block": 4,
+      },
+      # The published start takes some thousand steps to learn to copy.
+      "initialization": "bilinear",
+      "discriminator": {
+        "architecture": "SRGANDiscriminator",
+        "num_feat": 8,
+      },
+      "batch_size": 8,
+      "patch_size": 64,  # HR pixels.
+      "ema_decay": 0.98,
+      "phases": {
+        "psnr": {
+          "num_train_steps": 800,
+          "learning_rate": 1.5e-3,
+          "schedule": {"name": "cosine_restart", "periods": (800,)},
+          "pixel_loss": "mse",
+        },
+        "gan": {
+          "num_train_steps": 60,
+          "learning_rate": 1e-4,
+          "d_learning_rate": 1e-4,
+          "schedule": {"name": "constant"},
+          "pixel_weight": 0.0,
+          "perceptual_weight": 0.006,
+          "adversarial": "vanilla",
+          "adversarial_weight": 1e-3,
+        },
+      },
+      "perceptual": {
+        "weights": "random",
+        "layers": {"relu2_2": 1.0},
+        "criterion": "l2",
+      },
+      "data": {"sources": "sample_photos", "eval": "sample_photos:held_out"},
+      "log_every_steps": 25,
+      "eval_every_steps": 200,
+      "checkpoint_every_steps": 200,
+      "eval": {"num_samples": 3, "sample_size": 128},
+      "interpolation_alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    }
+  )
