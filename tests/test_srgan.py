@@ -46,7 +46,7 @@ def test_the_cards_hold_the_published_recipe(path):
 
 def test_the_pages_flags_are_keys_that_there_are():
   page = (ROOT / "docs/srgan.md").read_text()
-  flags = re.findall(r"--config\.([\w.]+)=([\w.]+)", page)
+  flags = re.findall(r"--config\.([\w.]+)=([^\s`]+)", page)
   assert {"phases.psnr.num_train_steps", "scale"} < dict(flags).keys()
   config = config_lib.complete(config_lib.read_config(CARD))
   config_lib.override(config, flags)
