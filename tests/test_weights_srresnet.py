@@ -149,6 +149,7 @@ def test_images_around_zero_are_told_or_asked_for(tmp_path):
     names.from_state_dict(drawn("lornatang 4"), centered=True)
 
 
+@pytest.mark.slow
 def test_centered_is_what_theirs_computes():
   net = registry.make_generator(
     "SRResNet", num_feat=4, num_block=1, scale=2, output="tanh"
@@ -377,6 +378,7 @@ def model(tmp_path_factory):
   )
 
 
+@pytest.mark.slow
 def test_a_photo_is_upscaled_by_a_file(model, tmp_path):
   pixels = np.random.default_rng(0).integers(0, 256, (11, 9, 3), np.uint8)
   PilImage.fromarray(pixels).save(tmp_path / "a.png")

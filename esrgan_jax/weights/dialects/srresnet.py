@@ -65,9 +65,9 @@ COLLECTIONS = ("batch_stats",)
 # The key that tells an SRResNet from everything else, whatever stands before.
 TELLTALE = re.compile(
   r"(?P<prefix>(?:.*\.)?)"
-  r"(?:(?:body|recon_trunk|trunk_net)\.0\.conv1|trunk\.0\.rcb\.0"
+  r"(?:(?:(?:body|recon_trunk|trunk_net)\.0\.conv1|trunk\.0\.rcb\.0"
   r"|block2\.prelu|residuals\.0\.block1\.cnn)\.weight"
-  r"|p_re_lu(?:_[0-9]+)?/alpha"
+  r"|p_re_lu(?:_[0-9]+)?/alpha)"
 )
 
 # The same in our own tree.
@@ -580,9 +580,9 @@ def _from_tree(
   params: Mapping[str, Any], collections: Mapping[str, Any]
 ) -> StateDict:
   """The arrays of a tree by our names, as a state dict has them."""
-  if set(collections) - {"batch_stats"}:
+  if others := sorted(map(str, set(collections) - {*COLLECTIONS})):
     raise UnsupportedWeightsError(
-      f"an SRResNet has no {printable(', '.join(map(str, collections)))}"
+      f"an SRResNet has no {printable(', '.join(others))}"
     )
   flat: StateDict = {}
   for tree in (params, collections.get("batch_stats", {})):
