@@ -84,7 +84,7 @@ def test_report_shows_all_and_stands_alone(workdir):
   tags = parse(page)
   assert "<h1>a&lt;b</h1>" in page
   for text in (
-    "RRDBNet 24/2/?",
+    "RRDBNet 24/2",
     "30 steps of GAN",
     "28.75 dB",
     "(+0.75)",
