@@ -8,6 +8,7 @@ writes has no names of weights, and is refused.
 from __future__ import annotations
 
 import os
+import pathlib
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   ...   read_keras(f"{folder}/a.h5")
   {'conv2d/bias': array([1., 1.], dtype=float32)}
   """
-  root = read_hdf5(limits.read_file(path))
+  root = read_hdf5(limits.read_file(pathlib.Path(path)))
   inside = root.get("model_weights")
   model = inside if isinstance(inside, Group) else root
   layers = model.strings("layer_names")
