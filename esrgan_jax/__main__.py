@@ -32,7 +32,10 @@ class _Parser(argparse.ArgumentParser):
   """Shows arguments as text: a pattern may have put any file's name there."""
 
   def error(self, message: str) -> NoReturn:
-    super().error(text.printable(message, limit=4000))
+    hint = ""
+    if message.startswith("unrecognized arguments: ") and " -" not in message:
+      hint = " (a pattern that an option takes must be in quotes)"
+    super().error(text.printable(message, limit=4000) + hint)
 
 
 def _factor(text: str) -> int:

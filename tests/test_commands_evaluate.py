@@ -140,6 +140,18 @@ def test_models_of_every_kind(folders, capsys, kind):
     (["--model", "bicubic", "--scale", "0"], "--scale is 0"),
     (["--model", "bicubic", "--crop-border", "-1"], "--crop-border is -1"),
     (["--model", "bicubic", "--lr", "nowhere"], "nowhere: no such folder"),
+    (
+      ["--model", "bicubic", "--lr", "a.png", "b.png"],
+      "has 2 names, from a.pn",
+    ),
+    (["--model", "bicubic", "--patch", "0"], "--patch is 0; it must be"),
+    (
+      ["--model", "bicubic", "--patch", "30"],
+      "of the scale 4, and at least 16",
+    ),
+    (["--model", "bicubic", "--patch", "16", "--crop-border", "4"], ": 20 is"),
+    (["--model", "bicubic", "--patch-step", "8"], "give --patch N as well"),
+    (["--model", "bicubic", "--patch", "64"], "at least 64x64 pixels to eval"),
     (["--model", "bicubic", "--crop-border", "20"], "0.png: crop_border 20"),
   ],
 )
@@ -149,6 +161,17 @@ def test_errors_are_one_line(folders, capsys, arguments, message):
   assert error.startswith("error: ")
   assert message in error
   assert error.count("\n") == 1
+
+
+def test_a_pattern_that_the_shell_has_expanded(folders, capsys):
+  names = [str(path) for path in sorted((folders / "hr").iterdir())]
+  with pytest.raises(SystemExit) as caught:
+    main(["evaluate", "--model", "bicubic", "--hr", *names])
+  assert caught.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()[-1:]
+  assert line.endswith(
+    "1.png (a pattern that an option takes must be in quotes)"
+  )
 
 
 def test_another_scale_than_the_models_is_refused(folders, capsys):
@@ -179,6 +202,61 @@ def test_numbers_replace_nothing_but_numbers(folders, capsys, name):
     assert captured.err.count("\n") == 1
     assert captured.out == ""  # Before the work.
   assert before == {p: p.read_bytes() for p in before}
+
+
+def test_patches_are_those_of_the_older_system(folders, capsys):
+  """Its loop: windows of LR, row by row, each an image; peak 255."""
+  rng = np.random.default_rng(1)
+  expected = {}
+  for name, size in (("a", (33, 21)), ("b", (16, 16)), ("c", (15, 40))):
+    lr = rng.integers(0, 256, (*size, 3), np.uint8)
+    noise = rng.integers(-9, 9, (4 * size[0], 4 * size[1], 3))
+    hr = np.clip(imresize_uint8(lr, scale=4) + noise, 0, 255).astype(np.uint8)
+    for folder, image in (("pairs/{}_HR.png", hr), ("pairs/{}_LR.png", lr)):
+      path = folders / folder.format(name)
+      path.parent.mkdir(exist_ok=True)
+      PIL.Image.fromarray(image).save(path)
+    for y in range(0, size[0] - 16 + 1, 5):
+      for x in range(0, size[1] - 16 + 1, 5):
+        sr = imresize_uint8(lr[y : y + 16, x : x + 16], scale=4)
+        truth = hr[4 * y : 4 * y + 64, 4 * x : 4 * x + 64]
+        error = np.square(sr.astype(float) - truth).mean()
+        place = f"{name}_HR.png {4 * y},{4 * x}"
+        expected[place] = 10 * np.log10(255**2 / error)
+  assert len(expected) == 4 * 2 + 1
+  out = folders / "numbers.json"
+  command = ["evaluate", "-m", "bicubic", "--json", str(out), "--overwrite"]
+  command += ["--hr", str(folders / "pairs/*_HR.png")]
+  command += ["--lr", str(folders / "pairs/*_LR.png")]
+  assert main([*command, "--patch", "64", "--patch-step", "20"]) == 0
+  (found,) = evaluator.read_evaluations(out)
+  values = {each["name"]: each["psnr_rgb"] for each in found["images"]}
+  assert list(values) == list(expected)
+  for name, value in values.items():
+    np.testing.assert_allclose(value, expected[name], rtol=1e-4)
+  mean = np.mean(list(expected.values()))
+  np.testing.assert_allclose(found["means"]["psnr_rgb"], mean, rtol=1e-4)
+  assert found["patches"] == {"size": 64, "step": 20}
+  text = capsys.readouterr().out
+  assert "64x64 patches every 20 pixels, each upscaled alone; " in text
+  assert "; 0 pixels cut off each side; " in text
+  assert "note: c_HR.png is left out: HR is 60x160, smaller than a" in text
+  assert "\n9 patches of 2 images in " in text
+  # A patch of an image's size is the image.
+  assert main([*command, "--patch", "64", "--crop-border", "4"]) == 0
+  (cut,) = evaluator.read_evaluations(out)
+  assert [each["name"] for each in cut["images"]] == [
+    "a_HR.png 0,0",
+    "a_HR.png 64,0",
+    "b_HR.png 0,0",
+  ]
+  command[-3] = command[-3].replace("*", "b")
+  command[-1] = command[-1].replace("*", "b")
+  assert main(command) == 0
+  (whole,) = evaluator.read_evaluations(out)
+  assert whole["means"] == {
+    key: cut["images"][2][key] for key in whole["means"]
+  }
 
 
 def test_a_damaged_image_is_named_and_the_others_measured(folders, capsys):

@@ -141,6 +141,72 @@ def test_pairs_without_a_single_match_are_an_error(tmp_path):
     sources.PairFolder(tmp_path / "hr", tmp_path / "lr", scale=4)
 
 
+def test_a_pattern_gives_what_it_matches(tmp_path, monkeypatch):
+  hr, _ = _pairs(tmp_path)
+  _save(hr / "sub/0003.jpg", _noise(3, 16, 16))
+  _save(tmp_path / "[1]/a,b.png", _noise(4, 16, 16))
+  (hr / "sub/notes.txt").write_text("no image")
+  folder = sources.ImageFolder(hr, scale=4)
+  for place in (hr / "**", hr / "**/*", str(hr / "**/*.[pj]*")):
+    found = sources.open_source(str(place), scale=4)
+    assert found.names == folder.names
+    assert found.fingerprint() == folder.fingerprint()
+    np.testing.assert_array_equal(found[1].lr, folder[1].lr)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for pattern, names in (
+    ("hr/*/*.png", ["sub/0002.png"]),
+    ("hr/?ub/000[23].*", ["sub/0002.png", "sub/0003.jpg"]),
+    ("*/0001.png", ["hr/0001.png"]),
+    ("~/hr/*.png", ["0001.png"]),
+    ("[1]", ["a,b.png"]),  # The folder of that name.
+    ("?1?/a,*.png", ["[1]/a,b.png"]),
+    ("hr/0*,hr/sub/0*", ["0001.png", "0002.png", "0003.jpg"]),
+  ):
+    assert sources.open_source(pattern, scale=4).names == names
+  for pattern, message in (
+    ("hr/*.bmp", r"hr/\*\.bmp: no image matches this pattern;"),
+    ("hr/sub/*s*", "no image matches this pattern, but 1 of other kinds"),
+  ):
+    with pytest.raises(sources.DataError, match=message):
+      sources.open_source(pattern, scale=4)
+
+
+def test_patterns_are_paired_by_name_or_by_their_wildcards(tmp_path):
+  for number in (1, 2, 3):
+    for kind, size in (("HR", 16), ("LR", 4)):
+      picture = _noise(number, size, size)
+      _save(tmp_path / f"one/img_{number}_{kind}.png", picture)
+      _save(tmp_path / f"set{number}/{kind}/{number}.png", picture)
+      x4 = "x4" if kind == "LR" else ""
+      _save(tmp_path / f"{kind}/0{number}{x4}.png", picture)
+  (tmp_path / "one/img_3_LR.png").unlink()
+
+  def pairs(hr, lr):
+    return sources.open_source(f"{tmp_path}/{hr}::{tmp_path}/{lr}", scale=4)
+
+  for hr, lr, names in (
+    ("one/*_HR.png", "one/*_LR.*", ["img_1_HR.png", "img_2_HR.png"]),
+    ("set?/HR/*", "set?/LR/*", [f"set{n}/HR/{n}.png" for n in (1, 2, 3)]),
+    ("HR/0*.png", "LR", ["01.png", "02.png", "03.png"]),
+    ("HR/0*", "**/LR/0*", ["01.png", "02.png", "03.png"]),
+    ("HR", "set[12]/LR/*.png", []),
+    ("HR/0*", "one/img_*_LR.png", ["01.png", "02.png"]),
+  ):
+    if not names:
+      with pytest.raises(sources.DataError, match="stand for the same"):
+        pairs(hr, lr)
+      continue
+    found = pairs(hr, lr)
+    assert found.names == names
+    for index, name in enumerate(names):
+      number = int("".join(filter(str.isdigit, name))[-1])
+      np.testing.assert_array_equal(found[index].lr, _noise(number, 4, 4))
+      np.testing.assert_array_equal(found[index].hr, _noise(number, 16, 16))
+  (problem,) = pairs("one/*_HR.png", "one/*_LR.png").problems
+  assert str(problem).endswith("_LR.png has img_3 or img_3x4 for the wildcards")
+
+
 def test_fingerprints_follow_the_files(tmp_path):
   hr, lr = _pairs(tmp_path)
   folder = sources.ImageFolder(hr, scale=4)

@@ -2,10 +2,17 @@
 
   python -m esrgan_jax evaluate --model bicubic --hr Set5/HR --lr Set5/LRbicx4
   python -m esrgan_jax evaluate --model runs/mine --hr DIV2K_valid_HR
+  python -m esrgan_jax evaluate --hr 'Set14/*_HR.png' --lr 'Set14/*_LR.png'
+  python -m esrgan_jax evaluate --hr DIV2K_valid_HR --patch 512
 
 Without --lr, LR is made from HR by MATLAB's bicubic imresize. Images belong
-together by name; DIV2K's 0801x4.png belongs to 0801.png. An image that cannot
-be read is reported, the others are measured, and the exit status is 1.
+together by name; DIV2K's 0801x4.png belongs to 0801.png. Of patterns, which
+need quotes, those belong together whose wildcards stand for the same, where no
+name does. An image that cannot be read is reported, the others are measured,
+and the exit status is 1.
+
+With --patch, images are cut into squares, each upscaled and measured by itself;
+what is left at the right and bottom is left out.
 """
 
 from __future__ import annotations
@@ -13,7 +20,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import rich.cells
@@ -43,10 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--hr",
     required=True,
     metavar="DIR",
-    help="folder of ground truth images; also a data set as in a config, such"
-    " as div2k/bicubic_x4:validation or sample_photos:held_out",
+    help="folder of ground truth images, or a pattern in quotes; also a data"
+    " set as in a config, such as div2k/bicubic_x4:validation, tfds:NAME:SPLIT"
+    " or sample_photos:held_out",
   )
-  parser.add_argument("--lr", metavar="DIR", help="folder of their LR images")
+  parser.add_argument(
+    "--lr",
+    metavar="DIR",
+    help="folder of their LR images, or a pattern in quotes",
+  )
+  parser.add_argument(
+    "--data-dir",
+    metavar="DIR",
+    help="folder of prepared data sets (default: TFDS's own)",
+  )
   parser.add_argument(
     "-s",
     "--scale",
@@ -57,7 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--crop-border",
     type=int,
     metavar="N",
-    help="pixels cut off each side before measuring (default: the scale)",
+    help="pixels cut off each side before measuring (default: the scale; 0 with"
+    " --patch)",
+  )
+  parser.add_argument(
+    "--patch",
+    type=int,
+    metavar="N",
+    help="measure patches of N x N pixels of HR instead of whole images",
+  )
+  parser.add_argument(
+    "--patch-step",
+    type=int,
+    metavar="N",
+    help="pixels of HR from one patch to the next (default: --patch, so that"
+    " none overlap)",
   )
   parser.add_argument(
     "--measures",
@@ -140,36 +171,53 @@ def run(args: argparse.Namespace) -> int:
       name=name,
     )
 
+  patches = _patches(args, scale)
   agreements: list[consistency.Agreement] = []
   if args.consistent:
     upscale, name = _consistent(upscale, agreements), f"{name}, consistent"
-  spec = {"hr": args.hr, "lr": args.lr} if args.lr else args.hr
   source = sources.open_source(
-    spec, scale=scale, border=args.border, max_pixels=args.max_pixels
+    {"hr": args.hr, "lr": args.lr} if args.lr else args.hr,
+    scale=scale,
+    data_dir=args.data_dir,
+    border=args.border,
+    max_pixels=args.max_pixels,
   )
   for problem in source.problems:
     out.print(f"note: {problem.name} is left out: {problem.reason}")
   began = time.perf_counter()
   unread: list[sources.Problem] = []
+  small: list[sources.Problem] = []
   try:
     with _progress() as bar:
       task = bar.add_task(name, total=len(source))
+
+      def pairs() -> Iterator[evaluator.NamedPair]:
+        for index, pair in sources.readable(source, unread.append):
+          bar.update(task, completed=index)
+          H, W, _ = pair.hr.shape
+          if patches and min(H, W) < patches.size:
+            reason = f"HR is {H}x{W}, smaller than a patch"
+            small.append(sources.Problem(source.names[index], reason))
+          else:
+            yield evaluator.NamedPair(source.names[index], *pair)
+
       result = evaluator.evaluate_pairs(
         upscale,
-        (
-          evaluator.NamedPair(source.names[index], *pair)
-          for index, pair in sources.readable(source, unread.append)
-        ),
+        pairs(),
         scale=scale,
         crop_border=args.crop_border,
         model=name,
         measures=chosen,
-        notify=lambda score: bar.advance(task),
+        patches=patches,
       )
   finally:
     err = console.make_console(stderr=True)
     for problem in unread:
       err.print(f"error: {printable(problem.name)}: {problem.reason}")
+    for problem in small:
+      out.print(
+        f"note: {printable(problem.name)} is left out: {problem.reason}"
+      )
   seconds = time.perf_counter() - began
   out.print(f"{name} on {args.hr}, LR {source.lr_origin}")
   out.print(result.protocol)
@@ -184,17 +232,39 @@ def run(args: argparse.Namespace) -> int:
       f"downscaled, results were up to {before:.1f} of 255 levels from LR, and"
       f" are up to {after:.1f}"
     )
-  count = len(result.scores)
-  total = count + len(unread)
+  total = len(source) - len(small)
+  count = total - len(unread)
+  cut = f"{len(result.scores)} patches of " if patches else ""
   which = f" of {total}" if unread else ""
   means = "; the means are of these" if unread else ""
   out.print(
-    f"{count}{which} image{'s' * (total != 1)} in {seconds:.1f} s{means}"
+    f"{cut}{count}{which} image{'s' * (total != 1)} in {seconds:.1f} s{means}"
   )
   if args.json:
     evaluator.write_evaluations(args.json, [result], overwrite=args.overwrite)
     out.print(args.json)
   return int(bool(unread))
+
+
+def _patches(args: argparse.Namespace, scale: int) -> evaluator.Patches | None:
+  """Returns how images are cut, if they are."""
+  size, step = args.patch, args.patch_step
+  if size is None:
+    if step is not None:
+      raise ValueError("--patch-step is of patches; give --patch N as well")
+    return None
+  least = evaluator.smallest_side(args.crop_border or 0)
+  for name, value, fewest in (
+    ("--patch", size, least),
+    ("--patch-step", size if step is None else step, 1),
+  ):
+    multiple = max(fewest + -fewest % scale, value - value % scale)
+    if value != multiple:
+      raise ValueError(
+        f"{name} is {value}; it must be a multiple of the scale {scale}, and at"
+        f" least {fewest}: {multiple} is"
+      )
+  return evaluator.Patches(size, size if step is None else step)
 
 
 def _consistent(

@@ -70,7 +70,7 @@ DEFAULTS = {
   "cache_dir": "",  # Of "memmap" and "stream"; "": storage.cache_dir().
   "data_dir": "",  # TFDS's folder; "" for ~/tensorflow_datasets.
   "manual_dir": "",  # Folder of DIV2K's zips, if not to be downloaded.
-  "prepare": True,  # Prepare DIV2K where that has not been done.
+  "prepare": True,  # Prepare DIV2K, not tfds:NAME, where that was not done.
   "on_problem": "skip",  # Or "stop", when an image cannot be used.
   "border": "mirror",  # How LR is made from HR: see resize.imresize_uint8.
   "augment": True,  # Flips and quarter turns.

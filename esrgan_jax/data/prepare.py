@@ -1,11 +1,13 @@
-r"""Prepares DIV2K with TensorFlow Datasets' own builder, once.
+r"""Prepares a data set with TensorFlow Datasets' own builder, once.
 
     python -m esrgan_jax.data.prepare --config bicubic_x4 --data_dir DIR
+    python -m esrgan_jax.data.prepare oxford_flowers102 --data_dir DIR
 
-downloads the official archives (4.5 GB for bicubic_x4) and writes ArrayRecord
-files. Where there is no network, put the official zips into a folder and name
-it with --manual_dir. Preparing needs TensorFlow (tensorflow-cpu will do);
-reading what was prepared does not.
+downloads what it is made of (DIV2K, in a configuration: the official archives,
+4.5 GB for bicubic_x4) and writes ArrayRecord files. Where there is no network,
+put the archives into a folder and name it with --manual_dir: DIV2K's official
+zips, or what the data set's page in TFDS's catalog says. Preparing needs
+TensorFlow (tensorflow-cpu will do); reading what was prepared does not.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import sys
 
 from esrgan_jax.data.sources.div2k import prepare_div2k
+from esrgan_jax.data.sources.tfds_images import prepare_tfds
 
 __all__ = ["main"]
 
@@ -32,25 +35,36 @@ def main(arguments: list[str] | None = None) -> int:
   """
   parser = argparse.ArgumentParser(
     prog="python -m esrgan_jax.data.prepare",
-    description="Prepares DIV2K for training, once.",
+    description="Prepares a data set for training, once.",
   )
   parser.add_argument(
-    "--config", default="bicubic_x4", help="default: %(default)s"
+    "name",
+    nargs="?",
+    default="div2k",
+    help="what TFDS calls it, such as coco/2014 (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--config",
+    default="bicubic_x4",
+    help="DIV2K's configuration (default: %(default)s)",
   )
   parser.add_argument("--data_dir", help="TFDS's folder; default: its own")
-  parser.add_argument("--manual_dir", help="folder of the official zips")
+  parser.add_argument(
+    "--manual_dir", help="folder of what was downloaded by hand"
+  )
   options = parser.parse_args(arguments)
 
   def say(line):
     sys.stderr.write(line + "\n")
 
+  name, _, config = options.name.removeprefix("tfds:").partition("/")
+  folders = {"data_dir": options.data_dir, "manual_dir": options.manual_dir}
   try:
-    path = prepare_div2k(
-      options.data_dir,
-      config=options.config,
-      manual_dir=options.manual_dir,
-      report=say,
-    )
+    if name == "div2k":
+      config = config or options.config
+      path = prepare_div2k(config=config, **folders, report=say)
+    else:
+      path = prepare_tfds(options.name.removeprefix("tfds:"), **folders)
   except (ImportError, OSError, RuntimeError, ValueError) as error:
     say(f"error: {error}")
     return 1

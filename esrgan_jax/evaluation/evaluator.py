@@ -24,6 +24,7 @@ from esrgan_jax.evaluation.compared import WINDOW, Compared
 from esrgan_jax.evaluation.measures import Measure
 from esrgan_jax.evaluation.scores import (
   Evaluation,
+  Patches,
   Score,
   read_evaluations,
   write_evaluations,
@@ -37,8 +38,10 @@ __all__ = [
   "Evaluation",
   "Evaluator",
   "NamedPair",
+  "Patches",
   "Score",
   "bicubic",
+  "cut",
   "evaluate_pairs",
   "named_pairs",
   "read_evaluations",
@@ -113,6 +116,49 @@ def named_pairs(
     yield NamedPair(source.names[index], *source[index])
 
 
+def cut(
+  pair: NamedPair, patches: Patches, *, scale: int
+) -> Iterator[NamedPair]:
+  """Cuts an image into patches, row by row; what is left over is not one.
+
+  Args:
+    pair: The image.
+    patches: HR pixels a side, and from one patch to the next; multiples of
+      `scale`.
+    scale: HR pixels per LR pixel.
+
+  Yields:
+    The patches, named with their place: HR pixels from the top and left. None
+    of an image that is smaller than a patch.
+
+  Raises:
+    ValueError: If the patches are no multiples of `scale`.
+
+  Source: captain-pool/GSOC's `E2_ESRGAN/evaluate_psnr.py`, whose patches have
+  512 HR pixels a side and begin every 160.
+
+  >>> hr = np.zeros((32, 50, 3), np.uint8)
+  >>> pair = NamedPair("a.png", hr[::4, ::4][:, :12], hr[:, :48])
+  >>> [patch.name for patch in cut(pair, Patches(24, 16), scale=4)]
+  ['a.png 0,0', 'a.png 0,16']
+  """
+  size, step = patches
+  if size % scale or step % scale or min(patches) < 1:
+    raise ValueError(
+      f"patches of {size} every {step} pixels are no multiples of scale {scale}"
+    )
+  height, width, _ = pair.hr.shape
+  side = size // scale
+  for top in range(0, height - size + 1, step):
+    for left in range(0, width - size + 1, step):
+      y, x = top // scale, left // scale
+      yield NamedPair(
+        f"{pair.name} {top},{left}",
+        pair.lr[y : y + side, x : x + side],
+        pair.hr[top : top + size, left : left + size],
+      )
+
+
 def evaluate_pairs(
   upscale: Upscale | Upscaler,
   pairs: Iterable[NamedPair | tuple[str, np.ndarray, np.ndarray]],
@@ -122,6 +168,7 @@ def evaluate_pairs(
   model: str = "",
   measures: Sequence[Measure] | None = None,
   notify: Callable[[Score], None] | None = None,
+  patches: Patches | None = None,
 ) -> Evaluation:
   """Upscales every LR image and compares it with its HR image.
 
@@ -130,16 +177,20 @@ def evaluate_pairs(
       an `Upscaler`.
     pairs: Name, LR and HR of each image; uint8.
     scale: HR pixels per LR pixel.
-    crop_border: HR pixels removed from each side; None means `scale`.
+    crop_border: HR pixels removed from each side; None means `scale`, and 0
+      of patches.
     model: What `upscale` is, for tables.
     measures: What to measure; None means PSNR and SSIM, on Y and on RGB.
     notify: Called with each score once it is there.
+    patches: What to `cut` the images into: each patch is upscaled and measured
+      as an image is. None for whole images.
 
   Returns:
-    Scores of all images.
+    Scores of all images, or patches.
 
   Raises:
-    ValueError: If there are no images, or one cannot be measured; names it.
+    ValueError: If there are no images, or patches, or one cannot be measured;
+      names it.
 
   >>> from esrgan_jax.data.sources import SamplePhotos
   >>> photos = list(named_pairs(SamplePhotos("held_out", scale=4)))
@@ -150,16 +201,24 @@ def evaluate_pairs(
   ('chelsea.png', 31.47)
   """
   run = upscale.upscale if isinstance(upscale, Upscaler) else upscale
-  crop_border = scale if crop_border is None else crop_border
+  if crop_border is None:
+    crop_border = 0 if patches else scale
   take = measures_lib.compile_measures(measures)
+  named = itertools.starmap(NamedPair, pairs)
+  if patches:
+    cuts = (cut(pair, patches, scale=scale) for pair in named)
+    named = itertools.chain.from_iterable(cuts)
   scores = []
-  for pair in pairs:
-    scores.append(_score(run, NamedPair(*pair), crop_border, take))
+  for pair in named:
+    scores.append(_score(run, pair, crop_border, take))
     if notify:
       notify(scores[-1])
   if not scores:
-    raise ValueError("there is no image to evaluate on")
-  return Evaluation(model, scale, crop_border, tuple(scores))
+    what = "image"
+    if patches:
+      what = f"image of at least {patches.size}x{patches.size} pixels"
+    raise ValueError(f"there is no {what} to evaluate on")
+  return Evaluation(model, scale, crop_border, tuple(scores), patches)
 
 
 def _score(

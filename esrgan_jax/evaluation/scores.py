@@ -14,14 +14,27 @@ from etils import epath
 
 from esrgan_jax import storage
 
-__all__ = ["Evaluation", "Score", "read_evaluations", "write_evaluations"]
+__all__ = [
+  "Evaluation",
+  "Patches",
+  "Score",
+  "read_evaluations",
+  "write_evaluations",
+]
 
 
 class Score(NamedTuple):
-  """What was measured on one image: values by the names of measures."""
+  """What was measured on an image, or a patch: values by names of measures."""
 
   name: str
   values: dict[str, float]
+
+
+class Patches(NamedTuple):
+  """Squares that images are cut into: HR pixels a side, and between starts."""
+
+  size: int
+  step: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +45,8 @@ class Evaluation:
     model: What it was, for tables.
     scale: HR pixels per LR pixel.
     crop_border: HR pixels that were cut off each side.
-    scores: One an image.
+    scores: One an image, or a patch.
+    patches: What was measured instead of whole images, if that was done.
 
   >>> scores = (Score("a", {"psnr_y": 30.0}), Score("b", {"psnr_y": 31.0}))
   >>> Evaluation("net", 4, 4, scores).means
@@ -43,10 +57,11 @@ class Evaluation:
   scale: int
   crop_border: int
   scores: tuple[Score, ...]
+  patches: Patches | None = None
 
   @property
   def means(self) -> dict[str, float]:
-    """Mean over images of each value."""
+    """Mean over images, or patches, of each value."""
     names = self.scores[0].values if self.scores else ()
     return {
       name: statistics.fmean(score.values[name] for score in self.scores)
@@ -56,10 +71,15 @@ class Evaluation:
   @property
   def protocol(self) -> str:
     """How it was measured, in a sentence."""
+    cut, over = "", "images"
+    if self.patches:
+      size, step = self.patches
+      cut = f"{size}x{size} patches every {step} pixels, each upscaled alone; "
+      over = "patches"
     return (
-      f"x{self.scale}; results rounded to 8 bits; {self.crop_border} pixels cut"
-      " off each side; Y: BT.601 luma, 16 to 235 of 255; SSIM: 11x11 Gaussian"
-      " window; means over images"
+      f"x{self.scale}; {cut}results rounded to 8 bits; {self.crop_border}"
+      " pixels cut off each side; Y: BT.601 luma, 16 to 235 of 255; SSIM: 11x11"
+      f" Gaussian window; means over {over}"
     )
 
   def to_json(self) -> dict[str, Any]:
@@ -68,6 +88,7 @@ class Evaluation:
       "model": self.model,
       "scale": self.scale,
       "crop_border": self.crop_border,
+      **({"patches": self.patches._asdict()} if self.patches else {}),
       "protocol": self.protocol,
       "means": _plain(self.means),
       "images": [{"name": s.name, **_plain(s.values)} for s in self.scores],

@@ -34,7 +34,7 @@ from esrgan_jax.images.pixels import (
   opaque,
   to_float,
 )
-from esrgan_jax.images.reading import read_image
+from esrgan_jax.images.reading import decode_image, read_image
 from esrgan_jax.images.sizes import read_size
 from esrgan_jax.images.upright import read_upright_size
 from esrgan_jax.images.writing import can_be_lossless, check_fits, write_image
@@ -53,6 +53,7 @@ __all__ = [
   "check_fits",
   "check_frames_fit",
   "count_frames",
+  "decode_image",
   "flatten",
   "from_float",
   "is_image_suffix",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import pathlib
@@ -85,12 +86,46 @@ def read_single(path: pathlib.Path, max_pixels: int) -> Image:
   return assemble(reader(data, max_pixels))
 
 
+def decode_image(
+  data: bytes, *, name: str, max_pixels: int = MAX_PIXELS
+) -> Image:
+  """Reads a picture as `read_image` does, from the bytes of its file.
+
+  Args:
+    data: All of them.
+    name: What it is, for errors, which begin with it.
+    max_pixels: See `read_image`.
+
+  Returns:
+    The picture, upright.
+
+  Raises:
+    ImageError: As `read_image`.
+
+  >>> import pathlib, tempfile
+  >>> import numpy as np
+  >>> from esrgan_jax.images.writing import write_image
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   file = pathlib.Path(folder, "grey.png")
+  ...   _ = write_image(file, Image(np.full((2, 3, 1), 7, np.uint8)))
+  ...   decode_image(file.read_bytes(), name="record 1").pixels.shape
+  (2, 3, 1)
+  """
+  with explained(name):
+    file = io.BytesIO(data)
+    reader = _reader_of(file, len(data), suffix="")
+    file.seek(0)
+    if len(data) > _FREE_LENGTH:
+      _check_length(file, len(data), max_pixels)
+    return assemble(reader(data, max_pixels))
+
+
 @contextlib.contextmanager
-def explained(path: pathlib.Path, frame: str = "") -> Iterator[None]:
+def explained(path: str | pathlib.Path, frame: str = "") -> Iterator[None]:
   """Makes an `ImageError` of whatever a decoder raises; hushes imagecodecs.
 
   Args:
-    path: The file, which the message names first.
+    path: The file, or its name, which the message has first.
     frame: The frame, which it names then, if it is about one.
   """
   name = printable(path) + (frame and f": {frame}")
@@ -159,9 +194,7 @@ def opened(
       raise ImageError("not a file; name an image file")
     with open(path, "rb") as file:
       length = os.fstat(file.fileno()).st_size
-      if length == 0:
-        raise ImageError("the file is empty (0 bytes); copy it again")
-      reader = _reader_of(file, path.suffix)
+      reader = _reader_of(file, length, path.suffix)
       file.seek(0)
       yield reader, file, length
   except OSError as error:
@@ -181,8 +214,12 @@ def _check_length(file: BinaryIO, length: int, max_pixels: int) -> None:
     )
 
 
-def _reader_of(file: BinaryIO, suffix: str) -> Callable[[bytes, int], Found]:
+def _reader_of(
+  file: BinaryIO, length: int, suffix: str
+) -> Callable[[bytes, int], Found]:
   """Tells the format by the first bytes; of TGA, by the last or its name."""
+  if length == 0:
+    raise ImageError("the file is empty (0 bytes); copy it again")
   data = file.read(32)
   for head, reader in _READERS.items():
     if data.startswith(head):
@@ -195,7 +232,7 @@ def _reader_of(file: BinaryIO, suffix: str) -> Callable[[bytes, int], Found]:
     if data[8:12] in _FILMS:
       raise ImageError("a video; save its frames as PNG files first")
     return read_heif
-  file.seek(max(0, os.fstat(file.fileno()).st_size - tga.FOOTER_BYTES))
+  file.seek(max(0, length - tga.FOOTER_BYTES))
   if tga.is_tga(data, file.read(), suffix):
     return tga.read_tga
   raise ImageError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import fnmatch
 import glob
 import importlib.util
 import os
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from esrgan_jax import images
 from esrgan_jax.images.folders import HIDDEN, NO_FILES, SUBFOLDERS, list_images
+from esrgan_jax.images.patterns import match_images
 from esrgan_jax.text import explain, printable
 
 __all__ = ["Input", "Inputs", "find_inputs"]
@@ -163,53 +163,11 @@ def _closed(folder, results):
 
 def _matching(text, notes, problems) -> list[Input]:
   """Returns the images that a pattern stands for."""
-  parts = pathlib.PurePath(text).parts
-  start = parts.index("**") if "**" in parts else len(parts) - 1
-  base, rest = os.path.join(*parts[:start], ""), parts[start:]
-  if rest[0] != "**":
-    paths = [pathlib.Path(each) for each in sorted(glob.glob(text))]
-  else:
-    paths = []
-    for folder in sorted(glob.glob(base)) if glob.has_magic(base) else [base]:
-      if not os.path.isdir(folder or "."):
-        continue
-      # Not by `glob`, which walks in circles where links lead back.
-      listing = list_images(folder or ".", recursive=True, keep=lambda _: True)
-      problems += map(explain, listing.problems)
-      paths += [
-        each
-        for each in listing.files
-        if _matches(rest, each.relative_to(folder or ".").parts)
-      ]
-  suffix = pathlib.PurePath(parts[-1]).suffix
-  asked_for = suffix and not glob.has_magic(suffix)
-  found, left_out = [], collections.Counter()
-  for path in paths:
-    if path.is_dir():
-      left_out["folders"] += 1
-    elif not path.is_file():
-      left_out[NO_FILES] += 1
-    elif asked_for or _is_readable(path):
-      found.append(Input(path, named=False))
-    else:
-      left_out[path.suffix.lower()] += 1
-  if left_out:
-    notes.append(f"{printable(text)}: left out {_listed(left_out)}")
-  return found
-
-
-def _matches(pattern: Sequence[str], names: Sequence[str]) -> bool:
-  """Tells whether a path's parts are those of a pattern."""
-  if not pattern:
-    return not names
-  if pattern[0] == "**":
-    return any(
-      _matches(pattern[1:], names[skipped:])
-      for skipped in range(len(names) + 1)
-    )
-  return bool(names) and (
-    fnmatch.fnmatch(names[0], pattern[0]) and _matches(pattern[1:], names[1:])
-  )
+  listing = match_images(text, keep=_is_readable)
+  problems += map(explain, listing.problems)
+  if listing.left_out:
+    notes.append(f"{printable(text)}: left out {_listed(listing.left_out)}")
+  return [Input(file, named=False) for file in listing.files]
 
 
 # Suffix -> the module that reads such files, and the extra that brings it.

@@ -1,4 +1,4 @@
-"""Where pairs of images come from: folders, DIV2K, sample photos.
+"""Where pairs of images come from: files, data sets of TFDS, sample photos.
 
 A `Source` is a sequence of named (LR, HR) pairs, uint8 RGB. Reading one may
 raise `DataError`, which names the image and says what is wrong with it.
@@ -27,6 +27,12 @@ from esrgan_jax.data.sources.sample_photos import (
   SamplePhotos,
 )
 from esrgan_jax.data.sources.specs import open_source, prepare, split_spec
+from esrgan_jax.data.sources.tfds_images import (
+  TfdsImages,
+  TfdsPairs,
+  open_tfds,
+  prepare_tfds,
+)
 
 __all__ = [
   "HELD_OUT_PHOTOS",
@@ -42,9 +48,13 @@ __all__ = [
   "Source",
   "SourceList",
   "Subset",
+  "TfdsImages",
+  "TfdsPairs",
   "corner",
   "open_source",
+  "open_tfds",
   "prepare",
+  "prepare_tfds",
   "readable",
   "split_spec",
 ]

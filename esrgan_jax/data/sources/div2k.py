@@ -7,7 +7,6 @@ does not.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 import re
@@ -18,10 +17,14 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from esrgan_jax import text
-from esrgan_jax.data.sources.base import DataError, Pair, Source, matched
+from esrgan_jax import images
+from esrgan_jax.data.sources.base import DataError
+from esrgan_jax.data.sources.tfds_images import (
+  Records,
+  TfdsPairs,
+  build,
+  import_tfds,
+)
 
 __all__ = [
   "Div2k",
@@ -44,26 +47,27 @@ def read_name(spec: Any) -> Named | None:
 
   >>> read_name("div2k/bicubic_x4:validation")
   Named(config='bicubic_x4', split='validation')
-  >>> read_name("div2k/unknown_x2").split, read_name("div2k")
+  >>> read_name("tfds:div2k/unknown_x2").split, read_name("div2k")
   ('train', None)
   """
   if not isinstance(spec, str):
     return None
-  match = re.fullmatch(r"div2k/([^:/]*)(?::(.*))?", spec)
+  match = re.fullmatch(r"(?:tfds:)?div2k/([^:/]*)(?::(.*))?", spec)
   return Named(match[1], match[2] or "train") if match else None
 
 
-class Div2k(Source):
+class Div2k(TfdsPairs):
   """DIV2K through TensorFlow Datasets, without TensorFlow.
 
-  Reads what `prepare_div2k` wrote, by `tfds.data_source` from ArrayRecord
-  files. TFDS keeps no file names, so that images are named by their place.
+  Reads what `prepare_div2k` wrote. TFDS keeps no file names, so that images are
+  named by their place.
 
   Args:
     split: `"train"` or `"validation"`; slices such as `"train[:10]"` too.
     scale: HR pixels per LR pixel, that of `config`.
     config: TFDS's configuration, such as `"bicubic_x4"` or `"unknown_x4"`.
     data_dir: TFDS's folder; None for its own default.
+    max_pixels: Larger images are refused, see `images.read_image`.
 
   Raises:
     DataError: If tensorflow-datasets is missing, the data set is not
@@ -82,6 +86,7 @@ class Div2k(Source):
     scale: int,
     config: str = "bicubic_x4",
     data_dir: str | os.PathLike | None = None,
+    max_pixels: int = images.MAX_PIXELS,
   ):
     if not config.endswith(f"_x{scale}"):
       raise DataError(
@@ -89,7 +94,7 @@ class Div2k(Source):
       )
     try:
       builder = div2k_builder(data_dir, config=config)
-    except (ImportError, ValueError) as error:
+    except ValueError as error:
       raise DataError(str(error)) from error
     if not builder.is_prepared():
       raise DataError(
@@ -98,41 +103,8 @@ class Div2k(Source):
         f" {data_dir or '~/tensorflow_datasets'} (--manual_dir with the"
         " official zips where there is no network)"
       )
-    try:
-      self._data = builder.as_data_source(split=split)
-    except NotImplementedError as error:
-      raise DataError(
-        f"{builder.data_path} was prepared as {builder.info.file_format.value},"
-        " which has no random access; prepare it again as array_record, in"
-        " another data_dir"
-      ) from error
-    except ValueError as error:
-      raise DataError(f"div2k/{config}: {error}") from error
-    self.scale = scale
-    self._path = builder.data_path  # An epath: it may be in a bucket.
-    self.title = f"div2k/{config}:{split}"
-    self.lr_origin = "the data set's"
-    self.names = [f"{self.title} #{i}" for i in range(len(self._data))]
-
-  def __getitem__(self, index: int) -> Pair:
-    name = self.names[index]
-    try:
-      example = self._data[index]
-    except Exception as error:
-      # array_record, protobuf and Pillow, each with errors of its own.
-      reason = text.printable(" ".join(str(error).split()))
-      reason = reason or type(error).__name__
-      raise DataError(f"{name}: cannot be read: {reason}") from error
-    lr, hr = np.asarray(example["lr"]), np.asarray(example["hr"])
-    return matched(lr, hr, self.scale, name)
-
-  def fingerprint(self) -> str:
-    """As `Source.fingerprint`: of the data set's files."""
-    digest = hashlib.sha256(self.title.encode())
-    for file in sorted(self._path.iterdir()):
-      stat = file.stat()
-      digest.update(f"\n{file}\0{stat.length}\0{stat.mtime}".encode())
-    return digest.hexdigest()
+    title = f"div2k/{config}:{split}"
+    super().__init__(Records(builder, title, split, max_pixels), scale=scale)
 
 
 def div2k_builder(
@@ -149,20 +121,14 @@ def div2k_builder(
     there is.
 
   Raises:
-    ImportError: If tensorflow-datasets is not installed.
+    DataError: If tensorflow-datasets is not installed.
     ValueError: If there is no such configuration.
 
   >>> builder = div2k_builder("/tmp/tfds", config="bicubic_x4")
   >>> builder.info.full_name
   'div2k/bicubic_x4/2.0.0'
   """
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise ImportError(
-      f"DIV2K needs tensorflow-datasets ({error}); pip install -r"
-      " requirements.txt, or name folders of images instead"
-    ) from error
+  tfds = import_tfds("DIV2K")
   directory = None if data_dir is None else os.path.expanduser(data_dir)
   known = [c.name for c in tfds.builder_cls("div2k").BUILDER_CONFIGS]
   if config not in known:
@@ -204,7 +170,8 @@ def prepare_div2k(
   Raises:
     FileNotFoundError: If `manual_dir` lacks a zip.
     TimeoutError: If process 0 does not finish in time.
-    ImportError: If tensorflow-datasets or TensorFlow is not installed.
+    DataError: If tensorflow-datasets is not installed.
+    ImportError: If TensorFlow is not installed.
     RuntimeError: If downloading or building fails.
 
   >>> prepare_div2k("/tmp/tfds", manual_dir="/tmp/no-such-folder")
@@ -246,15 +213,6 @@ def prepare_div2k(
         f"{manual_dir} lacks {', '.join(missing)}; get them from"
         f" {min(urls).rpartition('/')[0]}"
       )
-  try:
-    import tensorflow  # noqa: F401
-  except ImportError as error:
-    raise ImportError(
-      f"preparing DIV2K needs TensorFlow ({error}); pip install"
-      " tensorflow-cpu. Reading it afterwards does not"
-    ) from error
-  import tensorflow_datasets as tfds
-
   by_hand = (
     f"Without a network, put {', '.join(zips)} into a folder and name it as"
     " manual_dir (--config.data.manual_dir=FOLDER)"
@@ -262,16 +220,7 @@ def prepare_div2k(
   if manual_dir is None and not _has_downloads(data_dir, len(zips)):
     _reach(min(urls), by_hand)
   say(f"preparing {path}")
-  try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(manual_dir=manual_dir)
-    )
-  except Exception as error:
-    # Anything from a refused connection to a wrong checksum or a full disk.
-    reason = " ".join(str(error).split()) or type(error).__name__
-    raise RuntimeError(
-      f"preparing {path} failed: {reason[:500]}. {by_hand}"
-    ) from error
+  build(builder, manual_dir, "DIV2K", by_hand)
   return path
 
 

@@ -1,4 +1,4 @@
-"""Folders of images: HR alone, or HR and LR."""
+"""Image files of folders and patterns: HR alone, or HR and LR."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,16 +16,16 @@ from esrgan_jax.data.sources.base import (
   Pair,
   Problem,
   Source,
-  corner,
   matched,
 )
+from esrgan_jax.data.sources.shrunk import Shrunk, to_rgb8
+from esrgan_jax.images import patterns
 from esrgan_jax.images.folders import list_images
-from esrgan_jax.resize import imresize_uint8
 
 __all__ = ["ImageFile", "ImageFolder", "PairFolder"]
 
 
-def _read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
+def read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
   """Reads uint8 RGB: grey repeated, 16 bits rounded, alpha dropped."""
   try:
     image = images.read_image(path, max_pixels=max_pixels)
@@ -32,38 +33,75 @@ def _read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
     # A name within its source says more than the whole path.
     reason = str(error).removeprefix(f"{text.printable(path, limit=4096)}: ")
     raise DataError(f"{text.printable(name)}: {reason}") from error
-  pixels = image.pixels
-  if image.alpha is not None:
-    pixels = images.bleed_colour(pixels, image.alpha)
-  if pixels.dtype != np.uint8:
-    pixels = images.from_float(images.to_float(pixels), np.uint8)
-  if pixels.shape[2] == 1:
-    pixels = np.repeat(pixels, 3, axis=2)
-  return np.ascontiguousarray(pixels)
+  return to_rgb8(image)
 
 
-def _list_images(
-  folder: pathlib.Path,
-) -> tuple[list[pathlib.Path], list[Problem]]:
-  """Lists image files below a folder, sorted, as relative paths."""
-  if not folder.is_dir():
-    what = "not a folder" if folder.exists() else "no such folder"
-    raise DataError(f"{folder}: {what}; give the folder that holds the images")
-  try:
-    listing = list_images(folder, recursive=True)
-  except OSError as error:
-    raise DataError(f"{folder}: {text.explain(error)}") from error
-  found = listing.files
-  if not found:
-    raise DataError(
-      f"{folder}: no image in it; it should hold files that end in"
-      f" {' '.join(sorted(images.INPUT_SUFFIXES))}"
+class _Listed(NamedTuple):
+  """The images of a folder, or of a pattern; files are below the folder."""
+
+  folder: pathlib.Path
+  files: list[pathlib.Path]
+  problems: list[Problem]
+  pattern: str | None = None
+
+  def by_name(self) -> dict[str, list[pathlib.Path]]:
+    """Returns the files by their paths below the folder, without suffix."""
+    return _grouped(self.files, lambda file: file.with_suffix("").as_posix())
+
+  def by_wildcards(self) -> dict[str, list[pathlib.Path]]:
+    """Returns them by what the wildcards stand for; a folder's by name."""
+    pattern = self.pattern
+    if pattern is None:
+      return self.by_name()
+    return _grouped(
+      self.files,
+      lambda file: patterns.wildcards(pattern, self.folder / file),
     )
+
+
+def _grouped(files, key):
+  groups: dict[str, list[pathlib.Path]] = {}
+  for file in files:
+    groups.setdefault(key(file), []).append(file)
+  return groups
+
+
+def _list_images(place: str | os.PathLike) -> _Listed:
+  """Lists image files below a folder, or of a pattern, sorted."""
+  pattern, folder = None, pathlib.Path(place)
+  if patterns.is_pattern(place):
+    pattern = os.fspath(place)
+    folder = patterns.fixed_part(pattern)
+    listing = patterns.match_images(pattern)
+    if not listing.files:
+      others = sum(listing.left_out.values())
+      but = f", but {others} of other kinds" if others else ""
+      raise DataError(
+        f"{pattern}: no image matches this pattern{but}; ** stands for any"
+        " number of folders"
+      )
+  else:
+    if not folder.is_dir():
+      what = "not a folder" if folder.exists() else "no such folder"
+      raise DataError(
+        f"{folder}: {what}; give the folder that holds the images, or a pattern"
+        " such as 'photos/*.png'"
+      )
+    try:
+      listing = list_images(folder, recursive=True)
+    except OSError as error:
+      raise DataError(f"{folder}: {text.explain(error)}") from error
+    if not listing.files:
+      raise DataError(
+        f"{folder}: no image in it; it should hold files that end in"
+        f" {' '.join(sorted(images.INPUT_SUFFIXES))}"
+      )
   problems = [
     Problem(str(error.filename), error.strerror or type(error).__name__)
     for error in listing.problems
   ]
-  return [file.relative_to(folder) for file in found], problems
+  files = [file.relative_to(folder) for file in listing.files]
+  return _Listed(folder, files, problems, pattern)
 
 
 def _fingerprint_files(kind: str, files: Sequence[pathlib.Path]) -> str:
@@ -79,22 +117,21 @@ def _fingerprint_files(kind: str, files: Sequence[pathlib.Path]) -> str:
   return digest.hexdigest()
 
 
-class ImageFolder(Source):
-  """A folder of HR images, subfolders included; LR is made from them.
+class ImageFolder(Shrunk):
+  """HR images of a folder, subfolders included, or of a pattern.
 
-  HR is cropped at the right and bottom to a multiple of `scale`; LR is
-  MATLAB's bicubic of it, by `esrgan_jax.resize.imresize_uint8`. Palettes,
-  grey, 16 bits and transparency become 8-bit RGB (colour under transparency
-  stays; where nothing is seen, it is filled in from what is).
+  LR is made from them, see `Shrunk`. Palettes, grey, 16 bits and transparency
+  become 8-bit RGB (`to_rgb8`).
 
   Args:
-    folder: The folder.
+    folder: The folder, or a pattern, such as `"photos/20*/**/*.png"`. What
+      names something that is there is no pattern.
     scale: HR pixels per LR pixel.
     border: `"mirror"` or `"clamp"`, see `imresize_uint8`.
     max_pixels: Larger images are refused, see `images.read_image`.
 
   Raises:
-    DataError: If the folder does not exist or holds no image.
+    DataError: If the folder does not exist or holds no image, or none matches.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +139,9 @@ class ImageFolder(Source):
   ...   _ = images.write_image(pathlib.Path(folder) / "black.png", black)
   ...   source = ImageFolder(folder, scale=4)
   ...   [image.shape for image in source[0]]
+  ...   ImageFolder(f"{folder}/*.png", scale=4).names
   [(2, 2, 3), (8, 8, 3)]
+  ['black.png']
   """
 
   def __init__(
@@ -114,66 +153,25 @@ class ImageFolder(Source):
     max_pixels: int = images.MAX_PIXELS,
   ):
     self.title = os.fspath(folder)
-    folder = pathlib.Path(folder)
-    files, self.problems = _list_images(folder)
-    self._set(folder, files, scale, border, max_pixels)
+    listed = _list_images(folder)
+    self.problems = listed.problems
+    self._set(listed.folder, listed.files, scale, border, max_pixels)
 
   def _set(self, folder, files, scale, border, max_pixels):
-    self.scale = scale
-    self.lr_origin = f"made by bicubic imresize ({border})"
+    self.scale, self.border = scale, border
     self.names = [file.as_posix() for file in files]
     self._folder, self._files = folder, files
-    self._border, self._max_pixels = border, max_pixels
+    self._max_pixels = max_pixels
 
-  def __getitem__(self, index: int) -> Pair:
-    hr = self._read_hr(index)
-    return Pair(self._make_lr(hr), hr)
-
-  def lr_size(self, index: int) -> tuple[int, int]:
-    """As `Source.lr_size`; makes no LR."""
-    H, W, _ = self._read_hr(index).shape
-    return H // self.scale, W // self.scale
-
-  def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
-    """As `Source.crop`; shrinks no more of HR than the crop's LR depends on."""
-    hr = self._read_hr(index)
-    k = self.scale
-    whole = (hr.shape[0] // k, hr.shape[1] // k)
-    starts = corner(whole, place, size, self.names[index])
-    # A cubic kernel reaches two LR pixels beyond its own: with four around,
-    # the crop's LR equals the whole image's to the last bit.
-    begins = [max(start - 4, 0) for start in starts]
-    ends = [
-      min(start + size + 4, n) for start, n in zip(starts, whole, strict=True)
-    ]
-    rows, columns = (
-      slice(k * b, k * e) for b, e in zip(begins, ends, strict=True)
-    )
-    hr = hr[rows, columns]
-    top, left = (s - b for s, b in zip(starts, begins, strict=True))
-    return Pair(
-      self._make_lr(hr)[top : top + size, left : left + size],
-      hr[k * top : k * (top + size), k * left : k * (left + size)],
-    )
+  def read_hr(self, index: int) -> np.ndarray:
+    """As `Shrunk.read_hr`."""
+    path, name = self._folder / self._files[index], self.names[index]
+    return read_rgb(path, name, self._max_pixels)
 
   def fingerprint(self) -> str:
     """As `Source.fingerprint`: of names, sizes and times of files."""
-    kind = f"folder x{self.scale} {self._border}"
+    kind = f"folder x{self.scale} {self.border}"
     return _fingerprint_files(kind, [self._folder / f for f in self._files])
-
-  def _read_hr(self, index):
-    name = self.names[index]
-    hr = _read_rgb(self._folder / self._files[index], name, self._max_pixels)
-    H, W = (n - n % self.scale for n in hr.shape[:2])
-    if min(H, W) < self.scale:
-      raise DataError(
-        f"{text.printable(name)}: {hr.shape[0]}x{hr.shape[1]} is smaller than"
-        f" one LR pixel at scale {self.scale}"
-      )
-    return hr[:H, :W]
-
-  def _make_lr(self, hr):
-    return imresize_uint8(hr, scale=1 / self.scale, border=self._border)
 
 
 class ImageFile(ImageFolder):
@@ -209,21 +207,23 @@ class ImageFile(ImageFolder):
 
 
 class PairFolder(Source):
-  """A folder of HR images and one of LR images, matched by name.
+  """HR images and LR images, of folders or patterns, matched by name.
 
   `art/0001.png` belongs to `art/0001.png` (any image suffix) or, as DIV2K
-  names its files, `art/0001x4.png`. What has no partner, or two, is listed in
-  `problems` and left out.
+  names its files, `art/0001x4.png`: below the folders, or the parts of the
+  patterns that have no wildcard. Where no name matches, those belong together
+  whose wildcards stand for the same: `Set5/*_HR.png` and `Set5/*_LR.png`.
+  What has no partner, or two, is listed in `problems` and left out.
 
   Args:
-    hr_folder: The folder of HR images, subfolders included.
-    lr_folder: The folder of LR images.
+    hr_folder: The folder of HR images, subfolders included, or a pattern.
+    lr_folder: Of LR images, likewise.
     scale: HR pixels per LR pixel.
     max_pixels: Larger images are refused, see `images.read_image`.
 
   Raises:
-    DataError: If a folder does not exist or holds no image, or nothing
-      matches.
+    DataError: If a folder does not exist or holds no image, no image matches
+      a pattern, or none has a partner.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -249,19 +249,21 @@ class PairFolder(Source):
     self.title = os.fspath(hr_folder)
     self.lr_origin = os.fspath(lr_folder)
     self._max_pixels = max_pixels
-    self._folders = pathlib.Path(hr_folder), pathlib.Path(lr_folder)
-    hr_files, hr_problems = _list_images(self._folders[0])
-    lr_files, lr_problems = _list_images(self._folders[1])
-    hr_of, lr_of = _by_stem(hr_files), _by_stem(lr_files)
-    problems, self._pairs = [*hr_problems, *lr_problems], []
+    hr_found, lr_found = map(_list_images, (hr_folder, lr_folder))
+    self._folders = hr_found.folder, lr_found.folder
+    hr_of, lr_of = hr_found.by_name(), lr_found.by_name()
+    said = "no LR image {0}.* or {0}x{1}.* in {2}"
+    if not any(_partners(stem, lr_of, scale) for stem in hr_of):
+      hr_of, lr_of = hr_found.by_wildcards(), lr_found.by_wildcards()
+      said = "no image of {2} has {0} or {0}x{1} for the wildcards"
+    problems, self._pairs = [*hr_found.problems, *lr_found.problems], []
     claimed = set()
     for stem, hr in hr_of.items():
-      names = [n for n in (stem, f"{stem}x{scale}") if n in lr_of]
+      names = _partners(stem, lr_of, scale)
       claimed.update(names)
       lr = [file for name in names for file in lr_of[name]]
       if not lr:
-        shown = text.printable(stem)
-        reason = f"no LR image {shown}.* or {shown}x{scale}.* in {lr_folder}"
+        reason = said.format(text.printable(stem), scale, lr_folder)
       elif len(hr) > 1 or len(lr) > 1:
         found = (" ".join(map(text.printable, files)) for files in (hr, lr))
         reason = "ambiguous: HR {}, LR {}; leave one of each".format(*found)
@@ -277,9 +279,10 @@ class PairFolder(Source):
     if not self._pairs:
       raise DataError(
         f"no image of {hr_folder} has its LR image in {lr_folder}: the first"
-        f" names are {text.printable(hr_files[0])} and"
-        f" {text.printable(lr_files[0])}; name LR as HR, or with x{scale} after"
-        " it"
+        f" names are {text.printable(hr_found.files[0])} and"
+        f" {text.printable(lr_found.files[0])}; name LR as HR, or with"
+        f" x{scale} after it, or give patterns whose wildcards stand for the"
+        " same"
       )
     self.problems = problems
     self.names = [hr.as_posix() for _, hr in self._pairs]
@@ -289,7 +292,7 @@ class PairFolder(Source):
     hr_folder, lr_folder = self._folders
     name = self.names[index]
     lr, hr = (
-      _read_rgb(path, name, self._max_pixels)
+      read_rgb(path, name, self._max_pixels)
       for path in (lr_folder / lr, hr_folder / hr)
     )
     return matched(lr, hr, self.scale, name)
@@ -302,9 +305,6 @@ class PairFolder(Source):
     return _fingerprint_files(f"pairs x{self.scale}", files)
 
 
-def _by_stem(files):
-  """Groups relative paths by themselves without suffix."""
-  groups = {}
-  for file in files:
-    groups.setdefault(file.with_suffix("").as_posix(), []).append(file)
-  return groups
+def _partners(stem, lr_of, scale):
+  """Returns the names of LR images that an HR image of this name may have."""
+  return [name for name in (stem, f"{stem}x{scale}") if name in lr_of]

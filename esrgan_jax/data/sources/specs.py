@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esrgan_jax import images
-from esrgan_jax.data.sources import div2k
+from esrgan_jax.data.sources import div2k, tfds_images
 from esrgan_jax.data.sources.base import DataError, Source, SourceList
 from esrgan_jax.data.sources.div2k import Div2k
 from esrgan_jax.data.sources.folders import ImageFolder, PairFolder
 from esrgan_jax.data.sources.sample_photos import SamplePhotos
+from esrgan_jax.images import patterns
 
 __all__ = ["open_source", "prepare", "split_spec"]
 
@@ -22,7 +23,8 @@ def split_spec(spec: Any) -> list[Any]:
 
   Args:
     spec: As of `open_source`. A text with commas names several, unless there
-      is a folder, or a pair of folders, of just that name.
+      is a folder, or a pair of folders, of just that name, or it is a pattern
+      that matches.
 
   Returns:
     The specs, none of them a list.
@@ -34,8 +36,8 @@ def split_spec(spec: Any) -> list[Any]:
   ['sample_photos', 'sample_photos:held_out']
   """
   if isinstance(spec, str):
-    folders = map(os.path.expanduser, spec.split("::"))
-    if "," not in spec or all(map(os.path.isdir, folders)):
+    places = map(os.path.expanduser, spec.split("::"))
+    if "," not in spec or all(map(_is_there, places)):
       return [spec]
     return [part.strip() for part in spec.split(",") if part.strip()]
   if isinstance(spec, os.PathLike) or hasattr(spec, "keys"):
@@ -45,6 +47,12 @@ def split_spec(spec: Any) -> list[Any]:
   raise DataError(
     f"a source is {spec!r}; name a folder or a data set, or several in a list"
   )
+
+
+def _is_there(place):
+  if patterns.is_pattern(place):
+    return bool(patterns.match_images(place).files)
+  return os.path.isdir(place)
 
 
 def open_source(
@@ -60,14 +68,16 @@ def open_source(
   Args:
     spec: `"sample_photos"` or `"sample_photos:held_out"`;
       `"div2k/bicubic_x4"` or `"div2k/bicubic_x4:validation"`, any of TFDS's
-      configurations and splits; a folder of HR images; a pair of folders,
-      `{"hr": HR, "lr": LR}` or `"HR::LR"`; or several of these, in a list or
-      with commas between them. A folder that is named like one of the others:
-      put `./` before it. A folder with a comma in its name is taken for one if
-      it exists.
+      configurations and splits; `"tfds:NAME"` or `"tfds:NAME:SPLIT"`, any of
+      its image data sets (`open_tfds`); a folder of HR images, or a pattern,
+      such as `"photos/**/*.png"`; a pair of folders or patterns, `{"hr": HR,
+      "lr": LR}` or `"HR::LR"`; or several of these, in a list or with commas
+      between them. A folder that is named like one of the others: put `./`
+      before it. A folder with a comma in its name is taken for one if it
+      exists.
     scale: HR pixels per LR pixel.
-    data_dir: TFDS's folder, for DIV2K.
-    border: How LR is made from folders of HR, see `imresize_uint8`.
+    data_dir: TFDS's folder; None for its own default.
+    border: How LR is made from HR alone, see `imresize_uint8`.
     max_pixels: Larger image files are refused, see `images.read_image`.
 
   Returns:
@@ -106,7 +116,9 @@ def prepare(
   process_index: int = 0,
   report: Callable[[str], None] | None = None,
 ) -> None:
-  """Prepares what a config names, where it must be prepared and is not.
+  """Prepares DIV2K, if a config names it, and that has not been done.
+
+  Nothing else is fetched unasked: `python -m esrgan_jax.data.prepare` does it.
 
   Args:
     spec: As of `open_source`.
@@ -136,15 +148,23 @@ def prepare(
 
 
 def _open(spec, scale, data_dir, **options):
-  """Opens a single source; `options` are of those that make LR of files."""
+  """Opens a single source; `options` are of those that make LR of HR."""
   if isinstance(spec, os.PathLike):
     return ImageFolder(spec, scale=scale, **options)
   if isinstance(spec, str):
     if match := re.fullmatch(r"sample_photos(?::(.*))?", spec):
       return SamplePhotos(match[1] or "train", scale=scale, **options)
-    if name := div2k.read_name(spec):
+    if found := div2k.read_name(spec):
       return Div2k(
-        name.split, scale=scale, config=name.config, data_dir=data_dir
+        found.split,
+        scale=scale,
+        config=found.config,
+        data_dir=data_dir,
+        max_pixels=options["max_pixels"],
+      )
+    if named := tfds_images.read_name(spec):
+      return tfds_images.open_tfds(
+        *named, scale=scale, data_dir=data_dir, **options
       )
     if "::" not in spec:
       return ImageFolder(_folder(spec), scale=scale, **options)
@@ -165,6 +185,11 @@ def _folder(name):
   """Returns a folder's path; whether there is such a folder, others tell."""
   if not isinstance(name, str | os.PathLike) or not os.fspath(name):
     raise DataError(f"a folder of images is {name!r}; give its path")
+  if os.fspath(name).startswith("tfds:"):
+    raise DataError(
+      f"{name}: a data set brings its own LR, or none; name it by itself, not"
+      " in a pair"
+    )
   if "://" in os.fspath(name):
     raise DataError(
       f"{name}: images are read from local folders; copy them from there"
