@@ -1,4 +1,5 @@
 import importlib.util
+import os
 
 import numpy as np
 import pytest
@@ -83,9 +84,21 @@ def test_folders_that_are_missing_or_empty_are_errors(tmp_path):
     sources.ImageFolder(tmp_path / "none", scale=4)
   with pytest.raises(sources.DataError, match="no image in it"):
     sources.ImageFolder(tmp_path, scale=4)
-  (tmp_path / "file").touch()
+  os.mkfifo(tmp_path / "pipe")
   with pytest.raises(sources.DataError, match="not a folder"):
-    sources.ImageFolder(tmp_path / "file", scale=4)
+    sources.ImageFolder(tmp_path / "pipe", scale=4)
+
+
+def test_a_file_is_one_image_and_two_are_a_pair(tmp_path):
+  for name, size in (("a[1]_HR.png", 16), ("a[1]_LR.png", 4), ("b.png", 4)):
+    _save(tmp_path / name, _noise(size, size, size))
+  hr = sources.open_source(str(tmp_path / "a[1]_HR.png"), scale=4)
+  assert hr.names == ["a[1]_HR.png"]
+  for lr in ("a[1]_LR.png", "b.png"):
+    found = sources.open_source(f"{hr.title}::{tmp_path / lr}", scale=4)
+    assert found.names == hr.names
+    np.testing.assert_array_equal(found[0].hr, hr[0].hr)
+    np.testing.assert_array_equal(found[0].lr, _noise(4, 4, 4))
 
 
 def _pairs(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,26 +37,23 @@ def read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
 
 
 class _Listed(NamedTuple):
-  """The images of a folder, or of a pattern; files are below the folder."""
+  """The images of a folder or a pattern, or one; files are below the folder."""
 
   folder: pathlib.Path
   files: list[pathlib.Path]
   problems: list[Problem]
-  pattern: str | None = None
+  key: Callable[[pathlib.Path], str] | None = None
 
   def by_name(self) -> dict[str, list[pathlib.Path]]:
     """Returns the files by their paths below the folder, without suffix."""
     return _grouped(self.files, lambda file: file.with_suffix("").as_posix())
 
   def by_wildcards(self) -> dict[str, list[pathlib.Path]]:
-    """Returns them by what the wildcards stand for; a folder's by name."""
-    pattern = self.pattern
-    if pattern is None:
-      return self.by_name()
-    return _grouped(
-      self.files,
-      lambda file: patterns.wildcards(pattern, self.folder / file),
-    )
+    """Returns them by what a pattern's wildcards stand for.
+
+    A folder's by name; a file that was named has no wildcards.
+    """
+    return _grouped(self.files, self.key) if self.key else self.by_name()
 
 
 def _grouped(files, key):
@@ -67,8 +64,11 @@ def _grouped(files, key):
 
 
 def _list_images(place: str | os.PathLike) -> _Listed:
-  """Lists image files below a folder, or of a pattern, sorted."""
-  pattern, folder = None, pathlib.Path(place)
+  """Lists image files below a folder, or of a pattern, sorted; or a file."""
+  key, folder = None, pathlib.Path(place)
+  if folder.is_file():
+    file = pathlib.Path(folder.name)
+    return _Listed(folder.parent, [file], [], key=lambda file: "")
   if patterns.is_pattern(place):
     pattern = os.fspath(place)
     folder = patterns.fixed_part(pattern)
@@ -80,6 +80,10 @@ def _list_images(place: str | os.PathLike) -> _Listed:
         f"{pattern}: no image matches this pattern{but}; ** stands for any"
         " number of folders"
       )
+
+    def key(file):
+      return patterns.wildcards(pattern, folder / file)
+
   else:
     if not folder.is_dir():
       what = "not a folder" if folder.exists() else "no such folder"
@@ -101,7 +105,7 @@ def _list_images(place: str | os.PathLike) -> _Listed:
     for error in listing.problems
   ]
   files = [file.relative_to(folder) for file in listing.files]
-  return _Listed(folder, files, problems, pattern)
+  return _Listed(folder, files, problems, key)
 
 
 def _fingerprint_files(kind: str, files: Sequence[pathlib.Path]) -> str:
@@ -118,14 +122,14 @@ def _fingerprint_files(kind: str, files: Sequence[pathlib.Path]) -> str:
 
 
 class ImageFolder(Shrunk):
-  """HR images of a folder, subfolders included, or of a pattern.
+  """HR images of a folder, subfolders included, or of a pattern; or one.
 
   LR is made from them, see `Shrunk`. Palettes, grey, 16 bits and transparency
   become 8-bit RGB (`to_rgb8`).
 
   Args:
-    folder: The folder, or a pattern, such as `"photos/20*/**/*.png"`. What
-      names something that is there is no pattern.
+    folder: The folder, a file, or a pattern such as `"photos/20*/**/*.png"`.
+      What names something that is there is no pattern.
     scale: HR pixels per LR pixel.
     border: `"mirror"` or `"clamp"`, see `imresize_uint8`.
     max_pixels: Larger images are refused, see `images.read_image`.
@@ -212,11 +216,11 @@ class PairFolder(Source):
   `art/0001.png` belongs to `art/0001.png` (any image suffix) or, as DIV2K
   names its files, `art/0001x4.png`: below the folders, or the parts of the
   patterns that have no wildcard. Where no name matches, those belong together
-  whose wildcards stand for the same: `Set5/*_HR.png` and `Set5/*_LR.png`.
-  What has no partner, or two, is listed in `problems` and left out.
+  whose wildcards stand for the same: `Set5/*_HR.png` and `Set5/*_LR.png`, or
+  two files. What has no partner, or two, is listed in `problems` and left out.
 
   Args:
-    hr_folder: The folder of HR images, subfolders included, or a pattern.
+    hr_folder: The folder of HR images, subfolders included; a pattern; a file.
     lr_folder: Of LR images, likewise.
     scale: HR pixels per LR pixel.
     max_pixels: Larger images are refused, see `images.read_image`.

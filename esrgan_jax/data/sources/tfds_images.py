@@ -262,7 +262,12 @@ def _find(name, data_dir):
     )
   root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
   folder = root / match[1]
-  configs = [each for each in _below(folder) if "incomplete" not in each]
+  # `.config` is TFDS's own, and what it is writing has a name of this kind.
+  configs = [
+    each
+    for each in _below(folder)
+    if not each.startswith(".") and "incomplete" not in each
+  ]
   if match[2]:
     folder = folder / match[2]
   versions = [v for v in _below(folder) if re.fullmatch(_VERSION, v)]
