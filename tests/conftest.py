@@ -86,8 +86,8 @@ def pytest_collection_modifyitems(config, items):
     return
   quick, others = [], []
   for item in items:
-    slow = item.get_closest_marker("slow") or item.get_closest_marker("torch")
-    (others if slow else quick).append(item)
+    other = any(map(item.get_closest_marker, ("slow", "torch", "runtimes")))
+    (others if other else quick).append(item)
   config.hook.pytest_deselected(items=others)
   items[:] = quick
 

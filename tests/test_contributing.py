@@ -99,6 +99,14 @@ def test_an_export(place):
     assert found["conv_first/kernel"].shape == (3, 3, 3, 64)
 
 
+def test_a_program(place):
+  (command,) = _commands("packed.py")
+  done = _run(place, command)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.endswith("done\n")
+  assert (place / "anime.jax.gz").stat().st_size > 1e6
+
+
 def test_a_phase(place):
   (command,) = _commands("smooth_config.py")
   done = _run(place, command)

@@ -100,8 +100,8 @@ def test_the_page_of_frames_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_what_the_page_of_programs_exports(tmp_path, monkeypatch):
   page = (ROOT / "docs" / "export.md").read_text()
-  (command,) = re.findall(r"python -m esrgan_jax (.*)", page)
-  run, make = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  *_, command = re.findall(r"python -m esrgan_jax (.*)", page)
+  *_, run, make = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
   monkeypatch.chdir(tmp_path)
   command = command.replace("x4plus", "x4plus-anime")
   assert __main__.main(command.split()) == 0

@@ -15,7 +15,15 @@ from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
 from esrgan_jax import storage
-from esrgan_jax.export import jax_program, state_dicts
+from esrgan_jax.export import (
+  jax_program,
+  ncnn_files,
+  onnx_file,
+  programs,
+  saved_model,
+  state_dicts,
+  tflite_file,
+)
 from esrgan_jax.text import printable
 from esrgan_jax.weights.files import DTYPES, Weights
 
@@ -213,3 +221,5 @@ for _suffix, _title, _check in state_dicts.FORMATS:
   register_format(Format(_suffix, _title, state_dicts.write, _check))
 for _suffix, _title, _write in jax_program.FORMATS:
   register_format(Format(_suffix, _title, _write))
+for _module in (saved_model, onnx_file, jax_program, tflite_file, ncnn_files):
+  programs.register_program(_module.PROGRAM)

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esrgan_jax.export import programs
 from esrgan_jax.models import registry
 from esrgan_jax.weights import files
 
-__all__ = ["FORMATS", "PLATFORMS", "write"]
+__all__ = ["FORMATS", "PLATFORMS", "PROGRAM", "write"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -50,6 +51,31 @@ def write(path: pathlib.Path, weights: files.Weights, *, dtype: str) -> None:
   )
   path.write_bytes(program.serialize())
 
+
+def run(path, images):
+  """Runs such a file, in a process without this package."""
+  import jax
+
+  with open(path, "rb") as file:
+    program = jax.export.deserialize(bytearray(file.read()))
+  for image in images:
+    yield program.call(image)
+
+
+PROGRAM = programs.Program(
+  "stablehlo",
+  "StableHLO for jax.export, any size: CPU, GPU and TPU",
+  suffix=".jax",
+  packages=("jax", "flatbuffers"),
+  runtime="jax",
+  write=lambda path, weights, options: write(
+    path, weights, dtype=options.dtype
+  ),
+  run=run,
+  bounds={"float32": 2e-5, "float16": 2e-5},
+  half="all",
+  fills_up=False,
+)
 
 # Suffix, title, and what raises if such a file cannot be written here.
 FORMATS = ((".jax", "a program for jax.export, on CPU, GPU and TPU", write),)

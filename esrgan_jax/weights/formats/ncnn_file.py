@@ -27,8 +27,8 @@ MAGIC = "7767517"
 
 _COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
 
-_FLOAT32_TAG = 0
-_FLOAT16_TAG = 0x01306B47
+FLOAT32_TAG = 0
+FLOAT16_TAG = 0x01306B47
 _INT8_TAG = 0x000D4B38
 
 _DIGITS = re.compile("[0-9]{1,6}")
@@ -250,7 +250,7 @@ def _read_arrays(
         " the supported networks' are"
       )
     tag = int(take(1, "<u4", conv.name)[0])
-    if tag not in (_FLOAT32_TAG, _FLOAT16_TAG):
+    if tag not in (FLOAT32_TAG, FLOAT16_TAG):
       kind = "int8" if tag == _INT8_TAG else f"tag 0x{tag:08x}"
       raise ValueError(
         f"{printable(conv.name)} in {shown} is quantised ({kind}); supported"
