@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 
+from esrgan_jax import plugins
 from esrgan_jax.__main__ import main
 from esrgan_jax.export import arrays, checking, graphs, ncnn_files, programs
 from esrgan_jax.models import registry
@@ -357,6 +358,14 @@ def test_a_runtime_and_a_flipped_weight(tmp_path, capsys, name, options):
 @pytest.mark.parametrize("name", ["onnx", "ncnn", "tflite", "saved_model"])
 def test_each_network_in_each_runtime(tmp_path, name, config):
   programs.export(name, tmp_path / "out", _weights(config))
+
+
+@pytest.mark.runtimes
+@pytest.mark.parametrize("name", ["stablehlo", "tflite", "saved_model"])
+def test_a_network_of_ones_own_is_traced(tmp_path, name):
+  plugins.load([ROOT / "tests/own_network.py"])
+  weights = _weights({"architecture": "Normalized", "scale": 2})
+  programs.export(name, tmp_path / "out", weights)
 
 
 @pytest.mark.runtimes
