@@ -23,9 +23,9 @@ from esrgan_jax.weights.files import Weights
 
 __all__ = [
   "ArrayGraph",
+  "convolutions",
   "forward",
   "halved",
-  "kernels",
   "takes_any_size",
   "with_variables",
 ]
@@ -89,6 +89,10 @@ class ArrayGraph:
     """See `graphs.Graph.sigmoid`."""
     return jax.nn.sigmoid(x)
 
+  def affine(self, x: Array, factor: float, offset: float) -> Array:
+    """See `graphs.Graph.affine`."""
+    return np.float32(factor) * x + np.float32(offset)
+
   def concat(self, values: Sequence[Array]) -> Array:
     """See `graphs.Graph.concat`."""
     return jnp.concatenate(values, axis=-1)
@@ -144,20 +148,26 @@ def forward(
   return sr[:, :h, :w]
 
 
-def kernels(weights: Weights) -> list[np.ndarray]:
-  """Returns the kernels of a model as they are drawn, `[O, K, K, I]` each.
+def convolutions(weights: Weights) -> list[np.ndarray]:
+  """Returns what a model's convolutions have, as they are drawn.
+
+  Args:
+    weights: The model.
+
+  Returns:
+    In turn a kernel `[O, K, K, I]`, and its bias `[O]`.
 
   >>> from esrgan_jax.weights import find
   >>> model = find.find_model("realesrgan-x4plus-anime").weights
-  >>> kernels(model)[0].shape
-  (64, 3, 3, 3)
+  >>> [x.shape for x in convolutions(model)[:2]]
+  [(64, 3, 3, 3), (64,)]
   """
   found: list[np.ndarray] = []
 
   class Noting(ArrayGraph):
     def conv(self, x, conv, activation=None, *, unshuffle=1):
       kernel = graphs.of_blocks(np.asarray(conv.kernel), unshuffle)
-      found.append(kernel.transpose(3, 0, 1, 2))
+      found.extend([kernel.transpose(3, 0, 1, 2), np.asarray(conv.bias)])
       return super().conv(x, conv, activation, unshuffle=unshuffle)
 
   image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)

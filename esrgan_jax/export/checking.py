@@ -40,9 +40,9 @@ with np.load(sys.argv[2]) as file:
   images = [file[str(i)] for i in range(len(file.files))]
 results = run(sys.argv[1], images)
 results = {{str(i): np.asarray(y, np.float32) for i, y in enumerate(results)}}
-for i, (kernel, tolerance) in enumerate(kernels(sys.argv[1])):
-  results[f"kernel_{{i}}"] = kernel
-  results[f"tolerance_{{i}}"] = np.asarray(tolerance)
+for i, (array, tolerance) in enumerate(read(sys.argv[1])):
+  results[f"array_{{i}}"] = array
+  results[f"tolerance_{{i}}"] = tolerance
 np.savez(sys.argv[3], **results)
 """
 
@@ -66,7 +66,8 @@ class Checked:
 def sample_photo() -> np.ndarray:
   """Returns the photo that programs are tried on, uint8 `[48, 64, 3]`.
 
-  A part of scikit-image's `chelsea.png` by Stefan van der Walt (CC0).
+  The middle of scikit-image's `chelsea.png`, a photo by Stefan van der Walt,
+  given to the public domain by him (CC0).
 
   >>> sample_photo().shape
   (48, 64, 3)
@@ -100,9 +101,9 @@ def check(
   """
   net = registry.make_generator(**weights.config)
   inputs = _inputs(net, program, weights, options, photo)
-  found, kernels = _run(program, path, inputs, folder)
-  if program.kernels and graphs.has_graph(weights):
-    _check_kernels(program, weights, kernels)
+  found, kept = _run(program, path, inputs, folder)
+  if program.read and graphs.has_graph(weights):
+    _check_arrays(program, weights, kept)
   with jax.default_device(_cpu()), jax.default_matmul_precision("highest"):
     exact = [_model(net, weights, x) for x in inputs]
     due = exact
@@ -143,20 +144,22 @@ def check(
   )
 
 
-def _check_kernels(
+def _check_arrays(
   program: Any,
   weights: Weights,
   found: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> None:
-  """Raises unless each kernel of the model is in the file."""
-  for i, due in enumerate(arrays.kernels(weights), 1):
+  """Raises unless each array of the model's convolutions is in the file."""
+  for i, due in enumerate(arrays.convolutions(weights)):
     if not any(
-      kernel.shape == due.shape and np.all(np.abs(kernel - due) <= tolerance)
-      for kernel, tolerance in found
+      array.shape == due.shape
+      and np.all(np.abs(array - due.astype(array.dtype)) <= tolerance)
+      for array, tolerance in found
     ):
       raise ValueError(
-        f"the {program.name} has other numbers than the model: its convolution"
-        f" {i}, of {'x'.join(map(str, due.shape))}, is not there"
+        f"the {program.name} has other numbers than the model: the"
+        f" {('kernel', 'bias')[i % 2]} of convolution {i // 2 + 1}, of"
+        f" {'x'.join(map(str, due.shape))}, is not there"
       )
 
 
@@ -240,11 +243,8 @@ def _run(
   absent = {"jax", "jaxlib", "flax", "esrgan_jax"} - {program.runtime}
   absent -= {"jaxlib"} if program.runtime == "jax" else set()
   source = _source("run", program.run)
-  source += _source("kernels", program.kernels or _none)
-  process = _PROCESS.format(
-    absent=sorted(absent),
-    source=source,
-  )
+  source += _source("read", program.read or _none)
+  process = _PROCESS.format(absent=sorted(absent), source=source)
   quiet = {
     "CUDA_VISIBLE_DEVICES": "",
     "JAX_PLATFORMS": "cpu",
@@ -270,12 +270,12 @@ def _run(
     )
   with np.load(found) as file:
     results = [file[name] for name in file.files if name.isdigit()]
-    kept = [name for name in file.files if name.startswith("kernel_")]
-    kernels = [
-      (file[name], file[name.replace("kernel", "tolerance")]) for name in kept
+    kept = [name for name in file.files if name.startswith("array_")]
+    kept = [
+      (file[name], file[name.replace("array", "tolerance")]) for name in kept
     ]
   if len(results) != len(inputs):
     raise ValueError(
       f"{program.runtime} gave {len(results)} results of {len(inputs)}"
     )
-  return results, kernels
+  return results, kept

@@ -107,6 +107,9 @@ class Graph(Protocol):
   def sigmoid(self, x: Any) -> Any:
     """1 / (1 + exp(-x))."""
 
+  def affine(self, x: Any, factor: float, offset: float) -> Any:
+    """`factor` * x + `offset`."""
+
   def concat(self, values: Sequence[Any]) -> Any:
     """Values side by side in channels."""
 
@@ -265,7 +268,8 @@ def _srresnet(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
     made = _conv(called or name, params[name], norm=norm, factor=factor)
     return graph.conv(x, made, act)
 
-  first = conv(image, "conv_first", activation(params, "act_first"))
+  first = graph.affine(image, 2.0, -1.0) if net.centered else image
+  first = conv(first, "conv_first", activation(params, "act_first"))
   x, body, kept = first, params["body"], stats.get("body", {})
   for n in range(net.num_block):
     y = x

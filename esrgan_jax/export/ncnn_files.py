@@ -72,6 +72,11 @@ class _NcnnGraph:
     """See `graphs.Graph.sigmoid`."""
     return self.layer("Sigmoid", [x])
 
+  def affine(self, x, factor, offset):
+    """See `graphs.Graph.affine`."""
+    x = self.layer("BinaryOp", [x], f"0=2 1=1 2={factor:e}")
+    return self.layer("BinaryOp", [x], f"0=0 1=1 2={offset:e}")
+
   def concat(self, values):
     """See `graphs.Graph.concat`."""
     return self.layer("Concat", values, "0=0")
@@ -152,6 +157,32 @@ def run(path, images):
     yield np.stack(results)
 
 
+def read(path):
+  """Reads the arrays of such files, likewise."""
+  import numpy as np
+
+  blocks = 1
+  with open(path) as lines, open(f"{path[:-5]}bin", "rb") as file:
+    for line in lines:
+      kind, *words = line.split()
+      options = dict(word.split("=") for word in words if "=" in word)
+      if kind == "Reorg":
+        blocks = int(options["0"])
+      elif kind == "PReLU":
+        file.seek(4 * int(options["0"]), 1)
+      elif kind == "Convolution":
+        outputs, side, size = (int(options[key]) for key in "016")
+        dtype = np.dtype("<f2" if any(file.read(4)) else "<f4")
+        kernel = np.frombuffer(file.read(dtype.itemsize * size), dtype)
+        # As one of a larger kernel, which sees pixels and not blocks of them.
+        kernel = kernel.reshape(outputs, -1, blocks, blocks, side, side)
+        kernel = kernel.transpose(0, 4, 2, 5, 3, 1)
+        yield kernel.reshape(outputs, *[side * blocks] * 2, -1), 0
+        file.seek(-file.tell() % 4, 1)
+        yield np.frombuffer(file.read(4 * outputs), "<f4"), 0
+        blocks = 1
+
+
 PROGRAM = programs.Program(
   "ncnn",
   "ncnn, any size: Upscayl, realesrgan-ncnn-vulkan, phones",
@@ -164,5 +195,6 @@ PROGRAM = programs.Program(
   # As published: half the size, and nothing is computed in half precision.
   bounds={"float16": 2e-5, "float32": 2e-5},
   half="kernels",
+  read=read,
   fills_up=False,
 )

@@ -80,6 +80,13 @@ class _OnnxGraph:
     """See `graphs.Graph.sigmoid`."""
     return self.node("Sigmoid", [x])
 
+  def affine(self, x, factor, offset):
+    """See `graphs.Graph.affine`."""
+    for kind, number in (("Mul", factor), ("Add", offset)):
+      constant = np.asarray(number, self.dtype)
+      x = self.node(kind, [x, self.array(f"number_{number}", constant)])
+    return x
+
   def concat(self, values):
     """See `graphs.Graph.concat`."""
     return self.node("Concat", list(values), axis=1)
@@ -88,7 +95,7 @@ class _OnnxGraph:
     """See `graphs.Graph.add`."""
     if factor != 1:
       constant = np.asarray(factor, self.dtype)
-      y = self.node("Mul", [y, self.array(f"factor_{factor}", constant)])
+      y = self.node("Mul", [y, self.array(f"number_{factor}", constant)])
     return self.node("Add", [x, y])
 
   def nearest(self, x, factor):
@@ -133,8 +140,9 @@ def write(path: pathlib.Path, weights: Weights, options: Any) -> None:
   graph = _OnnxGraph(options.dtype)
   half = options.dtype == "float16"
   side, scale = registry.size_multiple(net), net.scale
+  fills_up = side > 1 and not options.size
   image = "input"
-  if side > 1:  # Filled up by its last pixels, and cut off at the end.
+  if fills_up:  # By its last pixels, which are cut off at the end.
     shape = graph.node("Shape", [image], start=2, end=4)
     blocks = graph.whole("blocks", [side, side])
     rest = graph.node("Mod", [graph.node("Neg", [shape]), blocks])
@@ -146,7 +154,7 @@ def write(path: pathlib.Path, weights: Weights, options: Any) -> None:
   result = graphs.draw(graph, image, weights)
   if half:
     result = graph.node("Cast", [result], to=TensorProto.FLOAT)
-  if side > 1:
+  if fills_up:
     ends = graph.node("Mul", [shape, graph.whole("scale", [scale, scale])])
     starts, axes = graph.whole("starts", [0, 0]), graph.whole("axes", [2, 3])
     graph.node("Slice", [result, starts, ends, axes])
@@ -190,19 +198,14 @@ def run(path, images):
     yield session.run(["output"], feed)[0].transpose(0, 2, 3, 1)
 
 
-def kernels(path):
-  """Reads the kernels of such a file, likewise."""
+def read(path):
+  """Reads the arrays of such a file, likewise."""
   import onnx
   from onnx import numpy_helper
 
-  for array in onnx.load(path).graph.initializer:
-    if len(array.dims) == 4:
-      kernel = numpy_helper.to_array(array)
-      # float16 has 11 bits; its smallest numbers are in steps of 2**-24.
-      exact = kernel.dtype == np.float32
-      kernel = kernel.astype(np.float32)
-      tolerance = 0 if exact else np.abs(kernel) * 2**-11 + 2**-25
-      yield kernel.transpose(0, 2, 3, 1), tolerance
+  for each in onnx.load(path).graph.initializer:
+    array = numpy_helper.to_array(each)
+    yield (array.transpose(0, 2, 3, 1) if array.ndim == 4 else array), 0
 
 
 PROGRAM = programs.Program(
@@ -214,6 +217,6 @@ PROGRAM = programs.Program(
   write=write,
   run=run,
   bounds={"float32": 2e-5, "float16": 1e-2},
-  kernels=kernels,
+  read=read,
   takes_size=True,
 )

@@ -79,9 +79,10 @@ class Program:
     others: Suffixes of files that are written beside.
     half: What of a model float16 rounds: "kernels"; "all" arrays; or "" where
       it computes in that as well, so that nothing tells what is due.
-    kernels: `path -> (kernel, tolerance)` for each that is in the file, float32
-      `[O, K, K, I]`, copied as `run` is; for formats whose results are too far
-      from the model's to tell a wrong number.
+    read: `path -> (array, tolerance)` for each that is in the file, copied
+      as `run` is; kernels are `[O, K, K, I]`, and rounded no further than
+      their type does, or `tolerance` says. With it what a result does not tell,
+      a wrong number that is small, is found too.
     takes_size: Whether it can be for one size only.
     fills_up: Whether it takes sizes that the network alone cannot.
   """
@@ -96,7 +97,7 @@ class Program:
   bounds: Mapping[str, float]
   others: tuple[str, ...] = ()
   half: str = ""
-  kernels: Callable[[str], Iterator[tuple[np.ndarray, Any]]] | None = None
+  read: Callable[[str], Iterator[tuple[np.ndarray, Any]]] | None = None
   takes_size: bool = False
   fills_up: bool = True
 
@@ -462,13 +463,13 @@ def _unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
   try:
     with tarfile.open(path) as packed:
       for member in packed:
-        left -= member.size
+        left -= member.size + tarfile.BLOCKSIZE
         if left < 0:
           raise ValueError(
             f"{printable(path)} unpacks to more than it could be"
           )
         packed.extract(member, folder, filter="data")
-  except (tarfile.TarError, EOFError, zlib.error) as error:
+  except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
     raise ValueError(
       f"{printable(path)} cannot be unpacked: {printable(error)}"
     ) from error

@@ -97,8 +97,8 @@ def run(path, images):
     yield interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
-def kernels(path):
-  """Reads the kernels of such a file, likewise."""
+def read(path):
+  """Reads the arrays of such a file, likewise."""
   import numpy as np
   from ai_edge_litert.interpreter import Interpreter
 
@@ -107,19 +107,17 @@ def kernels(path):
   for each in interpreter.get_tensor_details():
     scales = each["quantization_parameters"]["scales"]
     is_whole = each["dtype"] is np.int8
-    if len(each["shape"]) != 4 or is_whole != bool(len(scales)):
+    if is_whole != bool(len(scales)):
       continue
     try:
-      kernel = interpreter.get_tensor(each["index"]).astype(np.float32)
+      array = interpreter.get_tensor(each["index"])
     except ValueError:
       continue  # It is computed.
     if is_whole:  # A scale for all, or for each of O.
-      scales = scales.reshape(-1, 1, 1, 1)
-      yield kernel * scales, scales * 0.5001
-    elif each["dtype"] is np.float16:
-      yield kernel, np.abs(kernel) * 2**-11 + 2**-25
+      scales = scales.reshape(-1, *[1] * (array.ndim - 1))
+      yield array.astype(np.float32) * scales, scales * 0.5001
     else:
-      yield kernel, 0
+      yield array, 0
 
 
 PROGRAM = programs.Program(
@@ -132,7 +130,7 @@ PROGRAM = programs.Program(
   run=run,
   bounds={"float32": 2e-5, "float16": 2e-5, "int8": 0.25},
   half="kernels",
-  kernels=kernels,
+  read=read,
   takes_size=True,
   fills_up=False,
 )
