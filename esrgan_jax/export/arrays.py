@@ -50,10 +50,12 @@ class ArrayGraph:
     half: Whether kernels are those that a file of float16 keeps.
     fills_up: Whether an image of which a network takes multiples may be of any
       size.
+    folds: As of a `Graph`.
   """
 
   half: bool = False
   fills_up: bool = True
+  folds: bool = False
 
   def conv(
     self,
@@ -118,7 +120,12 @@ class ArrayGraph:
 
 
 def forward(
-  weights: Weights, lr: Array, *, half: bool = False, fills_up: bool = True
+  weights: Weights,
+  lr: Array,
+  *,
+  half: bool = False,
+  fills_up: bool = True,
+  folds: bool = False,
 ) -> Array:
   """Applies a model, in a form that symbolic sizes and converters bear.
 
@@ -128,31 +135,34 @@ def forward(
       known to `graphs`; else as the network takes it.
     half: Whether to compute with kernels as a file of float16 keeps them.
     fills_up: False if `lr` is as the network takes it in any case.
+    folds: As of a `graphs.Graph`.
 
   Returns:
     float32 `[N, H * scale, W * scale, 3]`.
 
   >>> from esrgan_jax.weights import find
   >>> model = find.find_model("realesrgan-x4plus-anime").weights
-  >>> forward(model, jnp.zeros((1, 5, 7, 3))).shape
+  >>> image = jax.ShapeDtypeStruct((1, 5, 7, 3), "float32")
+  >>> jax.eval_shape(lambda lr: forward(model, lr), image).shape
   (1, 20, 28, 3)
   """
   net = registry.make_generator(**weights.config)
   if not graphs.has_graph(weights):
     variables = {"params": weights.params, **weights.collections}
     return registry.infer(registry.plain_form(net), variables, lr)
-  sr = graphs.draw(ArrayGraph(half, fills_up), lr, weights)
+  sr = graphs.draw(ArrayGraph(half, fills_up, folds), lr, weights)
   if registry.size_multiple(net) == 1 or not fills_up:
     return sr
   h, w = (size * net.scale for size in lr.shape[1:3])
   return sr[:, :h, :w]
 
 
-def convolutions(weights: Weights) -> list[np.ndarray]:
+def convolutions(weights: Weights, *, folds: bool = False) -> list[np.ndarray]:
   """Returns what a model's convolutions have, as they are drawn.
 
   Args:
     weights: The model.
+    folds: As of a `graphs.Graph`.
 
   Returns:
     In turn a kernel `[O, K, K, I]`, and its bias `[O]`.
@@ -171,7 +181,7 @@ def convolutions(weights: Weights) -> list[np.ndarray]:
       return super().conv(x, conv, activation, unshuffle=unshuffle)
 
   image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
-  jax.eval_shape(lambda x: graphs.draw(Noting(), x, weights), image)
+  jax.eval_shape(lambda x: graphs.draw(Noting(folds=folds), x, weights), image)
   return found
 
 

@@ -115,7 +115,10 @@ def check(
       rounded = arrays.with_variables(weights, halved)
       due = [_model(net, rounded, x) for x in inputs]
     elif options.dtype == "float16" and program.half == "kernels":
-      forward = jax.jit(lambda x: arrays.forward(weights, x, half=True))
+      folds = program.folds
+      forward = jax.jit(
+        lambda x: arrays.forward(weights, x, half=True, folds=folds)
+      )
       due = [np.asarray(forward(x)) for x in inputs]
   bound = program.bounds[options.dtype]
   for x, y, wanted in zip(inputs, found, due, strict=True):
@@ -150,7 +153,8 @@ def _check_arrays(
   found: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> None:
   """Raises unless each array of the model's convolutions is in the file."""
-  for i, due in enumerate(arrays.convolutions(weights)):
+  due_arrays = arrays.convolutions(weights, folds=program.folds)
+  for i, due in enumerate(due_arrays):
     if not any(
       array.shape == due.shape
       and np.all(np.abs(array - due.astype(array.dtype)) <= tolerance)

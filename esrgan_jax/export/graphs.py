@@ -82,7 +82,14 @@ def of_blocks(kernel: Any, side: int) -> Any:
 
 
 class Graph(Protocol):
-  """What networks are made of; a value is whatever the format calls one."""
+  """What networks are made of; a value is whatever the format calls one.
+
+  Attributes:
+    folds: Whether a factor of a convolution's result goes into the convolution,
+      as some converters have it, and not into the sum behind.
+  """
+
+  folds: bool
 
   def conv(
     self,
@@ -219,13 +226,15 @@ def _conv(
     )
     scale = scale * (var + 1e-5) ** -0.5  # As PyTorch has it.
     kernel, bias = kernel * scale, (bias - mean) * scale + shift
+  factor = np.float32(factor)
   return Conv(name, kernel * factor, bias * factor)
 
 
 def _rrdbnet(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
   """`models/reference.py`, drawn."""
-  params = weights.params
+  params, tree = weights.params, weights.params["body"]
   leaky = Activation(0.2)
+  inside, outside = (0.2, 1.0) if graph.folds else (1.0, 0.2)
 
   def conv(x, name, activation=None, **options):
     return graph.conv(x, _conv(name, params[name]), activation, **options)
@@ -235,13 +244,14 @@ def _rrdbnet(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
   for n in range(net.num_block):
     block = x
     for rdb in ("rdb1", "rdb2", "rdb3"):
-      sources = [block]
-      for i in range(1, 6):
-        seen = graph.concat(sources) if i > 1 else block
-        name, leaf = f"body.{n}.{rdb}.conv{i}", params["body"][rdb][f"conv{i}"]
-        y = graph.conv(seen, _conv(name, leaf, n), leaky if i < 5 else None)
-        sources.append(y)
-      block = graph.add(block, y, factor=0.2)
+      seen, sources = block, [block]
+      for i in range(1, 5):
+        made = _conv(f"body.{n}.{rdb}.conv{i}", tree[rdb][f"conv{i}"], n)
+        sources.append(graph.conv(seen, made, leaky))
+        seen = graph.concat(sources)
+      name, leaf = f"body.{n}.{rdb}.conv5", tree[rdb]["conv5"]
+      y = graph.conv(seen, _conv(name, leaf, n, factor=inside))
+      block = graph.add(block, y, factor=outside)
     x = graph.add(x, block, factor=0.2)
   x = graph.add(first, conv(x, "conv_body"))
   for i, factor in enumerate(net.upsampling, 1):

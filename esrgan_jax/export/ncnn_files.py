@@ -25,6 +25,8 @@ __all__ = ["PROGRAM"]
 class _NcnnGraph:
   """Notes layers and arrays; see `graphs.Graph`. A value is a blob's name."""
 
+  folds = False
+
   def __init__(self, dtype: str):
     self.dtype = dtype
     self.layers = [("Input", ["data"], [], "")]

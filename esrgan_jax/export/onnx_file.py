@@ -27,6 +27,8 @@ _OPSET, _IR_VERSION = 17, 8
 class _OnnxGraph:
   """Notes nodes and arrays; see `graphs.Graph`. A value is a name."""
 
+  folds = False
+
   def __init__(self, dtype: str):
     self.dtype = np.dtype(dtype)
     self.nodes: list[Any] = []

@@ -85,6 +85,7 @@ class Program:
       a wrong number that is small, is found too.
     takes_size: Whether it can be for one size only.
     fills_up: Whether it takes sizes that the network alone cannot.
+    folds: Whether its convolutions have the factors of their results in them.
   """
 
   name: str
@@ -100,6 +101,7 @@ class Program:
   read: Callable[[str], Iterator[tuple[np.ndarray, Any]]] | None = None
   takes_size: bool = False
   fills_up: bool = True
+  folds: bool = False
 
   @property
   def extra(self) -> str:

@@ -34,7 +34,8 @@ def write(path: pathlib.Path, weights: Weights, options: Any) -> None:
     sizes = f"n, {side}*h, {side}*w" if side > 1 else "n, h, w"
     shape = (*jax.export.symbolic_shape(sizes), 3)
   program = jax.export.export(
-    jax.jit(lambda image: arrays.forward(weights, image, fills_up=False)),
+    # The converter would fold factors itself, if the size is known.
+    jax.jit(lambda x: arrays.forward(weights, x, fills_up=False, folds=True)),
     platforms=("cpu",),
   )(jax.ShapeDtypeStruct(shape, jnp.float32))
 
@@ -133,4 +134,5 @@ PROGRAM = programs.Program(
   read=read,
   takes_size=True,
   fills_up=False,
+  folds=True,
 )
