@@ -329,7 +329,9 @@ def _export_and_corrupt(name, tmp_path, capsys, config, *options):
   assert _flip(flipped, kernel)
   assert main([*arguments, "--check"]) == 1
   error = capsys.readouterr().err
-  assert "another result than the model" in error or "other numbers" in error
+  wrong = ("another result than the model", "other numbers")
+  # TensorFlow has sums of its own.
+  assert any(each in error for each in (*wrong, "Checksum does not match"))
 
 
 @pytest.mark.slow
@@ -342,7 +344,7 @@ _RUNTIMES = ("onnx", "ncnn", "tflite", "saved_model")
 
 
 @pytest.mark.runtimes
-@pytest.mark.parametrize("name", _RUNTIMES)
+@pytest.mark.parametrize("name", _RUNTIMES[:3])
 def test_a_runtime_and_a_flipped_weight(tmp_path, capsys, name):
   _export_and_corrupt(name, tmp_path, capsys, CASES[0])
 
@@ -357,6 +359,7 @@ def test_a_runtime_and_a_flipped_weight(tmp_path, capsys, name):
     ("ncnn", "--dtype", "float32"),
     ("tflite", "--dtype", "float16"),
     ("tflite", "--size", "20x28"),
+    ("saved_model", "--dtype", "float32"),
   ],
 )
 def test_an_option_and_a_flipped_weight(tmp_path, capsys, name, option, value):
@@ -396,10 +399,12 @@ def test_int8_and_a_flipped_weight(tmp_path):
   options = programs.Options("int8")
   path = tmp_path / "a.tflite"
   programs.export("tflite", path, weights, options)
-  bias = weights.params["conv_hr"]["bias"]
-  bias[np.abs(bias).argmax()] *= -1
-  with pytest.raises(ValueError, match="has other numbers than the model"):
-    programs.verify(programs.find_program("tflite"), path, weights, options)
+  for array in weights.params["conv_hr"].values():
+    place = np.abs(array).argmax()
+    array.flat[place] *= -1
+    with pytest.raises(ValueError, match="has other numbers than the model"):
+      programs.verify(programs.find_program("tflite"), path, weights, options)
+    array.flat[place] *= -1
 
 
 _HUB = """
@@ -428,7 +433,7 @@ def _served(folder):
 @pytest.mark.runtimes
 def test_hub_loads_a_packed_saved_model(tmp_path):
   """As its README has it: `hub.load(URL).call(image)`, 0..255."""
-  weights = find.find_model("realesrgan-x4plus-anime").weights
+  weights = _weights(CASES[0])
   programs.export("saved_model", tmp_path / "esrgan.tar.gz", weights)
   image = checking.sample_photo()[np.newaxis].astype(np.float32)
   np.save(tmp_path / "image.npy", image)
@@ -442,7 +447,8 @@ def test_hub_loads_a_packed_saved_model(tmp_path):
     )
   found = np.load(tmp_path / "sr.npy")
   expected = _infer(weights, image / 255) * 255
-  np.testing.assert_allclose(found, expected, atol=255 * 2e-5)
+  limit = 2e-5 * max(255, np.abs(expected).max())
+  np.testing.assert_allclose(found, expected, atol=limit, rtol=0)
 
 
 @pytest.mark.runtimes
