@@ -14,8 +14,12 @@ only run and compared.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import pathlib
 import re
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from esrgan_jax import console, images, storage
@@ -89,14 +93,15 @@ def run(args: argparse.Namespace) -> int:
     path, *_ = programs.paths_of(program, args.output)
     checked = programs.verify(program, path, weights, options, photo=photo)
   else:
-    written = programs.export(
-      args.format,
-      args.output,
-      weights,
-      options,
-      photo=photo,
-      overwrite=args.overwrite,
-    )
+    with _converters_quiet():
+      written = programs.export(
+        args.format,
+        args.output,
+        weights,
+        options,
+        photo=photo,
+        overwrite=args.overwrite,
+      )
     checked = written.checked
   sizes = " and ".join(
     f"{f'{n} of ' if n > 1 else ''}{h}x{w}" for n, h, w in checked.sizes
@@ -111,6 +116,24 @@ def run(args: argparse.Namespace) -> int:
     out.print(f"{paths}: {program.title}; {dtype}")
   out.print("done")
   return 0
+
+
+@contextlib.contextmanager
+def _converters_quiet() -> Iterator[None]:
+  """Keeps from the terminal what TensorFlow's C++ says of the machine."""
+  sys.stderr.flush()
+  try:
+    terminal = os.dup(2)
+  except OSError:  # It is closed.
+    yield
+    return
+  try:
+    with open(os.devnull, "wb") as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+    yield
+  finally:
+    os.dup2(terminal, 2)
+    os.close(terminal)
 
 
 def _size(text: str) -> tuple[int, int]:
