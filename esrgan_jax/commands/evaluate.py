@@ -102,6 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="change results so that their downscaling is the LR image",
   )
   parser.add_argument(
+    "--ensemble",
+    action="store_true",
+    help='average over the eight ways to turn and mirror LR, as papers\' "+"'
+    " models do",
+  )
+  parser.add_argument(
     "--border",
     choices=("mirror", "clamp"),
     default="mirror",
@@ -148,6 +154,10 @@ def run(args: argparse.Namespace) -> int:
     _check_json(args.json, args.overwrite)
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   if args.model == _BICUBIC:
+    if args.ensemble:
+      raise ValueError(
+        "--ensemble is for networks: bicubic is the same in all ways"
+      )
     name, scale = _BICUBIC, args.scale or 4
     upscale = lambda lr: evaluator.bicubic(lr, scale=scale)  # noqa: E731
   else:
@@ -170,6 +180,8 @@ def run(args: argparse.Namespace) -> int:
       found.weights.collections,
       name=name,
     )
+    if args.ensemble:
+      upscale, name = upscale.with_ensemble(), f"{name}, ensemble"
 
   patches = _patches(args, scale)
   agreements: list[consistency.Agreement] = []

@@ -14,21 +14,15 @@ these lines writes an Orbax checkpoint: see docs/checkpoints.md.
 from __future__ import annotations
 
 import argparse
-import math
+import functools
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from esrgan_jax import console, export, storage
-from esrgan_jax.interpolate import interpolate_params
-from esrgan_jax.text import printable
-from esrgan_jax.weights import checkpoints, descent, find, partial
-from esrgan_jax.weights.dialects import DIALECTS
+from esrgan_jax.weights import checkpoints, find, mixing
 from esrgan_jax.weights.files import Weights
 
 _ALPHA = "{alpha}"
@@ -43,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--alpha",
     type=_alpha,
     nargs="+",
-    default=[0.8],
+    default=[mixing.DEFAULT_ALPHA],
     metavar="ALPHA",
-    help="share of B; several give several files (default: 0.8)",
+    help="share of B; several give several files (default:"
+    f" {mixing.DEFAULT_ALPHA})",
   )
   parser.add_argument(
     "-o",
@@ -75,54 +70,28 @@ def run(args: argparse.Namespace) -> int:
   out = console.make_console()
   targets = _targets(args.output, args.alpha)
   _check_targets(targets.values(), args)
-  models = []
-  for text, phase in ((args.a, "first"), (args.b, "last")):
-    with console.fetch_progress(text, quiet=False) as progress:
-      model = find.find_model(
-        text,
-        phase=phase,
-        scale=args.model_scale,
-        config=find.read_config(args.config),
-        progress=progress,
-      )
-    find.check_scale(model.name, model.weights.config, args.model_scale)
-    for note in model.weights.notes:
-      out.print(f"note: {model.name}: {note}")
-    models.append(model)
-  a, b = models
-  _check_alike(a, b)
-  found = descent.relation(
-    a.weights.metadata, b.weights.metadata, descent.models_beside(b.path)
+  pair = mixing.find_pair(
+    args.a,
+    args.b,
+    scale=args.model_scale,
+    config=find.read_config(args.config),
+    progress=functools.partial(console.fetch_progress, quiet=False),
   )
-  if found:
-    out.print(
-      f"note: {b.name} {found}, {a.name}: what lies between may be neither"
-    )
-  _check_targets(targets.values(), args, [m.path for m in models])
+  for note in pair.notes:
+    out.print(f"note: {note}")
+  _check_targets(targets.values(), args, [pair.first.path, pair.last.path])
   for alpha, path in targets.items():
-    x, y = (
-      {"params": each.weights.params, **each.weights.collections}
-      for each in models
-    )
-    collections = jax.tree.map(
-      np.asarray, interpolate_params(x, y, alpha=alpha)
-    )
-    params = collections.pop("params")
-    mixed = Weights(
-      a.weights.config,
-      params,
-      _metadata(a, b, alpha),
-      collections=collections,
-    )
-    _write(path, mixed, args)
-    out.print(f"{path}: {1 - alpha:.12g} * {a.name} + {alpha!r} * {b.name}")
+    _write(path, pair.mix(alpha), args)
+    out.print(f"{path}: {pair.said(alpha)}")
   return 0
 
 
 def _alpha(text: str) -> float:
   value = float(text)
-  if not math.isfinite(value):
-    raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+  try:
+    mixing.check_alpha(value)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error)) from error
   return value
 
 
@@ -202,40 +171,3 @@ def _write(path: Any, mixed: Weights, args: argparse.Namespace) -> None:
     collections=mixed.collections,
     metadata=mixed.metadata,
   )
-
-
-def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:
-  """Raises if two networks differ, in the words of their configuration."""
-  ours, theirs = a.weights.config, b.weights.config
-  _, report = partial.fit(b.weights.params, a.weights.params)
-  keys = {**ours, **theirs}
-  if ours["architecture"] in DIALECTS and not report.left:
-    # What does not show in the weights is how they are computed with.
-    keys = ("architecture", "scale")
-  differences = [
-    f"{key} is {ours.get(key)} in {a.name} and {theirs.get(key)} in {b.name}"
-    for key in keys
-    # A checkpoint's configuration may not tell what is the default.
-    if None not in (ours.get(key), theirs.get(key)) and ours[key] != theirs[key]
-  ]
-  if differences:
-    raise ValueError(
-      f"{a.path} and {b.path} cannot be mixed, they are different networks: "
-      + "; ".join(differences)
-    )
-
-
-def _metadata(
-  a: find.FoundModel, b: find.FoundModel, alpha: float
-) -> dict[str, str]:
-  """Returns where a mixture comes from; what both inputs say is kept."""
-  shared = {
-    key: value
-    for key, value in a.weights.metadata.items()
-    if b.weights.metadata.get(key) == value
-  }
-  names = {
-    "interpolated_a": printable(a.name),
-    "interpolated_b": printable(b.name),
-  }
-  return shared | names | {"alpha": repr(alpha)}

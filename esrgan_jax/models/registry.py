@@ -31,7 +31,8 @@ else it may have, each for more speed or use:
   takes `train=`, False for running statistics, and they are trained, saved and
   loaded with it. In training, `make_rng` has random numbers under any name, for
   dropout or noise;
-- `takes_train`, True or False, where the signature of its call does not tell;
+- `takes_train` and `takes_mask`, True or False, where the signature of its call
+  does not tell;
 - `num_in_ch` and `num_out_ch`, channels of its image and its result, 3 if
   absent; with others it is trained and applied by functions, not by programs,
   whose images are RGB.
@@ -322,7 +323,8 @@ def takes_mask(net: Any) -> bool:
   >>> takes_mask(RRDBNet()), takes_mask(nn.Conv(3, (3, 3)))
   (True, False)
   """
-  return _takes(net, "valid")
+  told = getattr(net, "takes_mask", None)
+  return _takes(net, "valid") if told is None else bool(told)
 
 
 def mask_gap(net: Any) -> int | None:

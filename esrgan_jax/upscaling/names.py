@@ -21,6 +21,7 @@ FIELDS = (
   "type",
   "folder",
   "model",
+  "alpha",
   "scale",
   "width",
   "height",
@@ -45,6 +46,7 @@ class Naming:
   Attributes:
     model: The model's name.
     model_scale: Its scale.
+    alpha: Its share, where it is mixed with another.
     size: The size of results.
     file: The one result's name; None if there may be several.
     folder: Where results go; None: beside their images.
@@ -62,6 +64,7 @@ class Naming:
 
   model: str = ""
   model_scale: int = 4
+  alpha: float = 1.0
   size: ResultSize = dataclasses.field(default_factory=ResultSize)
   file: pathlib.Path | None = None
   folder: pathlib.Path | None = None
@@ -114,6 +117,7 @@ class Naming:
       "type": source.suffix[1:],
       "folder": pathlib.Path(os.path.abspath(source)).parent.name,
       "model": _tidy(_WEIGHTS.sub("", self.model)),
+      "alpha": f"{self.alpha:.12g}",
       **self._of_size(source, size, {*_FIELD.findall(name)}),
     }
     name = _FIELD.sub(lambda match: values[match[1]], name)

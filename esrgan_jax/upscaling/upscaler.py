@@ -22,12 +22,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from esrgan_jax import checks, compilation
 from esrgan_jax.models import registry
+from esrgan_jax.models.ensemble import SelfEnsemble
 from esrgan_jax.ops import platforms
 from esrgan_jax.upscaling import stream, tiles
 from esrgan_jax.upscaling.memory import OutOfMemoryError
-from esrgan_jax.weights import find, zoo
+from esrgan_jax.weights import find, mixing, zoo
 
-__all__ = ["OutOfMemoryError", "Upscaler", "load"]
+__all__ = ["OutOfMemoryError", "Upscaler", "load", "load_mixture"]
 
 Progress = Callable[[int, int], None]
 Notify = Callable[[str], None]
@@ -69,7 +70,7 @@ class _Static:
 
   net: registry.Generator
   placed: _Placed
-  programs: dict[tuple, jax.stages.Compiled] = dataclasses.field(compare=False)
+  programs: dict[Any, Any] = dataclasses.field(compare=False)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -180,12 +181,12 @@ class Upscaler:
     self.__setattr__(name, None)
 
   def _replaced(self, variables, **changes):
-    """Another model of the same network."""
+    """Another model of the same network, or of another with its variables."""
     other = object.__new__(type(self))
     other._set(
-      net=self.net,
+      net=changes.get("net", self.net),
       placed=self._placed,
-      programs=self._programs,
+      programs=changes.get("programs", self._programs),
       variables=variables,
       name=changes.get("name", self.name),
       notes=changes.get("notes", self.notes),
@@ -233,6 +234,32 @@ class Upscaler:
     params, collections = unfreeze(params), unfreeze(collections or {})
     _check_variables(self.net, params, collections)
     return self._replaced(self._placed.put((params, collections)))
+
+  def with_ensemble(self) -> Upscaler:
+    """Returns the model whose result is this one's mean over eight ways.
+
+    What `upscale(..., ensemble=True)` runs: images turned and mirrored in all
+    ways go through the network, come back, and are averaged before anything is
+    rounded (`models.ensemble`). It takes eight times as long, has this model's
+    arrays, and is a model as any other. What is one already stays.
+
+    >>> from esrgan_jax.models.rrdb import RRDBNet
+    >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+    >>> lr = jnp.zeros((1, 8, 8, 3))
+    >>> model = Upscaler(net, net.init(jax.random.key(0), lr)["params"])
+    >>> model.with_ensemble()(lr).shape
+    (1, 32, 32, 3)
+    """
+    if isinstance(self.net, SelfEnsemble):
+      return self
+    other = self._replaced(
+      (self._params, self._collections),
+      net=SelfEnsemble(self.net),
+      # Kept beside this model's: the next call finds them compiled.
+      programs=self._programs.setdefault("ensemble", {}),
+    )
+    object.__setattr__(other, "_everywhere", self._everywhere)
+    return other
 
   def __call__(self, lr: jax.Array) -> jax.Array:
     """Applies the network to whole float images `[..., H, W, 3]`.
@@ -311,6 +338,7 @@ class Upscaler:
     tile: int | str = "auto",
     exact: bool = False,
     halo: int | None = None,
+    ensemble: bool = False,
     out: np.ndarray | None = None,
     progress: Progress | None = None,
     notify: Notify | None = None,
@@ -328,6 +356,8 @@ class Upscaler:
         where a network does not tell how far it looks, only one tile is.
       halo: LR pixels around a tile; None means a width whose error is below
         one level of 255 (docs/tiling.md).
+      ensemble: Return the mean over the eight ways to turn and mirror the
+        image, at eight times the cost; see `with_ensemble`.
       out: Where to write the result, e.g. a `numpy.memmap`.
       progress: Called with the number of tiles done and in all.
       notify: Called with a sentence when tiles had to be made smaller; None
@@ -354,7 +384,9 @@ class Upscaler:
     True
     """
     pixels, result = self._prepare(image, out)
-    engine = self.engine(tile=tile, exact=exact, halo=halo, notify=notify)
+    engine = self._ensemble_if(ensemble).engine(
+      tile=tile, exact=exact, halo=halo, notify=notify
+    )
     (order,) = engine.run([self.order(pixels, result, progress)])
     if order.error is not None:
       raise order.error
@@ -370,6 +402,7 @@ class Upscaler:
     tile: int | str = "auto",
     exact: bool = False,
     halo: int | None = None,
+    ensemble: bool = False,
     notify: Notify | None = None,
   ) -> Iterator[np.ndarray]:
     """Upscales many images, each equal to `upscale` of it alone to rounding.
@@ -387,6 +420,7 @@ class Upscaler:
       tile: See `upscale`, as for the others.
       exact: Likewise.
       halo: Likewise.
+      ensemble: Likewise.
       notify: Likewise.
 
     Yields:
@@ -407,7 +441,9 @@ class Upscaler:
     >>> [result.shape for result in model.stream(images)]
     [(20, 36, 3), (32, 36, 3), (24, 36, 3)]
     """
-    engine = self.engine(tile=tile, exact=exact, halo=halo, notify=notify)
+    engine = self._ensemble_if(ensemble).engine(
+      tile=tile, exact=exact, halo=halo, notify=notify
+    )
 
     def orders() -> Iterator[stream.Order]:
       source = iter(images)
@@ -428,6 +464,13 @@ class Upscaler:
       if order.error is not None:
         raise order.error
       yield order.out[..., 0] if order.flat else order.out
+
+  def _ensemble_if(self, wanted: bool) -> Upscaler:
+    checks.check_flags(ensemble=wanted)
+    if not wanted:
+      return self
+    self._replicated()  # Once, for both.
+    return self.with_ensemble()
 
   def _prepare(
     self, image: Any, out: np.ndarray | None
@@ -672,5 +715,41 @@ def load(
     found.weights.collections,
     name=found.name,
     notes=found.weights.notes,
+    devices=devices,
+  )
+
+
+def load_mixture(
+  pair: mixing.Pair,
+  alpha: float,
+  *,
+  dtype: Any = "auto",
+  devices: Sequence[jax.Device] | None = None,
+) -> Upscaler:
+  """Returns the model that lies between two.
+
+  Args:
+    pair: The two, as of `mixing.find_pair`.
+    alpha: Share of the second, whose name it gets; outside of [0, 1] it
+      extrapolates.
+    dtype: As for `load`.
+    devices: Likewise.
+
+  Raises:
+    ValueError: If `alpha` is not finite.
+
+  >>> name = "realesrgan-x4plus-anime"
+  >>> load_mixture(mixing.find_pair(name, name), 0.5)
+  Upscaler(realesrgan-x4plus-anime, x4)
+  """
+  platform = (devices or jax.local_devices())[0].platform
+  compute = compilation.compute_dtype(dtype, platform)
+  weights = pair.mix(alpha)
+  return Upscaler(
+    registry.make_generator(**weights.config, dtype=compute),
+    weights.params,
+    weights.collections,
+    name=pair.last.name,
+    notes=pair.notes,
     devices=devices,
   )
