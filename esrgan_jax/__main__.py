@@ -23,6 +23,7 @@ _COMMANDS = {
   "convert": "convert a weight file by suffix",
   "evaluate": "measure PSNR and SSIM of a model on images",
   "interpolate": "mix a PSNR model and a GAN model",
+  "explore": "show an image by all models between a PSNR and a GAN model",
   "export": "write a model as ONNX, SavedModel, TFLite, ncnn or StableHLO",
 }
 

@@ -1,0 +1,412 @@
+"""Shows an image by all models between two: from faithful to full of detail.
+
+  python -m esrgan_jax explore LR.png --psnr-model P --gan-model G -o between/
+  python -m esrgan_jax explore LR.png --psnr-model runs/a --gan-model runs/a
+      --alphas 0:1:0.05 --reference HR.png -o between/
+
+Into the folder go strip.png, a square of the image by each model side by side;
+sweep.webp, an animation through all of them and back; and, with the true image
+as a reference, curve.svg, how near each is to it and how far from looking like
+it (the perception-distortion curve), with the numbers in numbers.json. The two
+models are mixed as by `interpolate`, all in one program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from esrgan_jax import __version__, compilation, console, images, storage
+from esrgan_jax.data.sources.base import matched
+from esrgan_jax.data.sources.folders import read_rgb
+from esrgan_jax.evaluation import compared, measures
+from esrgan_jax.evaluation.scores import Evaluation, Score
+from esrgan_jax.models import registry
+from esrgan_jax.report import sweep as pictures
+from esrgan_jax.steps import gan
+from esrgan_jax.text import printable
+from esrgan_jax.training import perceptual
+from esrgan_jax.upscaling import sweep
+from esrgan_jax.weights import find, mixing
+
+_MOST_ALPHAS = 101
+_SIDE = 32  # Of the square, in pixels of the image, where none is given.
+_ANIMATED = 1024  # Pixels of a side that the animation shows at most.
+# How near a result is to the true image; other measures are of how it looks.
+_DISTORTION = {"psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds this command's arguments."""
+  parser.add_argument("input", metavar="INPUT", help="the image to upscale")
+  parser.add_argument(
+    "--psnr-model",
+    required=True,
+    metavar="MODEL",
+    help="the model at alpha 0; of a workdir, that of its first phase",
+  )
+  parser.add_argument(
+    "--gan-model",
+    required=True,
+    metavar="MODEL",
+    help="that at alpha 1, begun from the first; of a workdir, that of its last"
+    " phase",
+  )
+  parser.add_argument(
+    "--alphas",
+    type=_alphas,
+    default="0:1:0.1",
+    metavar="FIRST:LAST:STEP",
+    help="shares of the GAN model, or A,B,C (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--reference",
+    metavar="HR",
+    help="the true image, as many times as large as the models enlarge",
+  )
+  parser.add_argument(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FOLDER",
+    help="where the pictures go; it is made where there is none",
+  )
+  parser.add_argument(
+    "--crop",
+    type=_crop,
+    metavar="LEFT,TOP,SIDE",
+    help="the strip's square, in pixels of INPUT (default: 32 pixels a side,"
+    " where the models differ most)",
+  )
+  parser.add_argument(
+    "--measures",
+    metavar="A,B",
+    help="what to measure, with commas between (default:"
+    f" {','.join(measures.DEFAULT)}, and perceptual where VGG19's weights are)",
+  )
+  parser.add_argument(
+    "--vgg",
+    default="auto",
+    metavar="FILE",
+    help="VGG19's weights for the perceptual distance: torchvision's .pth or"
+    " Keras's .h5; random: untrained ones; auto: from this machine's caches"
+    " (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--precision",
+    choices=("auto", "float32", "bfloat16"),
+    default="auto",
+    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
+  )
+  parser.add_argument(
+    "--max-pixels",
+    type=int,
+    default=images.MAX_PIXELS,
+    metavar="N",
+    help="refuse larger images, and those that claim far more than their bytes"
+    " make believable (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="replace files of these names in FOLDER",
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Explores; returns the exit status."""
+  out = console.make_console()
+  if args.max_pixels < 0:
+    raise ValueError(f"--max-pixels is {args.max_pixels}; it is at least 0")
+  if args.reference is None and args.measures:
+    raise ValueError(
+      "--measures compares with the true image: give it, --reference HR"
+    )
+  alphas = list(args.alphas)
+  targets = _targets(args)
+  lr = read_rgb(pathlib.Path(args.input), args.input, args.max_pixels)
+  hr = None
+  if args.reference is not None:
+    name = args.reference
+    hr = read_rgb(pathlib.Path(name), name, args.max_pixels)
+  compilation.enable_compilation_cache(storage.cache_dir() / "xla")
+  pair = mixing.find_pair(
+    args.psnr_model,
+    args.gan_model,
+    scale=args.model_scale,
+    config=find.read_config(args.config),
+    progress=functools.partial(console.fetch_progress, quiet=False),
+  )
+  _check_targets(args, targets, [pair.first.path, pair.last.path])
+  scale = pair.config["scale"]
+  notes = list(pair.notes)
+  if hr is not None:
+    # Before the work, not after it.
+    lr, hr = matched(lr, hr, scale, args.reference)
+  crop = _check_crop(args.crop, lr)
+  taken = _measures(args, notes) if hr is not None else ()
+  for note in notes:
+    out.print(f"note: {note}")
+  began = time.perf_counter()
+  results = sweep.sweep(
+    registry.make_generator(
+      **pair.config, dtype=compilation.compute_dtype(args.precision)
+    ),
+    *pair.variables,
+    lr,
+    alphas,
+  )
+  if crop is None:
+    crop = pictures.choose_crop(
+      results[0], results[-1], side=_SIDE, scale=scale
+    )
+  rows = _measured(results, hr, alphas, scale, taken) if taken else ()
+  record = _record(pair, alphas)
+  storage.absolute(args.output).mkdir(parents=True, exist_ok=True)
+  _write_strip(targets["strip"], lr, hr, results, alphas, crop, scale, record)
+  _write_animation(targets["sweep"], results, alphas, crop, scale, record)
+  written = ["strip", "sweep"]
+  if rows:
+    for line in _table(rows, taken):
+      out.print(line)
+    _write_numbers(targets, rows, pair, scale, taken)
+    written += ["curve", "numbers"]
+  for name in written:
+    out.print(str(targets[name]))
+  height, width = results.shape[1:3]
+  out.print(
+    f"{len(alphas)} of {width} x {height} in"
+    f" {time.perf_counter() - began:.1f} s, {pair.first.name} to"
+    f" {pair.last.name}; the strip shows {crop.side} x {crop.side} pixels at"
+    f" --crop {crop.left},{crop.top},{crop.side}"
+  )
+  return 0
+
+
+def _alphas(text: str) -> tuple[float, ...]:
+  """Reads FIRST:LAST:STEP, or numbers with commas between."""
+  try:
+    if ":" in text:
+      first, last, step = map(float, text.split(":"))
+    else:
+      values = tuple(map(float, text.split(",")))
+      first, last, step = values[0], values[-1], 1.0
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f"{text} is neither FIRST:LAST:STEP, such as 0:1:0.1, nor numbers with"
+      " commas between"
+    ) from None
+  numbers = (first, last, step) if ":" in text else values
+  if not all(map(math.isfinite, numbers)):
+    raise argparse.ArgumentTypeError(f"{text} has a number that is not finite")
+  if ":" in text:
+    if step == 0 or (last - first) / step < 0:
+      raise argparse.ArgumentTypeError(
+        f"{text}: from {first:g} to {last:g} no steps of {step:g} lead"
+      )
+    count = math.floor(min((last - first) / step, 1e6) + 1e-9) + 1
+    # As they are written: 0.3, not 0.30000000000000004.
+    values = tuple(
+      round(first + step * i, 12) for i in range(min(count, _MOST_ALPHAS + 1))
+    )
+  values = tuple(dict.fromkeys(values))
+  if not 2 <= len(values) <= _MOST_ALPHAS:
+    found = "more" if len(values) > _MOST_ALPHAS else "one"
+    raise argparse.ArgumentTypeError(
+      f"{text}: 2 to {_MOST_ALPHAS} alphas make a sweep, and these are {found}"
+    )
+  return values
+
+
+def _crop(text: str) -> pictures.Crop:
+  if not re.fullmatch(r"\d{1,9},\d{1,9},\d{1,9}", text):
+    raise argparse.ArgumentTypeError(
+      f"{text} is not LEFT,TOP,SIDE, such as 40,30,32"
+    )
+  left, top, side = map(int, text.split(","))
+  if not side:
+    raise argparse.ArgumentTypeError(f"{text}: a side has at least one pixel")
+  return pictures.Crop(top, left, side)
+
+
+def _check_crop(
+  crop: pictures.Crop | None, lr: np.ndarray
+) -> pictures.Crop | None:
+  height, width, _ = lr.shape
+  if crop and (crop.top + crop.side > height or crop.left + crop.side > width):
+    raise ValueError(
+      f"--crop {crop.left},{crop.top},{crop.side} ends outside of the image,"
+      f" which is {width} x {height}"
+    )
+  return crop
+
+
+def _targets(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the files that there will be, by what they are."""
+  folder = storage.absolute(args.output)
+  if storage.is_remote(args.output):
+    raise ValueError(
+      f"{args.output} is in a bucket: give a folder on a disk, and copy it"
+    )
+  names = {"strip": "strip.png", "sweep": "sweep.webp"}
+  if args.reference is not None:
+    names |= {"curve": "curve.svg", "numbers": "numbers.json"}
+  targets = {
+    what: pathlib.Path(os.fspath(folder), name) for what, name in names.items()
+  }
+  inputs = filter(None, [args.input, args.reference])
+  _check_targets(args, targets, inputs)
+  return targets
+
+
+def _check_targets(args, targets, inputs) -> None:
+  ids = storage.file_ids(list(inputs))
+  for path in targets.values():
+    storage.check_output(
+      path, overwrite=args.overwrite, inputs=ids, make_folder=True
+    )
+
+
+def _record(pair: mixing.Pair, alphas: Sequence[float]) -> str:
+  return printable(
+    f"esrgan_jax {__version__}, {pair.last.name} x{pair.config['scale']},"
+    f" psnr_model={pair.first.name}, alpha={alphas[0]:g} to {alphas[-1]:g}"
+  )
+
+
+def _image(pixels: np.ndarray, record: str) -> images.Image:
+  return images.Image(
+    np.ascontiguousarray(pixels), metadata=images.Metadata(record=record)
+  )
+
+
+def _write_strip(target, lr, hr, results, alphas, crop, scale, record) -> None:
+  small = crop.of(lr).repeat(scale, axis=0).repeat(scale, axis=1)
+  columns = [("image", small)]
+  columns += [
+    (f"alpha {alpha:g}", crop.of(result, scale))
+    for alpha, result in zip(alphas, results, strict=True)
+  ]
+  if hr is not None:
+    columns.append(("reference", crop.of(hr, scale)))
+  strip = _image(pictures.draw_strip(columns), record)
+  images.write_image(target, strip, overwrite=True)
+
+
+def _write_animation(target, results, alphas, crop, scale, record) -> None:
+  rows, columns = (
+    _around(start + crop.side // 2, length, scale)
+    for start, length in zip(
+      (crop.top, crop.left), results.shape[1:3], strict=True
+    )
+  )
+  shown = results[:, rows, columns]
+  images.write_frames(
+    target,
+    (_image(each, record) for each in pictures.animate(shown, alphas)),
+    durations=pictures.durations(len(alphas)),
+    quality=90,
+    overwrite=True,
+  )
+
+
+def _around(middle: int, length: int, scale: int) -> slice:
+  """Of a large result, what is around the crop."""
+  side = min(length, _ANIMATED)
+  start = min(max(middle * scale - side // 2, 0), length - side)
+  return slice(start, start + side)
+
+
+def _measures(
+  args: argparse.Namespace, notes: list[str]
+) -> tuple[measures.Measure, ...]:
+  """Returns what to measure, the perceptual distance among it if it can be."""
+  names = list(measures.DEFAULT)
+  asked = args.measures is not None
+  if asked:
+    names = list(filter(None, map(str.strip, args.measures.split(","))))
+  wanted = "perceptual" in names
+  # PSNR on Y is the curve's other axis.
+  names = dict.fromkeys(["psnr_y", *names])
+  chosen = measures.choose(name for name in names if name != "perceptual")
+  if asked and not wanted:
+    return chosen
+  try:
+    weights = perceptual.load_vgg19(args.vgg, fetch=wanted)
+  except FileNotFoundError:
+    if wanted or args.vgg != "auto":
+      raise
+    notes.append(
+      "VGG19's weights are not here, and the perceptual distance is left out:"
+      " --measures psnr_y,perceptual fetches them, --vgg FILE names them"
+    )
+    return chosen
+  looks = measures.find("perceptual")
+  distance = gan.vgg_perceptual(weights.params)
+  return (*chosen, dataclasses.replace(looks, function=distance))
+
+
+def _measured(results, hr, alphas, scale, taken) -> list[dict[str, float]]:
+  take = measures.compile_measures(taken)
+  rows = []
+  for alpha, sr in zip(alphas, results, strict=True):
+    values = take(compared.Compared(sr, hr, crop_border=scale))
+    rows.append({"alpha": alpha, **values})
+  return rows
+
+
+def _write_numbers(targets, rows, pair, scale, taken) -> None:
+  evaluations = [
+    Evaluation(
+      pair.said(row["alpha"]),
+      scale,
+      scale,
+      (Score("image", {k: v for k, v in row.items() if k != "alpha"}),),
+    )
+    for row in rows
+  ]
+  plain = [
+    {"alpha": row["alpha"], **each.to_json()["means"]}
+    for row, each in zip(rows, evaluations, strict=True)
+  ]
+  content = {
+    "psnr_model": pair.first.name,
+    "gan_model": pair.last.name,
+    "protocol": evaluations[0].protocol,
+    "rows": plain,
+  }
+  text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+  storage.write_whole(targets["numbers"], text, overwrite=True)
+  looks = [each.name for each in taken if each.name not in _DISTORTION]
+  # The perceptual distance is the last; without any, SSIM is nearest to it.
+  others = [each.name for each in taken if each.name.startswith("ssim")]
+  axis = next(iter([*looks[::-1], *others]), None)
+  curves = pictures.draw_curves(plain, perception=axis)
+  storage.write_whole(targets["curve"], curves, overwrite=True)
+
+
+def _table(rows, taken) -> list[str]:
+  """Returns a heading, and a line an alpha."""
+  sizes = [max(len(each.heading), 9) for each in taken]
+
+  def line(first: str, cells: Sequence[str]) -> str:
+    return " ".join([first.ljust(7), *map(str.rjust, cells, sizes)])
+
+  return [
+    line("alpha", [each.heading for each in taken]),
+    *(
+      line(f"{row['alpha']:g}", [each.show(row[each.name]) for each in taken])
+      for row in rows
+    ),
+  ]
