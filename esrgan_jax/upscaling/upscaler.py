@@ -649,6 +649,8 @@ def _expected(net):
 
 def _check_variables(net, params, collections):
   """Raises unless they are a network's."""
+  if isinstance(net, SelfEnsemble):
+    net = net.net
   registry.check_network(net)
   if not hasattr(net, "scale"):
     raise TypeError(

@@ -139,10 +139,10 @@ def find_pair(
   '0.2 * realesrgan-x4plus-anime'
   >>> pair.mix(0.8).metadata["alpha"]
   '0.8'
-  >>> find_pair(name, "realsr-df2k-x4")
+  >>> find_pair(name, "realesrgan-x4plus")
   Traceback (most recent call last):
   ...
-  ValueError: ...num_block is 6 in realesrgan-x4plus-anime and 23 in realsr-...
+  ValueError: ...num_block is 6 in realesrgan-x4plus-anime and 23 in realesr...
   """
   models = []
   for model, phase in ((first, "first"), (last, "last")):
