@@ -59,10 +59,11 @@ def folder(tmp_path_factory):
   several = {"save_all": True, "append_images": frames[1:]}
   frames[0].save(here / "blink.gif", duration=[40, 80, 120], **several)
   frames[0].save(here / "pages.tif", **several)
-  model = make_model(num_feat=4, num_grow_ch=2)
   config = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
-  params = jax.device_get(model.params)
-  files.write_weights(here / "my.safetensors", params, config)
+  for seed, name in enumerate(("my", "psnr")):
+    model = make_model(seed, num_feat=4, num_grow_ch=2)
+    params = jax.device_get(model.params)
+    files.write_weights(here / f"{name}.safetensors", params, config)
   return here
 
 

@@ -196,37 +196,40 @@ def run(args: argparse.Namespace) -> int:
 
 def _alphas(text: str) -> tuple[float, ...]:
   """Reads FIRST:LAST:STEP, or numbers with commas between."""
+  is_range = ":" in text
   try:
-    if ":" in text:
-      first, last, step = map(float, text.split(":"))
-    else:
-      values = tuple(map(float, text.split(",")))
-      first, last, step = values[0], values[-1], 1.0
+    numbers = tuple(map(float, text.split(":" if is_range else ",")))
+    if is_range and len(numbers) != 3:
+      raise ValueError
   except ValueError:
     raise argparse.ArgumentTypeError(
       f"{text} is neither FIRST:LAST:STEP, such as 0:1:0.1, nor numbers with"
       " commas between"
     ) from None
-  numbers = (first, last, step) if ":" in text else values
   if not all(map(math.isfinite, numbers)):
     raise argparse.ArgumentTypeError(f"{text} has a number that is not finite")
-  if ":" in text:
-    if step == 0 or (last - first) / step < 0:
-      raise argparse.ArgumentTypeError(
-        f"{text}: from {first:g} to {last:g} no steps of {step:g} lead"
-      )
-    count = math.floor(min((last - first) / step, 1e6) + 1e-9) + 1
-    # As they are written: 0.3, not 0.30000000000000004.
-    values = tuple(
-      round(first + step * i, 12) for i in range(min(count, _MOST_ALPHAS + 1))
-    )
-  values = tuple(dict.fromkeys(values))
+  values = _range(text, *numbers) if is_range else numbers
+  values = tuple(dict.fromkeys(values[: _MOST_ALPHAS + 1]))
   if not 2 <= len(values) <= _MOST_ALPHAS:
     found = "more" if len(values) > _MOST_ALPHAS else "one"
     raise argparse.ArgumentTypeError(
       f"{text}: 2 to {_MOST_ALPHAS} alphas make a sweep, and these are {found}"
     )
   return values
+
+
+def _range(
+  text: str, first: float, last: float, step: float
+) -> tuple[float, ...]:
+  """Returns steps from first to last, one too many at most."""
+  steps = (last - first) / step if step else -1.0
+  if steps < 0:
+    raise argparse.ArgumentTypeError(
+      f"{text}: from {first:g} to {last:g} no steps of {step:g} lead"
+    )
+  count = math.floor(min(steps, _MOST_ALPHAS) + 1e-9) + 1
+  # As they are written: 0.3, not 0.30000000000000004.
+  return tuple(float(f"{first + step * i:.12g}") for i in range(count))
 
 
 def _crop(text: str) -> pictures.Crop:

@@ -5,6 +5,7 @@ Pictures are uint8 `[H, W, 3]`, RGB; results `[A, H, W, 3]`, one an alpha.
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,17 +47,19 @@ text { fill: #6b6f66; font-size: 11px; } .title { fill: #22241f;
 """
 
 
+@dataclasses.dataclass(frozen=True)
 class Crop:
-  """A square of a picture.
+  """A square of a picture, in pixels of the image that was upscaled.
 
   Attributes:
-    top: Its first row, in pixels of the image that was upscaled.
+    top: Its first row.
     left: Its first column.
-    side: Of it, likewise.
+    side: Its length.
   """
 
-  def __init__(self, top: int, left: int, side: int):
-    self.top, self.left, self.side = top, left, side
+  top: int
+  left: int
+  side: int
 
   def of(self, picture: np.ndarray, scale: int = 1) -> np.ndarray:
     """Returns the square of a picture that is so much larger.
@@ -103,7 +106,6 @@ def choose_crop(
     - sums[side:, :-side]
     + sums[:-side, :-side]
   )
-  # The middle-most of equal ones would be as good; the first is the same anew.
   top, left = np.unravel_index(np.argmax(squares), squares.shape)
   return Crop(int(top), int(left), side)
 
