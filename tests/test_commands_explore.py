@@ -26,8 +26,6 @@ def cache(tmp_path, monkeypatch):
   monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
   monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture

@@ -229,7 +229,8 @@ def _range(
     )
   count = math.floor(min(steps, _MOST_ALPHAS) + 1e-9) + 1
   # As they are written: 0.3, not 0.30000000000000004.
-  return tuple(float(f"{first + step * i:.12g}") for i in range(count))
+  digits = 12 - math.floor(math.log10(abs(step)))
+  return tuple(round(first + step * i, digits) + 0.0 for i in range(count))
 
 
 def _crop(text: str) -> pictures.Crop:
