@@ -20,7 +20,7 @@ from esrgan_jax.weights.files import Weights
 
 __all__ = ["Pair", "check_alpha", "find_pair"]
 
-# Of the second model: what ESRGAN's authors found to look best.
+# Share of the second model, as in the authors' example (net_interp.py).
 DEFAULT_ALPHA = 0.8
 
 
