@@ -53,7 +53,7 @@ def mixture(here, alpha):
 
 
 START = ["explore", "lr.png", "--psnr-model", "p.safetensors", "--gan-model"]
-COMMAND = [*START, "g.safetensors", "-o", "out"]
+COMMAND = [*START, "g.safetensors"]
 
 
 def test_upscale_mixes_on_the_fly_and_says_so(here, capsys):
@@ -107,19 +107,38 @@ def test_of_a_workdir_it_is_the_first_and_the_last_phase(here, capsys):
   assert np.abs(found - expected).max() <= 1
 
 
+def counting_programs(run):
+  """Returns what `run` does, and how many programs XLA compiled for it."""
+  seen = []
+
+  def listen(event, _, **__):
+    seen.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    result = run()
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  return result, seen.count("/jax/core/compile/backend_compile_duration")
+
+
 @pytest.mark.parametrize(
   "tile",
   ["auto", pytest.param(8, marks=pytest.mark.slow)],
 )
-def test_a_sweep_is_each_model_alone(here, tile):
+def test_a_sweep_is_each_model_alone_and_one_program(here, tile):
   net = RRDBNet(**NET)
   first, last = (
     {"params": files.read_weights(here / f"{name}.safetensors").params}
     for name in "pg"
   )
   lr = photo(45, 30, 3, dtype=np.uint8)
-  alphas = [0, 0.3, 1, -0.5]
-  found = sweep(net, first, last, lr, alphas, tile=tile)
+  # Not a multiple of how many go at a time.
+  alphas = [0, 0.3, 1, -0.5, 0.7]
+  found, programs = counting_programs(
+    lambda: sweep(net, first, last, lr, alphas, tile=tile)
+  )
+  assert programs == 1
   model = Upscaler(net, first["params"])
   for result, alpha in zip(found, alphas, strict=True):
     mixed = interpolate_params(first, last, alpha=alpha)
@@ -156,9 +175,9 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   assert main(command) == 0
   text = capsys.readouterr().out
   assert "note: VGG19's weights are not here" in text
-  assert len(list((here / "out").iterdir())) == 4
+  assert len(list((here / "lr_explored").iterdir())) == 4
   lr, hr = (np.asarray(PilImage.open(f"{n}.png")) for n in ("lr", "hr"))
-  rows = json.loads((here / "out/numbers.json").read_text())["rows"]
+  rows = json.loads((here / "lr_explored/numbers.json").read_text())["rows"]
   assert [row["alpha"] for row in rows] == [0, 0.5, 1]
   for row in rows:
     sr = mixture(here, row["alpha"]).upscale(lr)
@@ -166,7 +185,7 @@ def test_strip_animation_curve_and_numbers(here, capsys):
     for name, value in expected.items():
       # One level of a pixel, here or there.
       assert row[name] == pytest.approx(value, abs=2e-3)
-  with PilImage.open("out/strip.png") as strip:
+  with PilImage.open("lr_explored/strip.png") as strip:
     # An image, three models, the reference: squares of 16 pixels, enlarged.
     assert strip.size == (5 * 64 + 4 * 4, 18 + 64)
     assert "alpha=0 to 1" in strip.info["Software"]
@@ -174,7 +193,7 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   left, top, side = map(int, text.rpartition("--crop ")[2].split(","))
   square = hr[4 * top : 4 * (top + side), 4 * left : 4 * (left + side)]
   np.testing.assert_array_equal(columns[:, -64:], square)
-  frames = images.read_frames(here / "out/sweep.webp")
+  frames = images.read_frames(here / "lr_explored/sweep.webp")
   assert list(map(int, frames.durations)) == [900, 120, 900, 120]
   assert frames.loop == 0
   there = [frame.pixels[18:].astype(int) for frame in frames]
@@ -182,7 +201,7 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   for frame, alpha in zip(there[:3], (0, 0.5, 1), strict=True):
     sr = mixture(here, alpha).upscale(lr)
     assert np.abs(frame - sr).mean() < 12  # WebP's loss, of noise.
-  root = xml.etree.ElementTree.parse(here / "out/curve.svg").getroot()
+  root = xml.etree.ElementTree.parse(here / "lr_explored/curve.svg").getroot()
   texts = ["".join(each.itertext()) for each in root.iter() if each.text]
   assert any("over PSNR, by alpha" in each for each in texts)
   assert {"0", "0.5", "1"} <= set(texts)
@@ -193,19 +212,23 @@ def test_the_perceptual_distance_is_the_axis_where_it_can_be(here, capsys):
   command = [*COMMAND, "--alphas", "0,1", "--reference", "hr.png"]
   assert main([*command, "--vgg", "random"]) == 0
   assert "Perceptual distance" in capsys.readouterr().out
-  assert "Perceptual distance over PSNR" in (here / "out/curve.svg").read_text()
+  assert (
+    "Perceptual distance over PSNR"
+    in (here / "lr_explored/curve.svg").read_text()
+  )
   assert main([*command, "--vgg", "absent.pth", "--overwrite"]) == 1
   assert "absent.pth" in capsys.readouterr().err
 
 
 def test_without_a_reference_there_is_no_curve(here):
-  assert main([*COMMAND, "--alphas", "0,1", "--crop", "2,3,5"]) == 0
-  names = {path.name for path in (here / "out").iterdir()}
+  command = [*COMMAND, "--alphas", "0,1", "-o", "new/out"]
+  assert main([*command, "--crop", "2,3,5"]) == 0
+  names = {path.name for path in (here / "new/out").iterdir()}
   assert names == {"strip.png", "sweep.webp"}
-  with PilImage.open("out/strip.png") as strip:
+  with PilImage.open("new/out/strip.png") as strip:
     assert strip.size == (3 * 64 + 2 * 4, 18 + 20)
   # And nothing is replaced unasked.
-  assert main([*COMMAND, "--alphas", "0,1"]) == 1
+  assert main(command) == 1
 
 
 @pytest.mark.parametrize(
@@ -227,7 +250,7 @@ def test_what_cannot_be(here, capsys, words, message):
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1
-  assert not (here / "out").exists()
+  assert not (here / "lr_explored").exists()
 
 
 @pytest.mark.parametrize(

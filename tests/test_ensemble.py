@@ -14,8 +14,9 @@ from esrgan_jax.__main__ import main
 from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models import registry
 from esrgan_jax.models.ensemble import SelfEnsemble
+from esrgan_jax.ops import strips
+from esrgan_jax.upscaling import memory, tiles, upscaler
 from esrgan_jax.upscaling import photo as photos
-from esrgan_jax.upscaling import tiles
 from esrgan_jax.upscaling.upscaler import Upscaler
 from tests.test_commands_interpolate import write_model
 from tests.test_upscaler import make_model, photo, whole
@@ -74,14 +75,32 @@ def test_rounding_comes_last(model):
 
 
 @pytest.mark.slow
-def test_a_stream_is_each_alone(model):
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_stream_is_each_alone(devices):
+  one, many = make_model(), make_model(devices=devices)
   sizes = [(9, 14), (20, 7), (12, 12), (31, 17)]
-  batch = [photo(*size, 3) for size in sizes]
+  batch = [photo(*size, 3, seed=i) for i, size in enumerate(sizes)]
+  batch.append(photo(11, 8, 1))
   for image, found in zip(
-    batch, model.stream(batch, ensemble=True), strict=True
+    batch, many.stream(batch, ensemble=True), strict=True
   ):
-    expected = model.upscale(image, ensemble=True)
+    expected = one.upscale(image, ensemble=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_in_strips(monkeypatch):
+  image = photo(48, 31, 3)
+  expected = mean(lambda x: whole(make_model(), np.ascontiguousarray(x)), image)
+  # Of windows, and within them of the last layers.
+  monkeypatch.setattr(memory, "_STRIP_SIZE", {"cpu": 2**15})
+  monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
+  model = make_model()
+  found = model.upscale(image, ensemble=True)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  (shape, *_), *others = model.with_ensemble()._programs
+  assert shape.num_strips > 2
+  assert not others
 
 
 @pytest.mark.slow
@@ -178,23 +197,27 @@ def test_transparency_edges_that_meet_and_consistency(model):
 def test_the_commands(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
   name = str(write_model(tmp_path / "m.safetensors", 0))
-  frames = [photo(10, 12, 3, dtype=np.uint8, seed=n) for n in range(2)]
-  pictures = [PilImage.fromarray(frame) for frame in frames]
-  path = tmp_path / "a.png"
-  pictures[0].save(path, save_all=True, append_images=pictures[1:])
-  out = tmp_path / "b.png"
-  command = ["upscale", str(path), "-m", name, "-o", str(out), "--ensemble"]
-  assert main(command) == 0
+  (tmp_path / "lr").mkdir()
+  pictures = [photo(10, 12, 3, dtype=np.uint8, seed=n) for n in range(3)]
+  first, *others = map(PilImage.fromarray, pictures[:2])
+  first.save(tmp_path / "lr/a.png", save_all=True, append_images=others)
+  PilImage.fromarray(pictures[2][:7]).save(tmp_path / "lr/b.png")
+  out = tmp_path / "sr"
+  command = ["upscale", str(tmp_path / "lr"), "-m", name, "-o", str(out)]
+  assert main([*command, "--ensemble"]) == 0
+  model = upscaler.load(name)
+  found = [
+    *images.read_frames(out / "a.png"),
+    images.read_image(out / "b.png"),
+  ]
+  for lr, sr in zip([*pictures[:2], pictures[2][:7]], found, strict=True):
+    expected = model.upscale(lr, ensemble=True).astype(int)
+    assert np.abs(sr.pixels - expected).max() <= 1
+  with PilImage.open(out / "b.png") as picture:
+    assert "ensemble=True" in picture.info["Software"]
   (tmp_path / "hr").mkdir()
   large = PilImage.fromarray(photo(64, 48, 3, dtype=np.uint8))
   large.save(tmp_path / "hr" / "x.png")
-  from esrgan_jax.upscaling import upscaler
-
-  model = upscaler.load(name)
-  for frame, found in zip(frames, images.read_frames(out), strict=True):
-    expected = model.upscale(frame, ensemble=True).astype(int)
-    assert np.abs(found.pixels - expected).max() <= 1
-    assert "ensemble=True" in (found.metadata.record or "ensemble=True")
   numbers = tmp_path / "n.json"
   command = ["evaluate", "--hr", str(tmp_path / "hr"), "--json", str(numbers)]
   assert main([*command, "-m", name, "--ensemble"]) == 0

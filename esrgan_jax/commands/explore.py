@@ -1,14 +1,15 @@
 """Shows an image by all models between two: from faithful to full of detail.
 
-  python -m esrgan_jax explore LR.png --psnr-model P --gan-model G -o between/
+  python -m esrgan_jax explore LR.png --psnr-model P --gan-model G
   python -m esrgan_jax explore LR.png --psnr-model runs/a --gan-model runs/a
       --alphas 0:1:0.05 --reference HR.png -o between/
 
-Into the folder go strip.png, a square of the image by each model side by side;
-sweep.webp, an animation through all of them and back; and, with the true image
-as a reference, curve.svg, how near each is to it and how far from looking like
-it (the perception-distortion curve), with the numbers in numbers.json. The two
-models are mixed as by `interpolate`, all in one program.
+Into a folder, LR_explored where no other is given, go strip.png, a square of
+the image by each model side by side; sweep.webp, an animation through all of
+them and back; and, with the true image as a reference, curve.svg, how near each
+is to it and how far from looking like it (the perception-distortion curve),
+with the numbers in numbers.json. The two models are mixed as by `interpolate`,
+all in one program.
 """
 
 from __future__ import annotations
@@ -18,12 +19,10 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import re
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -78,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "-o",
     "--output",
-    required=True,
     metavar="FOLDER",
-    help="where the pictures go; it is made where there is none",
+    help="where the pictures go (default: NAME_explored beside INPUT); it is"
+    " made where there is none",
   )
   parser.add_argument(
     "--crop",
@@ -134,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
       "--measures compares with the true image: give it, --reference HR"
     )
   alphas = list(args.alphas)
-  targets = _targets(args)
+  folder = _folder(args)
+  targets = _targets(args, folder)
   lr = read_rgb(pathlib.Path(args.input), args.input, args.max_pixels)
   hr = None
   if args.reference is not None:
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     )
   rows = _measured(results, hr, alphas, scale, taken) if taken else ()
   record = _record(pair, alphas)
-  storage.absolute(args.output).mkdir(parents=True, exist_ok=True)
+  folder.mkdir(parents=True, exist_ok=True)
   _write_strip(targets["strip"], lr, hr, results, alphas, crop, scale, record)
   _write_animation(targets["sweep"], results, alphas, crop, scale, record)
   written = ["strip", "sweep"]
@@ -256,19 +256,26 @@ def _check_crop(
   return crop
 
 
-def _targets(args: argparse.Namespace) -> dict[str, Any]:
-  """Returns the files that there will be, by what they are."""
-  folder = storage.absolute(args.output)
+def _folder(args: argparse.Namespace) -> pathlib.Path:
+  """Returns where the pictures go."""
+  if args.output is None:
+    path = pathlib.Path(args.input)
+    return path.with_name(f"{path.stem or path.name}_explored")
   if storage.is_remote(args.output):
     raise ValueError(
       f"{args.output} is in a bucket: give a folder on a disk, and copy it"
     )
+  return pathlib.Path(args.output)
+
+
+def _targets(
+  args: argparse.Namespace, folder: pathlib.Path
+) -> dict[str, pathlib.Path]:
+  """Returns the files that there will be, by what they are."""
   names = {"strip": "strip.png", "sweep": "sweep.webp"}
   if args.reference is not None:
     names |= {"curve": "curve.svg", "numbers": "numbers.json"}
-  targets = {
-    what: pathlib.Path(os.fspath(folder), name) for what, name in names.items()
-  }
+  targets = {what: folder / name for what, name in names.items()}
   inputs = filter(None, [args.input, args.reference])
   _check_targets(args, targets, inputs)
   return targets

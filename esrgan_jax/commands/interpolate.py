@@ -87,12 +87,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _alpha(text: str) -> float:
-  value = float(text)
   try:
-    mixing.check_alpha(value)
+    return mixing.read_alpha(text)
   except ValueError as error:
     raise argparse.ArgumentTypeError(str(error)) from error
-  return value
 
 
 def _targets(output: str, alphas: Sequence[float]) -> dict[float, Any]:

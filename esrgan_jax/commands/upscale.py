@@ -604,12 +604,10 @@ def _scale(text: str) -> float:
 
 
 def _alpha(text: str) -> float:
-  value = float(text)
   try:
-    mixing.check_alpha(value)
+    return mixing.read_alpha(text)
   except ValueError as error:
     raise argparse.ArgumentTypeError(str(error)) from error
-  return value
 
 
 def _quality(text: str) -> int:

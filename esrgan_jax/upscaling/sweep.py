@@ -1,7 +1,8 @@
 """One image by all models that lie between two, in one program.
 
-The weights are mixed on the device, alpha after alpha, and what is compiled
-depends on neither.
+It is vmapped over alpha: the weights are mixed on the device, and as many
+models go through the image side by side as keep that busy. No alpha, and
+nothing of the models but their shapes, is in the program.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from esrgan_jax import compilation
@@ -52,7 +54,6 @@ def sweep(
     OutOfMemoryError: If not even small tiles fit into memory, or the results
       into the host's.
 
-  >>> import jax.numpy as jnp
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
   >>> first, last = (
@@ -72,7 +73,7 @@ def sweep(
   out = _room(len(alphas), height, width)
   pixels = tiles.pad_to_multiple(image, registry.size_multiple(net))
   variables = jax.device_put((first, last), device)
-  values = jax.device_put(np.asarray(alphas, np.float32), device)
+  values = np.asarray(alphas, np.float32)
   plan, program = _fitting(net, variables, values, pixels, tile, device)
   for piece in plan.pieces:
     shape = plan.shape
@@ -113,6 +114,7 @@ def _fitting(net, variables, alphas, pixels, tile, device):
   """Returns how to cut the image, and a program that fits into memory."""
   platform = device.platform
   largest = memory.largest_tile(platform) if tile == "auto" else tile
+  most = len(alphas)
   while True:
     plan = tiles.Plan.make(
       pixels.shape,
@@ -121,23 +123,42 @@ def _fitting(net, variables, alphas, pixels, tile, device):
       tiles.choose_halo(net),
       memory.strip_size(platform),
     )
+    shape = plan.shape
+    together = _count_together(platform, most, shape.area)
     compiled = functools.cache(
       functools.partial(
-        _compile, net, plan.shape, variables, alphas, device=device
+        _compile,
+        net,
+        shape,
+        variables,
+        len(alphas),
+        together=together,
+        device=device,
       )
     )
     if memory.fits(device, compiled):
       return plan, compiled()
-    side = max(plan.shape.height, plan.shape.width)
+    if together > 1:
+      most = together // 2
+      continue
+    side = max(shape.height, shape.width)
     largest = (min(largest, side) if largest else side) // 2
+    most = 1
     if largest < memory.SMALLEST_TILE:
       raise memory.OutOfMemoryError(
-        f"{device} has too little memory for tiles of {plan.shape.height} x"
-        f" {plan.shape.width} pixels; free some or use smaller models"
+        f"{device} has too little memory for tiles of {shape.height} x"
+        f" {shape.width} pixels; free some or use smaller models"
       )
 
 
-def _compile(net, shape, variables, alphas, *, device):
+def _count_together(platform, most, area):
+  """How many models see windows of an area at a time, to keep a device busy."""
+  wanted = max(1, memory.least_pixels(platform) // area)
+  rounds = -(-most // wanted)
+  return -(-most // rounds)
+
+
+def _compile(net, shape, variables, count, *, together, device):
   def run(first, last, alphas, window, corners, valid):
     def one(alpha):
       mixed = interpolate_params(first, last, alpha=alpha)
@@ -145,7 +166,10 @@ def _compile(net, shape, variables, alphas, *, device):
         net, mixed, window, corners, valid, size=shape.strip
       )
 
-    return jax.lax.map(one, alphas)
+    # Whole rounds, so that the network is in the program once.
+    padded = jnp.pad(alphas, (0, -count % together), mode="edge")
+    results = jax.lax.map(one, padded, batch_size=together)
+    return jax.tree.map(lambda x: x[:count], results)
 
   def like(*size, dtype):
     sharding = jax.sharding.SingleDeviceSharding(device)
@@ -156,7 +180,7 @@ def _compile(net, shape, variables, alphas, *, device):
   with platforms.tracing_for(device.platform):
     lowered = jax.jit(run, compiler_options=options).lower(
       *variables,
-      alphas,
+      like(count, dtype=np.float32),
       like(*window, 3, dtype=np.uint8),
       like(1, shape.num_strips, 2, dtype=np.int32),
       like(*window, 1, dtype=np.bool_) if shape.masked else None,

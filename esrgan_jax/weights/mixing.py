@@ -18,7 +18,7 @@ from esrgan_jax.weights import descent, find, partial
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.files import Weights
 
-__all__ = ["Pair", "check_alpha", "find_pair"]
+__all__ = ["DEFAULT_ALPHA", "Pair", "find_pair", "read_alpha"]
 
 # Share of the second model, as in the authors' example (net_interp.py).
 DEFAULT_ALPHA = 0.8
@@ -66,7 +66,7 @@ class Pair:
     Raises:
       ValueError: If it is not finite.
     """
-    check_alpha(alpha)
+    _check_alpha(alpha)
     collections = jax.tree.map(
       np.asarray, interpolate_params(*self.variables, alpha=alpha)
     )
@@ -96,14 +96,24 @@ class Pair:
     return shared | names | {"alpha": repr(alpha)}
 
 
-def check_alpha(alpha: float) -> None:
-  """Raises a ValueError unless a share is a finite number.
+def read_alpha(text: str) -> float:
+  """Reads a share from a command's argument; a ValueError if it is none.
 
-  >>> check_alpha(float("inf"))
+  >>> read_alpha("0.3"), read_alpha("1e-3")
+  (0.3, 0.001)
+  >>> read_alpha("much")
   Traceback (most recent call last):
   ...
-  ValueError: alpha inf is not a finite number
+  ValueError: alpha much is not a finite number
   """
+  with contextlib.suppress(ValueError):
+    alpha = float(text)
+    _check_alpha(alpha)
+    return alpha
+  raise ValueError(f"alpha {text} is not a finite number")
+
+
+def _check_alpha(alpha: float) -> None:
   if not math.isfinite(alpha):
     raise ValueError(f"alpha {alpha} is not a finite number")
 
