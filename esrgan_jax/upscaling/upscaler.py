@@ -70,7 +70,7 @@ class _Static:
 
   net: registry.Generator
   placed: _Placed
-  programs: dict[Any, Any] = dataclasses.field(compare=False)
+  programs: dict[tuple, jax.stages.Compiled] = dataclasses.field(compare=False)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -186,7 +186,7 @@ class Upscaler:
     other._set(
       net=changes.get("net", self.net),
       placed=self._placed,
-      programs=changes.get("programs", self._programs),
+      programs=self._programs,
       variables=variables,
       name=changes.get("name", self.name),
       notes=changes.get("notes", self.notes),
@@ -255,8 +255,6 @@ class Upscaler:
     other = self._replaced(
       (self._params, self._collections),
       net=SelfEnsemble(self.net),
-      # Kept beside this model's: the next call finds them compiled.
-      programs=self._programs.setdefault("ensemble", {}),
     )
     object.__setattr__(other, "_everywhere", self._everywhere)
     return other
@@ -582,7 +580,8 @@ class Upscaler:
   def _key(self, shape: tiles.Shape, dtype: Any) -> tuple:
     leaves = jax.tree.leaves(self._variables)
     layout = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return shape, np.dtype(dtype), layout
+    # A network's programs and those of its ensemble lie side by side.
+    return shape, np.dtype(dtype), layout, isinstance(self.net, SelfEnsemble)
 
   def _program(self, shape: tiles.Shape, dtype: Any) -> jax.stages.Compiled:
     placed = self._placed
