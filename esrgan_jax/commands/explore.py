@@ -154,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
   if hr is not None:
     # Before the work, not after it.
     lr, hr = matched(lr, hr, scale, args.reference)
+    compared.Compared(hr, hr, crop_border=scale)  # Raises if it is too small.
   crop = _check_crop(args.crop, lr)
   taken = _measures(args, notes) if hr is not None else ()
   for note in notes:
