@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from esrgan_jax.interpolate import interpolate_params
+from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import descent, find, partial
 from esrgan_jax.weights.dialects import DIALECTS
@@ -181,16 +182,19 @@ def find_pair(
 
 def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:
   """Raises if two networks differ, in the words of their configuration."""
-  ours, theirs = a.weights.config, b.weights.config
+  ours, theirs = map(_fields, (a, b))
   _, report = partial.fit(_everything(b), _everything(a))
   keys = {**ours, **theirs}
-  if ours["architecture"] in DIALECTS and not report.left:
-    # What does not show in the weights is how they are computed with.
+  dialect = DIALECTS.get(ours["architecture"])
+  if ours["architecture"] != theirs["architecture"]:
     keys = ("architecture", "scale")
+  elif dialect and not report.left:
+    # What else arrays do not tell is how they are computed with.
+    keys = ("scale", *dialect.UNTOLD)
   differences = [
     f"{key} is {ours.get(key)} in {a.name} and {theirs.get(key)} in {b.name}"
     for key in keys
-    # A checkpoint's configuration may not tell what is the default.
+    # None is the network's own choice.
     if None not in (ours.get(key), theirs.get(key)) and ours[key] != theirs[key]
   ]
   if report.left and not differences:
@@ -201,6 +205,13 @@ def _check_alike(a: find.FoundModel, b: find.FoundModel) -> None:
       f"{a.path} and {b.path} cannot be mixed, they are different networks: "
       + "; ".join(differences)
     )
+
+
+def _fields(model: find.FoundModel) -> dict[str, Any]:
+  """Its configuration, and what a checkpoint's does not tell: the defaults."""
+  config = model.weights.config
+  found = registry.find_generator(config["architecture"])
+  return {**found.fields, **config}
 
 
 def _everything(model: find.FoundModel) -> dict[str, Any]:
