@@ -123,20 +123,24 @@ def counting_programs(run):
 
 
 @pytest.mark.parametrize(
-  "tile",
-  ["auto", pytest.param(8, marks=pytest.mark.slow)],
+  "options",
+  [
+    {"together": 3},
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param({"tile": 8}, marks=pytest.mark.slow),
+    pytest.param({"tile": 8, "together": 5}, marks=pytest.mark.slow),
+  ],
 )
-def test_a_sweep_is_each_model_alone_and_one_program(here, tile):
+def test_a_sweep_is_each_model_alone_and_one_program(here, options):
   net = RRDBNet(**NET)
   first, last = (
     {"params": files.read_weights(here / f"{name}.safetensors").params}
     for name in "pg"
   )
   lr = photo(45, 30, 3, dtype=np.uint8)
-  # Not a multiple of how many go at a time.
   alphas = [0, 0.3, 1, -0.5, 0.7]
   found, programs = counting_programs(
-    lambda: sweep(net, first, last, lr, alphas, tile=tile)
+    lambda: sweep(net, first, last, lr, alphas, **options)
   )
   assert programs == 1
   model = Upscaler(net, first["params"])

@@ -1,8 +1,8 @@
 """One image by all models that lie between two, in one program.
 
-It is vmapped over alpha: the weights are mixed on the device, and as many
-models go through the image side by side as keep that busy. No alpha, and
-nothing of the models but their shapes, is in the program.
+It is vmapped over alpha, in rounds: the weights are mixed on the device, and as
+many models see the image at a time as keep that busy. No alpha, and nothing of
+the models but their shapes, is in the program.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def sweep(
   alphas: Sequence[float],
   *,
   tile: int | str = "auto",
+  together: int | None = None,
   device: jax.Device | None = None,
 ) -> np.ndarray:
   """Upscales an image by each model between two.
@@ -43,13 +44,16 @@ def sweep(
     image: uint8 `[H, W, 3]`.
     alphas: Shares of the last.
     tile: See `Upscaler.upscale`.
+    together: How many models see the image at a time, at most; None means as
+      many as keep the device busy, and on CPUs one.
     device: To run on; None means the first.
 
   Returns:
     uint8 `[A, H * scale, W * scale, 3]`, one an alpha.
 
   Raises:
-    ValueError: If the network is none of RGB images, or the two do not fit.
+    ValueError: If the network is none of RGB images, the two do not fit, or
+      `together` is below 1.
     FloatingPointError: If a result is not finite; names its alpha.
     OutOfMemoryError: If not even small tiles fit into memory, or the results
       into the host's.
@@ -68,13 +72,17 @@ def sweep(
       f"this network maps {registry.channels(net)[0]} to"
       f" {registry.channels(net)[1]} channels, and a sweep is of RGB images"
     )
+  if together is not None and together < 1:
+    raise ValueError(f"together is {together}; it is at least 1, or None")
   device = device or jax.local_devices()[0]
   height, width = (side * net.scale for side in image.shape[:2])
   out = _room(len(alphas), height, width)
   pixels = tiles.pad_to_multiple(image, registry.size_multiple(net))
   variables = jax.device_put((first, last), device)
   values = np.asarray(alphas, np.float32)
-  plan, program = _fitting(net, variables, values, pixels, tile, device)
+  plan, program = _fitting(
+    net, variables, values, pixels, tile, together, device
+  )
   for piece in plan.pieces:
     shape = plan.shape
     window = np.zeros((1, shape.height, shape.width, 3), np.uint8)
@@ -110,11 +118,11 @@ def sweep(
   return out
 
 
-def _fitting(net, variables, alphas, pixels, tile, device):
+def _fitting(net, variables, alphas, pixels, tile, together, device):
   """Returns how to cut the image, and a program that fits into memory."""
   platform = device.platform
   largest = memory.largest_tile(platform) if tile == "auto" else tile
-  most = len(alphas)
+  most, asked = min(together or len(alphas), len(alphas)), together
   while True:
     plan = tiles.Plan.make(
       pixels.shape,
@@ -124,7 +132,9 @@ def _fitting(net, variables, alphas, pixels, tile, device):
       memory.strip_size(platform),
     )
     shape = plan.shape
-    together = _count_together(platform, most, shape.area)
+    if not asked:
+      most = min(most, _count_wanted(platform, shape.area))
+    together = _even(len(alphas), most)
     compiled = functools.cache(
       functools.partial(
         _compile,
@@ -151,11 +161,19 @@ def _fitting(net, variables, alphas, pixels, tile, device):
       )
 
 
-def _count_together(platform, most, area):
-  """How many models see windows of an area at a time, to keep a device busy."""
-  wanted = max(1, memory.least_pixels(platform) // area)
-  rounds = -(-most // wanted)
-  return -(-most // rounds)
+def _count_wanted(platform, area):
+  """How many models keep a device busy, that see windows of an area."""
+  if platform == "cpu":
+    # A convolution with several models' kernels takes two to three times as
+    # long as one model after the other.
+    return 1
+  return -(-memory.least_pixels(platform) // area)
+
+
+def _even(count, most):
+  """How many go at a time, so that rounds are about alike."""
+  rounds = -(-count // most)
+  return -(-count // rounds)
 
 
 def _compile(net, shape, variables, count, *, together, device):
