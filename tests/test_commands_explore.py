@@ -1,6 +1,7 @@
 """`python -m esrgan_jax explore`, and `upscale --psnr-model`."""
 
 import json
+import shutil
 import xml.etree.ElementTree
 
 import jax
@@ -17,8 +18,9 @@ from esrgan_jax.report import sweep as pictures
 from esrgan_jax.upscaling.sweep import sweep
 from esrgan_jax.upscaling.upscaler import Upscaler
 from esrgan_jax.weights import files
-from tests.test_commands_interpolate import NET, write_model
-from tests.test_upscaler import photo
+from tests.test_upscaler import make_model, photo
+
+NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +30,27 @@ def cache(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+  """A folder with models that fit, and such that do not."""
+  folder = tmp_path_factory.mktemp("models")
+  for seed, (name, fields) in enumerate(
+    {"p": {}, "g": {}, "deep": {"num_block": 2}, "x2": {"scale": 2}}.items()
+  ):
+    params = make_model(seed, **NET | fields).params
+    params["conv_last"]["bias"] += 0.5  # Neither black nor white.
+    files.write_weights(f"{folder}/{name}.safetensors", params, NET | fields)
+  return folder
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-  """A folder with an image, its reference, and models that fit or do not."""
+def here(models, tmp_path, monkeypatch):
+  """Those models, an image, and its reference."""
   monkeypatch.chdir(tmp_path)
+  shutil.copytree(models, tmp_path, dirs_exist_ok=True)
   hr = photo(83, 65, 3, dtype=np.uint8)
   PilImage.fromarray(hr).save("hr.png")
   PilImage.fromarray(hr[:80:4, :64:4]).save("lr.png")
-  for seed, name in enumerate("pg"):
-    write_model(tmp_path / f"{name}.safetensors", seed)
-  write_model(tmp_path / "deep.safetensors", 2, num_block=2)
-  write_model(tmp_path / "x2.safetensors", 2, scale=2)
   return tmp_path
 
 
@@ -165,6 +177,7 @@ def test_a_sweep_of_a_network_that_unshuffles():
     assert np.abs(result - expected).max() <= 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_between_two(here):
   net = RRDBNet(**NET)
   params = files.read_weights(here / "p.safetensors").params
@@ -224,6 +237,7 @@ def test_the_perceptual_distance_is_the_axis_where_it_can_be(here, capsys):
   assert "absent.pth" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_a_reference_there_is_no_curve(here):
   command = [*COMMAND, "--alphas", "0,1", "-o", "new/out"]
   assert main([*command, "--crop", "2,3,5"]) == 0

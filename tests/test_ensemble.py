@@ -18,7 +18,7 @@ from esrgan_jax.ops import strips
 from esrgan_jax.upscaling import memory, tiles, upscaler
 from esrgan_jax.upscaling import photo as photos
 from esrgan_jax.upscaling.upscaler import Upscaler
-from tests.test_commands_interpolate import write_model
+from esrgan_jax.weights import files
 from tests.test_upscaler import make_model, photo, whole
 
 # NumPy's own: quarter turns, and those of the mirror image.
@@ -63,6 +63,7 @@ def test_it_is_the_mean_of_eight_results(model, size, options):
   assert np.abs(found - whole(model, image)).max() > 0.05
 
 
+@pytest.mark.slow
 def test_rounding_comes_last(model):
   image = photo(12, 9, 3, dtype=np.uint8)
   floats = mean(
@@ -196,7 +197,10 @@ def test_transparency_edges_that_meet_and_consistency(model):
 @pytest.mark.slow
 def test_the_commands(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
-  name = str(write_model(tmp_path / "m.safetensors", 0))
+  config = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4, "scale": 4}
+  params = make_model().params
+  params["conv_last"]["bias"] += 0.5  # Neither black nor white.
+  name = str(files.write_weights(tmp_path / "m.safetensors", params, config))
   (tmp_path / "lr").mkdir()
   pictures = [photo(10, 12, 3, dtype=np.uint8, seed=n) for n in range(3)]
   first, *others = map(PilImage.fromarray, pictures[:2])
