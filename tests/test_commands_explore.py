@@ -192,7 +192,7 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   assert main(command) == 0
   text = capsys.readouterr().out
   assert "note: VGG19's weights are not here" in text
-  assert len(list((here / "lr_explored").iterdir())) == 4
+  assert len(list((here / "lr_explored").iterdir())) == 5
   lr, hr = (np.asarray(PilImage.open(f"{n}.png")) for n in ("lr", "hr"))
   rows = json.loads((here / "lr_explored/numbers.json").read_text())["rows"]
   assert [row["alpha"] for row in rows] == [0, 0.5, 1]
@@ -222,6 +222,8 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   texts = ["".join(each.itertext()) for each in root.iter() if each.text]
   assert any("over PSNR, by alpha" in each for each in texts)
   assert {"0", "0.5", "1"} <= set(texts)
+  with PilImage.open("lr_explored/curve.png") as picture:
+    assert len(picture.getcolors(10000)) > 3  # Of paper, grid, line and text.
 
 
 @pytest.mark.slow

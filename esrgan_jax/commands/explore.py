@@ -6,10 +6,10 @@
 
 Into a folder, LR_explored where no other is given, go strip.png, a square of
 the image by each model side by side; sweep.webp, an animation through all of
-them and back; and, with the true image as a reference, curve.svg, how near each
-is to it and how far from looking like it (the perception-distortion curve),
-with the numbers in numbers.json. The two models are mixed as by `interpolate`,
-all in one program.
+them and back; and, with the true image as a reference, curve.svg and curve.png,
+how near each is to it and how far from looking like it (the perception-
+distortion curve), with the numbers in numbers.json. The two models are mixed as
+by `interpolate`, all in one program.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pathlib
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,8 +31,9 @@ from esrgan_jax import __version__, compilation, console, images, storage
 from esrgan_jax.data.sources.base import matched
 from esrgan_jax.data.sources.folders import read_rgb
 from esrgan_jax.evaluation import compared, measures
-from esrgan_jax.evaluation.scores import Evaluation, Score
+from esrgan_jax.evaluation.scores import Evaluation
 from esrgan_jax.models import registry
+from esrgan_jax.report import chart_files
 from esrgan_jax.report import sweep as pictures
 from esrgan_jax.steps import gan
 from esrgan_jax.text import printable
@@ -44,6 +46,8 @@ _SIDE = 32  # Of the square, in pixels of the image, where none is given.
 _ANIMATED = 1024  # Pixels of a side that the animation shows at most.
 # How near a result is to the true image; other measures are of how it looks.
 _DISTORTION = {"psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb"}
+_CURVE = {"curve.svg": chart_files.svg, "curve.png": chart_files.png}
+_STRIP, _SWEEP, _NUMBERS = "strip.png", "sweep.webp", "numbers.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,16 +179,36 @@ def run(args: argparse.Namespace) -> int:
   rows = _measured(results, hr, alphas, scale, taken) if taken else ()
   record = _record(pair, alphas)
   folder.mkdir(parents=True, exist_ok=True)
-  _write_strip(targets["strip"], lr, hr, results, alphas, crop, scale, record)
-  _write_animation(targets["sweep"], results, alphas, crop, scale, record)
-  written = ["strip", "sweep"]
+  strip = _strip(lr, hr, results, alphas, crop, scale)
+  images.write_image(
+    targets[_STRIP], _image(strip, record), overwrite=args.overwrite
+  )
+  frames = pictures.animate(_animated(results, crop, scale), alphas)
+  images.write_frames(
+    targets[_SWEEP],
+    (_image(frame, record) for frame in frames),
+    durations=pictures.durations(len(alphas)),
+    quality=90,
+    overwrite=args.overwrite,
+  )
   if rows:
     for line in _table(rows, taken):
       out.print(line)
-    _write_numbers(targets, rows, pair, scale, taken)
-    written += ["curve", "numbers"]
-  for name in written:
-    out.print(str(targets[name]))
+    content = _numbers(rows, pair, scale)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    written = {_NUMBERS: text}
+    title, curve = pictures.plan_curve(
+      content["rows"], perception=_perception(taken)
+    )
+    if curve is None:
+      out.print("note: no PSNR is finite, and there is no curve")
+      targets = {k: path for k, path in targets.items() if k not in _CURVE}
+    else:
+      written |= {name: draw(curve, title) for name, draw in _CURVE.items()}
+    for name, data in written.items():
+      storage.write_whole(targets[name], data, overwrite=args.overwrite)
+  for path in targets.values():
+    out.print(str(path))
   height, width = results.shape[1:3]
   out.print(
     f"{len(alphas)} of {width} x {height} in"
@@ -272,11 +296,11 @@ def _folder(args: argparse.Namespace) -> pathlib.Path:
 def _targets(
   args: argparse.Namespace, folder: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-  """Returns the files that there will be, by what they are."""
-  names = {"strip": "strip.png", "sweep": "sweep.webp"}
+  """Returns the files that there will be, by name."""
+  names = [_STRIP, _SWEEP]
   if args.reference is not None:
-    names |= {"curve": "curve.svg", "numbers": "numbers.json"}
-  targets = {what: folder / name for what, name in names.items()}
+    names += [*_CURVE, _NUMBERS]
+  targets = {name: folder / name for name in names}
   inputs = filter(None, [args.input, args.reference])
   _check_targets(args, targets, inputs)
   return targets
@@ -303,7 +327,8 @@ def _image(pixels: np.ndarray, record: str) -> images.Image:
   )
 
 
-def _write_strip(target, lr, hr, results, alphas, crop, scale, record) -> None:
+def _strip(lr, hr, results, alphas, crop, scale) -> np.ndarray:
+  """The square of the image, of each result, and of the true image."""
   small = crop.of(lr).repeat(scale, axis=0).repeat(scale, axis=1)
   columns = [("image", small)]
   columns += [
@@ -312,25 +337,18 @@ def _write_strip(target, lr, hr, results, alphas, crop, scale, record) -> None:
   ]
   if hr is not None:
     columns.append(("reference", crop.of(hr, scale)))
-  strip = _image(pictures.draw_strip(columns), record)
-  images.write_image(target, strip, overwrite=True)
+  return pictures.draw_strip(columns)
 
 
-def _write_animation(target, results, alphas, crop, scale, record) -> None:
+def _animated(results, crop, scale) -> np.ndarray:
+  """All of the results, or what is around the square."""
   rows, columns = (
     _around(start + crop.side // 2, length, scale)
     for start, length in zip(
       (crop.top, crop.left), results.shape[1:3], strict=True
     )
   )
-  shown = results[:, rows, columns]
-  images.write_frames(
-    target,
-    (_image(each, record) for each in pictures.animate(shown, alphas)),
-    durations=pictures.durations(len(alphas)),
-    quality=90,
-    overwrite=True,
-  )
+  return results[:, rows, columns]
 
 
 def _around(middle: int, length: int, scale: int) -> slice:
@@ -343,14 +361,14 @@ def _around(middle: int, length: int, scale: int) -> slice:
 def _measures(
   args: argparse.Namespace, notes: list[str]
 ) -> tuple[measures.Measure, ...]:
-  """Returns what to measure, the perceptual distance among it if it can be."""
-  names = list(measures.DEFAULT)
+  """Returns what to measure, the perceptual distance last if it can be."""
   asked = args.measures is not None
+  names = list(measures.DEFAULT)
   if asked:
     names = list(filter(None, map(str.strip, args.measures.split(","))))
   wanted = "perceptual" in names
-  # PSNR on Y is the curve's other axis.
-  names = dict.fromkeys(["psnr_y", *names])
+  # What the curve has without a measure of perception.
+  names = dict.fromkeys(["psnr_y", "ssim_y", *names])
   chosen = measures.choose(name for name in names if name != "perceptual")
   if asked and not wanted:
     return chosen
@@ -360,52 +378,42 @@ def _measures(
     if wanted or args.vgg != "auto":
       raise
     notes.append(
-      "VGG19's weights are not here, and the perceptual distance is left out:"
-      " --measures psnr_y,perceptual fetches them, --vgg FILE names them"
+      "VGG19's weights are not here, and the curve has SSIM in place of the"
+      " perceptual distance: --measures perceptual fetches them, --vgg FILE"
+      " names them"
     )
     return chosen
+  notes.append(f"perceptual distance: {weights.description}")
   looks = measures.find("perceptual")
   distance = gan.vgg_perceptual(weights.params)
   return (*chosen, dataclasses.replace(looks, function=distance))
 
 
+def _perception(taken: Sequence[measures.Measure]) -> str:
+  """Returns what is on the curve's other axis: how a result looks."""
+  looks = [each.name for each in taken if each.name not in _DISTORTION]
+  return looks[-1] if looks else "ssim_y"
+
+
 def _measured(results, hr, alphas, scale, taken) -> list[dict[str, float]]:
   take = measures.compile_measures(taken)
-  rows = []
-  for alpha, sr in zip(alphas, results, strict=True):
-    values = take(compared.Compared(sr, hr, crop_border=scale))
-    rows.append({"alpha": alpha, **values})
-  return rows
+  return [
+    {"alpha": alpha, **take(compared.Compared(sr, hr, crop_border=scale))}
+    for alpha, sr in zip(alphas, results, strict=True)
+  ]
 
 
-def _write_numbers(targets, rows, pair, scale, taken) -> None:
-  evaluations = [
-    Evaluation(
-      pair.said(row["alpha"]),
-      scale,
-      scale,
-      (Score("image", {k: v for k, v in row.items() if k != "alpha"}),),
-    )
-    for row in rows
-  ]
-  plain = [
-    {"alpha": row["alpha"], **each.to_json()["means"]}
-    for row, each in zip(rows, evaluations, strict=True)
-  ]
-  content = {
+def _numbers(rows, pair, scale) -> dict[str, Any]:
+  """What numbers.json says; None for what is not finite."""
+  return {
     "psnr_model": pair.first.name,
     "gan_model": pair.last.name,
-    "protocol": evaluations[0].protocol,
-    "rows": plain,
+    "protocol": Evaluation("", scale, scale, ()).protocol,
+    "rows": [
+      {k: v if math.isfinite(v) else None for k, v in row.items()}
+      for row in rows
+    ],
   }
-  text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-  storage.write_whole(targets["numbers"], text, overwrite=True)
-  looks = [each.name for each in taken if each.name not in _DISTORTION]
-  # The perceptual distance is the last; without any, SSIM is nearest to it.
-  others = [each.name for each in taken if each.name.startswith("ssim")]
-  axis = next(iter([*looks[::-1], *others]), None)
-  curves = pictures.draw_curves(plain, perception=axis)
-  storage.write_whole(targets["curve"], curves, overwrite=True)
 
 
 def _table(rows, taken) -> list[str]:

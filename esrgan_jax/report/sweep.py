@@ -1,4 +1,4 @@
-"""What a sweep over alpha looks like: a strip, an animation, curves.
+"""What a sweep over alpha looks like: a strip, an animation, a curve.
 
 Pictures are uint8 `[H, W, 3]`, RGB; results `[A, H, W, 3]`, one an alpha.
 """
@@ -6,7 +6,6 @@ Pictures are uint8 `[H, W, 3]`, RGB; results `[A, H, W, 3]`, one an alpha.
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,36 +14,21 @@ import PIL.Image
 import PIL.ImageDraw
 
 from esrgan_jax.evaluation import measures
-from esrgan_jax.report import chart, parts
+from esrgan_jax.report import chart
 
 __all__ = [
   "Crop",
   "animate",
   "choose_crop",
-  "draw_curves",
   "draw_strip",
   "durations",
+  "plan_curve",
 ]
 
 _GAP = 4  # Pixels between crops.
 _HEADER = 18  # Above them, for what they are.
 _COLUMNS = 13  # Crops in a line.
-_WIDTH, _HEIGHT, _TITLE = 420, 240, 26  # Of a chart, and what is above it.
 _INK, _BAR = (34, 36, 31), (31, 95, 168)
-
-# The page's own colours, in light.
-_STYLE = """
-svg { background: #ffffff; font-family: system-ui, "Segoe UI", Roboto,
-  sans-serif; }
-text { fill: #6b6f66; font-size: 11px; } .title { fill: #22241f;
-  font-size: 13px; font-weight: 600; }
-.mark { fill: #22241f; } .end { text-anchor: end; }
-.middle { text-anchor: middle; }
-.grid { stroke: #dfe0da; stroke-width: 1; }
-.line { fill: none; stroke: #1f5fa8; stroke-width: 1.8;
-  stroke-linejoin: round; }
-.dot { fill: #1f5fa8; }
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,70 +183,42 @@ def animate(
     yield np.asarray(image)
 
 
-def draw_curves(
-  rows: Sequence[Mapping[str, float | None]], *, perception: str | None
-) -> str:
-  """Returns the perception-distortion curve, and each measure over alpha.
+def plan_curve(
+  rows: Sequence[Mapping[str, float | None]], *, perception: str
+) -> tuple[str, chart.Chart | None]:
+  """Returns the perception-distortion curve: its title, and what is drawn.
 
   Args:
     rows: Each of an `alpha`, and what was measured there by the measures'
       names; `psnr_y` among them. None is not finite.
-    perception: The measure on the first chart's vertical axis; None: there is
-      no such chart.
+    perception: The measure on the vertical axis.
 
   Returns:
-    A file's content, SVG.
+    The title, and the chart; None where PSNR is finite nowhere.
 
   >>> rows = [
-  ...   {"alpha": a, "psnr_y": 30.0 - a, "ssim_y": 0.9 - a / 10}
+  ...   {"alpha": a, "psnr_y": 30.0 - a, "perceptual": 2.0 - a}
   ...   for a in (0.0, 0.5, 1.0)
   ... ]
-  >>> svg = draw_curves(rows, perception="ssim_y")
-  >>> svg.startswith("<svg"), svg.count("<path")
-  (True, 3)
+  >>> title, found = plan_curve(rows, perception="perceptual")
+  >>> title
+  'Perceptual distance (less is better) over PSNR, by alpha'
+  >>> [text.words for text in found.texts if text.is_mark]
+  ['0', '0.5', '1']
   """
-  charts = []
-  alphas = [row["alpha"] for row in rows]
-
-  def values(name: str) -> list[float | None]:
-    return [row.get(name) for row in rows]
-
-  def add(title: str, svg: str) -> None:
-    if svg:
-      charts.append((title, svg))
-
-  if perception:
-    known = [row for row in rows if row.get("psnr_y") is not None]
-    line = chart.Line(
-      "models",
-      [row["psnr_y"] for row in known],
-      [row.get(perception) for row in known],
-    )
-    looks = measures.looks_of(perception)
-    better = {"lower": "less is better", "higher": "more is better"}
-    hint = f" ({better[looks.better]})" if looks.better else ""
-    names = [f"{row['alpha']:g}" for row in known]
-    add(
-      f"{looks.title} over PSNR, by alpha{hint}",
-      chart.draw_chart([line], x_label="PSNR (Y), dB", marks=names),
-    )
-  for each in parts.measured(rows):
-    line = chart.Line(each.name, alphas, values(each.name))
-    add(f"{each.title} over alpha", chart.draw_chart([line], x_label="alpha"))
-  across = min(len(charts), 2)
-  down = math.ceil(len(charts) / max(across, 1))
-  size = across * (_WIDTH + 16) + 16, down * (_HEIGHT + _TITLE + 16) + 16
-  pieces = []
-  for index, (title, svg) in enumerate(charts):
-    row, column = divmod(index, across)
-    left, top = 16 + column * (_WIDTH + 16), 16 + row * (_HEIGHT + _TITLE + 16)
-    place = f'x="{left}" y="{top + _TITLE}" width="{_WIDTH}" height="{_HEIGHT}"'
-    pieces.append(
-      f'<text class="title" x="{left}" y="{top + 14}">{html.escape(title)}'
-      f"</text>{svg.replace('<svg', f'<svg {place}', 1)}"
-    )
+  known = [row for row in rows if row["psnr_y"] is not None]
+  line = chart.Line(
+    "models",
+    [row["psnr_y"] for row in known],
+    [row[perception] for row in known],
+  )
+  looks = measures.looks_of(perception)
+  better = {"lower": " (less is better)", "higher": " (more is better)"}
   return (
-    f'<svg xmlns="http://www.w3.org/2000/svg" width="{size[0]}"'
-    f' height="{size[1]}" viewBox="0 0 {size[0]} {size[1]}">'
-    f"<style>{_STYLE}</style>{''.join(pieces)}</svg>\n"
+    f"{looks.title}{better.get(looks.better, '')} over PSNR, by alpha",
+    chart.plan(
+      [line],
+      x_label="PSNR (Y), dB",
+      marks=[f"{row['alpha']:g}" for row in known],
+    ),
   )
