@@ -14,6 +14,7 @@ from esrgan_jax.__main__ import main
 from esrgan_jax.evaluation import measures
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.models.srresnet import SRResNet
 from esrgan_jax.report import sweep as pictures
 from esrgan_jax.upscaling.sweep import sweep
 from esrgan_jax.upscaling.upscaler import Upscaler
@@ -291,3 +292,62 @@ def test_a_strip_of_many_has_lines():
   crop = np.zeros((70, 70, 3), np.uint8)
   strip = pictures.draw_strip([(str(n), crop) for n in range(20)])
   assert strip.shape == (2 * (18 + 70) + 4, 10 * 74 - 4, 3)
+
+
+def write_srresnet(path, seed, **config):
+  config = {"num_feat": 4, "num_block": 1, "scale": 2, **config}
+  net = SRResNet(**config)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 8, 8, 3)))
+  random = np.random.default_rng(seed)
+  # Of both signs, but variances are positive; neither black nor white.
+  variables = jax.tree_util.tree_map_with_path(
+    lambda path, x: (
+      random.normal(0, 0.1, x.shape) + (path[-1].key == "var")
+    ).astype(np.float32),
+    shapes,
+  )
+  variables["params"]["conv_last"]["bias"] += 0.5
+  files.write_weights(
+    path,
+    variables.pop("params"),
+    {"architecture": "SRResNet", **config},
+    collections=variables,
+  )
+
+
+@pytest.mark.slow
+def test_srresnets_mix_with_their_statistics(here, capsys):
+  for seed, name in enumerate(("sp", "sg")):
+    write_srresnet(here / f"{name}.safetensors", seed)
+  command = ["interpolate", "sp.safetensors", "sg.safetensors"]
+  assert main([*command, "--alpha", "0.3", "-o", "mix.safetensors"]) == 0
+  a, b, mix = (
+    files.read_weights(f"{name}.safetensors") for name in ("sp", "sg", "mix")
+  )
+  for kind in ("params", "collections"):
+    jax.tree.map(
+      lambda x, y, found: np.testing.assert_allclose(
+        found, np.float32(0.7) * x + np.float32(0.3) * y, rtol=1e-6
+      ),
+      *(getattr(each, kind) for each in (a, b, mix)),
+    )
+  model = Upscaler(
+    SRResNet(num_feat=4, num_block=1, scale=2), mix.params, mix.collections
+  )
+  expected = model.upscale(np.asarray(PilImage.open("lr.png"))).astype(int)
+  pair = ["--psnr-model", "sp.safetensors"]
+  command = ["upscale", "lr.png", *pair, "-m", "sg.safetensors"]
+  assert main([*command, "--alpha", "0.3", "-q"]) == 0
+  found = images.read_image(here / "lr_x2.png").pixels
+  assert np.abs(found - expected).max() <= 1
+  assert found.std() > 10
+  command = ["explore", "lr.png", *pair, "--gan-model", "sg.safetensors"]
+  assert main([*command, "--alphas", "0,0.3", "--crop", "0,0,16"]) == 0
+  with PilImage.open("lr_explored/strip.png") as strip:
+    last = np.asarray(strip)[18:, 2 * 68 : 2 * 68 + 32]
+  assert np.abs(last - expected[:32, :32]).max() <= 1
+  capsys.readouterr()
+  assert main([*START, "sg.safetensors", "-o", "new"]) == 1
+  error = capsys.readouterr().err
+  assert "architecture is RRDBNet in p.safetensors and SRResNet in" in error
+  assert error.count("\n") == 1
