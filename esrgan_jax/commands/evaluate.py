@@ -246,7 +246,8 @@ def run(args: argparse.Namespace) -> int:
     )
   total = len(source) - len(small)
   count = total - len(unread)
-  cut = f"{len(result.scores)} patches of " if patches else ""
+  cuts = len(result.scores)
+  cut = f"{cuts} patch{'es' * (cuts != 1)} of " if patches else ""
   which = f" of {total}" if unread else ""
   means = "; the means are of these" if unread else ""
   out.print(

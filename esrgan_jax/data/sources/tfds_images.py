@@ -149,10 +149,10 @@ class Records:
         " data_dir"
       ) from error
     except Exception as error:  # ValueError for a split; files that are gone.
-      known = " ".join(builder.info.splits)
-      raise DataError(
-        f"{title}: {explained(error)} (its splits: {known})"
-      ) from error
+      reason, splits = explained(error), list(builder.info.splits)
+      if not all(each in reason for each in splits):
+        reason += f" (its splits: {text.printable(' '.join(splits))})"
+      raise DataError(f"{title}: {reason}") from error
     self.names = [f"{title} #{i}" for i in range(count)]
 
   def read(self, index: int) -> list[np.ndarray]:
