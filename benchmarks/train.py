@@ -78,6 +78,7 @@ class Case:
     tiny: Whether the networks are small ones, to try this script.
     unroll: Blocks per iteration of our loop over blocks.
     mode: `torch.compile`'s.
+    operations: Augmentation of ours, each of half of the pairs.
   """
 
   side: str
@@ -90,6 +91,7 @@ class Case:
   tiny: bool = False
   unroll: int = 1
   mode: str = "default"
+  operations: tuple[str, ...] = ()
 
   @property
   def generator(self):
@@ -252,9 +254,12 @@ def prepare_jax_step(case, net, dtype, options):
       random_vgg(stages), layer_weights={layer: 1.0}, dtype=dtype
     )
 
+  operations = {name: {"probability": 0.5} for name in case.operations}
+
   def run_step(state, raw, **arrays):
     key = jax.random.fold_in(jax.random.key(0), state.step)
     batch = augment.to_float(augment.augment(key, raw))
+    batch = augment.transform(key, batch, operations)
     return step(state, batch, **arrays)
 
   lr, hr = arrays_of(case)

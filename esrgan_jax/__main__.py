@@ -25,9 +25,10 @@ _COMMANDS = {
   "interpolate": "mix a PSNR model and a GAN model",
   "explore": "show an image by all models between a PSNR and a GAN model",
   "export": "write a model as ONNX, SavedModel, TFLite, ncnn or StableHLO",
+  "augment": "draw a picture of what a training's augmentation does",
 }
 
-_TAKING_MODELS = {*_COMMANDS} - {"models"}
+_TAKING_MODELS = {*_COMMANDS} - {"augment", "models"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -122,6 +122,18 @@ def test_input_compares_caches():
       assert float(cores) == pytest.approx(100 / float(per_core), rel=0.01)
 
 
+@pytest.mark.slow
+def test_augmentation_is_timed_beside_a_step():
+  output = run("augmentation", "--tiny", "--task", "psnr", "--rounds", "2")
+  assert "augmentation: permute_channels, color_jitter, mixup," in output
+  *seconds, ratio, alone, share = rows(output)[-1]
+  without, _ = (float(each.removesuffix(" s")) for each in seconds)
+  assert float(ratio) > 0
+  share = float(share.removesuffix("%")) / 100
+  alone = float(alone.removesuffix(" ms")) / 1000
+  assert share == pytest.approx(alone / without, rel=0.1)
+
+
 def test_generator_macs_are_counted_right():
   # 17.9 M multiply-adds of the full network for an LR pixel.
   full = train.generator_macs(num_feat=64, num_block=23, num_grow_ch=32)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from esrgan_jax import augment
 from esrgan_jax.evaluation.evaluator import read_evaluations
 from tests.training_runs import (
   ROOT,
@@ -33,6 +34,10 @@ def _place(tmp_path_factory):
   # devices beside others: gloo then ended such a run in its first step.
   config["generator"]["num_block"] = 6
   config["data"]["eval"] = config["data"]["sources"]
+  # Rows have partners on other devices, and of other processes.
+  config["augmentation"] = {
+    name: {"probability": 0.5} for name in augment.OPERATIONS
+  }
   (folder / "photos" / "bad.png").write_bytes(b"no image")
   write_config(folder / "config.py", config)
   return folder

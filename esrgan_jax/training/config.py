@@ -230,7 +230,7 @@ def _begin_section(config, name, text):
 def _refill(config):
   filled = _fill(config)
   with config.ignore_type(), config.unlocked():
-    for key in (*NETWORKS, "phases"):
+    for key in (*NETWORKS, phases_lib.AUGMENTATION, "phases"):
       config[key] = filled[key]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from esrgan_jax import augment
 from esrgan_jax.data import pipeline
 from esrgan_jax.evaluation import measures
 from esrgan_jax.models import registry
@@ -77,6 +78,14 @@ _COMMON: dict[str, Any] = {
     **pipeline.DEFAULTS,
     "sources": ("div2k/bicubic_x4",),
     "eval": "div2k/bicubic_x4:validation",
+  },
+  # What is done to some pairs inside the step, besides data.augment's flips and
+  # turns: mixup, cutblur and so on, each with a probability, 0 by default, and
+  # strengths: see augment/operations.py, and docs/augmentation.md. A phase has
+  # the same section; what is None there is as here.
+  phases_lib.AUGMENTATION: {
+    # At most one of them a pair: probabilities are shares, 1 together at most.
+    "one_of": False,
   },
   "log_every_steps": 100,
   "eval_every_steps": 5000,
@@ -149,6 +158,7 @@ def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
   """
   config = config or {}
   found = copy.deepcopy(_COMMON)
+  found[phases_lib.AUGMENTATION] |= augment.defaults()  # Plugins' as well.
   for key, find in NETWORKS.items():
     given = _section(config, key)
     name = given.get("architecture", found[key]["architecture"])
@@ -167,8 +177,17 @@ def defaults(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     if kind == name and name not in phases_lib.kinds():
       _raise_no_kind(name, found)
     settings = copy.deepcopy(dict(phases_lib.find_kind(str(kind)).defaults))
-    found["phases"][name] = {"kind": kind, **settings}
+    own = {phases_lib.AUGMENTATION: _unset(found[phases_lib.AUGMENTATION])}
+    found["phases"][name] = {"kind": kind, **settings, **own}
   return found
+
+
+def _unset(section):
+  """The keys of a section, and no values."""
+  return {
+    key: _unset(value) if is_section(value) else None
+    for key, value in section.items()
+  }
 
 
 NETWORKS = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from esrgan_jax import losses, text
+from esrgan_jax import augment, losses, text
 from esrgan_jax.data import pipeline
 from esrgan_jax.evaluation import measures
 from esrgan_jax.models import registry, vgg
@@ -28,6 +29,14 @@ def problem_of(key: str, value: Any, default: Any, config: Any) -> str:
     default: What it is by default, which says its type.
     config: The whole config.
   """
+  found = _AUGMENTATION.fullmatch(key)
+  if found:
+    # What a phase leaves None is as for all of them.
+    if found["phase"] and value is None:
+      return ""
+    if found["option"] == "one_of":
+      return _type_problem(key, value, False)
+    return augment.problem_of(*found["option"].split("."), value)
   return _type_problem(key, value, default) or _range_problem(
     key, value, default, config
   )
@@ -58,6 +67,9 @@ def _type_problem(key, value, default):
   return "" if good else f"it must be {kind}"
 
 
+_AUGMENTATION = re.compile(
+  rf"(?P<phase>phases\.[^.]+\.)?{phases_lib.AUGMENTATION}\.(?P<option>.+)"
+)
 _PUBLISHED = (registry.DEFAULT_GENERATOR, registry.DEFAULT_DISCRIMINATOR)
 # Of the adversarial losses that are here, not of a plugin's.
 _OPTIONS = tuple(losses.ADVERSARIAL_OPTIONS)
@@ -241,6 +253,14 @@ def check_phases(config: Any) -> None:
     problem = kind.check and kind.check(config.phases[name], config)
     if problem:
       raise ConfigError(f"config.phases.{name}.{problem}")
+    settings = phases_lib.augmentation(config, name)
+    problem = augment.together(
+      settings["operations"], settings["one_of"], config.batch_size
+    )
+    if problem:
+      raise ConfigError(
+        f"config.{phases_lib.AUGMENTATION}, of phase {name}: {problem}"
+      )
 
 
 def _before(config):

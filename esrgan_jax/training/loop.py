@@ -41,7 +41,7 @@ import rich.console
 from clu import parameter_overview
 from etils import epath
 
-from esrgan_jax import compilation
+from esrgan_jax import augment, compilation
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.evaluation import measures
@@ -283,6 +283,9 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
       run.say(f"{name}: {total} steps, {count:,} parameters")
 
     run.say(f"{name}: trains on {run.data.report.summary}")
+    augmentation = phases_lib.augmentation(config, name)
+    if told := _shares(augmentation):
+      run.say(f"{name}: augmentation: {told}")
     if film:
       film.begin(name, start)
     rated = bool(restored and restored.metrics)
@@ -297,7 +300,7 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
       name=name,
       total=total,
       pipeline=pipeline,
-      step=_compile_step(run, phase, state),
+      step=_compile_step(run, phase, state, augmentation),
       checkpoints=checkpoints,
       log=log,
       progress=progress,
@@ -312,12 +315,25 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
     return finished, checkpoints.origin
 
 
-def _compile_step(run, phase, state):
+def _shares(augmentation):
+  """Which operations are on, and how often; nothing where none is."""
+  found = augmentation["operations"]
+  told = ", ".join(
+    f"{name} {found[name]['probability']:g}"
+    for name in augment.OPERATIONS
+    if found[name]["probability"]
+  )
+  return f"one of {told}" if told and augmentation["one_of"] else told
+
+
+def _compile_step(run, phase, state, augmentation):
   """The step on raw batches, its random numbers those of seed and step."""
 
   def run_step(state, raw, **arrays):
     key = jax.random.fold_in(jax.random.key(phase.seed), state.step)
-    return phase.step(state, run.data.preprocess(key, raw), **arrays)
+    batch = run.data.preprocess(key, raw)
+    batch = augment.transform(key, batch, **augmentation)
+    return phase.step(state, batch, **arrays)
 
   raw = run.data.abstract_batch
   jitted = mesh_lib.jit_step(

@@ -16,15 +16,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax import augment
 from esrgan_jax.models import registry
 from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training.errors import ConfigError
 from esrgan_jax.training.phases import gan as _gan  # noqa: F401
 from esrgan_jax.training.phases import psnr as _psnr  # noqa: F401
 from esrgan_jax.training.phases.kinds import (
+  AUGMENTATION,
   PUBLISHED,
   Kind,
   Phase,
+  augmentation,
   find_kind,
   kinds,
   make_optimizer,
@@ -38,9 +41,11 @@ from esrgan_jax.training.phases.kinds import (
 )
 
 __all__ = [
+  "AUGMENTATION",
   "PUBLISHED",
   "Kind",
   "Phase",
+  "augmentation",
   "find_kind",
   "kinds",
   "make_optimizer",
@@ -132,9 +137,13 @@ def _check(run: Any, name: str) -> None:
     phase = _make(run, name, run.generator)
     around = _make(run, name, stand_in)
     state = phase.abstract_state(None)
-    jax.eval_shape(
-      around.step, around.abstract_state(first), batch, **around.arrays
-    )
+
+    def step(state, batch, arrays):
+      key, chosen = jax.random.key(0), augmentation(config, name)
+      batch = augment.transform(key, batch, **chosen)
+      return around.step(state, batch, **arrays)
+
+    jax.eval_shape(step, around.abstract_state(first), batch, around.arrays)
   except ConfigError:
     raise
   except ValueError as error:

@@ -23,9 +23,11 @@ from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training.errors import ConfigError
 
 __all__ = [
+  "AUGMENTATION",
   "PUBLISHED",
   "Kind",
   "Phase",
+  "augmentation",
   "find_kind",
   "kinds",
   "make_optimizer",
@@ -50,9 +52,9 @@ class Phase:
     seed: Of its first parameters, its batches and its random numbers.
     create: `(key, variables) -> state`, the state before its first step;
       `variables` are those of the generator to start from, or None.
-    step: `(state, batch, **arrays) -> (state, metrics)` of float images. A
-      state has the fields of `PsnrState`, at least; among the metrics are
-      `skipped` and `skipped_in_a_row`.
+    step: `(state, batch, **arrays) -> (state, metrics)` of float images,
+      augmented before. A state has the fields of `PsnrState`, at least; among
+      the metrics are `skipped` and `skipped_in_a_row`.
     arrays: Arguments of `step` that stay the same: put on the devices once.
     load: `state -> state` of the state that `create` has made, or an abstract
       one, with arrays of a file for some; None for none.
@@ -112,6 +114,8 @@ class Kind:
 
 # ESRGAN's two phases, each of the kind of its name.
 PUBLISHED = ("psnr", "gan")
+# The section that every phase has, besides its kind's keys.
+AUGMENTATION = "augmentation"
 
 _kinds: dict[str, Kind] = {}
 
@@ -123,7 +127,8 @@ def register_kind(kind: Kind) -> None:
     kind: The kind.
 
   Raises:
-    ValueError: If another kind has the name, or it has no `num_train_steps`.
+    ValueError: If another kind has the name, it has no `num_train_steps`, or a
+      key that every phase has.
 
   >>> find_kind("psnr").title
   'PSNR'
@@ -134,6 +139,11 @@ def register_kind(kind: Kind) -> None:
   if "num_train_steps" not in kind.defaults:
     raise ValueError(
       f"the defaults of {kind.name!r} have no num_train_steps: a phase needs it"
+    )
+  if taken := {"kind", AUGMENTATION} & {*kind.defaults}:
+    raise ValueError(
+      f"the defaults of {kind.name!r} have {', '.join(sorted(taken))}, which"
+      " every phase has: choose another name"
     )
   _kinds[kind.name] = kind
 
@@ -209,6 +219,32 @@ def starts(architecture: str) -> tuple[str, ...]:
   ('published', 'bilinear')
   """
   return ("published", *registry.find_generator(architecture).starts)
+
+
+def augmentation(config: Any, name: str) -> dict[str, Any]:
+  """Returns what is done to a phase's pairs: arguments of `augment.transform`.
+
+  Args:
+    config: A complete config.
+    name: The phase's; what its own section leaves None, `config.augmentation`
+      says.
+
+  Returns:
+    `one_of`, and all `operations`, those of probability 0 too.
+  """
+  common = config[AUGMENTATION].to_dict()
+  own = config.phases[name][AUGMENTATION].to_dict()
+  one_of = own.pop("one_of")
+  return {
+    "one_of": common["one_of"] if one_of is None else one_of,
+    "operations": {
+      operation: {
+        option: common[operation][option] if value is None else value
+        for option, value in options.items()
+      }
+      for operation, options in own.items()
+    },
+  }
 
 
 def variables(

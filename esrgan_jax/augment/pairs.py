@@ -1,4 +1,4 @@
-"""Crops and augmentation of (LR, HR) pairs, pure and on device.
+"""Crops, flips and turns of (LR, HR) pairs, and images in device memory.
 
 A batch is a dict of `"lr"`, `[B, h, w, 3]`, and `"hr"`,
 `[B, scale * h, scale * w, 3]`. Images that live in device memory are packed:
