@@ -41,7 +41,7 @@ NETWORKS = {
     {**_SRGAN, "variant": "msrresnet"},
     {**_SRGAN, "variant": "msrresnet", "scale": 3},
     {**_SRGAN, "slopes": "channel", "output": "tanh", "centered": True},
-    {**_SRGAN, "norm": "none", "scale": 4},
+    {**_SRGAN, "norm": "none", "scale": 8},
   ],
 }
 CASES = [

@@ -225,7 +225,8 @@ def _conv(
       for key in keys
     )
     scale = scale * (var + 1e-5) ** -0.5  # As PyTorch has it.
-    kernel, bias = kernel * scale, (bias - mean) * scale + shift
+    kernel = kernel * scale.reshape(1, 1, 1, -1)
+    bias = (bias - mean) * scale + shift
   factor = np.float32(factor)
   return Conv(name, kernel * factor, bias * factor)
 
