@@ -20,7 +20,7 @@ def get_config():
       "scale": 4,
       "generator": {
         "architecture": "SRResNet",
-        "num_feat": 32,
+        "num_feat": 24,
         "num_block": 4,
       },
       # The published start takes some thousand steps to learn to copy.
@@ -34,9 +34,9 @@ def get_config():
       "ema_decay": 0.98,
       "phases": {
         "psnr": {
-          "num_train_steps": 800,
-          "learning_rate": 1.5e-3,
-          "schedule": {"name": "cosine_restart", "periods": (800,)},
+          "num_train_steps": 700,
+          "learning_rate": 6e-4,
+          "schedule": {"name": "cosine_restart", "periods": (700,)},
           "pixel_loss": "mse",
         },
         "gan": {
@@ -57,8 +57,8 @@ def get_config():
       },
       "data": {"sources": "sample_photos", "eval": "sample_photos:held_out"},
       "log_every_steps": 25,
-      "eval_every_steps": 200,
-      "checkpoint_every_steps": 200,
+      "eval_every_steps": 175,
+      "checkpoint_every_steps": 175,
       "eval": {"num_samples": 3, "sample_size": 128},
       "interpolation_alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
     }

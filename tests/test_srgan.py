@@ -192,6 +192,7 @@ def test_the_card_trains_at_a_small_size(tmp_path, capsys):
     "config.data.cache_dir": tmp_path / "cache",
     "config.eval.max_images": 1,
     "config.eval.num_samples": 1,
+    "config.film.enabled": "false",
     "config.eval.sample_size": 32,
     "config.interpolation_alphas": "0,1",
     "config.mesh.num_devices": 1,
