@@ -221,7 +221,7 @@ def _open(run, source):
     pair = source[list(source.names).index(named)]
   elif os.path.isfile(path := os.path.expanduser(named)):
     border = run.config.data.border
-    pair = sources.ImageFile(path, scale=scale, border=border)[0]
+    pair = sources.ImageFolder(path, scale=scale, border=border)[0]
   else:
     raise ConfigError(
       f"{where} is no file, and no validation image is called so; name one, or"

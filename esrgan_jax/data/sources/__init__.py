@@ -16,11 +16,7 @@ from esrgan_jax.data.sources.base import (
   readable,
 )
 from esrgan_jax.data.sources.div2k import Div2k
-from esrgan_jax.data.sources.folders import (
-  ImageFile,
-  ImageFolder,
-  PairFolder,
-)
+from esrgan_jax.data.sources.folders import ImageFolder, PairFolder
 from esrgan_jax.data.sources.sample_photos import (
   HELD_OUT_PHOTOS,
   TRAINING_PHOTOS,
@@ -39,7 +35,6 @@ __all__ = [
   "TRAINING_PHOTOS",
   "DataError",
   "Div2k",
-  "ImageFile",
   "ImageFolder",
   "Pair",
   "PairFolder",

@@ -22,7 +22,7 @@ from esrgan_jax.data.sources.shrunk import Shrunk, to_rgb8
 from esrgan_jax.images import patterns
 from esrgan_jax.images.folders import list_images
 
-__all__ = ["ImageFile", "ImageFolder", "PairFolder"]
+__all__ = ["ImageFolder", "PairFolder"]
 
 
 def read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
@@ -176,38 +176,6 @@ class ImageFolder(Shrunk):
     """As `Source.fingerprint`: of names, sizes and times of files."""
     kind = f"folder x{self.scale} {self.border}"
     return _fingerprint_files(kind, [self._folder / f for f in self._files])
-
-
-class ImageFile(ImageFolder):
-  """One HR image; LR is made from it.
-
-  Args:
-    path: The file.
-    scale: HR pixels per LR pixel.
-    border: As of `ImageFolder`.
-    max_pixels: Likewise.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   black = images.Image(np.zeros((9, 8, 3), np.uint8))
-  ...   path = pathlib.Path(folder) / "black.png"
-  ...   _ = images.write_image(path, black)
-  ...   source = ImageFile(path, scale=4)
-  ...   source.names, [image.shape for image in source[0]]
-  (['black.png'], [(2, 2, 3), (8, 8, 3)])
-  """
-
-  def __init__(
-    self,
-    path: str | os.PathLike,
-    *,
-    scale: int,
-    border: str = "mirror",
-    max_pixels: int = images.MAX_PIXELS,
-  ):
-    self.title, path = os.fspath(path), pathlib.Path(path)
-    file = pathlib.Path(path.name)
-    self._set(path.parent, [file], scale, border, max_pixels)
 
 
 class PairFolder(Source):
