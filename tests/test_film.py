@@ -215,8 +215,8 @@ def test_the_last_frame_is_the_final_model(finished):
 
   bicubic = imresize_uint8(lr, scale=4)
   caption = (
-    "GAN, step 8",
-    f"{psnr(found):.2f} dB (bicubic {psnr(bicubic):.2f})",
+    "GAN phase, step 8",
+    f"PSNR Y {psnr(found):.2f} dB (bicubic {psnr(bicubic):.2f})",
   )
   again = film.frame(found, caption, "")
   with PIL.Image.open(io.BytesIO(again)) as opened:

@@ -79,8 +79,8 @@ class Film:
       (sr,) = self.run.upscale_on_one_device(variables, self.picture.lr[None])
       title = phases_lib.title(self.run.config, phase)
       caption = (
-        f"{title}, step {step:,}",
-        f"{self._psnr(sr):.2f} dB (bicubic {self._bicubic:.2f})",
+        f"{title} phase, step {step:,}",
+        f"PSNR Y {self._psnr(sr):.2f} dB (bicubic {self._bicubic:.2f})",
       )
       content = film_lib.frame(sr, caption, self._identity)
       self.run.write(f"{film_lib.FOLDER}/{phase}/{step:07d}.png", content)
