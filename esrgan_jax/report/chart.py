@@ -137,12 +137,26 @@ def plan(
     if len(solid) == 1 or marks:
       chart.dots.extend((index, x, y) for x, y in solid)
   if marks:
+    solid = [point for point in chart.strokes[0] if point] or [(0, 0)]
+    (x_first, y_first), (x_last, y_last) = solid[0], solid[-1]
+    rises = (x_last - x_first) * (y_last - y_first) <= 0  # y goes down.
     for point, text in zip(chart.strokes[0], marks, strict=True):
       if point:
-        x, y = point
-        side, shift = ("end", -7) if x > _LEFT + 40 else ("start", 7)
-        chart.texts.append(Text(x + shift, y - 6, text, side, is_mark=True))
+        chart.texts.append(_mark(*point, text, rises=rises))
   return chart
+
+
+def _mark(x, y, words, *, rises):
+  """Words beside a point, on the side where its line does not go."""
+  left = x > (_LEFT + 40 if rises else WIDTH - _RIGHT - 40)
+  above = left == rises
+  return Text(
+    x - 7 if left else x + 7,
+    y - 6 if above else y + 14,
+    words,
+    "end" if left else "start",
+    is_mark=True,
+  )
 
 
 def draw_chart(
