@@ -206,6 +206,19 @@ def test_what_other_losses_log_has_a_curve_too(tmp_path):
   assert "Discriminator penalty" in write_report(tmp_path).read_text()
 
 
+@pytest.mark.parametrize("rises", [True, False])
+def test_words_lie_beside_their_line(rises):
+  x, y = [1.0, 2.0, 4.0, 8.0, 8.5], [1.0, 2.0, 3.0, 4.0, 5.0]
+  line = chart.Line("models", x, y if rises else y[::-1])
+  planned = chart.plan([line], x_label="x", marks=list("abcde"))
+  words = [text for text in planned.texts if text.is_mark]
+  assert {text.anchor for text in words} == {"start", "end"}
+  for text, (across, down) in zip(words, planned.strokes[0], strict=True):
+    is_left, is_above = text.x < across, text.y < down
+    assert (is_left == is_above) == rises
+    assert (text.anchor == "end") == is_left
+
+
 def test_no_folder_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
     write_report(tmp_path / "nowhere")
