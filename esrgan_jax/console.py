@@ -7,6 +7,7 @@ markup, moves the cursor or breaks a line.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ __all__ = [
   "line",
   "lines",
   "make_console",
+  "naming_stdout",
 ]
 
 
@@ -52,7 +54,38 @@ class Console(rich.console.Console):
       whole = " ".join(each.plain for each in shown)
       broken = (_broken(each, self.width) for each in whole.split("\n"))
       shown = [rich.text.Text("\n".join(broken))]
-    super().print(*shown, **options)
+    with contextlib.nullcontext() if self.stderr else naming_stdout():
+      super().print(*shown, **options)
+
+
+@contextlib.contextmanager
+def naming_stdout() -> Iterator[None]:
+  """Gives an error of standard output its name.
+
+  What could not be written is abandoned: Python would else try again at the
+  end, and fail a second time.
+
+  Raises:
+    OSError: Of that name; a BrokenPipeError as it is.
+
+  >>> with naming_stdout():
+  ...   raise OSError(28, "No space left on device")
+  Traceback (most recent call last):
+  ...
+  OSError: [Errno 28] No space left on device: 'standard output'
+  """
+  try:
+    yield
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    with contextlib.suppress(OSError, ValueError):
+      place = sys.stdout.fileno()
+      nowhere = os.open(os.devnull, os.O_WRONLY)
+      os.dup2(nowhere, place)
+      os.close(nowhere)
+    reason = error.strerror or str(error)
+    raise OSError(error.errno, reason, "standard output") from error
 
 
 def _broken(line: str, width: int) -> str:

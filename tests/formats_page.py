@@ -58,8 +58,9 @@ _COLUMNS += ("resolution", "lossless")
 
 _TAIL = """
 What a format has no room for is told: metadata, [further bands](metadata.md),
-values above white. Samples of more bits than a format has are rounded to it: 16
-to 8, or to AVIF's 12. Fewer bits are widened, so that white stays white.
+values above white. Samples of more bits than a format has are rounded to it,
+and that is told as well: 16 to 8, or to AVIF's 12, and floats to integers.
+Fewer bits are widened, so that white stays white.
 
 - **PNG, TIFF, OpenEXR, TGA, PGM to PFM** are written piece by piece. For the
   others the encoder has the whole picture in memory.

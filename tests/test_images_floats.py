@@ -98,8 +98,9 @@ def test_linear_tiff_goes_through_the_curve_and_back(tmp_path, dtype, channels):
     np.testing.assert_allclose(got, samples, rtol=1e-5)
     assert profiles.is_linear(tiff.pages[0].iccprofile)
   # As a screen shows it: white stays white, and what is brighter is clipped.
-  (note,) = images.write_image(tmp_path / "a.png", image)
-  assert "brighter than white" in note
+  clipped, rounded = images.write_image(tmp_path / "a.png", image)
+  assert "brighter than white" in clipped
+  assert rounded == "PNG has 16 bits at most, to which it was rounded"
   got = images.read_image(tmp_path / "a.png")
   expected = np.rint(np.clip(shown, 0, 1).astype(np.float64) * 65535)
   assert np.abs(got.pixels - expected).max() <= 1

@@ -1,5 +1,6 @@
 """What else a file holds goes along, and what cannot is told."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -421,6 +422,24 @@ def test_a_record_in_png(tmp_path):
       assert got == ({"Software": "a camera"} if texts else {})
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "ppm", "avif"])
+def test_the_record_of_an_earlier_result_is_not_missed(tmp_path, suffix):
+  other = (b"tEXt", b"Software\0a camera")
+  for texts, lost in (((), ""), ((other,), "Software")):
+    png = tmp_path / "a.png"
+    metadata = metadata_with(record="esrgan_jax 0.9, old x2", texts=texts)
+    images.write_image(png, Image(PIXELS, None, metadata), overwrite=True)
+    image = images.read_image(png)
+    image = dataclasses.replace(
+      image, metadata=dataclasses.replace(image.metadata, record=RECORD)
+    )
+    notes = images.write_image(tmp_path / f"b.{suffix}", image, overwrite=True)
+    if suffix == "ppm" and lost:  # Another program's word is missed.
+      assert notes == ("PPM has no room for its texts (Software); choose .png",)
+    else:
+      assert notes == ()
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "webp", "tif"])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_record_in_exif(tmp_path, suffix, order):
@@ -662,14 +681,29 @@ def test_what_a_gif_says_is_told(tmp_path):
   assert image.notes == ("its extension XMP DataXMP, comment are left out",)
 
 
-def test_eight_bits_are_told(tmp_path):
-  image = Image(noise(4, 4, 3, dtype=np.uint16))
-  note = "8 bits at most, to which it was rounded"
-  for suffix in ("jpg", "webp", "bmp", "tga", "qoi"):
-    (told,) = images.write_image(tmp_path / f"a.{suffix}", image)
-    assert told.endswith(note)
-  for suffix in ("png", "tif", "avif", "jp2"):
-    assert images.write_image(tmp_path / f"a.{suffix}", image) == ()
+def test_fewer_bits_are_told(tmp_path):
+  deep = Image(noise(4, 4, 3, dtype=np.uint16))
+  ten = Image(deep.pixels, metadata=Metadata(bits=10))
+  floats = Image(deep.pixels / np.float32(65535))
+  whole = {"png": 16, "jp2": 16, "avif": 12, "ppm": 16}
+  for image, suffixes in (
+    (deep, ("png", "jp2", "ppm", "tif")),
+    (ten, whole),
+    (floats, ("tif", "exr", "pfm", "jxl")),
+  ):
+    for suffix in suffixes:
+      file = tmp_path / f"a.{suffix}"
+      assert images.write_image(file, image, overwrite=True) == ()
+  eight = dict.fromkeys(("jpg", "webp", "bmp", "tga", "qoi"), 8)
+  for image, suffixes in (
+    (deep, {**eight, "avif": 12}),
+    (ten, eight),
+    (floats, eight | whole),
+  ):
+    for suffix, bits in suffixes.items():
+      file = tmp_path / f"a.{suffix}"
+      (told,) = images.write_image(file, image, overwrite=True)
+      assert told.endswith(f" {bits} bits at most, to which it was rounded")
 
 
 def test_a_mask_and_a_large_packet_of_a_tiff_are_told(tmp_path):

@@ -254,12 +254,73 @@ def test_a_dry_run_tells_and_does_nothing(run):
   assert err == (
     "error: out/b.webp: 100 x 18000 pixels do not fit WEBP, which ends at 16383"
     " a side; choose .png\n"
+    "error: in/d.png: not an image of a known format; PNG, JPEG, WebP, TIFF,"
+    " BMP, GIF and some more are read (docs/formats.md)\n"
   )
   assert "in/a.png -> out/a.webp  14 x 11 -> 280 x 220\n" in out
   assert "in/c.gif -> out/c.webp  3 of 14 x 11 -> 280 x 220\n" in out
-  assert "in/d.png -> out/d.webp  its header tells no size\n" in out
+  assert "in/d.png" not in out
   assert "nothing was done" in out
   assert sorted(pathlib.Path().rglob("*")) == before
+
+
+def test_pages_of_several_sizes_are_said_to_be(run):
+  pages = [PilImage.new("RGB", size) for size in ((14, 11), (6, 5), (9, 7))]
+  pages[0].save("a.tif", save_all=True, append_images=pages[1:])
+  pixels = 16 * sum(page.width * page.height for page in pages) / 1e6
+  status, out, err = run("a.tif", "-n")
+  assert (status, err) == (0, "")
+  assert out.splitlines() == [
+    "a.tif -> a_x4.tif  3 of 14 x 11 and other sizes -> 56 x 44 and other"
+    " sizes",
+    f"1 image, {pixels:.1f} megapixels; nothing was done",
+  ]
+  status, out, err = run("a.tif")
+  assert (status, err) == (0, "")
+  assert "a_x4.tif  3 of 56 x 44 and other sizes, " in out
+  sizes = [
+    image.pixels.shape[1::-1] for image in images.read_frames("a_x4.tif")
+  ]
+  assert sizes == [(4 * page.width, 4 * page.height) for page in pages]
+
+
+_FULL = "No space left on device: standard output"
+needs_full = pytest.mark.skipif(
+  not os.path.exists("/dev/full"), reason="no /dev/full"
+)
+
+
+@needs_full
+def test_standard_output_that_fails_has_a_name(run, monkeypatch):
+  save("a.png")
+  for arguments, expected in (
+    (["-o", "-", "-q"], f"error: a.png: {_FULL}\n"),
+    (["-o", "b.png"], f"error: {_FULL}\n"),
+  ):
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+      patch.setattr(sys, "stdout", full)
+      status, _, err = run("a.png", *arguments)
+    assert (status, err) == (1, expected)
+
+
+@pytest.mark.slow
+@needs_full
+def test_a_result_that_is_not_sent_is_not_said_to_be_there(run, weights):
+  save("a.png")
+  command = [sys.executable, "-m", "esrgan_jax", "upscale", "a.png", "-o", "-"]
+  with open("/dev/full", "wb") as full:
+    done = subprocess.run(
+      [*command, "--model", weights],
+      stdout=full,
+      stderr=subprocess.PIPE,
+      text=True,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+  assert done.returncode == 1
+  first, last = done.stderr.splitlines()
+  assert first == f"error: a.png: {_FULL}"
+  assert last.startswith("0 images, 0.0 megapixels")
+  assert last.endswith("; 1 failed")
 
 
 def test_a_dry_run_needs_no_weights(run):

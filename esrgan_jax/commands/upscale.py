@@ -363,19 +363,17 @@ def _upscale(
   ):
     for job, outcome in outcomes:
       name = printable(job.source)
+      if send and isinstance(outcome, files.Done):
+        outcome = _sent(job, outcome)
       if isinstance(outcome, files.Done):
-        width, height = outcome.width, outcome.height
         done += 1
-        pixels += width * height * outcome.frames
+        pixels += outcome.pixels
         for note in outcome.notes:
           report.say(f"{name}: {note}")
         target = "-" if send else job.target
         frames = f"{outcome.frames} of " if outcome.frames > 1 else ""
-        report.say(
-          f"{target}  {frames}{width} x {height}, {outcome.seconds:.1f} s"
-        )
-        if send:
-          pipes.send(job.target)
+        size = _sides(outcome.width, outcome.height, varied=outcome.varied)
+        report.say(f"{target}  {frames}{size}, {outcome.seconds:.1f} s")
       elif os.environ.get("ESRGAN_JAX_TRACEBACK"):
         raise outcome
       else:
@@ -390,6 +388,22 @@ def _upscale(
     f"{_count(done, 'image')}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
     f" with {model} on {device}{failed}"
   )
+
+
+def _sent(job: files.Job, done: files.Done) -> files.Done | OSError:
+  """Sends a result to standard output; returns why not, if it is not there."""
+  try:
+    pipes.send(job.target)
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    return error
+  return done
+
+
+def _sides(width: int, height: int, *, varied: bool) -> str:
+  """Says a size; of several pictures, that of the first."""
+  return f"{width} x {height}{' and other sizes' if varied else ''}"
 
 
 def _collect(
@@ -517,26 +531,22 @@ def _say_what_would_be_done(
   total = 0
   for job in jobs:
     target = "-" if send else job.target
-    if job.size is None:
-      report.say(f"{job.source} -> {target}  its header tells no size")
-      continue
-    width, height = job.size
-    result = naming.size.of((height, width), model_scale=naming.model_scale)
     try:
-      if width * height > args.max_pixels:
-        raise ValueError(
-          f"{printable(job.source)}: {width} x {height} pixels are more than"
-          f" max_pixels={args.max_pixels}"
-        )
+      images.check_head(job.source, max_pixels=args.max_pixels)
+      if job.size is None:
+        report.say(f"{job.source} -> {target}  its header tells no size")
+        continue
+      result = _result_sizes(job, naming)[0]
       doubt = _check_fits(job, result, args)
     except ValueError as error:
       report.fail(explain(error))
       continue
-    total += result[0] * result[1] * job.frames
+    total += _result_pixels(job, naming)
     frames = f"{job.frames} of " if job.frames > 1 else ""
+    varied = bool(job.sizes)
     report.say(
-      f"{job.source} -> {target}  {frames}{width} x {height} ->"
-      f" {result[1]} x {result[0]}{doubt}"
+      f"{job.source} -> {target}  {frames}{_sides(*job.size, varied=varied)} ->"
+      f" {_sides(*result[::-1], varied=varied)}{doubt}"
     )
   report.say(
     f"{_count(len(jobs), 'image')}, {total / 1e6:.1f} megapixels; nothing was"
@@ -580,16 +590,26 @@ def _tell_room(
   jobs: Sequence[files.Job], naming: names.Naming, report: _Report
 ) -> None:
   """Tells if results might have no room."""
-  total = 0
-  for job in jobs:
-    if job.size:
-      size = naming.size.of(job.size[::-1], model_scale=naming.model_scale)
-      total += 3 * size[0] * size[1] * job.frames
+  total = 3 * sum(_result_pixels(job, naming) for job in jobs if job.size)
   if total and (free := storage.free_bytes(jobs[0].target.parent)) < total:
     report.say(
       f"note: {free / 1e6:.0f} MB are free there, and results have"
       f" {total / 1e6:.0f} MB before compression"
     )
+
+
+def _result_sizes(
+  job: files.Job, naming: names.Naming
+) -> list[tuple[int, int]]:
+  """Returns height and width of a job's results, by its header."""
+  sizes = (job.size, *(job.sizes[1:] or (job.size,) * (job.frames - 1)))
+  return [
+    naming.size.of(size[::-1], model_scale=naming.model_scale) for size in sizes
+  ]
+
+
+def _result_pixels(job: files.Job, naming: names.Naming) -> int:
+  return sum(H * W for H, W in _result_sizes(job, naming))
 
 
 def _count(number: int, what: str) -> str:

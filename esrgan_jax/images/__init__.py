@@ -20,6 +20,7 @@ from esrgan_jax.images.channels import read_channels
 from esrgan_jax.images.flattening import flatten, parse_colour
 from esrgan_jax.images.frame_writing import check_frames_fit, write_frames
 from esrgan_jax.images.frames import Frames, count_frames, read_frames
+from esrgan_jax.images.heads import check_head
 from esrgan_jax.images.pixels import (
   ANIMATION_SUFFIXES,
   INPUT_SUFFIXES,
@@ -52,6 +53,7 @@ __all__ = [
   "can_be_lossless",
   "check_fits",
   "check_frames_fit",
+  "check_head",
   "count_frames",
   "decode_image",
   "flatten",

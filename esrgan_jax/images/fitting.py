@@ -89,6 +89,16 @@ def fit_metadata(
   return fitted, tuple(notes)
 
 
+def _records(chunks: tuple[tuple[bytes, bytes], ...]) -> set[str]:
+  """Returns the keywords of texts on how our own earlier results were made."""
+  words = {png_chunks.RECORD, "Software"}
+  return {
+    word
+    for word, text in png_chunks.texts(chunks, words).items()
+    if word == png_chunks.RECORD or text.startswith("esrgan_jax ")
+  }
+
+
 def no_room(format_: str, what: str, suffix: str = ".png") -> str:
   """Says that a format cannot hold something, and which one can."""
   return f"{format_} has no room for its {what}; choose {suffix}"
@@ -141,6 +151,8 @@ def _with_words(
     )
     if exif.tree and number > 2:
       missing.append("large EXIF")
+  if metadata.record is not None:
+    used |= _records(chunks)  # The result has its own.
   words = png_chunks.keywords(chunks)
   if left := [word for word in words if word not in used]:
     missing.append(f"texts ({listed(map(printable, left))})")

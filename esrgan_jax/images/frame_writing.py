@@ -99,7 +99,7 @@ def write_frames(
   )
   source = _Source(images, count, frames=exact is not None)
   try:
-    fitted = source.fitted(_format_of(path), lossless)
+    fitted = source.fitted(_format_of(path))
     with storage.written_aside(path, overwrite=overwrite) as file:
       if exact is None:
         _write_pages(file, fitted, count)
@@ -203,14 +203,14 @@ class _Source:
     self._count = count if frames else None
     self._alike = frames
 
-  def fitted(self, format_: str, lossless: bool) -> Iterator[Image]:
+  def fitted(self, format_: str) -> Iterator[Image]:
     """Yields what the format can hold of each."""
     first = None
     number = 0
     for number, image in enumerate(self._given(), 1):
       if self._count is not None and number > self._count:
         raise ValueError(f"more frames than the {self._count} durations")
-      rounded = rounding_notes(image, format_, lossless=lossless)
+      rounded = rounding_notes(image, format_)
       image, notes = fit(image, format_)
       self.notes |= dict.fromkeys(notes + rounded)
       if self._alike:

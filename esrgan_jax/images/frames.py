@@ -106,8 +106,8 @@ def read_frames(
   with explained(path):
     with opened(path) as (reader, file, length):
       several = None
-      if reader in _FINDERS and not _is_plain(file):
-        several = _FINDERS[reader](_content(file, length), max_pixels)
+      if reader in FINDERS and not _is_plain(file):
+        several = FINDERS[reader](_content(file, length), max_pixels)
       if several is None:
         file.seek(0)
         size = size_of(file) or (0, 0)
@@ -210,7 +210,8 @@ def _content(file: BinaryIO, length: int) -> bytes | mmap.mmap:
   return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-_FINDERS = {
+# Of formats that may have several pictures, by the reader of one.
+FINDERS = {
   read_gif: read_gif_frames,
   read_png: read_png_frames,
   read_tiff: read_tiff_pages,

@@ -16,6 +16,8 @@ from esrgan_jax.images.limits import MAX_METADATA
 
 XMP = b"XML:com.adobe.xmp"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# Keyword of our own text on how a result was made, where another's is taken.
+RECORD = "esrgan_jax"
 # Bytes of each that states colours.
 _COLOURS: Mapping[bytes, int] = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4}
 _COLOURS |= {b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}

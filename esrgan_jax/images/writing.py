@@ -89,7 +89,7 @@ def write_image(
     path, image.pixels.shape, transparent=transparent, lossless=lossless
   )
   format_ = OUTPUT_SUFFIXES[path.suffix.lower()]
-  lost = rounding_notes(image, format_, lossless=lossless)
+  lost = rounding_notes(image, format_)
   try:
     image, notes = fit(image, format_)
     with storage.written_aside(path, overwrite=overwrite) as file:
@@ -313,12 +313,10 @@ def _bits_of(image: Image) -> int:
   return own or 8 * image.pixels.itemsize
 
 
-def rounding_notes(
-  image: Image, format_: str, *, lossless: bool
-) -> tuple[str, ...]:
-  """Tells of samples that are rounded to 8 bits; to more, if none may be."""
+def rounding_notes(image: Image, format_: str) -> tuple[str, ...]:
+  """Tells of samples that are rounded to fewer bits."""
   bits = FORMATS[format_].bits
-  if bits < _bits_of(image) and (lossless or bits == 8):
+  if bits < _bits_of(image):
     return (f"{format_} has {bits} bits at most, to which it was rounded",)
   return ()
 

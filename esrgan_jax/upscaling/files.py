@@ -49,6 +49,8 @@ class Job:
     frames: How many pictures the image has, if they are frames or pages.
     each: Suffix of the results if each frame gets a file of its own: `target`
       is their folder then. Else None.
+    sizes: Width and height of each picture, if they differ; `size` is that of
+      the first. Else empty.
   """
 
   source: pathlib.Path
@@ -56,6 +58,7 @@ class Job:
   size: tuple[int, int] | None = None
   frames: int = 1
   each: str | None = None
+  sizes: tuple[tuple[int, int], ...] = ()
 
   @property
   def pixels(self) -> int:
@@ -114,17 +117,21 @@ class Done:
   """Facts of a result that was written.
 
   Attributes:
-    width: Of the result.
+    width: Of the result; of several pictures, of the first.
     height: Likewise.
+    pixels: Of all of them.
     seconds: What it took after the one before it.
     frames: How many there are of them.
+    varied: Whether they are of several sizes.
     notes: Sentences on what is not as one would expect.
   """
 
   width: int
   height: int
+  pixels: int
   seconds: float
   frames: int = 1
+  varied: bool = False
   notes: tuple[str, ...] = ()
 
 
@@ -436,8 +443,13 @@ def _write(job, ready, settings, written):
   result = ready.result()
   notes = _write_image(job.target, result, settings, written)
   height, width = result.pixels.shape[:2]
-  notes = (*result.notes, *notes)
-  return Done(width=width, height=height, seconds=0.0, notes=notes)
+  return Done(
+    width=width,
+    height=height,
+    pixels=width * height,
+    seconds=0.0,
+    notes=(*result.notes, *notes),
+  )
 
 
 class _Written:
@@ -500,8 +512,7 @@ class _Sequence:
     self._queue: queue.SimpleQueue = queue.SimpleQueue()
     self._room = threading.Semaphore(_MOST_FRAMES)
     self._notes: dict[str, None] = {}  # In order, each once.
-    self._size = (0, 0)
-    self._count = 0
+    self._sizes: list[tuple[int, int]] = []
 
   def put(self, ready: photo.Ready) -> None:
     """Takes the next frame; waits until there is room for it."""
@@ -525,12 +536,14 @@ class _Sequence:
       results.close()
       while self._queue.get() is not None:  # After an error.
         self._room.release()
-    height, width = self._size
+    height, width = self._sizes[0]
     return Done(
       width=width,
       height=height,
+      pixels=sum(height * width for height, width in self._sizes),
       seconds=0.0,
-      frames=self._count,
+      frames=len(self._sizes),
+      varied=len(set(self._sizes)) > 1,
       notes=tuple(self._notes),
     )
 
@@ -556,8 +569,7 @@ class _Sequence:
       finally:
         self._room.release()
       self._note(image.notes)
-      self._size = image.pixels.shape[:2]
-      self._count += 1
+      self._sizes.append(image.pixels.shape[:2])
       yield image
     self._queue.put(None)  # For whoever waits for the end.
 

@@ -9,7 +9,7 @@ import stat
 import sys
 from typing import BinaryIO
 
-from esrgan_jax import images
+from esrgan_jax import console, images
 
 __all__ = [
   "check_stdout",
@@ -121,9 +121,9 @@ def send(path: pathlib.Path) -> None:
   """Copies a file to standard output.
 
   Raises:
-    OSError: If nobody reads it.
+    OSError: If it cannot be written; a BrokenPipeError, if nobody reads it.
   """
-  sys.stdout.flush()
-  with open(path, "rb") as file:
+  with open(path, "rb") as file, console.naming_stdout():
+    sys.stdout.flush()
     shutil.copyfileobj(file, sys.stdout.buffer)
-  sys.stdout.buffer.flush()
+    sys.stdout.buffer.flush()

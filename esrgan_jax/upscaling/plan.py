@@ -138,7 +138,7 @@ def make_plan(
 
 
 def _job(image, size, naming, max_pixels, *, consistent):
-  count, kind = _frames(image.path)
+  count, kind, sizes = _frames(image.path)
   try:
     target = naming.target(image, size, kind=kind)
   except ValueError:
@@ -165,17 +165,18 @@ def _job(image, size, naming, max_pixels, *, consistent):
     raise ValueError(
       f"{printable(image.path)}: {reason} choose one of {', '.join(known)}"
     )
-  return Job(image.path, target, size, count, each)
+  return Job(image.path, target, size, count, each, sizes)
 
 
 def _frames(path):
-  """Returns how many pictures a file has, and what they are called."""
+  """Returns how many pictures a file has, their kind, and sizes if several."""
   if (images.count_frames(path) or 1) > 1:
     with contextlib.suppress(images.ImageError):  # Told when it is read.
       frames = images.read_frames(path, max_pixels=2**62)
       if len(frames) > 1:
-        return len(frames), frames.kind
-  return 1, None
+        sizes = frames.sizes if len(set(frames.sizes)) > 1 else ()
+        return len(frames), frames.kind, sizes
+  return 1, None, ()
 
 
 def _is_there(job, kept, overwrite, skip_existing):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import struct
 
 import numpy as np
@@ -44,12 +45,31 @@ class _Header:
   at: int
   dpi: tuple[float, float] | None
 
+  @property
+  def row_bytes(self) -> tuple[int, int]:
+    """Bytes of a row without run lengths, and those with its padding."""
+    bits = self.width * self.bits
+    return (bits + 7) // 8, (bits + 31) // 32 * 4
+
+
+def look(data: bytes | mmap.mmap, max_pixels: int) -> _Header:
+  """Reads the header; raises if its pixels cannot all be there."""
+  head = _read_header(data, max_pixels)
+  found = max(len(data) - head.at, 0)
+  if head.compression in (_RLE8, _RLE4):
+    limits.check_claim(head.width, head.height, found, max_pixels, ratio=_RATIO)
+  else:
+    used, stride = head.row_bytes
+    needed = stride * (head.height - 1) + used
+    limits.check_bits(head.width, head.height, 8 * needed, found)
+  return head
+
 
 def read_bmp(data: bytes, max_pixels: int) -> Found:
   """Reads a BMP."""
-  head = _read_header(data, max_pixels)
+  head = look(data, max_pixels)
   if head.compression in (_RLE8, _RLE4):
-    samples = _unpack_runs(head, data, max_pixels)
+    samples = _unpack_runs(head, data)
   else:
     samples = _unpack_rows(head, data)
   if not head.downwards:
@@ -139,10 +159,7 @@ def _palette(table: bytes, padded: int) -> np.ndarray:
 def _unpack_rows(head: _Header, data: bytes) -> np.ndarray:
   """Returns indices `[H, W]` or samples `[H, W, 3 or 4]`, as stored."""
   width, height, bits = head.width, head.height, head.bits
-  used, stride = (width * bits + 7) // 8, (width * bits + 31) // 32 * 4
-  needed = stride * (height - 1) + used
-  limits.check_bits(width, height, 8 * needed, len(data) - head.at)
-  at = head.at
+  (used, stride), at = head.row_bytes, head.at
   if at + stride * height > len(data):  # The last row has no padding.
     data, at = data[at:].ljust(stride * height, b"\0"), 0
   rows = np.frombuffer(data, np.uint8, stride * height, at)
@@ -181,12 +198,9 @@ def _unmask(words: np.ndarray, masks: tuple[int, ...]) -> np.ndarray:
   return samples
 
 
-def _unpack_runs(head: _Header, data: bytes, max_pixels: int) -> np.ndarray:
+def _unpack_runs(head: _Header, data: bytes) -> np.ndarray:
   """Returns indices `[H, W]`, as rows are stored."""
   width, height, at = head.width, head.height, head.at
-  limits.check_claim(
-    width, height, max(len(data) - at, 0), max_pixels, ratio=_RATIO
-  )
   nibbles = head.compression == _RLE4
   indices = bytearray(width * height)
   row = column = runs = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import mmap
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -102,13 +103,17 @@ class _Header:
       yield top, 0, min(rows, self.height - top), self.width
 
 
+def look(data: bytes | mmap.mmap, max_pixels: int) -> None:
+  """Raises what `read_exr` does before it decodes anything."""
+  # No more of it: a file that is mapped cannot be searched as bytes can.
+  head, names, _ = _read_header(bytes(data[:_MOST_HEADER]), max_pixels)
+  _check_channels(head, names)
+  _checked(head, memoryview(data), max_pixels)
+
+
 def read_exr(data: bytes, max_pixels: int) -> Found:
   """Reads the picture of an OpenEXR file: scene-linear, alpha multiplied."""
-  head = _parse(data, max_pixels)
-  names, left_out = _choose(head.channels)
-  kept = len(names) * 4
-  room = max(1, kept // 8)
-  limits.check_size(head.width, head.height * room, max_pixels)
+  head, names, left_out = _read_header(data, max_pixels)
   samples = _decode(head, data, names, max_pixels)
   pixels, alpha = split_alpha(samples)
   kinds = {c.name: c.kind for c in head.channels}
@@ -125,6 +130,17 @@ def read_exr(data: bytes, max_pixels: int) -> Found:
     premultiplied=True,
     notes=head.notes + left_out + notes,
   )
+
+
+def _read_header(
+  data: bytes, max_pixels: int
+) -> tuple[_Header, list[str], tuple[str, ...]]:
+  """Reads the header; returns the channels to read, and what is told."""
+  head = _parse(data, max_pixels)
+  names, left_out = _choose(head.channels)
+  room = max(1, len(names) * 4 // 8)
+  limits.check_size(head.width, head.height * room, max_pixels)
+  return head, names, left_out
 
 
 def _profile(
@@ -301,16 +317,21 @@ def _left_out(
   return (f"its further channels are left out: {words}",)
 
 
+def _check_channels(head: _Header, names: Sequence[str]) -> None:
+  """Refuses samples of kinds that are not read."""
+  for channel in head.channels:
+    if channel.name in names and channel.kind.kind != "f":
+      raise ImageError("whole numbers are not read; save it as half or float")
+    if head.compression in _B44 and channel.curved:
+      raise ImageError("B44 of logarithms is not read; save it with ZIP")
+
+
 def _decode(
   head: _Header, data: bytes, names: Sequence[str], max_pixels: int
 ) -> np.ndarray:
   """Decodes all chunks; returns float32 `[H, W, names]`."""
+  _check_channels(head, names)
   chosen = {name: i for i, name in enumerate(names)}
-  for channel in head.channels:
-    if channel.name in chosen and channel.kind.kind != "f":
-      raise ImageError("whole numbers are not read; save it as half or float")
-    if head.compression in _B44 and channel.curved:
-      raise ImageError("B44 of logarithms is not read; save it with ZIP")
   view = memoryview(data)
   chunks = list(_checked(head, view, max_pixels))
   samples = np.empty((head.height, head.width, len(names)), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 
 import numpy as np
@@ -17,8 +18,14 @@ _AVIF, _HEVC = b"av01", b"hvc1"
 _SEQUENCES = (b"avis", b"hevc", b"hevx", b"msf1")
 
 
-def read_heif(data: bytes, max_pixels: int) -> Found:
-  """Reads the picture of an AVIF or HEIC file."""
+def look(
+  data: bytes | mmap.mmap, max_pixels: int
+) -> tuple[heif.Heif, list[heif.Item], bool]:
+  """Reads the container; raises if it is nothing that is read.
+
+  Returns:
+    The file, its parts of pixels, and whether they are AVIF's.
+  """
   file = heif.parse(data)
   picture = file.picture
   if picture.size is None:
@@ -43,7 +50,13 @@ def read_heif(data: bytes, max_pixels: int) -> Found:
     if found > len(data):
       raise ValueError("parts that overlap")
   limits.check_claim(*picture.size, found, max_pixels, ratio=limits.DENSE_RATIO)
-  avif = kinds == {_AVIF}
+  return file, parts, kinds == {_AVIF}
+
+
+def read_heif(data: bytes, max_pixels: int) -> Found:
+  """Reads the picture of an AVIF or HEIC file."""
+  file, parts, avif = look(data, max_pixels)
+  picture = file.picture
   bits = _bits(parts[0], avif)
   samples = _decode_avif(file) if avif else _decode_heic(data, bits > 8)
   size = picture.size[::-1]

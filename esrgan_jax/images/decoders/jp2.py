@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import struct
 
 import numpy as np
@@ -59,10 +60,15 @@ class _Boxes:
   notes: tuple[str, ...] = ()
 
 
+def look(data: bytes | mmap.mmap, max_pixels: int) -> tuple[_Boxes, _Stream]:
+  """Reads boxes and headers; raises if the pixels cannot all be there."""
+  found = _unbox(memoryview(data))
+  return found, _check(found.stream, max_pixels)
+
+
 def read_jp2(data: bytes, max_pixels: int) -> Found:
   """Reads a JPEG 2000 file, or a bare codestream."""
-  found = _unbox(memoryview(data))
-  head = _check(found.stream, max_pixels)
+  found, head = look(data, max_pixels)
   samples = codec("jpeg2k").decode(bytes(found.stream), numthreads=1)
   samples = samples if samples.ndim == 3 else samples[..., None]
   if samples.shape != (head.height, head.width, head.components):

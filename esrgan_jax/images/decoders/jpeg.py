@@ -9,6 +9,7 @@ Markers are those of ITU-T T.81, table B.1.
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import re
 import struct
 import zlib
@@ -142,6 +143,48 @@ class _Notes:
   is_jfif: bool = False
 
 
+def look(data: bytes | mmap.mmap, max_pixels: int) -> None:
+  """Raises if a picture is not read, by its header, or has no end mark."""
+  at, count, marker = 2, 0, None
+  while marker != _SOS:
+    limits.check_pieces(count := count + 1, "segments")
+    marker, start, at = _segment(data, at)
+    if marker == 0xD9:
+      raise ValueError("no pixels")
+    if _is_frame(marker):
+      _read_frame(marker, memoryview(data)[start + 4 : at], max_pixels)
+  if data.rfind(_EOI, at) < 0:
+    raise ValueError("no end mark")
+
+
+def _segment(
+  data: bytes | memoryview | mmap.mmap, at: int
+) -> tuple[int, int, int]:
+  """Returns mark, start and end of the next segment."""
+  mark = _MARKER.search(data, at)
+  if mark is None:
+    raise ValueError("no end mark")
+  at, marker = mark.end(), data[mark.end() - 1]
+  if marker == 0xD9 or marker in _ALONE:
+    return marker, at - 2, at
+  if at + 2 > len(data):
+    raise ValueError("no end mark")
+  (length,) = struct.unpack_from(">H", data, at)
+  if marker == 0xD8 or length < 2 or at + length > len(data):
+    raise ValueError("a damaged segment")
+  return marker, at - 2, at + length
+
+
+def _is_frame(marker: int) -> bool:
+  """Tells whether a header of a picture follows; raises if of a rare kind."""
+  if marker in _OTHER_FRAMES:
+    raise ImageError(
+      "a JPEG of a rare kind (hierarchical or lossless with arithmetic"
+      " codes) is not read; save it as PNG"
+    )
+  return marker in _FRAMES
+
+
 def inspect(
   data: bytes, max_pixels: int
 ) -> tuple[list[bytes | memoryview], Frame, _Notes]:
@@ -164,40 +207,26 @@ def inspect(
   at, interval, count = 2, 0, 0
   while True:
     limits.check_pieces(count := count + 1, "segments")
-    mark = _MARKER.search(data, at)
-    if mark is None:
-      raise ValueError("no end mark")
-    at, marker = mark.end(), data[mark.end() - 1]
+    marker, start, at = _segment(data, at)
     if marker == 0xD9:
       break
     if marker in _ALONE:
       continue
-    if at + 2 > len(data):
-      raise ValueError("no end mark")
-    (length,) = struct.unpack_from(">H", data, at)
-    if marker == 0xD8 or length < 2 or at + length > len(data):
-      raise ValueError("a damaged segment")
-    body, end = view[at + 2 : at + length], at + length
-    segment, at = view[at - 2 : end], end
-    if marker in _FRAMES:
+    segment, body = view[start:at], view[start + 4 : at]
+    if _is_frame(marker):
       if frame is not None:
         raise ValueError("two pictures in one")
       frame = _read_frame(marker, body, max_pixels)
-    elif marker in _OTHER_FRAMES:
-      raise ImageError(
-        "a JPEG of a rare kind (hierarchical or lossless with arithmetic"
-        " codes) is not read; save it as PNG"
-      )
     elif marker == _DRI:
       (interval,) = struct.unpack(">H", body)
     elif marker == _SOS:
       if frame is None:
         raise ValueError("pixels before the header")
-      mark = _MARKER.search(data, end)
+      mark, begin = _MARKER.search(data, at), at
       at = len(data) if mark is None else mark.start()
-      _weigh_scan(frame, body, view[end:at], interval)
+      _weigh_scan(frame, body, view[begin:at], interval)
       # Without the 0xFF that may precede a marker, any number of them.
-      stream += [segment, bytes(view[end:at]).rstrip(b"\xff"), b""]
+      stream += [segment, bytes(view[begin:at]).rstrip(b"\xff"), b""]
       continue
     elif marker not in _TABLES and not _is_for_decoder(marker, body):
       _take_note(notes, marker, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import struct
 
 import numpy as np
@@ -45,8 +46,14 @@ class Header:
   curve_at: int  # Bits before the curve's number, behind the first two bytes.
 
 
-def read_jxl(data: bytes, max_pixels: int) -> Found:
-  """Reads a JPEG XL file."""
+def look(
+  data: bytes | mmap.mmap, max_pixels: int
+) -> tuple[memoryview, dict[bytes, bytes], Header]:
+  """Reads boxes and header; raises if it is nothing that is read.
+
+  Returns:
+    The codestream, metadata by their boxes' kinds, and the header.
+  """
   stream, found = unbox(data)
   head = parse_header(stream)
   limits.check_size(head.width, head.height, max_pixels)
@@ -63,6 +70,12 @@ def read_jxl(data: bytes, max_pixels: int) -> Found:
     )
   if not head.floats and head.bits > 16:
     raise ImageError(f"{head.bits}-bit integers are not read; save it as PNG")
+  return stream, found, head
+
+
+def read_jxl(data: bytes, max_pixels: int) -> Found:
+  """Reads a JPEG XL file."""
+  stream, found, head = look(data, max_pixels)
   samples = codec("jpegxl").decode(bytes(stream), index=0, numthreads=0)
   samples = samples if samples.ndim == 3 else samples[..., None]
   size = (head.height, head.width)
@@ -118,10 +131,12 @@ def _profile(head: Header) -> tuple[bytes | None, tuple[str, ...]]:
   return h273.profile_of(stated, curve)
 
 
-def unbox(data: bytes) -> tuple[memoryview, dict[bytes, bytes]]:
+def unbox(
+  data: bytes | mmap.mmap,
+) -> tuple[memoryview, dict[bytes, bytes]]:
   """Returns the codestream, and metadata by their boxes' kinds."""
   view = memoryview(data)
-  if not data.startswith(CONTAINER):
+  if view[: len(CONTAINER)] != CONTAINER:
     return view, {}
   parts, found = [], {}
   last = False

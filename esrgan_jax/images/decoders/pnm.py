@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import mmap
 import re
 
 import numpy as np
@@ -40,6 +41,18 @@ class Header:
     """The format, as in `Metadata`."""
     return _NAMES[self.kind]
 
+  @property
+  def row_bytes(self) -> int:
+    """Bytes of a row of pixels; of text, the fewest that it can have."""
+    if self.kind == b"4":
+      return -(-self.width // 8)
+    size = 1
+    if self.kind in _FLOATS:
+      size = 4
+    elif self.kind not in _TEXT and self.top >= 256:
+      size = 2
+    return self.width * self.samples * size
+
 
 def is_pnm(head: bytes) -> bool:
   """Tells whether a file begins like one."""
@@ -51,28 +64,37 @@ def is_pnm(head: bytes) -> bool:
   )
 
 
-def read_pnm(data: bytes, max_pixels: int) -> Found:
-  """Reads the first picture of a file; tells if more of them follow."""
+def look(data: bytes | mmap.mmap, max_pixels: int) -> Header:
+  """Reads the header; raises if the pixels cannot all be there."""
   head = parse_header(data)
-  notes: tuple[str, ...] = ()
   limits.check_size(head.width, head.height, max_pixels)
   if head.kind in _FLOATS:
-    return _read_floats(head, data)
-  if not 0 < head.top < 2**16:
+    if not math.isfinite(head.top) or head.top == 0:
+      raise ValueError(f"a scale of {head.top}")
+  elif not 0 < head.top < 2**16:
     raise ValueError(f"a largest value of {head.top}")
+  needed = head.row_bytes * head.height
+  limits.check_bits(head.width, head.height, 8 * needed, len(data) - head.at)
+  return head
+
+
+def read_pnm(data: bytes, max_pixels: int) -> Found:
+  """Reads the first picture of a file; tells if more of them follow."""
+  head = look(data, max_pixels)
+  notes: tuple[str, ...] = ()
+  if head.kind in _FLOATS:
+    return _read_floats(head, data)
   top = int(head.top)
   if head.kind in _TEXT:
     samples = _from_text(head, data)
   elif head.kind == b"4":
-    stride = -(-head.width // 8)
-    rows = _raw(head, data, np.uint8, stride * head.height)
+    rows = _raw(head, data, np.uint8)
     notes = _follows(data, head.at + rows.nbytes)
     samples = 1 - np.unpackbits(
-      rows.reshape(head.height, stride), axis=1, count=head.width
+      rows.reshape(head.height, -1), axis=1, count=head.width
     )
   else:
-    kind = np.dtype(np.uint8 if top < 256 else ">u2")
-    samples = _raw(head, data, kind, head.width * head.height * head.samples)
+    samples = _raw(head, data, np.uint8 if top < 256 else ">u2")
     notes = _follows(data, head.at + samples.nbytes)
   samples = samples.reshape(head.height, head.width, head.samples)
   pixels, alpha = split_alpha(_scaled(samples, top))
@@ -136,21 +158,15 @@ def _parse_pam(part: bytes) -> Header:
   return Header(b"7", width, height, depth, int(words[b"MAXVAL"]), end.end())
 
 
-def _raw(
-  head: Header, data: bytes, kind: np.dtype | type, count: int
-) -> np.ndarray:
-  """Returns so many samples, all of which must be there."""
-  size = np.dtype(kind).itemsize
-  limits.check_bits(
-    head.width, head.height, 8 * size * count, len(data) - head.at
-  )
+def _raw(head: Header, data: bytes, kind: type | str) -> np.ndarray:
+  """Returns what is stored as it is; `look` has seen that it is there."""
+  count = head.row_bytes * head.height // np.dtype(kind).itemsize
   return np.frombuffer(data, kind, count, head.at)
 
 
 def _from_text(head: Header, data: bytes) -> np.ndarray:
   """Reads samples that are written in decimal."""
   count = head.width * head.height * head.samples
-  limits.check_bits(head.width, head.height, 8 * count, len(data) - head.at)
   text = re.sub(rb"#[^\n\r]*", b"", data[head.at :])
   if head.kind == b"1":
     digits = np.frombuffer(text, np.uint8)
@@ -191,9 +207,6 @@ def _scaled(samples: np.ndarray, top: int) -> np.ndarray:
 
 def _read_floats(head: Header, data: bytes) -> Found:
   """Reads PFM: linear light, by its programs; the lowest row first."""
-  if not math.isfinite(head.top) or head.top == 0:
-    raise ValueError(f"a scale of {head.top}")
-  kind = np.dtype("<f4" if head.top < 0 else ">f4")
-  samples = _raw(head, data, kind, head.width * head.height * head.samples)
+  samples = _raw(head, data, "<f4" if head.top < 0 else ">f4")
   samples = samples.reshape(head.height, head.width, head.samples)[::-1]
   return Found(format="PFM", pixels=samples.astype(np.float32), linear=True)

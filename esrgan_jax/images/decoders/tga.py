@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import struct
 
 import numpy as np
@@ -79,21 +80,33 @@ def is_tga(head: bytes, tail: bytes, suffix: str) -> bool:
   return tail.endswith(_FOOTER) or suffix.lower() == ".tga"
 
 
-def read_tga(data: bytes, max_pixels: int) -> Found:
-  """Reads a TGA."""
+def look(
+  data: bytes | mmap.mmap, max_pixels: int
+) -> tuple[_Header, np.ndarray | None, int]:
+  """Reads what comes before the pixels; raises if not all can be there.
+
+  Returns:
+    The header, the palette, and where the pixels begin.
+  """
   head = parse_header(data)
   if head is None:
     raise ValueError("no header")
   width, height = head.width, head.height
   limits.check_size(width, height, max_pixels)
-  at = _HEAD + head.name
-  palette, at = _palette(head, data, at)
+  palette, at = _palette(head, data, _HEAD + head.name)
   found = max(len(data) - at, 0)
   ratio = head.size
   if head.kind & _RUNS:
     ratio = (1 + head.size) / _LONGEST_RUN
   needed = int(-(-width * height * ratio // 1))
   limits.check_bits(width, height, 8 * needed, found)
+  return head, palette, at
+
+
+def read_tga(data: bytes, max_pixels: int) -> Found:
+  """Reads a TGA."""
+  head, palette, at = look(data, max_pixels)
+  width, height = head.width, head.height
   unpack = _unpack_runs if head.kind & _RUNS else _unpack
   words = unpack(head, memoryview(data)[at:]).reshape(height, width, head.size)
   if not head.flags & 0x20:

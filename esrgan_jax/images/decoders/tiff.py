@@ -137,7 +137,7 @@ class _Page:
 
 def read_tiff(data: bytes, max_pixels: int) -> Found:
   """Reads a TIFF of one page."""
-  pages = _find_pages(data, max_pixels)
+  pages = find_pages(data, max_pixels)
   refuse_frames(len(pages.offsets), "pages")
   (found,) = pages.play()
   return found
@@ -145,7 +145,7 @@ def read_tiff(data: bytes, max_pixels: int) -> Found:
 
 def read_tiff_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages | None:
   """Finds the pages of a TIFF; None if it is one."""
-  pages = _find_pages(data, max_pixels)
+  pages = find_pages(data, max_pixels)
   return pages if len(pages.offsets) > 1 else None
 
 
@@ -171,21 +171,26 @@ class Pages:
   broken: bool
   max_pixels: int
 
+  def look(self, offset: int) -> tuple[dict[int, Place], _Page]:
+    """Reads the directory of a page; raises if it is none that is read."""
+    where = self.data, offset, self.layout
+    places, _ = directories.read_directory(*where)
+    size = len(self.data)
+    try:
+      page = _read_page(self.data, places, self.layout, self.max_pixels)
+      _check_page(page, size, self.max_pixels)
+    except ImageError:
+      # What is unusual about it may be what is missing.
+      if directories.end_of(*where) > size or directories.lost_tags(*where):
+        raise ValueError("tags that say what it is are missing") from None
+      raise
+    return places, page
+
   def play(self) -> Iterator[Found]:
     """Yields the pages, one by one."""
-    size = len(self.data)
-    left = 2 * size
+    left = 2 * len(self.data)
     for offset in self.offsets:
-      places, _ = directories.read_directory(self.data, offset, self.layout)
-      try:
-        page = _read_page(self.data, places, self.layout, self.max_pixels)
-        _check_page(page, size, self.max_pixels)
-      except ImageError:
-        # What is unusual about it may be what is missing.
-        where = self.data, offset, self.layout
-        if directories.end_of(*where) > size or directories.lost_tags(*where):
-          raise ValueError("tags that say what it is are missing") from None
-        raise
+      places, page = self.look(offset)
       # A few bytes would else be any number of pages.
       left -= sum(page.counts)
       if left < 0:
@@ -310,7 +315,7 @@ def _places(
   return tags
 
 
-def _find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
+def find_pages(data: bytes | mmap.mmap, max_pixels: int) -> Pages:
   """Finds all pages; previews and masks are none."""
   layout, offset = directories.layout_of(data)
   pages: dict[int, tuple[int, int]] = {}

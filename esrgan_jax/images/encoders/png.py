@@ -98,7 +98,7 @@ def write_head(file: BinaryIO, image: Image) -> None:
   if meta.record is not None:
     # Which programs show; another's word stays.
     taken = "Software" in png_chunks.keywords(meta.png_chunks)
-    word = "esrgan_jax" if taken else "Software"
+    word = png_chunks.RECORD if taken else "Software"
     chunk(*png_chunks.text_chunk(word, meta.record))
 
 
