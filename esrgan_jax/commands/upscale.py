@@ -528,12 +528,13 @@ def _say_what_would_be_done(
   send: bool,
 ) -> None:
   """Tells what would be made of what, by the images' headers."""
-  total = 0
+  count = total = 0
   for job in jobs:
     target = "-" if send else job.target
     try:
       images.check_head(job.source, max_pixels=args.max_pixels)
       if job.size is None:
+        count += 1
         report.say(f"{job.source} -> {target}  its header tells no size")
         continue
       result = _result_sizes(job, naming)[0]
@@ -541,6 +542,7 @@ def _say_what_would_be_done(
     except ValueError as error:
       report.fail(explain(error))
       continue
+    count += 1
     total += _result_pixels(job, naming)
     frames = f"{job.frames} of " if job.frames > 1 else ""
     varied = bool(job.sizes)
@@ -549,8 +551,7 @@ def _say_what_would_be_done(
       f" {_sides(*result[::-1], varied=varied)}{doubt}"
     )
   report.say(
-    f"{_count(len(jobs), 'image')}, {total / 1e6:.1f} megapixels; nothing was"
-    " done"
+    f"{_count(count, 'image')}, {total / 1e6:.1f} megapixels; nothing was done"
   )
 
 
