@@ -24,7 +24,9 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 | GAN losses | `relativistic_generator_loss`, \
 `relativistic_discriminator_loss`, `vanilla_generator_loss`, \
 `vanilla_discriminator_loss`, `wasserstein_generator_loss`, \
-`wasserstein_critic_loss`, `gradient_penalty` |
+`wasserstein_critic_loss`, `gradient_penalty`, \
+`least_squares_generator_loss`, `least_squares_discriminator_loss`, \
+`hinge_discriminator_loss` |
 | measures | `psnr`, `ssim`, `ssim_map` |
 | images | `imresize`, `imresize_uint8`, `rgb_to_y`, `pixel_unshuffle` |
 | compiling | `compiler_options`, `enable_compilation_cache` |
@@ -49,7 +51,10 @@ if typing.TYPE_CHECKING:
   from esrgan_jax.losses import (
     charbonnier_loss,
     gradient_penalty,
+    hinge_discriminator_loss,
     l1_loss,
+    least_squares_discriminator_loss,
+    least_squares_generator_loss,
     mse_loss,
     perceptual_loss,
     relativistic_discriminator_loss,
@@ -90,12 +95,15 @@ _LAZY = {
   "compiler_options": "esrgan_jax.compilation",
   "enable_compilation_cache": "esrgan_jax.compilation",
   "gradient_penalty": "esrgan_jax.losses",
+  "hinge_discriminator_loss": "esrgan_jax.losses",
   "imresize": "esrgan_jax.resize",
   "imresize_uint8": "esrgan_jax.resize",
   "init": "esrgan_jax.compilation",
   "init_vgg19": "esrgan_jax.models.vgg",
   "interpolate_params": "esrgan_jax.interpolate",
   "l1_loss": "esrgan_jax.losses",
+  "least_squares_discriminator_loss": "esrgan_jax.losses",
+  "least_squares_generator_loss": "esrgan_jax.losses",
   "load": "esrgan_jax.upscaling.upscaler",
   "load_checkpoint": "esrgan_jax.weights.checkpoints",
   "mse_loss": "esrgan_jax.losses",
@@ -147,12 +155,15 @@ __all__ = [
   "compiler_options",
   "enable_compilation_cache",
   "gradient_penalty",
+  "hinge_discriminator_loss",
   "imresize",
   "imresize_uint8",
   "init",
   "init_vgg19",
   "interpolate_params",
   "l1_loss",
+  "least_squares_discriminator_loss",
+  "least_squares_generator_loss",
   "load",
   "load_checkpoint",
   "mse_loss",

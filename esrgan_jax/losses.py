@@ -345,6 +345,89 @@ def wasserstein_critic_loss(real_scores: Array, fake_scores: Array) -> Array:
   return jnp.mean(fake) - jnp.mean(real)
 
 
+def least_squares_generator_loss(
+  fake_scores: Array, *, halve: bool = True
+) -> Array:
+  """Returns the generator's least squares loss, E[(C(fake) - 1)^2] / 2.
+
+  Args:
+    fake_scores: Scores of super-resolved images, any shape.
+    halve: As in the paper. `False` is BasicSR's `lsgan`, and twice as much.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    TypeError: If it is no float array.
+    ValueError: If it is empty.
+
+  Source: LSGAN (arXiv:1611.04076), equations 2 and 9: a = 0, b = c = 1.
+
+  >>> float(least_squares_generator_loss(jnp.array([1.0, -1.0])))
+  1.0
+  """
+  checks.check_flags(halve=halve)
+  (fake,) = _floats(fake_scores=fake_scores)
+  loss = jnp.mean(jnp.square(fake - 1))
+  return loss / 2 if halve else loss
+
+
+def least_squares_discriminator_loss(
+  real_scores: Array, fake_scores: Array, *, halve: bool = True
+) -> Array:
+  """Returns the least squares loss (E[(C(real) - 1)^2] + E[C(fake)^2]) / 2.
+
+  Args:
+    real_scores: Scores of real images, any shape.
+    fake_scores: Scores of super-resolved images, any shape.
+    halve: As in the paper. `False` is BasicSR's `lsgan`, and twice as much.
+
+  Returns:
+    Scalar, float32.
+
+  Raises:
+    TypeError: If either is no float array.
+    ValueError: If either is empty.
+
+  Source: LSGAN (arXiv:1611.04076), equations 2 and 9: a = 0, b = c = 1.
+
+  >>> real, fake = jnp.array([1.0, 3.0]), jnp.array([0.0])
+  >>> float(least_squares_discriminator_loss(real, fake))
+  1.0
+  """
+  checks.check_flags(halve=halve)
+  real, fake = _floats(real_scores=real_scores, fake_scores=fake_scores)
+  loss = jnp.mean(jnp.square(real - 1)) + jnp.mean(jnp.square(fake))
+  return loss / 2 if halve else loss
+
+
+def hinge_discriminator_loss(real_scores: Array, fake_scores: Array) -> Array:
+  """Returns the loss E[max(0, 1 - C(real))] + E[max(0, 1 + C(fake))].
+
+  The generator's is `wasserstein_generator_loss`.
+
+  Args:
+    real_scores: Scores of real images, any shape.
+    fake_scores: Scores of super-resolved images, any shape.
+
+  Returns:
+    Scalar, float32; 0 where all scores are beyond 1 and -1.
+
+  Raises:
+    TypeError: If either is no float array.
+    ValueError: If either is empty.
+
+  Source: Geometric GAN (arXiv:1705.02894), section 3; BasicSR
+  `losses/gan_loss.py::GANLoss`, `hinge`.
+
+  >>> real, fake = jnp.array([1.0, 0.5]), jnp.array([-3.0, 1.0])
+  >>> float(hinge_discriminator_loss(real, fake))
+  1.25
+  """
+  real, fake = _floats(real_scores=real_scores, fake_scores=fake_scores)
+  return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+
+
 def gradient_penalty(
   key: Array,
   critic: Callable[[Array], Array],
@@ -469,10 +552,10 @@ def find_adversarial_loss(name: str) -> AdversarialLoss:
   Raises:
     ValueError: If there is none; says what there is.
 
-  >>> find_adversarial_loss("hinge")
+  >>> find_adversarial_loss("hing")
   Traceback (most recent call last):
   ...
-  ValueError: adversarial must be one of relativistic, vanilla, wgan-gp, got...
+  ValueError: adversarial must be one of relativistic, vanilla, wgan-gp...
   """
   if name not in ADVERSARIAL_LOSSES:
     raise ValueError(
@@ -507,6 +590,24 @@ register_adversarial_loss(
     wasserstein_critic_loss,
     options={"penalty_weight": 10.0},
     penalty=gradient_penalty,
+  )
+)
+register_adversarial_loss(
+  AdversarialLoss(
+    "lsgan",
+    lambda real, fake, *, halve: least_squares_generator_loss(
+      fake, halve=halve
+    ),
+    least_squares_discriminator_loss,
+    # The paper's equation is halved; BasicSR's is not.
+    options={"halve": True},
+  )
+)
+register_adversarial_loss(
+  AdversarialLoss(
+    "hinge",
+    lambda real, fake: wasserstein_generator_loss(fake),
+    hinge_discriminator_loss,
   )
 )
 

@@ -143,7 +143,7 @@ def test_wrong_overrides(name, text, message):
     ({"phase_order": ("gan", "psnr")}, "phase gan is the first"),
     ({"phase_order": "psnr"}, "it must be a tuple"),
     (
-      {"phases": {"gan": {"adversarial": "hinge"}}},
+      {"phases": {"gan": {"adversarial": "hing"}}},
       "relativistic, vanilla",
     ),
     (
@@ -358,8 +358,8 @@ def test_phases_of_a_users_choice():
 
 
 def test_an_adversarial_loss_is_one_entry():
-  hinge = losses.AdversarialLoss(
-    "hinge",
+  margin = losses.AdversarialLoss(
+    "margin",
     lambda real, fake, *, margin: -jnp.mean(fake),
     lambda real, fake, *, margin: (
       jnp.mean(jnp.maximum(margin - real, 0))
@@ -367,16 +367,17 @@ def test_an_adversarial_loss_is_one_entry():
     ),
     options={"margin": 1.0},
   )
-  losses.register_adversarial_loss(hinge)
+  losses.register_adversarial_loss(margin)
   try:
     config = config_lib.complete(
-      {"phases": {"gan": {"adversarial": "hinge", "margin": 2.0}}}
+      {"phases": {"gan": {"adversarial": "margin", "margin": 2.0}}}
     )
     assert config.phases.gan.margin == 2.0
-    with pytest.raises(ValueError, match="called 'hinge'"):
-      losses.register_adversarial_loss(losses.AdversarialLoss("hinge", 1, 2))
+    with pytest.raises(ValueError, match="called 'margin'"):
+      losses.register_adversarial_loss(losses.AdversarialLoss("margin", 1, 2))
   finally:
-    del losses.ADVERSARIAL_LOSSES["hinge"], losses.ADVERSARIAL_OPTIONS["margin"]
+    del losses.ADVERSARIAL_LOSSES["margin"]
+    del losses.ADVERSARIAL_OPTIONS["margin"]
   with pytest.raises(config_lib.ConfigError, match=r"phases\.gan\.margin"):
     config_lib.complete({"phases": {"gan": {"margin": 2.0}}})
 

@@ -66,6 +66,12 @@ def relativistic(high, low, *, halve, detach_means=False):
   return loss / 2 if halve else loss
 
 
+def least_squares(scores, label, halve):
+  """LSGAN's loss of scores against one label."""
+  loss = functional.mse_loss(scores, torch.full_like(scores, float(label)))
+  return loss / 2 if halve else loss
+
+
 def gradient_penalty(critic, real, fake, place):
   """WGAN-GP's penalty at given places between the images."""
   between = (place * real + (1 - place) * fake).detach().requires_grad_()
@@ -123,6 +129,8 @@ def gan_gradients(
     g_gan = relativistic(fake, real, halve=halve)
   elif adversarial == "vanilla":
     g_gan = bce(fake, True)
+  elif adversarial == "lsgan":
+    g_gan = least_squares(fake, 1, halve)
   else:
     g_gan = -fake.mean()
   g_loss = (
@@ -144,6 +152,10 @@ def gan_gradients(
     d_loss = relativistic(real, fake, **options)
   elif adversarial == "vanilla":
     d_loss = bce(real, True) + bce(fake, False)
+  elif adversarial == "lsgan":
+    d_loss = least_squares(real, 1, halve) + least_squares(fake, 0, halve)
+  elif adversarial == "hinge":
+    d_loss = torch.relu(1 - real).mean() + torch.relu(1 + fake).mean()
   else:
     penalty = gradient_penalty(discriminator, hr, sr, place)
     losses["d/penalty"] = penalty.item()
