@@ -125,7 +125,8 @@ def discriminator_state(num_feat, input_size, norm="batch"):
       if first or norm == "none":
         put(f"conv{position}.bias", width, scale=0.3)
       if not first and norm != "none":
-        layer = {"batch": "bn", "layer": "ln"}[norm] + position
+        kinds = {"batch": "bn", "layer": "ln", "instance": "in"}
+        layer = kinds[norm] + position
         put(f"{layer}.weight", width, scale=0.5, offset=1)
         put(f"{layer}.bias", width, scale=0.3)
         if norm == "batch":
@@ -154,7 +155,7 @@ def discriminator_trees(state):
       part, value = "kernel", linear1_from_torch(value, channels=channels)
     elif layer == "linear2" and part == "weight":
       part, value = "kernel", value.T
-    elif layer.startswith(("bn", "ln")):
+    elif layer.startswith(("bn", "ln", "in")):
       part = {"weight": "scale", "running_mean": "mean"}.get(part, part)
       part = {"running_var": "var"}.get(part, part)
     tree = stats if part in ("mean", "var") else params
@@ -300,6 +301,10 @@ STEPS = {
   "vanilla": {"adversarial": "vanilla", "pixel_loss": "charbonnier"},
   "wgan-gp layer": {"adversarial": "wgan-gp", "penalty_weight": 7.0},
   "wgan-gp none": {"adversarial": "wgan-gp", "penalty_weight": 7.0},
+  "wgan-gp instance": {"adversarial": "wgan-gp", "penalty_weight": 7.0},
+  "lsgan": {"adversarial": "lsgan"},
+  "lsgan whole": {"adversarial": "lsgan", "halve": False},
+  "hinge": {"adversarial": "hinge"},
 }
 
 

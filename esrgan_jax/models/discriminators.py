@@ -17,7 +17,7 @@ from esrgan_jax.ops.convolution import conv
 from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.ops.precision import at_least_float32
 
-NORMS = ("batch", "layer", "none")
+NORMS = ("batch", "layer", "instance", "none")
 
 Conv = tuple[Array, Array | None]  # Kernel and bias.
 
@@ -46,8 +46,9 @@ class VGGStyleDiscriminator(nn.Module):
     input_size: Height and width of the images, HR pixels: 3 or 4 times a power
       of two, at least 6.
     norm: `"batch"`, as published; `"layer"`, over channels and positions of
-      each image, or `"none"` for critics whose gradient is penalised: WGAN-GP
-      (arXiv:1704.00028, section 4) needs images that don't see each other.
+      each image, `"instance"`, over positions of each channel, or `"none"` for
+      critics whose gradient is penalised: WGAN-GP (arXiv:1704.00028, section
+      4) needs images that don't see each other.
     dtype: Compute dtype; parameters, batch statistics and logits are float32.
     axis_name: Axis or axes that the batch is mapped over, by `jax.pmap`,
       `jax.shard_map` or `jax.vmap`: with `train=True`, BatchNorm's statistics
@@ -153,27 +154,87 @@ class VGGStyleDiscriminator(nn.Module):
     return logits[:, 0]
 
   def _normalize(self, features: Array, position: str, train: bool) -> Array:
-    if self.norm == "none":
-      return features
-    # Flax's would promote by itself, which programs may have forbidden.
-    dtype = at_least_float32(self.dtype)
-    if self.norm == "batch":
-      norm = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,  # PyTorch's momentum of 0.1.
-        epsilon=1e-5,
-        # The mean of squares less the square of the mean loses digits: enough
-        # that, within ten steps, two devices and four would train apart.
-        use_fast_variance=False,
-        dtype=dtype,
-        axis_name=self.axis_name,
-        name=f"bn{position}",
-      )
-    else:
-      norm = nn.GroupNorm(
-        num_groups=1, epsilon=1e-5, dtype=dtype, name=f"ln{position}"
-      )
-    return norm(features.astype(dtype)).astype(self.dtype)
+    return normalize(
+      features,
+      self.norm,
+      position,
+      train=train,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+    )
+
+
+def normalize(
+  features: Array,
+  norm: str,
+  position: str,
+  *,
+  train: bool,
+  dtype: Any = jnp.float32,
+  axis_name: axes.AxisName = None,
+) -> Array:
+  """Returns normalised features; for a compact method of a discriminator.
+
+  Args:
+    features: `[B, H, W, C]`.
+    norm: One of `NORMS`: of `"batch"` alone, images see each other.
+    position: What follows in the layer's name, after `bn`, `ln` or `in`.
+    train: With `"batch"`, normalise with this batch's statistics.
+    dtype: Of the result; statistics are of float32.
+    axis_name: With `"batch"`, an axis that the batch is mapped over.
+
+  Returns:
+    The same shape.
+
+  Raises:
+    ValueError: If `"instance"` would leave nothing of maps of one position.
+
+  >>> class Scored(nn.Module):
+  ...   @nn.compact
+  ...   def __call__(self, image):
+  ...     return normalize(image, "instance", "0", train=True).mean((1, 2, 3))
+  >>> image = jax.random.uniform(jax.random.key(0), (1, 4, 4, 3))
+  >>> scores, variables = Scored().init_with_output(jax.random.key(0), image)
+  >>> list(variables["params"]), bool(abs(scores[0]) < 1e-5)
+  (['in0'], True)
+  """
+  if norm == "none":
+    return features
+  if norm == "instance" and features.shape[1] * features.shape[2] == 1:
+    raise ValueError(
+      f"norm is 'instance', and the map at {position} has one position, which"
+      " is its own mean: nothing would be left of it. Take larger images, or"
+      " norm 'layer'"
+    )
+  # Flax's would promote by itself, which programs may have forbidden.
+  wide = at_least_float32(dtype)
+  if norm == "batch":
+    layer = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=0.9,  # PyTorch's momentum of 0.1.
+      epsilon=1e-5,
+      # The mean of squares less the square of the mean loses digits: enough
+      # that, within ten steps, two devices and four would train apart.
+      use_fast_variance=False,
+      dtype=wide,
+      axis_name=axis_name,
+      name=f"bn{position}",
+    )
+  elif norm == "layer":
+    layer = nn.GroupNorm(
+      num_groups=1, epsilon=1e-5, dtype=wide, name=f"ln{position}"
+    )
+  else:
+    # A group a channel. As for BatchNorm, few positions are left at the end.
+    layer = nn.GroupNorm(
+      num_groups=None,
+      group_size=1,
+      epsilon=1e-5,
+      use_fast_variance=False,
+      dtype=wide,
+      name=f"in{position}",
+    )
+  return layer(features.astype(wide)).astype(dtype)
 
 
 def _add(x: Array, bias: Array | None) -> Array:

@@ -13,12 +13,10 @@ import numpy as np
 from jax import Array
 
 from esrgan_jax import checks
+from esrgan_jax.models.discriminators import NORMS, normalize
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.convolution import conv
-from esrgan_jax.ops.precision import at_least_float32
-
-NORMS = ("batch", "layer", "none")
 
 _NUM_CONVS = 8
 # PyTorch's default initialisation: uniform within 1 / sqrt(fan_in).
@@ -46,7 +44,8 @@ class SRGANDiscriminator(nn.Module):
     pool: Side of the map that the last features are averaged to, whatever the
       image's size; 0 for none, as published.
     norm: `"batch"`, as published; `"layer"`, over channels and positions of
-      each image, or `"none"`: for critics whose gradient is penalised.
+      each image, `"instance"`, over positions of each channel, or `"none"`:
+      for critics whose gradient is penalised.
     norm_first: Whether the first convolution is normalised, too, as some
       tutorials have it.
     dtype: Compute dtype; parameters, batch statistics and logits are float32.
@@ -137,7 +136,14 @@ class SRGANDiscriminator(nn.Module):
       run = _convolve_strided if n % 2 else _convolve
       x = axes.anywhere(run, x, params)
       if normalised:
-        x = self._normalize(x, n, train)
+        x = normalize(
+          x,
+          self.norm,
+          str(n),
+          train=train,
+          dtype=self.dtype,
+          axis_name=self.axis_name,
+        )
       x = nn.leaky_relu(x, 0.2)
     x = axes.anywhere(self._flatten, x, kept=1)
     hidden = 16 * self.num_feat
@@ -162,26 +168,6 @@ class SRGANDiscriminator(nn.Module):
     if self.pool:
       x = pool_adaptively(x, self.pool)
     return x.reshape(x.shape[0], -1)
-
-  def _normalize(self, x: Array, n: int, train: bool) -> Array:
-    # Flax's would promote by itself, which programs may have forbidden.
-    dtype = at_least_float32(self.dtype)
-    if self.norm == "batch":
-      norm = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,  # PyTorch's momentum of 0.1.
-        epsilon=1e-5,
-        # The mean of squares less the square of the mean loses digits.
-        use_fast_variance=False,
-        dtype=dtype,
-        axis_name=self.axis_name,
-        name=f"bn{n}",
-      )
-    else:
-      norm = nn.GroupNorm(
-        num_groups=1, epsilon=1e-5, dtype=dtype, name=f"ln{n}"
-      )
-    return norm(x.astype(dtype)).astype(self.dtype)
 
 
 def pool_adaptively(x: Array, side: int) -> Array:

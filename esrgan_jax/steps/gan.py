@@ -15,10 +15,12 @@ passes, moves them five times by the same. Training never reads them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -118,17 +120,20 @@ def gan_gradients(
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
     pixel_weight: ESRGAN's eta, for images in [0, 1].
     perceptual_weight: ESRGAN 1; SRGAN 0.006 with `"l2"` features.
-    adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN), `"wgan-gp"`, or
-      another of `losses.ADVERSARIAL_LOSSES`.
+    adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN), `"wgan-gp"`,
+      `"lsgan"`, `"hinge"`, or another of `losses.ADVERSARIAL_LOSSES`.
     adversarial_weight: ESRGAN's lambda; SRGAN 1e-3.
     key: Random key, for networks with dropout or its like, and for the places
-      of the penalty of `"wgan-gp"`. That sees D with running statistics, since
-      it needs images apart from each other; choose a D without BatchNorm.
+      of the penalty of `"wgan-gp"`. That is of each image's score, and needs a
+      D that sees images apart from each other: one whose BatchNorm takes the
+      batch's statistics is refused, and so should be a `FromFunction` that
+      does the like, which nobody can see from here.
     axis_name: As of `gan_step`.
     **options: Of that loss, where they are not to be its defaults. Of
       `"relativistic"`: `detach_means` stops D's gradients at the means, as
       BasicSR does; `halve` halves both players' sums, as all published codes
-      do, `False` is the paper's equation. Of `"wgan-gp"`: `penalty_weight`.
+      do, `False` is the paper's equation. Of `"lsgan"`: `halve`, as its paper.
+      Of `"wgan-gp"`: `penalty_weight`.
 
   Returns:
     Gradients like `params`; gradients like `d_params`; the new
@@ -139,8 +144,8 @@ def gan_gradients(
 
   Raises:
     ValueError: If a loss or an option of it is unknown, one with a penalty has
-      no key, `lr` or `hr` is missing or no batch of images, or nothing is
-      mapped over `axis_name`.
+      no key or a discriminator with BatchNorm, `lr` or `hr` is missing or no
+      batch of images, or nothing is mapped over `axis_name`.
     TypeError: If they are not of floats, or a loss returns no number.
 
   Source: ESRGAN (arXiv:1809.00219), section 3.4, equation 3; BasicSR
@@ -172,6 +177,8 @@ def gan_gradients(
   lr, hr = batch["lr"], batch["hr"]
   pixel = shared.find_pixel_loss(pixel_loss)
   loss = losses.find_adversarial_loss(adversarial)
+  if loss.penalty and key is None:
+    raise ValueError(f"adversarial {adversarial!r} needs a key, got None")
   options = _all_options(loss, options)
   penalty_weight = options.pop("penalty_weight", 1.0)
   params, d_params, d_batch_stats, collections = axes.vary(
@@ -194,7 +201,8 @@ def gan_gradients(
 
   def apply_d(d_params, d_batch_stats, image, key):
     statistics = {"batch_stats": d_batch_stats}
-    with shared.synchronized(axis_name):
+    apart = _apart(adversarial) if loss.penalty else contextlib.nullcontext()
+    with apart, shared.synchronized(axis_name):
       logits, updated = shared.run_network(
         discriminator, d_params, statistics, image, key
       )
@@ -229,8 +237,6 @@ def gan_gradients(
   d_grads = jax.tree.map(jnp.add, real_grads, fake_grads)
   metrics = {}
   if loss.penalty:
-    if key is None:
-      raise ValueError(f"adversarial {adversarial!r} needs a key, got None")
 
     def penalty(d_params):
       variables = {"params": d_params, "batch_stats": d_batch_stats}
@@ -420,6 +426,29 @@ def gan_step(
     "d/learning_rate": d_learning_rate,
   }
   return state, shared.with_counters(metrics, state)
+
+
+@contextlib.contextmanager
+def _apart(adversarial):
+  """Within, a BatchNorm in which images see each other is an error."""
+
+  def intercept(call, args, kwargs, context):
+    norm = context.module
+    if isinstance(norm, nn.BatchNorm) and context.method_name == "__call__":
+      given = [*args[1:2], kwargs.get("use_running_average")]
+      given.append(norm.use_running_average)
+      if not next(value for value in given if value is not None):
+        raise ValueError(
+          f"adversarial is {adversarial!r}, whose penalty is of each image's"
+          " score, and in the discriminator's BatchNorm"
+          f" {'/'.join(norm.path)} images of a batch see each other: choose"
+          " one that normalises each image by itself, such as"
+          " VGGStyleDiscriminator(norm='layer'), 'instance', or not at all"
+        )
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(intercept):
+    yield
 
 
 def _all_options(loss, given):

@@ -40,7 +40,7 @@ _COMMON: dict[str, Any] = {
   # trainings.
   "initialization": "published",
   # Of VGGStyleDiscriminator: num_feat 64, norm "batch", or for "wgan-gp"
-  # "layer" or "none".
+  # "layer", "instance" or "none".
   "discriminator": {"architecture": registry.DEFAULT_DISCRIMINATOR},
   "batch_size": 16,  # Of all devices together.
   "patch_size": 128,  # HR pixels.

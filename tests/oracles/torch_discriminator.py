@@ -9,7 +9,8 @@ class VGGStyleDiscriminator(nn.Module):
 
   def __init__(self, num_feat, input_size, norm="batch"):
     super().__init__()
-    self.prefix = {"batch": "bn", "layer": "ln", "none": ""}[norm]
+    prefixes = {"batch": "bn", "layer": "ln", "instance": "in", "none": ""}
+    self.prefix = prefixes[norm]
     size, stage, channels = input_size, 0, 3
     self.names = []
     while size > 4:
@@ -24,6 +25,8 @@ class VGGStyleDiscriminator(nn.Module):
           setattr(self, f"bn{name}", nn.BatchNorm2d(width))
         if not first and norm == "layer":
           setattr(self, f"ln{name}", nn.GroupNorm(1, width))
+        if not first and norm == "instance":
+          setattr(self, f"in{name}", nn.InstanceNorm2d(width, affine=True))
         self.names.append(name)
         channels = width
       size, stage = size // 2, stage + 1

@@ -72,7 +72,7 @@ def _check(settings, config):
     return (
       f"adversarial is {settings.adversarial!r}, whose penalty needs images"
       " that don't see each other through BatchNorm; add"
-      " --config.discriminator.norm=layer, or none"
+      " --config.discriminator.norm=layer, instance or none"
     )
   return ""
 
