@@ -49,6 +49,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 
 from esrgan_jax.models import srresnet
+from esrgan_jax.models.centered import CenteredRRDBNet
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.initialization import start_bilinear
 from esrgan_jax.models.rrdb import RRDBNet
@@ -476,5 +477,6 @@ register_generator(
 register_generator(
   "SRResNet", srresnet.SRResNet, starts={"bilinear": srresnet.start_bilinear}
 )
+register_generator("CenteredRRDBNet", CenteredRRDBNet)
 register_discriminator(DEFAULT_DISCRIMINATOR, VGGStyleDiscriminator)
 register_discriminator("SRGANDiscriminator", SRGANDiscriminator)

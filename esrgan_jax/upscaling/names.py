@@ -36,7 +36,9 @@ _TEMPLATE = "{name}{suffix}"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _OF_SIZE = {"width", "height", "scale"}
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')
-_WEIGHTS = re.compile(r"\.(safetensors|pth|pt|param|bin|ckpt)$", re.IGNORECASE)
+_WEIGHTS = re.compile(
+  r"\.(safetensors|pth|pt|(pth|pt)\.tar|param|bin|ckpt)$", re.IGNORECASE
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,9 @@ from esrgan_jax.weights.formats.ncnn_file import MAGIC, read_ncnn
 from esrgan_jax.weights.formats.safetensors_file import read_safetensors
 from esrgan_jax.weights.formats.torch_file import UnsafeFileError, read_torch
 
-READABLE = ".safetensors, .pth, .pt, .h5 (Keras), .param with .bin (ncnn)"
+READABLE = (
+  ".safetensors, .pth, .pt, .pth.tar, .h5 (Keras), .param with .bin (ncnn)"
+)
 WRITABLE = (".safetensors", ".pth")
 DTYPES = ("float32", "float16")
 

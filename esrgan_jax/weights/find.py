@@ -51,7 +51,10 @@ __all__ = [
   "read_config",
 ]
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5", ".param", ".bin", ".ckpt")
+_SUFFIXES = (
+  *(".safetensors", ".pth", ".pt", ".tar", ".h5"),
+  *(".param", ".bin", ".ckpt"),
+)
 
 Progress = Callable[[int, int | None], None]
 

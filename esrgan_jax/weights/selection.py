@@ -63,6 +63,7 @@ _OTHERS: tuple[tuple[str, str], ...] = (
     r"^conv0_[01]\.|^features\.0\.|^bn\d_\d\.|^block\d_conv\d/",
     "a VGG or a VGG-style critic",
   ),
+  (r"^blocks\.\d+\.cnn\.weight", "a critic (disc.pth.tar), no generator"),
   (
     r"param_groups|exp_avg|^optimizers?\b|^schedulers?\b|^optimizer_states",
     "a training state (optimizers, schedulers), not a network",

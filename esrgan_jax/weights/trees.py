@@ -88,7 +88,7 @@ def _told_by_shapes(folder, opened, config):
   wanted = [config["architecture"]] if config else list(DIALECTS)
   places = {
     prefix: name
-    for name in wanted
+    for name in reversed(wanted)  # The first has the last word.
     for prefix in _ending_with(opened, DIALECTS[name].LEAF)
   }
   if not places:

@@ -6,8 +6,13 @@ An architecture without a line here, such as a user's own, is written by
 
 from __future__ import annotations
 
-from esrgan_jax.weights.dialects import rrdb, srresnet
+from esrgan_jax.weights.dialects import centered, rrdb, srresnet
 from esrgan_jax.weights.dialects.protocol import Dialect
 
-# By the name that `models.registry` has.
-DIALECTS: dict[str, Dialect] = {"RRDBNet": rrdb, "SRResNet": srresnet}
+# By the name that `models.registry` has. Where trees are alike, the first is
+# meant.
+DIALECTS: dict[str, Dialect] = {
+  "RRDBNet": rrdb,
+  "CenteredRRDBNet": centered,
+  "SRResNet": srresnet,
+}

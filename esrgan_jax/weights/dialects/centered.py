@@ -1,0 +1,180 @@
+"""CenteredRRDBNet's names in weight files: those of giakou4/gans' ESRGAN.
+
+Its training writes `gen.pth.tar`, the generator as `state_dict` beside its
+optimizer:
+
+| layer | name |
+| --- | --- |
+| first | `initial` |
+| block | `residuals.0.rdb1.conv1.cnn` |
+| trunk | `conv` |
+| up i | `upsamples.{i-1}.conv` |
+| high | `final.0` |
+| last | `final.2` |
+
+It was trained on images in [-1, 1]. Here they are in [0, 1]: the first kernel
+is twice theirs, and the last layer half of theirs, which rounds nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from esrgan_jax.text import printable
+from esrgan_jax.weights.dialects import rrdb
+from esrgan_jax.weights.dialects.protocol import (
+  NamedWeights,
+  NcnnLayer,
+  StateDict,
+  UnsupportedWeightsError,
+)
+
+SUPPORTED = (
+  "CenteredRRDBNet (RRDBNet of images in [-1, 1]: gen.pth.tar of the PyTorch"
+  " ESRGAN with a WGAN-GP critic)"
+)
+UNTOLD = ()
+COLLECTIONS = ()
+TELLTALE = re.compile(
+  r"(?P<prefix>(?:.*\.)?)residuals\.0\.rdb1\.conv1\.cnn\.weight"
+)
+LEAF = rrdb.LEAF
+
+_BLOCK = re.compile(r"residuals\.([0-9]{1,4})\.rdb([1-3])\.conv([1-5])\.cnn")
+_UP = re.compile(r"upsamples\.([0-8])\.conv")
+_LAYERS = {
+  "initial": "conv_first",
+  "conv": "conv_body",
+  "final.0": "conv_hr",
+  "final.2": "conv_last",
+}
+# What becomes of the arrays that see images, or make them.
+_FACTORS = {
+  "conv_first.weight": np.float32(2),
+  "conv_last.weight": np.float32(0.5),
+  "conv_last.bias": np.float32(0.5),
+}
+
+
+def from_state_dict(
+  state: Mapping[str, Any], *, scale: int | None = None
+) -> NamedWeights:
+  """Returns the CenteredRRDBNet that named arrays are.
+
+  Args:
+    state: Name to array (float, kernels OIHW).
+    scale: Upscaling factor; must agree with what the shapes say.
+
+  Returns:
+    The network's fields, and its parameter tree.
+
+  Raises:
+    UnsupportedWeightsError: If arrays are missing, left over, of the wrong
+      shape or not finite.
+    ValueError: If `scale` contradicts the arrays.
+
+  Source: giakou4/gans `10. ESRGAN/model.py`, `utils.py::save_checkpoint`.
+
+  >>> from_state_dict({"residuals.0.rdb1.conv1.cnn.weight": np.ones(1)})
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: an RRDBNet...
+  """
+  flat: StateDict = {}
+  for key, value in state.items():
+    layer, _, kind = key.rpartition(".")
+    name = f"{_ours(layer)}.{kind}"
+    if kind not in ("weight", "bias") or name.startswith("."):
+      raise UnsupportedWeightsError(
+        f"almost CenteredRRDBNet, but it has no {printable(key, limit=60)}"
+      )
+    if name in flat:
+      raise UnsupportedWeightsError(
+        f"{printable(key, limit=60)} and another name both stand for {name}"
+      )
+    flat[name] = value
+  matches = (re.match(r"conv_up(\d)\.", name) for name in flat)
+  ups = sorted({int(match[1]) for match in matches if match})
+  if ups != list(range(1, len(ups) + 1)):
+    missing = next(n for n in range(len(ups)) if n + 1 not in ups)
+    raise UnsupportedWeightsError(
+      f"almost CenteredRRDBNet, but upsamples.{missing} is missing"
+    )
+  told = 2 ** len(ups)
+  if scale not in (None, told):
+    raise ValueError(
+      f"scale {scale} was asked for, but the weights are those of a x{told}"
+      f" network ({len(ups)} upsamplings); leave scale out"
+    )
+  found = rrdb.from_state_dict(flat, scale=told, unshuffle=1)
+  for name, factor in _FACTORS.items():
+    layer, kind = name.split(".")
+    leaf = {"weight": "kernel", "bias": "bias"}[kind]
+    with np.errstate(over="ignore"):
+      found.params[layer][leaf] *= factor
+    if not np.isfinite(found.params[layer][leaf]).all():
+      raise UnsupportedWeightsError(f"{name} has weights too large for float32")
+  return found
+
+
+def from_ncnn(
+  layers: Sequence[NcnnLayer],
+) -> tuple[StateDict, dict[str, int]]:
+  """Raises: ncnn's layers are known by their order, which is RRDBNet's."""
+  raise UnsupportedWeightsError("no CenteredRRDBNet is known in ncnn's files")
+
+
+def to_state_dict(
+  params: Mapping[str, Any],
+  collections: Mapping[str, Any] | None = None,
+  config: Mapping[str, Any] | None = None,
+) -> StateDict:
+  """Returns a parameter tree as a state dict of the program it is from.
+
+  Args:
+    params: CenteredRRDBNet's parameters.
+    collections: What it has besides: nothing.
+    config: Its fields; the tree tells all that is needed.
+
+  Returns:
+    Name to float32 array, kernels OIHW: what `load_state_dict` of that
+    program's Generator takes. Undoes `from_state_dict`.
+
+  Raises:
+    UnsupportedWeightsError: If the tree is not CenteredRRDBNet's.
+
+  >>> config = dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_block=2,
+  ...               num_grow_ch=2, scale=4, unshuffle=1)
+  >>> state = {k: np.ones(s) for k, s in rrdb.shapes(config).items()}
+  >>> state = to_state_dict(rrdb.from_state_dict(state).params)
+  >>> [name for name in state if name.startswith("up")][0], len(state)
+  ('upsamples.0.conv.weight', 72)
+  """
+  del config
+  result: StateDict = {}
+  theirs = {ours: name for name, ours in _LAYERS.items()}
+  for name, value in rrdb.to_state_dict(params, collections or {}).items():
+    layer, _, kind = name.rpartition(".")
+    if layer.startswith("body."):
+      _, n, rdb, conv = layer.split(".")
+      layer = f"residuals.{n}.{rdb}.{conv}.cnn"
+    elif layer.startswith("conv_up"):
+      layer = f"upsamples.{int(layer.removeprefix('conv_up')) - 1}.conv"
+    else:
+      layer = theirs[layer]
+    result[f"{layer}.{kind}"] = value / _FACTORS.get(name, np.float32(1))
+  return result
+
+
+def _ours(layer: str) -> str:
+  """BasicSR's name of a layer; nothing for none."""
+  if match := _BLOCK.fullmatch(layer):
+    n, rdb, conv = match.groups()
+    return f"body.{int(n)}.rdb{rdb}.conv{conv}"
+  if match := _UP.fullmatch(layer):
+    return f"conv_up{int(match[1]) + 1}"
+  return _LAYERS.get(layer, "")
