@@ -1,0 +1,372 @@
+"""Critics whose gradient is penalised, their losses, and configs/wgan_gp.py."""
+
+import functools
+import json
+import re
+import shlex
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esrgan_jax import __main__, images, losses, main
+from esrgan_jax.models.discriminators import VGGStyleDiscriminator
+from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
+from esrgan_jax.steps import gan
+from esrgan_jax.steps.optimizer import make_optimizer
+from esrgan_jax.steps.state import create_gan_state
+from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import mesh as mesh_lib
+from tests import golden
+from tests.training_runs import ROOT, assert_same_models, logged
+
+CARD = ROOT / "configs/wgan_gp.py"
+
+
+def scores():
+  return golden.draw("real scores", 6) * 2, golden.draw("fake scores", 5) * 2
+
+
+def test_losses_and_their_gradients_are_those_of_the_papers():
+  real, fake = (x.astype(np.float64) for x in scores())
+  cases = {
+    "lsgan": {
+      "d": ((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2,
+      "g": ((fake - 1) ** 2).mean() / 2,
+      "d real": (real - 1) / 6,
+      "d fake": fake / 5,
+      "g fake": (fake - 1) / 5,
+    },
+    "hinge": {
+      "d": np.maximum(1 - real, 0).mean() + np.maximum(1 + fake, 0).mean(),
+      "g": -fake.mean(),
+      "d real": (real < 1) / -6,
+      "d fake": (fake > -1) / 5,
+      "g fake": np.full(5, -1 / 5),
+    },
+    "wgan-gp": {
+      "d": fake.mean() - real.mean(),
+      "g": -fake.mean(),
+      "d real": np.full(6, -1 / 6),
+      "d fake": np.full(5, 1 / 5),
+      "g fake": np.full(5, -1 / 5),
+    },
+  }
+  for name, expected in cases.items():
+    loss = losses.find_adversarial_loss(name)
+    options = {k: v for k, v in loss.options.items() if k != "penalty_weight"}
+    d, (d_real, d_fake) = jax.value_and_grad(loss.discriminator, (0, 1))(
+      *map(jnp.float32, (real, fake)), **options
+    )
+    g, (none, g_fake) = jax.value_and_grad(loss.generator, (0, 1))(
+      *map(jnp.float32, (real, fake)), **options
+    )
+    found = {"d": d, "g": g, "d real": d_real, "d fake": d_fake}
+    for key, value in (found | {"g fake": g_fake}).items():
+      np.testing.assert_allclose(
+        value, expected[key], rtol=1e-5, atol=1e-6, err_msg=f"{name} {key}"
+      )
+    # The generator has no say in what real images are like.
+    np.testing.assert_array_equal(none, 0)
+  for loss, arguments in (
+    (losses.least_squares_discriminator_loss, (real, fake)),
+    (losses.least_squares_generator_loss, (fake,)),
+  ):
+    arguments = [jnp.float32(x) for x in arguments]
+    half, whole = loss(*arguments), loss(*arguments, halve=False)
+    np.testing.assert_allclose(whole, 2 * half, rtol=1e-6)
+
+
+def test_one_of_equals_in_a_hinge_is_still():
+  # At the corner, PyTorch's ReLU has a derivative of 0.
+  gradient = jax.grad(losses.hinge_discriminator_loss)(
+    jnp.ones(2), jnp.zeros(2)
+  )
+  np.testing.assert_array_equal(gradient, 0)
+
+
+def test_the_penalty_of_a_normalised_critic_by_finite_differences():
+  real, fake, weight = (
+    golden.draw(f"penalty {n}", *s)
+    for n, s in (
+      ("real", (2, 3, 3, 2)),
+      ("fake", (2, 3, 3, 2)),
+      ("weight", (2, 3)),
+    )
+  )
+
+  def critic(weight, x):
+    x = jnp.tanh(x @ weight)
+    mean, var = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+    return (((x - mean) / jnp.sqrt(var + 1e-5)) ** 3).sum((1, 2, 3))
+
+  key = jax.random.key(1)
+  place = np.asarray(jax.random.uniform(key, (2, 1, 1, 1)), np.float64)
+
+  def score(weight, x):
+    x = np.tanh(x @ weight)
+    mean, var = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+    return (((x - mean) / np.sqrt(var + 1e-5)) ** 3).sum((1, 2, 3))
+
+  def by_hand(weight, step=1e-5):
+    between = place * real + (1 - place) * fake
+    slopes = np.empty(between.shape)
+    for index in np.ndindex(*between.shape[1:]):
+      change = np.zeros(between.shape[1:])
+      change[index] = step
+      slopes[:, *index] = (
+        score(weight, between + change) - score(weight, between - change)
+      ) / (2 * step)
+    norms = np.sqrt((slopes**2).sum((1, 2, 3)))
+    return ((norms - 1) ** 2).mean()
+
+  value, gradient = jax.jit(
+    jax.value_and_grad(
+      lambda w: losses.gradient_penalty(
+        key, functools.partial(critic, w), real, fake
+      )
+    )
+  )(weight)
+  weight = weight.astype(np.float64)
+  np.testing.assert_allclose(value, by_hand(weight), rtol=1e-4)
+  for index in np.ndindex(*weight.shape):
+    change = np.zeros(weight.shape)
+    change[index] = 1e-4
+    slope = (by_hand(weight + change) - by_hand(weight - change)) / 2e-4
+    np.testing.assert_allclose(
+      gradient[index], slope, rtol=2e-3, atol=1e-4 * np.abs(gradient).max()
+    )
+
+
+class _Repeat(nn.Module):
+  scale: int = 4
+
+  @nn.compact
+  def __call__(self, lr):
+    gain = self.param("gain", nn.initializers.ones, (1, 1, 1, 3))
+    return (lr * gain).repeat(4, axis=1).repeat(4, axis=2)
+
+
+class _Mixing(nn.Module):
+  """A critic of the user's own, with a BatchNorm as its call has it."""
+
+  running: bool
+
+  @nn.compact
+  def __call__(self, image, *, train):
+    norm = nn.BatchNorm(use_fast_variance=False)
+    running = self.running or not train
+    x = norm(nn.Dense(2)(image), use_running_average=running)
+    return x.mean((1, 2, 3))
+
+
+def _batch(num=4, side=16):
+  hr = golden.image("wgan hr", num, side, side, 3)
+  # Images unlike each other: what mixes them would show.
+  hr = hr * np.linspace(0.2, 1, num, dtype=np.float32).reshape(num, 1, 1, 1)
+  return {"lr": hr[:, ::4, ::4], "hr": hr}
+
+
+def _gradients(critic, **options):
+  def run(batch):
+    key = jax.random.key(0)
+    params = _Repeat().init(key, batch["lr"])["params"]
+    variables = critic.init(key, batch["hr"], train=False)
+    return gan.gan_gradients(
+      params,
+      variables["params"],
+      variables.get("batch_stats", {}),
+      batch,
+      generator=_Repeat(),
+      discriminator=critic,
+      key=key,
+      **options,
+    )
+
+  return jax.eval_shape(run, _batch())
+
+
+@pytest.mark.parametrize(
+  "critic",
+  [
+    VGGStyleDiscriminator(2, input_size=16),
+    SRGANDiscriminator(2, input_size=16),
+    _Mixing(False),
+  ],
+  ids=["ESRGAN", "SRGAN", "own"],
+)
+def test_no_norm_that_mixes_a_batch_under_a_penalty(critic):
+  with pytest.raises(ValueError, match=r"BatchNorm .* see each other: choose"):
+    _gradients(critic, adversarial="wgan-gp")
+  _gradients(critic, adversarial="hinge")
+
+
+def test_a_map_of_one_position_has_no_instance_norm():
+  critic = SRGANDiscriminator(2, input_size=16, norm="instance")
+  with pytest.raises(ValueError, match="map at 7 has one position"):
+    _gradients(critic, adversarial="wgan-gp")
+
+
+def test_a_norm_of_running_statistics_mixes_nothing():
+  metrics = _gradients(_Mixing(True), adversarial="wgan-gp")[-1]
+  assert "d/penalty" in metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["layer", "instance", "none"])
+def test_images_do_not_see_each_other(norm):
+  critic = VGGStyleDiscriminator(2, input_size=12, norm=norm)
+  images = _batch(3, side=12)["hr"]
+
+  @jax.jit
+  def run(images):
+    variables = critic.init(jax.random.key(0), images, train=False)
+    score = functools.partial(critic.apply, variables, train=True)
+    return score(images), jnp.concatenate([score(x[None]) for x in images])
+
+  together, alone = run(images)
+  np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
+  assert np.ptp(together) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["layer", "instance", "none"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_penalty_on_eight_devices_is_that_of_one(norm, accumulate):
+  batch = _batch(16)
+  critic = VGGStyleDiscriminator(2, input_size=16, norm=norm)
+  adam = make_optimizer(1e-3, b1=0.0, b2=0.9)
+  nets = {"generator": _Repeat(), "discriminator": critic}
+  create = functools.partial(
+    create_gan_state, jax.random.key(0), *nets.values(), adam, adam
+  )
+  first = jax.tree.map(np.array, jax.jit(create)())
+  step = functools.partial(
+    gan.gan_step,
+    **nets,
+    optimizer=adam,
+    d_optimizer=adam,
+    adversarial="wgan-gp",
+    accumulate=accumulate,
+  )
+  found = []
+  for num in (1, 8):
+    mesh = mesh_lib.make_mesh(num)
+    run = mesh_lib.jit_step(step, mesh)
+    found.append(jax.device_get(run(first, mesh_lib.global_batch(mesh, batch))))
+  (_, metrics_one), (_, metrics_eight) = found
+  assert metrics_one["d/penalty"] > 0
+  for name, value in metrics_one.items():
+    np.testing.assert_allclose(
+      metrics_eight[name], value, rtol=1e-4, atol=1e-6, err_msg=name
+    )
+
+
+# --- The card.
+
+
+def test_the_card_is_the_recipe():
+  config = config_lib.complete(config_lib.read_config(CARD))
+  section = config.phases.gan
+  recipe = {
+    "b1": 0.0,
+    "b2": 0.9,
+    "learning_rate": 1e-4,
+    "d_learning_rate": 1e-4,
+    "adversarial": "wgan-gp",
+    "adversarial_weight": 5e-3,
+    "penalty_weight": 10.0,
+    "perceptual_weight": 1.0,
+    "pixel_loss": "l1",
+    "pixel_weight": 1e-2,
+  }
+  assert {key: section[key] for key in recipe} == recipe
+  assert section.schedule.to_dict() == {"name": "constant"}
+  assert config.perceptual.criterion == "l2"
+  assert config.perceptual.layers.to_dict() == {"conv5_4": 1.0}
+  assert config.discriminator.norm == "none"
+  assert (config.batch_size, config.patch_size) == (16, 96)
+  config_lib.override(config, [("discriminator.norm", "batch")])
+  with pytest.raises(config_lib.ConfigError, match="layer, instance or none"):
+    config_lib.complete(config)
+
+
+def test_the_pages_commands_are_of_keys_that_there_are():
+  page = (ROOT / "docs/wgan_gp.md").read_text()
+  lines = re.findall(r"^python -m esrgan_jax\.main (.*)$", page, re.MULTILINE)
+  assert len(lines) == 3
+  for line in lines:
+    flags = [flag.removeprefix("--") for flag in shlex.split(line)]
+    flags = [flag.split("=", 1) for flag in flags]
+    config = config_lib.read_config(ROOT / dict(flags)["config"])
+    given = [(k[7:], v) for k, v in flags if k.startswith("config.")]
+    config_lib.override(config, given)
+    assert config_lib.complete(config).phases.gan.adversarial == "wgan-gp"
+  keys = set(re.findall(r"`--config\.([\w.]+)=", page))
+  sections = config_lib.plain(config)
+  for key in keys:
+    found = sections
+    for part in key.split("."):
+      found = found[part]
+
+
+def _train(workdir):
+  command = {
+    "config": CARD,
+    "workdir": workdir,
+    "config.generator": "{'num_feat': 8, 'num_block': 1, 'num_grow_ch': 4}",
+    "config.initialization": "bilinear",
+    "config.discriminator.num_feat": 2,
+    "config.batch_size": 4,
+    "config.patch_size": 32,
+    "config.mesh.num_devices": 1,
+    "config.phases.psnr.num_train_steps": 4,
+    "config.phases.gan.num_train_steps": 6,
+    "config.perceptual.weights": "random",
+    "config.perceptual.layers": "{'conv1_2': 1.0}",
+    "config.data.sources": "sample_photos",
+    "config.data.eval": "sample_photos:held_out",
+    "config.data.cache_dir": workdir.parent / "cache",
+    "config.log_every_steps": 1,
+    "config.eval_every_steps": 6,
+    "config.checkpoint_every_steps": 3,
+    "config.eval.num_samples": 1,
+    "config.eval.sample_size": 32,
+    "config.interpolation_alphas": "0,1",
+  }
+  return main.main([f"--{key}={value}" for key, value in command.items()])
+
+
+@pytest.mark.slow
+def test_the_card_trains_reports_upscales_and_resumes(tmp_path, capsys):
+  run = tmp_path / "run"
+  assert _train(run) == 0, capsys.readouterr()
+  assert "report: " in capsys.readouterr().out
+  assert "<img" in (run / "report.html").read_text()
+  lines = [line for line in logged(run, "gan") if "g/loss" in line]
+  assert lines
+  # An image is compared with another one, and the critic is penalised.
+  assert all(line["g/perceptual"] > 0 for line in lines)
+  assert all(line["d/penalty"] > 0 for line in lines)
+  names = [
+    each["model"]
+    for each in json.loads((run / "evaluation.json").read_text())["evaluations"]
+  ]
+  assert names[:3] == ["bicubic", "psnr", "gan"]
+  # Interrupted after step 3, and gone on with.
+  again = tmp_path / "again"
+  shutil.copytree(run, again)
+  shutil.rmtree(again / "gan/checkpoints/6")
+  shutil.rmtree(again / "models")
+  assert _train(again) == 0, capsys.readouterr()
+  assert_same_models(run, again)
+  photo, large = tmp_path / "photo.png", tmp_path / "large.png"
+  pixels = golden.image("photo", 9, 12, 3)
+  images.write_image(photo, images.Image((pixels * 255).astype(np.uint8)))
+  capsys.readouterr()
+  command = ["upscale", str(photo), "--model", str(run / "gan")]
+  assert __main__.main([*command, "-o", str(large)]) == 0, capsys.readouterr()
+  assert images.read_image(large).pixels.shape[:2] == (36, 48)
