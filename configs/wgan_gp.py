@@ -8,7 +8,7 @@ Reproduces: losses, optimizer and sizes of giakou4/gans, `10. ESRGAN`: 0.01 L1 +
   phase one; a GAN needs a generator that upscales already.
 Command: python -m esrgan_jax.main --config=configs/wgan_gp.py --workdir=DIR
   With a trained PSNR model, phase two alone: --config.init_from=FILE
-  A small one on the sample photos, in minutes: docs/wgan_gp.md
+  In minutes, on the sample photos: configs/wgan_gp_small.py
 Data: as configs/gan.py. VGG19: config.perceptual.weights.
 Hardware: meant for one TPU host or GPU, 16 GB of memory and 8 GB of RAM.
 Cost: not measured.

@@ -224,7 +224,7 @@ def srgan_discriminator_trees(state):
       part, value = "kernel", linear1_from_torch(value, channels=channels)
     elif layer == "linear2" and part == "weight":
       part, value = "kernel", value.T
-    elif layer.startswith("bn"):
+    elif layer.startswith(("bn", "ln", "in")):
       part = {"weight": "scale", "running_mean": "mean"}.get(part, part)
       part = {"running_var": "var"}.get(part, part)
     tree = stats if part in ("mean", "var") else params

@@ -548,7 +548,7 @@ def test_metrics_are_the_losses_and_norms():
     ({"accumulate": 0}, "accumulate must be a whole number >= 1, got 0"),
     ({"ema_decay": 1.5}, r"ema_decay must be in \[0, 1\], got 1.5"),
     ({"pixel_loss": "l3"}, r"\('l1', 'mse', 'charbonnier'\).*got 'l3'"),
-    ({"adversarial": "hinge"}, "wgan-gp, got 'hinge'"),
+    ({"adversarial": "hing"}, "wgan-gp, lsgan, hinge, got 'hing'"),
     ({"halv": True}, "has no option halv; it has detach_means, halve"),
   ],
 )

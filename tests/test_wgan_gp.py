@@ -24,6 +24,7 @@ from tests import golden
 from tests.training_runs import ROOT, assert_same_models, logged
 
 CARD = ROOT / "configs/wgan_gp.py"
+SMALL = ROOT / "configs/wgan_gp_small.py"
 
 
 def scores():
@@ -139,6 +140,50 @@ def test_the_penalty_of_a_normalised_critic_by_finite_differences():
     np.testing.assert_allclose(
       gradient[index], slope, rtol=2e-3, atol=1e-4 * np.abs(gradient).max()
     )
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("norm", ["none", "layer", "instance"])
+def test_the_cards_critic_and_its_penalty_are_pytorchs(norm):
+  from tests.oracles import torch_srgan, torch_steps
+
+  layers = {"none": "none", "layer": "ln", "instance": "in"}
+  net = torch_srgan.Discriminator(2, 32, 3, norm=layers[norm])
+  state = golden.srgan_state(
+    {name: tuple(x.shape) for name, x in net.state_dict().items()}
+  )
+  net, key = torch_steps.with_state(net, state), golden.penalty_key()
+  real, fake = (golden.image(f"critic {n}", 3, 32, 32, 3) for n in "ab")
+  place = np.array(jax.random.uniform(key, (3, 1, 1, 1)))
+  penalty = torch_steps.gradient_penalty(
+    net, *map(torch_steps.to_torch, (real, fake, place))
+  )
+  scores = (net(torch_steps.to_torch(x)).mean() for x in (fake, real))
+  (next(scores) - next(scores) + 10 * penalty).backward()
+  grads = {name: x.grad for name, x in net.named_parameters()}
+  wanted, _ = golden.srgan_discriminator_trees(torch_steps.to_numpy(grads))
+  model = SRGANDiscriminator(2, pool=3, norm=norm)
+
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def run(params):
+    critic = functools.partial(model.apply, {"params": params}, train=True)
+    found = losses.gradient_penalty(key, critic, real, fake)
+    loss = losses.wasserstein_critic_loss(critic(real), critic(fake))
+    return loss + 10 * found, found
+
+  params, _ = golden.srgan_discriminator_trees(state)
+  found, value = run(params)
+  assert float(value) == pytest.approx(penalty.item(), rel=1e-4)
+  assert jax.tree.structure(found) == jax.tree.structure(wanted)
+  for (path, x), y in zip(
+    jax.tree_util.tree_leaves_with_path(found),
+    jax.tree.leaves(wanted),
+    strict=True,
+  ):
+    error = np.linalg.norm(x - y)
+    # Of the last bias, it is 0 but for rounding.
+    assert error <= 1e-4 * np.linalg.norm(y) + 1e-6, jax.tree_util.keystr(path)
 
 
 class _Repeat(nn.Module):
@@ -268,8 +313,9 @@ def test_the_penalty_on_eight_devices_is_that_of_one(norm, accumulate):
 # --- The card.
 
 
-def test_the_card_is_the_recipe():
-  config = config_lib.complete(config_lib.read_config(CARD))
+@pytest.mark.parametrize("path", [CARD, SMALL], ids=lambda p: p.stem)
+def test_the_cards_are_the_recipe(path):
+  config = config_lib.complete(config_lib.read_config(path))
   section = config.phases.gan
   recipe = {
     "b1": 0.0,
@@ -286,9 +332,11 @@ def test_the_card_is_the_recipe():
   assert {key: section[key] for key in recipe} == recipe
   assert section.schedule.to_dict() == {"name": "constant"}
   assert config.perceptual.criterion == "l2"
-  assert config.perceptual.layers.to_dict() == {"conv5_4": 1.0}
-  assert config.discriminator.norm == "none"
-  assert (config.batch_size, config.patch_size) == (16, 96)
+  critic = config.discriminator
+  assert (critic.architecture, critic.norm) == ("SRGANDiscriminator", "none")
+  if path == CARD:
+    assert config.perceptual.layers.to_dict() == {"conv5_4": 1.0}
+    assert (config.batch_size, config.patch_size) == (16, 96)
   config_lib.override(config, [("discriminator.norm", "batch")])
   with pytest.raises(config_lib.ConfigError, match="layer, instance or none"):
     config_lib.complete(config)

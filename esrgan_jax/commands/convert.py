@@ -4,8 +4,9 @@ SRC is a name from `python -m esrgan_jax models`; a .safetensors, .pth or ncnn
 (.param with .bin) file of any dialect of the ESRGAN family; or a workdir of
 training, a phase's folder in it, or a checkpoint. DST is a .safetensors file,
 or a .pth where PyTorch is installed, in BasicSR's names: it loads in chaiNNer,
-ComfyUI and spandrel as it is. A .jax is a program that runs without this
-package: see docs/export.md.
+ComfyUI and spandrel as it is. A .pth.tar is the same as a checkpoint, for
+programs that look for its `state_dict`. A .jax is a program that runs without
+this package: see docs/export.md.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "source", metavar="SRC", help="name, weight file or workdir"
   )
   parser.add_argument(
-    "target", metavar="DST", help=".safetensors, .pth or .jax file"
+    "target", metavar="DST", help=".safetensors, .pth, .pth.tar or .jax file"
   )
   parser.add_argument(
     "--dtype",

@@ -13,7 +13,7 @@ from esrgan_jax.weights import files
 
 
 def write(path: pathlib.Path, weights: files.Weights, *, dtype: str) -> None:
-  """Writes a `.safetensors`, or a `.pth`; see `esrgan_jax.export.Writer`."""
+  """Writes one of `files.WRITABLE`; see `esrgan_jax.export.Writer`."""
   files.write_weights(
     path,
     weights.params,
@@ -27,6 +27,7 @@ def write(path: pathlib.Path, weights: files.Weights, *, dtype: str) -> None:
 _TITLES = {
   ".safetensors": "safetensors: chaiNNer, ComfyUI, spandrel, this",
   ".pth": "PyTorch: BasicSR and what grew from it",
+  ".pth.tar": "PyTorch: programs that look for a state_dict",
 }
 
 # Suffix, title, and what raises if such a file cannot be written here.

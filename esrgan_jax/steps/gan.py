@@ -437,7 +437,7 @@ def _apart(adversarial):
     if isinstance(norm, nn.BatchNorm) and context.method_name == "__call__":
       given = [*args[1:2], kwargs.get("use_running_average")]
       given.append(norm.use_running_average)
-      if not next(value for value in given if value is not None):
+      if any(value is not None and not value for value in given):
         raise ValueError(
           f"adversarial is {adversarial!r}, whose penalty is of each image's"
           " score, and in the discriminator's BatchNorm"

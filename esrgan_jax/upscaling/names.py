@@ -37,7 +37,7 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 _OF_SIZE = {"width", "height", "scale"}
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')
 _WEIGHTS = re.compile(
-  r"\.(safetensors|pth|pt|(pth|pt)\.tar|param|bin|ckpt)$", re.IGNORECASE
+  r"\.(safetensors|(pth|pt)(\.tar)?|h5|param|bin|ckpt)$", re.IGNORECASE
 )
 
 

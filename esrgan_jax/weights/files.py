@@ -41,7 +41,7 @@ from esrgan_jax.weights.formats.torch_file import UnsafeFileError, read_torch
 READABLE = (
   ".safetensors, .pth, .pt, .pth.tar, .h5 (Keras), .param with .bin (ncnn)"
 )
-WRITABLE = (".safetensors", ".pth")
+WRITABLE = (".safetensors", ".pth", ".pth.tar")
 DTYPES = ("float32", "float16")
 
 # What people hand over instead of weights, by its first bytes.
@@ -172,7 +172,8 @@ def write_weights(
   neither half a file nor a damaged old one.
 
   Args:
-    path: `.safetensors`, or `.pth` where PyTorch is installed.
+    path: `.safetensors`; where PyTorch is installed, `.pth`, or `.pth.tar` for
+      programs that look for a `state_dict`.
     params: The network's parameter tree.
     config: The network's `architecture` (absent: RRDBNet) and fields. `scale`
       is required; where there is a dialect, the rest is read from `params`.
@@ -190,12 +191,12 @@ def write_weights(
       `params`, a weight is not finite or does not fit float16.
     FileExistsError: If the file exists and `overwrite` is false.
     FileNotFoundError: If its folder does not exist.
-    RuntimeError: If `.pth` is asked for and PyTorch is not installed.
+    RuntimeError: If PyTorch's is asked for, and it is not installed.
 
   >>> write_weights("model.h5", {}, {"scale": 4})
   Traceback (most recent call last):
   ...
-  ValueError: cannot write model.h5: the suffix must be .safetensors or .pth
+  ValueError: cannot write model.h5: the suffix must be .safetensors, .pth or...
   """
   checks.check_path(path)
   for name, value in (("params", params), ("config", config)):
@@ -209,10 +210,12 @@ def write_weights(
     "call it outside of jax.jit, with what a program returns",
   )
   path = pathlib.Path(path)
-  if path.suffix.lower() not in WRITABLE:
+  suffix = _suffix(path)
+  if not suffix:
+    *others, last = WRITABLE
     raise ValueError(
       f"cannot write {printable(path)}: the suffix must be"
-      f" {' or '.join(WRITABLE)}"
+      f" {', '.join(others)} or {last}"
     )
   storage.check_output(path, overwrite=overwrite)
   check_installed(path)
@@ -233,11 +236,13 @@ def write_weights(
     state = {k: _float16(k, v) for k, v in state.items()}
   notes = {str(k): str(v) for k, v in (metadata or {}).items()}
   notes |= {"format": "pt", "architecture": name, **own}
-  if path.suffix.lower() == ".safetensors":
+  if suffix == ".safetensors":
     data = safetensors_file.to_bytes(state, notes)
     storage.write_whole(path, data, overwrite=overwrite)
   else:
-    write = _torch_writer(state, notes)
+    # Where BasicSR looks, and what most tutorials' checkpoints have.
+    key = "params" if suffix == ".pth" else "state_dict"
+    write = _torch_writer(key, state, notes)
     with storage.written_aside(path, overwrite=overwrite) as file:
       write(file)
   return path
@@ -295,16 +300,22 @@ def check_installed(path: str | os.PathLike[str]) -> None:
     path: The file.
 
   Raises:
-    RuntimeError: If it is `.pth`, and PyTorch is missing.
+    RuntimeError: If it is one of PyTorch's, which is missing.
 
   >>> check_installed("model.safetensors")
   """
-  is_torch = pathlib.Path(path).suffix.lower() == ".pth"
+  is_torch = _suffix(pathlib.Path(path)) in (".pth", ".pth.tar")
   if is_torch and importlib.util.find_spec("torch") is None:
     raise RuntimeError(
       "writing .pth takes PyTorch, which is not installed: write .safetensors,"
       " which chaiNNer, ComfyUI and spandrel load as well"
     )
+
+
+def _suffix(path: pathlib.Path) -> str:
+  """Which of `WRITABLE` a name ends with; empty for none."""
+  name = path.name.lower()
+  return next((s for s in WRITABLE if name.endswith(s) and name != s), "")
 
 
 def _kind(path: pathlib.Path) -> str:
@@ -460,11 +471,11 @@ def _float16(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def _torch_writer(
-  state: Mapping[str, np.ndarray], notes: Mapping[str, str]
+  key: str, state: Mapping[str, np.ndarray], notes: Mapping[str, str]
 ) -> Callable[[BinaryIO], object]:
   import torch
 
   tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
-  # "params" is where BasicSR looks; others step over "esrgan_jax".
-  content = {"params": tensors, "esrgan_jax": dict(sorted(notes.items()))}
+  # Others step over "esrgan_jax".
+  content = {key: tensors, "esrgan_jax": dict(sorted(notes.items()))}
   return lambda file: torch.save(content, file)

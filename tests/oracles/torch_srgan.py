@@ -3,6 +3,8 @@
 Written from the architectures; each has the names of the program in its own.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -190,20 +192,29 @@ GENERATORS = {
 }
 
 
+# Of the discriminator's layers, by our names.
+_NORMS = {
+  "bn": nn.BatchNorm2d,
+  "ln": functools.partial(nn.GroupNorm, 1),
+  "in": functools.partial(nn.InstanceNorm2d, affine=True),
+}
+
+
 class Discriminator(nn.Module):
   """Maps `[B, 3, S, S]` to `[B, 1]`; with `pool`, any S."""
 
-  def __init__(self, num_feat, size, pool=0, *, norm_first=False):
+  def __init__(self, num_feat, size, pool=0, *, norm_first=False, norm="bn"):
     super().__init__()
     channels = 3
     for n in range(8):
-      width, norm = num_feat * 2 ** (n // 2), n > 0 or norm_first
-      conv = _conv(channels, width, stride=1 + n % 2, bias=not norm)
+      width = num_feat * 2 ** (n // 2)
+      normalised = norm in _NORMS and (n > 0 or norm_first)
+      conv = _conv(channels, width, stride=1 + n % 2, bias=not normalised)
       self.add_module(f"conv{n}", conv)
-      self.add_module(
-        f"bn{n}", nn.BatchNorm2d(width) if norm else nn.Identity()
-      )
+      layer = _NORMS[norm](width) if normalised else nn.Identity()
+      self.add_module(f"{norm}{n}", layer)
       channels, size = width, -(-size // (1 + n % 2))
+    self.norm = norm
     self.pool = nn.AdaptiveAvgPool2d(pool) if pool else nn.Identity()
     inputs = channels * (pool or size) ** 2
     self.linear1 = nn.Linear(inputs, 16 * num_feat)
@@ -212,6 +223,6 @@ class Discriminator(nn.Module):
   def forward(self, x):
     for n in range(8):
       x = self.get_submodule(f"conv{n}")(x)
-      x = functional.leaky_relu(self.get_submodule(f"bn{n}")(x), 0.2)
+      x = functional.leaky_relu(self.get_submodule(f"{self.norm}{n}")(x), 0.2)
     x = functional.leaky_relu(self.linear1(self.pool(x).flatten(1)), 0.2)
     return self.linear2(x)

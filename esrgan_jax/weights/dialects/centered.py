@@ -37,7 +37,7 @@ SUPPORTED = (
   "CenteredRRDBNet (RRDBNet of images in [-1, 1]: gen.pth.tar of the PyTorch"
   " ESRGAN with a WGAN-GP critic)"
 )
-UNTOLD = ()
+UNTOLD = rrdb.UNTOLD
 COLLECTIONS = ()
 TELLTALE = re.compile(
   r"(?P<prefix>(?:.*\.)?)residuals\.0\.rdb1\.conv1\.cnn\.weight"
@@ -61,13 +61,17 @@ _FACTORS = {
 
 
 def from_state_dict(
-  state: Mapping[str, Any], *, scale: int | None = None
+  state: Mapping[str, Any],
+  *,
+  scale: int | None = None,
+  unshuffle: int | None = None,
 ) -> NamedWeights:
   """Returns the CenteredRRDBNet that named arrays are.
 
   Args:
     state: Name to array (float, kernels OIHW).
-    scale: Upscaling factor; must agree with what the shapes say.
+    scale: As of `rrdb.from_state_dict`; that program's is 4.
+    unshuffle: As of `rrdb.from_state_dict`; that program's is 1.
 
   Returns:
     The network's fields, and its parameter tree.
@@ -75,7 +79,8 @@ def from_state_dict(
   Raises:
     UnsupportedWeightsError: If arrays are missing, left over, of the wrong
       shape or not finite.
-    ValueError: If `scale` contradicts the arrays.
+    UntoldScaleError: If it may be x2 or x3, and `scale` is None.
+    ValueError: If `scale` or `unshuffle` contradicts the arrays.
 
   Source: giakou4/gans `10. ESRGAN/model.py`, `utils.py::save_checkpoint`.
 
@@ -87,33 +92,20 @@ def from_state_dict(
   flat: StateDict = {}
   for key, value in state.items():
     layer, _, kind = key.rpartition(".")
-    name = f"{_ours(layer)}.{kind}"
-    if kind not in ("weight", "bias") or name.startswith("."):
+    ours = _ours(layer)
+    if not ours or kind not in ("weight", "bias"):
       raise UnsupportedWeightsError(
-        f"almost CenteredRRDBNet, but it has no {printable(key, limit=60)}"
+        f"almost a CenteredRRDBNet, which has no {printable(key, limit=60)}"
       )
+    name = f"{ours}.{kind}"
     if name in flat:
       raise UnsupportedWeightsError(
         f"{printable(key, limit=60)} and another name both stand for {name}"
       )
     flat[name] = value
-  matches = (re.match(r"conv_up(\d)\.", name) for name in flat)
-  ups = sorted({int(match[1]) for match in matches if match})
-  if ups != list(range(1, len(ups) + 1)):
-    missing = next(n for n in range(len(ups)) if n + 1 not in ups)
-    raise UnsupportedWeightsError(
-      f"almost CenteredRRDBNet, but upsamples.{missing} is missing"
-    )
-  told = 2 ** len(ups)
-  if scale not in (None, told):
-    raise ValueError(
-      f"scale {scale} was asked for, but the weights are those of a x{told}"
-      f" network ({len(ups)} upsamplings); leave scale out"
-    )
-  found = rrdb.from_state_dict(flat, scale=told, unshuffle=1)
+  found = rrdb.from_state_dict(flat, scale=scale, unshuffle=unshuffle)
   for name, factor in _FACTORS.items():
-    layer, kind = name.split(".")
-    leaf = {"weight": "kernel", "bias": "bias"}[kind]
+    layer, leaf = name.replace("weight", "kernel").split(".")
     with np.errstate(over="ignore"):
       found.params[layer][leaf] *= factor
     if not np.isfinite(found.params[layer][leaf]).all():
