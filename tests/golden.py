@@ -303,7 +303,6 @@ STEPS = {
   "wgan-gp none": {"adversarial": "wgan-gp", "penalty_weight": 7.0},
   "wgan-gp instance": {"adversarial": "wgan-gp", "penalty_weight": 7.0},
   "lsgan": {"adversarial": "lsgan"},
-  "lsgan whole": {"adversarial": "lsgan", "halve": False},
   "hinge": {"adversarial": "hinge"},
 }
 

@@ -119,8 +119,6 @@ STEPS = {
   "detached": {"detach_means": True},
   "vanilla": {"adversarial": "vanilla"},
   "wgan-gp": {"adversarial": "wgan-gp"},
-  "lsgan": {"adversarial": "lsgan"},
-  "hinge": {"adversarial": "hinge"},
 }
 
 
@@ -188,9 +186,7 @@ def test_a_step_of_phase_two():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "name", ["detached", "vanilla", "wgan-gp", "lsgan", "hinge"]
-)
+@pytest.mark.parametrize("name", ["detached", "vanilla", "wgan-gp"])
 @pytest.mark.parametrize("form", ["shard_map", "vmap"])
 def test_other_losses(form, name):
   _check(form, name)

@@ -1,10 +1,8 @@
 """Critics whose gradient is penalised, their losses, and configs/wgan_gp.py."""
 
 import functools
-import json
 import re
 import shlex
-import shutil
 
 import flax.linen as nn
 import jax
@@ -21,7 +19,7 @@ from esrgan_jax.steps.state import create_gan_state
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import mesh as mesh_lib
 from tests import golden
-from tests.training_runs import ROOT, assert_same_models, logged
+from tests.training_runs import ROOT, logged
 
 CARD = ROOT / "configs/wgan_gp.py"
 SMALL = ROOT / "configs/wgan_gp_small.py"
@@ -81,7 +79,7 @@ def test_losses_and_their_gradients_are_those_of_the_papers():
     np.testing.assert_allclose(whole, 2 * half, rtol=1e-6)
 
 
-def test_one_of_equals_in_a_hinge_is_still():
+def test_a_hinge_is_flat_at_its_corner():
   # At the corner, PyTorch's ReLU has a derivative of 0.
   gradient = jax.grad(losses.hinge_discriminator_loss)(
     jnp.ones(2), jnp.zeros(2)
@@ -261,7 +259,7 @@ def test_a_norm_of_running_statistics_mixes_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["layer", "instance", "none"])
+@pytest.mark.parametrize("norm", ["layer", "instance"])
 def test_images_do_not_see_each_other(norm):
   critic = VGGStyleDiscriminator(2, input_size=12, norm=norm)
   images = _batch(3, side=12)["hr"]
@@ -278,11 +276,9 @@ def test_images_do_not_see_each_other(norm):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["layer", "instance", "none"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_penalty_on_eight_devices_is_that_of_one(norm, accumulate):
+def test_the_penalty_on_eight_devices_is_that_of_one():
   batch = _batch(16)
-  critic = VGGStyleDiscriminator(2, input_size=16, norm=norm)
+  critic = VGGStyleDiscriminator(2, input_size=16, norm="instance")
   adam = make_optimizer(1e-3, b1=0.0, b2=0.9)
   nets = {"generator": _Repeat(), "discriminator": critic}
   create = functools.partial(
@@ -295,7 +291,7 @@ def test_the_penalty_on_eight_devices_is_that_of_one(norm, accumulate):
     optimizer=adam,
     d_optimizer=adam,
     adversarial="wgan-gp",
-    accumulate=accumulate,
+    accumulate=2,
   )
   found = []
   for num in (1, 8):
@@ -361,60 +357,46 @@ def test_the_pages_commands_are_of_keys_that_there_are():
       found = found[part]
 
 
-def _train(workdir):
-  command = {
+@pytest.mark.slow
+def test_the_card_trains_at_a_small_size(tmp_path, capsys):
+  """Both phases, a report, and a photo by the generator that comes of it."""
+  run = tmp_path / "run"
+  flags = {
     "config": CARD,
-    "workdir": workdir,
+    "workdir": run,
     "config.generator": "{'num_feat': 8, 'num_block': 1, 'num_grow_ch': 4}",
-    "config.initialization": "bilinear",
     "config.discriminator.num_feat": 2,
+    "config.initialization": "bilinear",
     "config.batch_size": 4,
     "config.patch_size": 32,
-    "config.mesh.num_devices": 1,
-    "config.phases.psnr.num_train_steps": 4,
-    "config.phases.gan.num_train_steps": 6,
+    "config.phases.psnr.num_train_steps": 6,
+    "config.phases.gan.num_train_steps": 3,
     "config.perceptual.weights": "random",
     "config.perceptual.layers": "{'conv1_2': 1.0}",
     "config.data.sources": "sample_photos",
     "config.data.eval": "sample_photos:held_out",
-    "config.data.cache_dir": workdir.parent / "cache",
+    "config.data.cache_dir": tmp_path / "cache",
     "config.log_every_steps": 1,
-    "config.eval_every_steps": 6,
-    "config.checkpoint_every_steps": 3,
+    "config.eval.max_images": 1,
     "config.eval.num_samples": 1,
     "config.eval.sample_size": 32,
     "config.interpolation_alphas": "0,1",
+    "config.mesh.num_devices": 1,
   }
-  return main.main([f"--{key}={value}" for key, value in command.items()])
-
-
-@pytest.mark.slow
-def test_the_card_trains_reports_upscales_and_resumes(tmp_path, capsys):
-  run = tmp_path / "run"
-  assert _train(run) == 0, capsys.readouterr()
-  assert "report: " in capsys.readouterr().out
+  command = [f"--{key}={value}" for key, value in flags.items()]
+  assert main.main(command) == 0, capsys.readouterr()
   assert "<img" in (run / "report.html").read_text()
   lines = [line for line in logged(run, "gan") if "g/loss" in line]
   assert lines
   # An image is compared with another one, and the critic is penalised.
   assert all(line["g/perceptual"] > 0 for line in lines)
   assert all(line["d/penalty"] > 0 for line in lines)
-  names = [
-    each["model"]
-    for each in json.loads((run / "evaluation.json").read_text())["evaluations"]
-  ]
-  assert names[:3] == ["bicubic", "psnr", "gan"]
-  # Interrupted after step 3, and gone on with.
-  again = tmp_path / "again"
-  shutil.copytree(run, again)
-  shutil.rmtree(again / "gan/checkpoints/6")
-  shutil.rmtree(again / "models")
-  assert _train(again) == 0, capsys.readouterr()
-  assert_same_models(run, again)
   photo, large = tmp_path / "photo.png", tmp_path / "large.png"
-  pixels = golden.image("photo", 9, 12, 3)
-  images.write_image(photo, images.Image((pixels * 255).astype(np.uint8)))
-  capsys.readouterr()
-  command = ["upscale", str(photo), "--model", str(run / "gan")]
-  assert __main__.main([*command, "-o", str(large)]) == 0, capsys.readouterr()
-  assert images.read_image(large).pixels.shape[:2] == (36, 48)
+  pixels = np.full((12, 16, 3), (90, 120, 60), np.uint8)
+  images.write_image(photo, images.Image(pixels))
+  command = ["upscale", str(photo), "--model", str(run), "-o", str(large)]
+  assert __main__.main(command) == 0, capsys.readouterr()
+  found = images.read_image(large).pixels.astype(int)
+  assert found.shape == (48, 64, 3)
+  # A few steps from bilinear upscaling.
+  assert np.abs(found[24, 32] - (90, 120, 60)).max() < 40
