@@ -7,8 +7,10 @@ Reproduces: nothing published; shows that the recipe of configs/wgan_gp.py runs
 Command:
   python -m esrgan_jax.main --config=configs/wgan_gp_small.py --workdir=DIR
 Hardware: 2 CPU cores, 2.5 GB of free memory.
-Cost: not measured.
-Result: not measured.
+Cost: 260 seconds of processor time on two cores of an AMD EPYC that others
+  shared (Python 3.11, jax 0.10.2, nothing compiled before).
+Result: held-out photos, Y, x4: bicubic 29.59 dB / 0.808, PSNR model 30.00 /
+  0.823, GAN model 29.96 / 0.825 (seed 0).
 """
 
 import ml_collections

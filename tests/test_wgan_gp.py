@@ -386,6 +386,7 @@ def test_the_card_trains_at_a_small_size(tmp_path, capsys):
   command = [f"--{key}={value}" for key, value in flags.items()]
   assert main.main(command) == 0, capsys.readouterr()
   assert "<img" in (run / "report.html").read_text()
+  assert (run / "film.webp").is_file()
   lines = [line for line in logged(run, "gan") if "g/loss" in line]
   assert lines
   # An image is compared with another one, and the critic is penalised.
