@@ -28,8 +28,8 @@ class CenteredRRDBNet(RRDBNet):
 
   >>> net = CenteredRRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
   >>> grey = jnp.full((1, 8, 8, 3), 0.5)
-  >>> params = net.init(jax.random.key(0), grey)["params"]
-  >>> net.apply({"params": params}, grey)[0, 0, 0].tolist()
+  >>> variables = jax.jit(net.init)(jax.random.key(0), grey)
+  >>> jax.jit(net.apply)(variables, grey)[0, 0, 0].tolist()
   [0.5, 0.5, 0.5]
   """
 
