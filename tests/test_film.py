@@ -317,7 +317,7 @@ def test_the_picture(finished, tmp_path):
     ({"picture": "7.png"}, r"config\.film\.picture, '7\.png', is no file"),
     ({"crop": (44, 0, 40, 32)}, r"has 80 x 64 pixels$"),
     ({"crop": (0, 0, 16, 32)}, r"16 x 32 pixels, and PSNR needs 19 a side"),
-    ({"picture": __file__}, r"test_film\.py: "),
+    ({"picture": __file__}, r"^config\.film\.picture: test_film\.py: not an"),
   ],
 )
 def test_a_picture_that_cannot_be_had(finished, settings, message):

@@ -221,7 +221,10 @@ def _open(run, source):
     pair = source[list(source.names).index(named)]
   elif os.path.isfile(path := os.path.expanduser(named)):
     border = run.config.data.border
-    pair = sources.ImageFolder(path, scale=scale, border=border)[0]
+    try:
+      pair = sources.ImageFolder(path, scale=scale, border=border)[0]
+    except sources.DataError as error:
+      raise ConfigError(f"config.film.picture: {error}") from error
   else:
     raise ConfigError(
       f"{where} is no file, and no validation image is called so; name one, or"
