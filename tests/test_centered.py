@@ -166,6 +166,15 @@ def test_another_scale_and_a_critic_are_refused(tmp_path):
     find.find_model("nowhere.pth.tar")
 
 
+def test_what_was_exported_to_ncnn_is_no_rrdbnet(tmp_path):
+  path = tmp_path / "model.param"
+  shift = "BinaryOp shift 1 1 data a 0=0 1=1 2=-5.000000e-01"
+  path.write_text(f"7767517\n2 2\nInput data 0 1 data\n{shift}\n")
+  path.with_suffix(".bin").write_bytes(b"")
+  with pytest.raises(UnsupportedWeightsError, match="adds a number to its im"):
+    read_weights(path)
+
+
 @pytest.mark.torch
 def test_what_that_program_saves(tmp_path):
   import torch

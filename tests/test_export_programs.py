@@ -37,6 +37,10 @@ NETWORKS = {
     {**_RRDB, "scale": 3, "unshuffle": 1},
     {**_RRDB, "scale": 8, "unshuffle": 1},
   ],
+  "CenteredRRDBNet": [
+    {**_RRDB, "scale": 4, "unshuffle": 1},
+    {**_RRDB, "scale": 2, "unshuffle": 2},
+  ],
   "SRResNet": [
     {**_SRGAN, "variant": "msrresnet"},
     {**_SRGAN, "variant": "msrresnet", "scale": 3},

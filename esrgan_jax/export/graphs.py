@@ -306,5 +306,12 @@ def _srresnet(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
   return graph.sigmoid(conv(x, "conv_last", factor=2.0))
 
 
+def _centered(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
+  """`models/centered.py`, drawn."""
+  sr = _rrdbnet(graph, graph.affine(image, 1.0, -0.5), net, weights)
+  return graph.affine(sr, 1.0, 0.5)
+
+
 register_network("RRDBNet", _rrdbnet)
+register_network("CenteredRRDBNet", _centered)
 register_network("SRResNet", _srresnet)

@@ -156,6 +156,12 @@ def read_ncnn(path: str | os.PathLike[str]) -> list[Layer]:
   return layers
 
 
+def _shifts(layer: _Line) -> bool:
+  """Whether it adds or takes off a number; factors there are in residuals."""
+  given = layer.options.get("1"), layer.options.get("0", "0")
+  return layer.kind == "BinaryOp" and given in (("1", "0"), ("1", "1"))
+
+
 def _parse(data: bytes, name: str) -> list[_Line]:
   """Splits a `.param` file into layers; keeps those that matter."""
   try:
@@ -181,6 +187,11 @@ def _parse(data: bytes, name: str) -> list[_Line]:
     if layer.kind == "PReLU":
       raise UnsupportedWeightsError(
         f"this is {_COMPACT}, which is not supported"
+      )
+    if _shifts(layer):
+      raise UnsupportedWeightsError(
+        f"{name} adds a number to its images, as no supported network's file"
+        " does: a network of images in [-1, 1] is read from its .safetensors"
       )
     if layer.kind in ("Convolution", "Interp"):
       layers.append(layer)
