@@ -66,7 +66,7 @@ class Checked:
 def sample_photo() -> np.ndarray:
   """Returns the photo that programs are tried on, uint8 `[48, 64, 3]`.
 
-  From (88, 60) on, 128 x 96 pixels of scikit-image's `chelsea.png` at half their
+  From (88, 60) on, 128 x 96 pixels of scikit-image's `chelsea.png`, at half the
   size: a photo by Stefan van der Walt, who gave it to the public domain (CC0).
 
   >>> sample_photo().shape
