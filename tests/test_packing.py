@@ -84,7 +84,7 @@ def test_vggs_first_stage(size):
 
   def run(packed):
     return lambda x, params: vgg._run_layers(
-      x, params, layers=layers, depth=6, packed=packed
+      x, params, layers=layers, names=vgg.LAYERS[:6], packed=packed
     )
 
   assert_same(run(True), run(False), draw(2, *size, 3), params)

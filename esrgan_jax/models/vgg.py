@@ -1,8 +1,9 @@
-"""VGG19's convolutional features, for the perceptual loss.
+"""VGG's convolutional features, for perceptual losses and measures.
 
-Plain functions: the network is frozen, so there is nothing to train, and its
-parameters are data. They are a dictionary `{"conv1_1": {"kernel", "bias"},
-..., "conv5_4": {...}, "normalization": {"mean", "std"}}`.
+Plain functions: the networks are frozen, so there is nothing to train, and
+their parameters are data. Those of VGG19 are a dictionary `{"conv1_1":
+{"kernel", "bias"}, ..., "conv5_4": {...}, "normalization": {"mean", "std"}}`;
+VGG16 is the same with three convolutions in each of the last three stages.
 
 torchvision's and Keras's weights expect different inputs. The mean cannot be
 folded into `conv1_1` exactly, because zeros are padded after normalisation: a
@@ -21,38 +22,44 @@ import numpy as np
 from jax import Array, lax
 
 from esrgan_jax import checks
-from esrgan_jax.ops import axes, packing
+from esrgan_jax.ops import axes, masks, packing
 from esrgan_jax.ops.convolution import conv
 from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.ops.precision import at_least_float32
 
-# Convolutions per stage and their widths (arXiv:1409.1556, column E).
-_STAGES = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+# Convolutions per stage (arXiv:1409.1556, columns E and D), and their widths.
+_VGG19 = (2, 2, 4, 4, 4)
+_VGG16 = (2, 2, 3, 3, 3)
+_WIDTHS = (64, 128, 256, 512, 512)
 
 
-def _kernel_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
+def _kernel_shapes(
+  stages: Sequence[int],
+) -> Iterator[tuple[str, tuple[int, ...]]]:
   """The shape of every convolution's kernel, HWIO."""
   channels = 3
-  for stage, (count, width) in enumerate(_STAGES, 1):
+  for stage, (count, width) in enumerate(zip(stages, _WIDTHS, strict=True), 1):
     for index in range(1, count + 1):
       yield f"conv{stage}_{index}", (3, 3, channels, width)
       channels = width
 
 
-KERNEL_SHAPES = dict(_kernel_shapes())
+KERNEL_SHAPES = dict(_kernel_shapes(_VGG19))
+VGG16_KERNEL_SHAPES = dict(_kernel_shapes(_VGG16))
 CONV_LAYERS = tuple(KERNEL_SHAPES)
 
 
-def _all_layers() -> Iterator[str]:
+def _all_layers(stages: Sequence[int]) -> Iterator[str]:
   """Every layer name in the order of computation."""
-  for stage, (count, _) in enumerate(_STAGES, 1):
+  for stage, count in enumerate(stages, 1):
     for index in range(1, count + 1):
       yield f"conv{stage}_{index}"
       yield f"relu{stage}_{index}"
     yield f"pool{stage}"
 
 
-LAYERS = tuple(_all_layers())
+LAYERS = tuple(_all_layers(_VGG19))
+VGG16_LAYERS = tuple(_all_layers(_VGG16))
 
 # torchvision's `VGG19_Weights.IMAGENET1K_V1.transforms()`.
 _TORCHVISION_MEAN = (0.485, 0.456, 0.406)
@@ -104,50 +111,118 @@ def vgg19_features(
   >>> {name: feature.shape for name, feature in features.items()}
   {'conv1_2': (2, 16, 16, 64), 'pool1': (2, 8, 8, 64)}
   """
+  return _named_features(_VGG19_NAMES, params, image, layers, dtype)
+
+
+def vgg16_features(
+  params: Mapping[str, Mapping[str, Array]],
+  image: Array,
+  *,
+  layers: Iterable[str] = ("conv5_3",),
+  dtype: Any = None,
+  size: Array | None = None,
+  pooling: str = "max",
+) -> dict[str, Array]:
+  """Returns VGG16's features of images at the named layers.
+
+  Args:
+    params: Parameters, from `esrgan_jax.weights.perceptual.load_vgg16`.
+    image: Images, float `[..., H, W, 3]`, RGB in [0, 1]: normalised here.
+    layers: Names out of `VGG16_LAYERS`: `"conv5_3"` is before the activation,
+      `"relu5_3"` after it.
+    dtype: Compute dtype; `None` for the image's.
+    size: Rows and columns of each image that count, integers `[..., 2]`; what
+      is beyond may be anything, and features are zero there. So one program
+      serves images of many sizes. Features are those of the image cut to that
+      size, exactly.
+    pooling: `"max"`, or DISTS's `"l2"`, whose results are rounded up in size.
+
+  Returns:
+    As `vgg19_features`.
+
+  Raises:
+    TypeError: As `vgg19_features`.
+    ValueError: As `vgg19_features`, or if there is no such pooling.
+
+  Source: Simonyan and Zisserman (arXiv:1409.1556), configuration D; pooling
+  `"l2"`: Ding et al. (arXiv:2004.07728), equation 3.
+
+  >>> layer = {"kernel": jnp.ones((3, 3, 3, 1)), "bias": jnp.zeros(1)}
+  >>> normalization = {"mean": jnp.zeros(3), "std": jnp.ones(3)}
+  >>> params = {"normalization": normalization, "conv1_1": layer}
+  >>> image = jnp.ones((4, 4, 3))
+  >>> size = jnp.array([2, 3])
+  >>> features = vgg16_features(params, image, layers="conv1_1", size=size)
+  >>> features["conv1_1"][:, :, 0].tolist()[:2]
+  [[12.0, 18.0, 12.0, 0.0], [12.0, 18.0, 12.0, 0.0]]
+  """
+  if pooling not in ("max", "l2"):
+    raise ValueError(f"pooling must be 'max' or 'l2', got {pooling!r}")
+  return _named_features(
+    _VGG16_NAMES, params, image, layers, dtype, size=size, pooling=pooling
+  )
+
+
+def _named_features(
+  network, params, image, layers, dtype, *, size=None, pooling="max"
+):
+  """Checks what either network was given, and runs it."""
+  name, names, made_by = network
   layers = (layers,) if isinstance(layers, str) else layers
   if not isinstance(layers, Iterable):
     raise TypeError(
       f"layers must be names of layers, got {checks.describe(layers)}"
     )
   layers = tuple(layers)
-  unknown = [layer for layer in layers if layer not in LAYERS]
+  unknown = [layer for layer in layers if layer not in names]
   if unknown or not layers:
     raise ValueError(
-      f"layers must be some of {LAYERS[0]}, {LAYERS[1]}, ..., {LAYERS[-1]}, "
+      f"layers must be some of {names[0]}, {names[1]}, ..., {names[-1]}, "
       f"got {unknown or layers}"
     )
   image = checks.check_images(image, channels=3)
-  depth = 1 + max(LAYERS.index(layer) for layer in layers)
-  num_pools = sum(layer.startswith("pool") for layer in LAYERS[:depth])
-  if min(image.shape[-3:-1]) < 2**num_pools:
+  depth = 1 + max(names.index(layer) for layer in layers)
+  num_pools = sum(layer.startswith("pool") for layer in names[:depth])
+  if min(image.shape[-3:-1]) < 2**num_pools and pooling == "max":
     raise ValueError(
-      f"{LAYERS[depth - 1]} needs images of {2**num_pools} pixels a side or "
+      f"{names[depth - 1]} needs images of {2**num_pools} pixels a side or "
       f"more, got {image.shape[-3]}x{image.shape[-2]}"
     )
-  used = _used_params(params, LAYERS[:depth])
+  if not isinstance(params, Mapping):
+    raise TypeError(
+      f"params must be {name}'s, of {made_by}, got {checks.describe(params)}"
+    )
+  used = _used_params(params, names[:depth], name)
   dtype = jnp.dtype(image.dtype if dtype is None else dtype)
-  run = functools.partial(_features, layers=layers, depth=depth, dtype=dtype)
-  features = axes.anywhere(run, image, used.pop("normalization"), used)
+  run = functools.partial(
+    _features, layers=layers, names=names[:depth], dtype=dtype, pooling=pooling
+  )
+  operands = (used.pop("normalization"), used)
+  operands += () if size is None else (size,)
+  features = axes.anywhere(run, image, *operands)
   return dict(zip(layers, features, strict=True))
 
 
+_VGG19_NAMES = (
+  "VGG19",
+  LAYERS,
+  "vgg19_from_torchvision, vgg19_from_keras or init_vgg19",
+)
+_VGG16_NAMES = ("VGG16", VGG16_LAYERS, "weights.perceptual.load_vgg16")
+
+
 def _used_params(
-  params: Mapping[str, Any], layers: Sequence[str]
+  params: Mapping[str, Any], layers: Sequence[str], network: str
 ) -> dict[str, Any]:
-  """The parameters of some layers, or an error where they are not VGG19's."""
+  """The parameters of some layers, or an error where they are not a VGG's."""
   names = ("normalization", *(name for name in layers if name in KERNEL_SHAPES))
-  if not isinstance(params, Mapping):
-    raise TypeError(
-      "params must be VGG19's, of vgg19_from_torchvision, vgg19_from_keras or"
-      f" init_vgg19, got {checks.describe(params)}"
-    )
   missing = [name for name in names if name not in params]
   if missing:
     raise ValueError(f"params lack {missing}; they have {sorted(params)}")
   used = {name: params[name] for name in names}
   expected, channels = {}, 3
   for name in names[1:]:
-    # A slimmer VGG19 is one, too.
+    # A slimmer VGG is one, too.
     width = (jnp.shape(used[name].get("bias")) or KERNEL_SHAPES[name])[-1]
     expected[name] = {
       "kernel": jax.ShapeDtypeStruct((3, 3, channels, width), jnp.float32),
@@ -155,7 +230,7 @@ def _used_params(
     }
     channels = width
   convs = {name: used[name] for name in expected}
-  checks.check_params(convs, expected, owner="a VGG19")
+  checks.check_params(convs, expected, owner=f"a {network}")
   return used
 
 
@@ -163,28 +238,51 @@ def _features(
   image: Array,
   normalization: Mapping[str, Array],
   params: Mapping[str, Any],
+  size: Array | None = None,
   *,
   layers: tuple[str, ...],
-  depth: int,
+  names: tuple[str, ...],
   dtype: Any,
+  pooling: str,
 ) -> list[Array]:
   """Normalises images and runs the layers."""
   leading = image.shape[:-3]
   x = image.reshape(-1, *image.shape[-3:])
-  x = x.astype(at_least_float32(x.dtype))
+  x = normalize(x, normalization).astype(dtype)
+  run = functools.partial(
+    _run_layers, layers=layers, names=names, pooling=pooling
+  )
+  if size is None and pooling == "max":
+    features = by_platform(
+      x,
+      params,
+      tpu=functools.partial(run, packed=packing.can_pack(x)),
+      default=functools.partial(run, packed=False),
+    )
+  else:
+    if size is not None:
+      size = jnp.broadcast_to(size, (*leading, 2)).reshape(-1, 2)
+    features = run(masks.cut(x, size), params, packed=False, size=size)
+  return [feature.reshape(*leading, *feature.shape[1:]) for feature in features]
+
+
+def normalize(image: Array, normalization: Mapping[str, Array]) -> Array:
+  """Returns images less a mean, by a standard deviation, in float32 at least.
+
+  Args:
+    image: Images `[..., 3]`, RGB in [0, 1].
+    normalization: `mean` and `std`, `[3]` each.
+
+  >>> unit = {"mean": jnp.full(3, 0.5), "std": jnp.full(3, 0.25)}
+  >>> normalize(jnp.ones((1, 1, 1, 3)), unit).ravel().tolist()
+  [2.0, 2.0, 2.0]
+  """
+  image = image.astype(at_least_float32(image.dtype))
   mean, std = (
-    jnp.asarray(normalization[name], x.dtype).reshape(1, 1, 1, 3)
+    jnp.asarray(normalization[name], image.dtype).reshape(1, 1, 1, 3)
     for name in ("mean", "std")
   )
-  x = ((x - mean) / std).astype(dtype)
-  run = functools.partial(_run_layers, layers=layers, depth=depth)
-  features = by_platform(
-    x,
-    params,
-    tpu=functools.partial(run, packed=packing.can_pack(x)),
-    default=functools.partial(run, packed=False),
-  )
-  return [feature.reshape(*leading, *feature.shape[1:]) for feature in features]
+  return (image - mean) / std
 
 
 def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
@@ -326,19 +424,26 @@ def _run_layers(
   params: Mapping[str, Mapping[str, Array]],
   *,
   layers: Sequence[str],
-  depth: int,
+  names: Sequence[str],
   packed: bool,
+  size: Array | None = None,
+  pooling: str = "max",
 ) -> list[Array]:
   """The features of some layers; the first stage packed, where asked for."""
   features = {}
   x = packing.pack(x) if packed else x
-  for layer in LAYERS[:depth]:
+  for layer in names:
     if layer.startswith("conv"):
-      x = _conv(params[layer], x, packed)
+      x = masks.cut(_conv(params[layer], x, packed), size)
     elif layer.startswith("relu"):
       x = jax.nn.relu(x)
+    elif pooling == "l2":
+      size = None if size is None else (size + 1) // 2
+      x = masks.cut(_l2_pool(x), size)
     else:
       x = packing.max_pool(x) if packed else _max_pool(x)
+      size = None if size is None else size // 2
+      x = masks.cut(x, size)
       packed = False
     features[layer] = packing.unpack(x) if packed else x
   return [features[layer] for layer in layers]
@@ -375,6 +480,21 @@ def _max_pool_by_reshape(x: Array) -> Array:
   n, h, w, c = x.shape
   x = x[:, : h // 2 * 2, : w // 2 * 2]
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def _l2_pool(x: Array) -> Array:
+  """Every other root of a 3x3 Hann-weighted mean of squares, from zeros on."""
+  x = jnp.square(x)
+  for axis in (1, 2):
+    count = (x.shape[axis] + 1) // 2
+    pads = [(0, 0)] * 4
+    pads[axis] = (1, x.shape[axis] % 2)
+    x = jnp.pad(x, pads)
+    before, here, after = (
+      lax.slice_in_dim(x, tap, tap + 2 * count - 1, 2, axis) for tap in range(3)
+    )
+    x = 0.25 * before + 0.5 * here + 0.25 * after
+  return jnp.sqrt(x + jnp.asarray(1e-12, x.dtype))
 
 
 def _check_present(mapping: Mapping[str, Any], names: Iterable[str]) -> None:

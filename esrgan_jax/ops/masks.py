@@ -1,0 +1,43 @@
+"""Zeros around images that are smaller than their array.
+
+A convolution pads with zeros. Where each of its inputs is zero beyond an
+image's own rows and columns, it computes there what it computes at the border
+of an image that ends: so images of many sizes share a program, exactly.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def inside(x: Array, size: Array) -> Array:
+  """Returns which pixels are an image's own.
+
+  Args:
+    x: `[N, H, W, C]`.
+    size: Rows and columns of each image, integers `[N, 2]`.
+
+  Returns:
+    `[N, H, W, 1]`, bool.
+
+  >>> inside(jnp.zeros((1, 2, 2, 3)), jnp.array([[1, 2]]))[0, :, :, 0].tolist()
+  [[True, True], [False, False]]
+  """
+  rows = jnp.arange(x.shape[1]).reshape(1, -1, 1, 1)
+  columns = jnp.arange(x.shape[2]).reshape(1, 1, -1, 1)
+  height, width = size.reshape(-1, 2, 1, 1, 1).swapaxes(0, 1)
+  return (rows < height) & (columns < width)
+
+
+def cut(x: Array, size: Array | None) -> Array:
+  """Returns images with zeros beyond their own rows and columns.
+
+  Args:
+    x: `[N, H, W, C]`.
+    size: As of `inside`; None changes nothing.
+
+  >>> cut(jnp.ones((1, 2, 2, 1)), jnp.array([[1, 2]])).ravel().tolist()
+  [1.0, 1.0, 0.0, 0.0]
+  """
+  return x if size is None else jnp.where(inside(x, size), x, 0)
