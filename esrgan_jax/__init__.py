@@ -16,7 +16,7 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 | upscaling | `load`, `Upscaler` |
 | networks | `RRDBNet`, `SRResNet`, `VGGStyleDiscriminator`, \
 `SRGANDiscriminator`, `init`, `interpolate_params` |
-| files | `write_weights`, `save_checkpoint`, `load_checkpoint` |
+| files | `write_weights`, `save_checkpoint`, `load_checkpoint`, `load_measure` |
 | training | `steps`: states, optimizers, and a step for each phase |
 | pixel losses | `l1_loss`, `charbonnier_loss`, `mse_loss` |
 | features | `perceptual_loss`, `vgg19_features`, `init_vgg19`, \
@@ -27,7 +27,7 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 `wasserstein_critic_loss`, `gradient_penalty`, \
 `least_squares_generator_loss`, `least_squares_discriminator_loss`, \
 `hinge_discriminator_loss` |
-| measures | `psnr`, `ssim`, `ssim_map` |
+| measures | `psnr`, `ssim`, `ssim_map`, `lpips`, `dists`, `niqe` |
 | images | `imresize`, `imresize_uint8`, `rgb_to_y`, `pixel_unshuffle` |
 | compiling | `compiler_options`, `enable_compilation_cache` |
 
@@ -75,11 +75,14 @@ if typing.TYPE_CHECKING:
     vgg19_from_keras,
     vgg19_from_torchvision,
   )
+  from esrgan_jax.naturalness import niqe
   from esrgan_jax.ops.pixels import pixel_unshuffle
+  from esrgan_jax.perceptual import dists, lpips
   from esrgan_jax.resize import imresize, imresize_uint8
   from esrgan_jax.upscaling.upscaler import Upscaler, load
   from esrgan_jax.weights.checkpoints import load_checkpoint, save_checkpoint
   from esrgan_jax.weights.files import write_weights
+  from esrgan_jax.weights.perceptual import load_measure
 
 __version__ = "0.1.0"
 
@@ -93,6 +96,7 @@ _LAZY = {
   "VGGStyleDiscriminator": "esrgan_jax.models.discriminators",
   "charbonnier_loss": "esrgan_jax.losses",
   "compiler_options": "esrgan_jax.compilation",
+  "dists": "esrgan_jax.perceptual",
   "enable_compilation_cache": "esrgan_jax.compilation",
   "gradient_penalty": "esrgan_jax.losses",
   "hinge_discriminator_loss": "esrgan_jax.losses",
@@ -106,7 +110,10 @@ _LAZY = {
   "least_squares_generator_loss": "esrgan_jax.losses",
   "load": "esrgan_jax.upscaling.upscaler",
   "load_checkpoint": "esrgan_jax.weights.checkpoints",
+  "load_measure": "esrgan_jax.weights.perceptual",
+  "lpips": "esrgan_jax.perceptual",
   "mse_loss": "esrgan_jax.losses",
+  "niqe": "esrgan_jax.naturalness",
   "perceptual_loss": "esrgan_jax.losses",
   "pixel_unshuffle": "esrgan_jax.ops.pixels",
   "psnr": "esrgan_jax.metrics",
@@ -133,7 +140,9 @@ _MODULES = {
   "losses",
   "metrics",
   "models",
+  "naturalness",
   "ops",
+  "perceptual",
   "resize",
   "steps",
   "tiling",
@@ -153,6 +162,7 @@ __all__ = [
   "VGGStyleDiscriminator",
   "charbonnier_loss",
   "compiler_options",
+  "dists",
   "enable_compilation_cache",
   "gradient_penalty",
   "hinge_discriminator_loss",
@@ -166,7 +176,10 @@ __all__ = [
   "least_squares_generator_loss",
   "load",
   "load_checkpoint",
+  "load_measure",
+  "lpips",
   "mse_loss",
+  "niqe",
   "perceptual_loss",
   "pixel_unshuffle",
   "psnr",

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from esrgan_jax.models import vgg
+from esrgan_jax import perceptual
+from esrgan_jax.models import alexnet, vgg
 from esrgan_jax.models.discriminators import linear1_from_torch
 from esrgan_jax.weights.dialects import rrdb as names
 
@@ -277,6 +278,59 @@ def vgg_state(width=2):
     state[f"{name}.bias"] = draw(f"vgg {name}.bias", out) / 8
     channels = out
   return state
+
+
+# --- Trained measures.
+
+
+MEASURES = ("lpips", "lpips_vgg", "dists")
+
+
+def measure_images():
+  """Pairs of images; two rows above the least that AlexNet takes."""
+  hr = image("measured hr", 2, 33, 38, 3)
+  return np.clip(hr + draw("measured noise", *hr.shape) / 4, 0, 1), hr
+
+
+def measure_params(name):
+  """Parameters of `lpips`, `lpips_vgg` or `dists`; of a narrow VGG16."""
+  if name == "lpips":
+    network = _network(name, alexnet.KERNEL_SHAPES, lambda width: width)
+    ends = dict(zip(alexnet.LAYERS, alexnet.KERNEL_SHAPES, strict=True))
+  else:
+    network = _network(name, vgg.VGG16_KERNEL_SHAPES, lambda width: width // 32)
+    ends = {n: n.replace("relu", "conv") for n in perceptual.VGG16_LAYERS}
+  widths = {layer: len(network[end]["bias"]) for layer, end in ends.items()}
+  if name == "dists":
+    widths = {"image": 3, **widths}
+  parts = ("alpha", "beta") if name == "dists" else ("heads",)
+  return {
+    "network": network,
+    **{
+      part: {
+        layer: np.abs(draw(f"{name} {part} {layer}", width))
+        for layer, width in widths.items()
+      }
+      for part in parts
+    },
+  }
+
+
+def _network(name, shapes, narrow):
+  params, channels = {}, 3
+  for layer, (*window, _, width) in shapes.items():
+    width, fan_in = narrow(width), channels * math.prod(window)
+    kernel = draw(f"{name} {layer}", *window, channels, width)
+    params[layer] = {
+      "kernel": kernel * np.float32(math.sqrt(6 / fan_in)),
+      "bias": draw(f"{name} {layer} bias", width) / 8,
+    }
+    channels = width
+  params["normalization"] = {
+    "mean": np.float32([0.485, 0.456, 0.406]),
+    "std": np.float32([0.229, 0.224, 0.225]),
+  }
+  return params
 
 
 # --- Steps.

@@ -135,6 +135,16 @@ def test_keeps_the_newest_and_the_best_also_after_a_restart(tmp_path):
     assert checkpoints.steps() == [2, 7]
 
 
+def test_the_best_may_be_the_lowest_of_another_measure(tmp_path):
+  options = {"config": _CONFIG, "keep": 1, "best": "lpips"}
+  with checkpoint.Checkpoints(tmp_path, **options) as checkpoints:
+    for step, psnr_y, lpips in ((1, 32.0, 0.3), (2, 30.0, 0.1), (3, 31.0, 0.2)):
+      metrics = {"psnr_y": psnr_y, "lpips": lpips}
+      checkpoints.save(step, psnr(), metrics=metrics)
+    checkpoints.wait()
+    assert checkpoints.scores() == {2: 30.0, 3: 31.0}
+
+
 def test_rated_later(tmp_path):
   with _open(tmp_path, keep=1) as checkpoints:
     for step, score in ((1, 30.0), (2, 32.0), (3, 31.0)):

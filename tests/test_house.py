@@ -20,7 +20,9 @@ CORE = [
   "losses",
   "metrics",
   "models",
+  "naturalness",
   "ops",
+  "perceptual",
   "resize",
   "steps",
   "tiling",
@@ -95,6 +97,7 @@ def test_the_core_imports_the_core_alone(name):
       "esrgan_jax.upscaling.upscaler",
       "esrgan_jax.weights.checkpoints",
       "esrgan_jax.weights.files",
+      "esrgan_jax.weights.perceptual",
     ):
       continue  # For type checkers only.
     if top == "esrgan_jax":

@@ -268,3 +268,21 @@ def test_ticks_are_few_even_and_inside(low, high):
   assert 2 <= len(found) <= 8
   assert low - 1e-9 <= found[0] <= found[-1] <= high + 1e-9
   assert np.ptp(np.diff(found)) <= 1e-9 * (high - low) + 1e-12
+
+
+def test_the_plane_is_of_the_best_distance_that_was_measured():
+  rows = [
+    {
+      "alpha": a,
+      "psnr_y": 30.0 - a,
+      "perceptual": 1.0 - a,
+      "lpips": 0.5 - a / 9,
+    }
+    for a in (0.0, 0.5, 1.0)
+  ]
+  page = curves.trade_off({"rows": rows})
+  assert "LPIPS over PSNR, by alpha" in page
+  assert "LPIPS over alpha" in page
+  for row in rows:
+    del row["lpips"]
+  assert "Perceptual distance over PSNR" in curves.trade_off({"rows": rows})

@@ -97,6 +97,8 @@ CALLS = {
     "imresize(image, scale=0.5, antialias='no')",
     "psnr(image, image, crop_border=0, y_channel='no')",
     "psnr(image[..., :2], image[..., :2], crop_border=0, y_channel=True)",
+    "lpips({}, image, image)",
+    "niqe({}, image)",
     "checks.check_range(255 * (image + 1))",
   ),
   "Losses": (
@@ -143,6 +145,7 @@ CALLS = {
     "init_vgg19(None)",
     "load(None)",
     "load_checkpoint(None)",
+    "load_measure('fid')",
     "save_checkpoint(5, params, {'scale': 4})",
     "jax.jit(lambda p: write_weights('a.pth', p, {'scale': 4}))(params)",
   ),

@@ -36,6 +36,7 @@ class Compared:
   Attributes:
     sr: Without its border.
     hr: Without its border.
+    images: Both with their borders.
     patch: The centres of the whole images, float32 `[1, H, W, 3]` in [0, 1],
       at most 256x256.
 
@@ -73,12 +74,12 @@ class Compared:
       slice(crop_border, crop_border + width),
     )
     self.sr, self.hr = sr[inner], hr[inner]
-    self._whole = sr, hr
+    self.images = sr, hr
 
   @functools.cached_property
   def patch(self) -> tuple[np.ndarray, np.ndarray]:
     """See the class."""
-    sr, hr = map(_centre, self._whole)
+    sr, hr = map(_centre, self.images)
     return sr, hr
 
   @functools.cached_property

@@ -7,8 +7,10 @@ function and a line in the table; `register_measure` adds one from elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from esrgan_jax.evaluation import learned
 from esrgan_jax.evaluation.compared import Compared
 from esrgan_jax.text import printable
 
@@ -28,6 +31,7 @@ __all__ = [
   "find",
   "looks_of",
   "measure",
+  "present",
   "register_measure",
 ]
 
@@ -50,6 +54,9 @@ class Measure:
       needs.
     unit: Of its values, if any.
     curve: Whether a report draws it over steps.
+    prepare: Raises an OSError or a ValueError of a line, where what it needs is
+      not on this machine; called before anything is measured.
+    protocol: What is to be said of how it was measured, if anything.
   """
 
   name: str
@@ -61,6 +68,8 @@ class Measure:
   function: Callable[..., Any] | None = None
   unit: str = ""
   curve: bool = True
+  prepare: Callable[[], None] | None = None
+  protocol: str = ""
 
   @property
   def title(self) -> str:
@@ -113,6 +122,30 @@ MEASURES: dict[str, Measure] = {
       "SSIM RGB",
       function=lambda compared: compared.similarities[:3].mean(),
       curve=False,
+    ),
+    *(
+      Measure(
+        name,
+        heading,
+        better="lower",
+        function=learned.distance(name),
+        prepare=functools.partial(learned.prepare, name),
+        protocol=f"{heading}: {how}, whole images",
+      )
+      for name, heading, how in (
+        ("lpips", "LPIPS", "0.1, AlexNet"),
+        ("lpips_vgg", "LPIPS VGG", "0.1, VGG16"),
+        ("dists", "DISTS", "VGG16"),
+      )
+    ),
+    Measure(
+      "niqe",
+      "NIQE",
+      digits=3,
+      better="lower",
+      needs_reference=False,
+      function=learned.naturalness_of,
+      prepare=functools.partial(learned.prepare, "niqe"),
     ),
     # Training adds the function: the perceptual loss that it trains with.
     Measure(
@@ -196,7 +229,7 @@ def choose(names: Iterable[str]) -> tuple[Measure, ...]:
 
   Raises:
     ValueError: If there is no such measure, it is named twice, only training
-      can take it, or none is named.
+      can take it, what it needs is not here, or none is named.
 
   >>> [each.heading for each in choose(["psnr_rgb", "psnr_y"])]
   ['PSNR RGB', 'PSNR Y']
@@ -212,6 +245,29 @@ def choose(names: Iterable[str]) -> tuple[Measure, ...]:
       )
     if found.count(each) > 1:
       raise ValueError(f"measure {each.name} is named twice")
+    if each.prepare:
+      try:
+        each.prepare()
+      except (OSError, ValueError) as error:
+        raise ValueError(str(error)) from error
+  return found
+
+
+def present(*names: str) -> list[Measure]:
+  """Returns those of some measures whose parameters are on this machine.
+
+  Args:
+    *names: Of measures.
+
+  >>> [each.name for each in present("psnr_y")]
+  ['psnr_y']
+  """
+  found = []
+  for each in map(find, names):
+    with contextlib.suppress(OSError, ValueError):
+      if each.prepare:
+        each.prepare()
+      found.append(each)
   return found
 
 
@@ -220,8 +276,8 @@ def looks_of(name: str) -> Measure:
 
   A report may have been measured with somebody's plugin and be written without.
 
-  >>> looks_of("psnr_y").heading, looks_of("niqe").heading
-  ('PSNR Y', 'niqe')
+  >>> looks_of("psnr_y").heading, looks_of("fid").heading
+  ('PSNR Y', 'fid')
   """
   # Neither is better: nothing is known of it.
   return MEASURES.get(name) or Measure(name, name, better="")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from esrgan_jax import storage
+from esrgan_jax.evaluation import measures
 
 __all__ = [
   "Evaluation",
@@ -76,11 +77,13 @@ class Evaluation:
       size, step = self.patches
       cut = f"{size}x{size} patches every {step} pixels, each upscaled alone; "
       over = "patches"
-    return (
+    more = (measures.looks_of(name).protocol for name in self.means)
+    said = (
       f"x{self.scale}; {cut}results rounded to 8 bits; {self.crop_border}"
       " pixels cut off each side; Y: BT.601 luma, 16 to 235 of 255; SSIM: 11x11"
       f" Gaussian window; means over {over}"
     )
+    return "; ".join([said, *filter(None, more)])
 
   def to_json(self) -> dict[str, Any]:
     """Returns plain values for a JSON file; None for what is not finite."""

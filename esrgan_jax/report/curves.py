@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from esrgan_jax import storage
+from esrgan_jax.evaluation import measures
 from esrgan_jax.report import chart, chart_files, metric_log, parts
 from esrgan_jax.text import printable
 from esrgan_jax.weights import workdir as layout
@@ -31,6 +32,10 @@ class Curve(NamedTuple):
   name: str
   lines: list[chart.Line]
   options: dict[str, Any]
+
+
+# What the plane has over PSNR: the first that was measured.
+_DISTANCES = ("lpips", "dists", "lpips_vgg", "perceptual")
 
 
 class _Panel(NamedTuple):
@@ -115,7 +120,7 @@ def trade_off(
   return (
     "<h2>Between the two models</h2>"
     f'<p class="soft">Weights (1 - alpha) * {parts.text(first)} + alpha *'
-    f" {parts.text(last)}. Perceptual distance: lower is closer.</p>"
+    f" {parts.text(last)}. Distances: lower is closer.</p>"
     f"{_figures(_over_alpha(rows))}<br>{table}"
   )
 
@@ -226,15 +231,17 @@ def _rows(content: Any) -> list[Mapping[str, Any]]:
 
 def _over_alpha(rows: Sequence[Mapping[str, Any]]) -> Iterator[Curve]:
   """Yields the trade-off, and each measure over alpha."""
-  if any(row.get("perceptual") is not None for row in rows):
+  measured = {key for row in rows for key in row if row[key] is not None}
+  distance = next((each for each in _DISTANCES if each in measured), "")
+  if distance:
     line = chart.Line(
       "models",
       [row.get("psnr_y") or float("nan") for row in rows],
-      [row.get("perceptual") for row in rows],
+      [row.get(distance) for row in rows],
     )
     names = [f"{row['alpha']:g}" for row in rows]
     options = {"x_label": "PSNR (Y), dB", "marks": names}
-    name = "Perceptual distance over PSNR"
+    name = f"{measures.looks_of(distance).heading} over PSNR"
     yield Curve(f"{name}, by alpha", name, [line], options)
   for each in parts.measured(rows):
     if not each.curve:

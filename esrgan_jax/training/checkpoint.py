@@ -30,6 +30,7 @@ import numpy as np
 
 from esrgan_jax import storage
 from esrgan_jax.distributed import everywhere, wait_for_all
+from esrgan_jax.evaluation import measures
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import fitting, migration
 from esrgan_jax.weights.formats import checkpoint_folders as folders
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 _METRICS = "metrics.json"
-_BEST = "psnr_y"
+_PSNR = "psnr_y"
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +75,7 @@ class Restored(NamedTuple):
 class Checkpoints:
   """The checkpoints of one phase.
 
-  Kept are the newest `keep` and the one of the best PSNR. A checkpoint appears
+  Kept are the newest `keep` and the one of the best score. A checkpoint appears
   under its name only when it is complete, so that one may be killed at any
   time. Every process of a run calls every method, in the same order.
 
@@ -82,6 +83,7 @@ class Checkpoints:
     folder: The phase's; made if need be. May be in a bucket.
     config: The run's, plain values that JSON can hold.
     keep: How many of the newest to keep, >= 1.
+    best: The measure by which the best one is chosen, which stays as well.
     origin: What the phase begins from, likewise, if it begins now: one that
       goes on keeps its own, or goes on without. See `lineage`.
 
@@ -112,13 +114,14 @@ class Checkpoints:
     *,
     config: Mapping[str, Any],
     keep: int = 3,
+    best: str = _PSNR,
     origin: Mapping[str, Any] | None = None,
   ):
     if keep < 1:
       raise ValueError(f"keep is {keep}; at least one checkpoint must stay")
     self._phase = storage.absolute(folder)
     self._config, self.origin = dict(config), origin and dict(origin)
-    self._keep = _NewestAndBest(keep, {})
+    self._keep = _NewestAndBest(keep, measures.looks_of(best), {})
     self._manager = None
     self._saving = 0
     with storage.reaching(self._phase):
@@ -274,7 +277,7 @@ class Checkpoints:
   def scores(self) -> dict[int, float | None]:
     """Returns the PSNR of each step, decibels; None where there is none."""
     self._open()
-    return {step: self._keep.scores.get(step) for step in self.steps()}
+    return {step: self._keep.value(step, _PSNR) for step in self.steps()}
 
   def leave(self, step: int) -> None:
     """Moves steps after one to `diverged_checkpoints`: none may follow on them.
@@ -285,7 +288,7 @@ class Checkpoints:
     self.wait()
     for each in self.steps():
       if each > step:
-        self._keep.scores.pop(each, None)
+        self._keep.metrics.pop(each, None)
         self._move_aside(each, folders.DIVERGED)
 
   def reached_preemption(self, step: int) -> bool:
@@ -432,7 +435,7 @@ class Checkpoints:
     self.close()
     following = folders.number(before) + 1
     self._folder = self._phase / f"{folders.FOLDER}_{following}"
-    self._keep.scores.clear()
+    self._keep.metrics.clear()
     return (
       f"{fitting.begun_anew(fit)}; checkpoints go to {self._folder.name} from"
       f" here on, those before stay in {before.name}"
@@ -444,21 +447,28 @@ class _NewestAndBest:
   """The newest ones, and the best one: also after a restart."""
 
   newest: int
-  scores: dict[int, float]
+  best: measures.Measure
+  metrics: dict[int, dict[str, float]]
 
   def note(self, step, metrics):
     """Takes note of a step's evaluation, if there was one."""
-    score = metrics.get(_BEST)
-    if score is not None and math.isfinite(score):
-      self.scores[step] = score
+    if metrics:
+      self.metrics[step] = dict(metrics)
+
+  def value(self, step, name):
+    """What was measured at a step; None where that is no number."""
+    score = self.metrics.get(step, {}).get(name)
+    return score if score is not None and math.isfinite(score) else None
 
   def should_preserve(self, checkpoints, *, context):
     """As Orbax asks: whether to keep each."""
     steps = sorted(each.step for each in checkpoints)
     kept = set(steps[-self.newest :])
-    rated = [step for step in steps if step in self.scores]
+    scores = {step: self.value(step, self.best.name) for step in steps}
+    rated = [step for step, score in scores.items() if score is not None]
     if rated:
-      kept.add(max(rated, key=self.scores.__getitem__))
+      choose = min if self.best.better == "lower" else max
+      kept.add(choose(rated, key=scores.__getitem__))
     return [each.step in kept for each in checkpoints]
 
 

@@ -90,12 +90,15 @@ _COMMON: dict[str, Any] = {
   "log_every_steps": 100,
   "eval_every_steps": 5000,
   "checkpoint_every_steps": 5000,
-  "keep": 3,  # Newest checkpoints; that of the best PSNR stays besides.
+  "keep": 3,  # Newest checkpoints; the one that is best stays besides.
   "max_skipped_in_a_row": 20,  # Updates that were not finite.
   "eval": {
     "crop_border": 4,  # HR pixels, as published.
     "max_images": 0,  # While training; 0 for all.
-    "measures": measures.DEFAULT,  # And PSNR on Y, by which is chosen.
+    # And PSNR on Y, by which is told whether training diverges. `lpips`,
+    # `lpips_vgg`, `dists` and `niqe` need the extra `perceptual`.
+    "measures": measures.DEFAULT,
+    "best": "psnr_y",  # By which measure a checkpoint is the best.
     "num_samples": 4,  # Crops in sample pictures; 0 for none.
     "sample_size": 128,  # HR pixels.
   },

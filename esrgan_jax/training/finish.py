@@ -96,9 +96,11 @@ def _evaluate(
   config = run.config
   with run.tolerating("the final evaluation"):
     more = []
+    if mix and "lpips" not in (config.eval.best, *config.eval.measures):
+      more = measures.present("lpips")
     if perceptual:
       looks = measures.find("perceptual")
-      more = [dataclasses.replace(looks, function=run.perceptual())]
+      more.append(dataclasses.replace(looks, function=run.perceptual()))
     measure = run.make_evaluator(measures=more)
     found, alphas = {"bicubic": measure.bicubic()}, {}
 

@@ -182,9 +182,9 @@ def _range_problem(key, value, default, config):
     return "it must be numbers from 0 to 1"
   if key.startswith("film."):
     return _film_problem(key.removeprefix("film."), value, config)
-  if key == "eval.measures":
+  if key in ("eval.measures", "eval.best"):
     try:
-      measures.choose(value)
+      measures.choose(value if key == "eval.measures" else [value])
     except ValueError as error:
       return str(error)
   if key == "perceptual.layers":

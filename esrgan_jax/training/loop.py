@@ -227,6 +227,7 @@ def _open_checkpoints(run, phase, origin=None):
     run.workdir / phase.name,
     config=run.plain,
     keep=run.config.keep,
+    best=run.config.eval.best,
     origin=origin,
   )
 

@@ -136,15 +136,16 @@ class Run:
 
     Args:
       limit: How many images at most; 0 is all.
-      measures: What to measure besides `config.eval.measures` and PSNR on Y,
-        by which checkpoints are chosen.
+      measures: What to measure besides `config.eval.measures`, `config.eval
+        .best`, by which checkpoints are chosen, and PSNR on Y.
     """
-    names = dict.fromkeys(["psnr_y", *self.config.eval.measures])
+    settings = self.config.eval
+    names = dict.fromkeys(["psnr_y", settings.best, *settings.measures])
     source = self.eval_source
     return evaluator.Evaluator(
       self.generator,
       sources.Subset(source, range(len(source))[:limit]) if limit else source,
-      crop_border=self.config.eval.crop_border,
+      crop_border=settings.crop_border,
       measures=[*measures_lib.choose(names), *measures],
       failed=self._do_without,
       skip=None if self.config.data.on_problem == "stop" else self.skip,

@@ -13,7 +13,7 @@ from torch.nn import functional
 from esrgan_jax.weights import files, zoo
 from esrgan_jax.weights.dialects import rrdb as names
 from tests import golden
-from tests.oracles import torch_srgan, torch_steps
+from tests.oracles import torch_measures, torch_srgan, torch_steps
 from tests.oracles.torch_discriminator import VGGStyleDiscriminator
 from tests.oracles.torch_rrdb import RRDBNet
 from tests.oracles.torch_steps import to_numpy, to_torch, with_state
@@ -290,6 +290,22 @@ def vgg19():
   return cases
 
 
+def measures():
+  """LPIPS and DISTS of pairs, and gradients of the networks that losses use."""
+  cases = {}
+  for name in golden.MEASURES:
+    sr, hr = map(to_torch, golden.measure_images())
+    sr.requires_grad_()
+    run = torch_measures.dists if name == "dists" else torch_measures.lpips
+    values = run(golden.measure_params(name), sr, hr)
+    (gradient,) = torch.autograd.grad(values.sum(), sr)
+    cases[name] = {
+      **to_numpy({"values": values}),
+      "gradient": _image(gradient)[:1],
+    }
+  return cases
+
+
 def default_model():
   """A piece of a photo, by the weights that come with the package."""
   weights = files.read_weights(zoo.find(zoo.DEFAULT))
@@ -332,5 +348,6 @@ ANSWERS = {
   "steps": steps,
   "optimizer": optimizer,
   "vgg19": vgg19,
+  "measures": measures,
   "default_model": default_model,
 }
