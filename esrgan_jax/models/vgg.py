@@ -304,13 +304,27 @@ def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
   >>> params["conv5_4"]["kernel"].shape
   (3, 3, 512, 512)
   """
+  return _init(key, KERNEL_SHAPES)
+
+
+def init_vgg16(key: Array) -> dict[str, dict[str, Array]]:
+  """Returns random VGG16 parameters, as `init_vgg19`.
+
+  Args:
+    key: Random key.
+
+  >>> jax.eval_shape(init_vgg16, jax.random.key(0))["conv5_3"]["bias"].shape
+  (512,)
+  """
+  return _init(key, VGG16_KERNEL_SHAPES)
+
+
+def _init(key, shapes):
   checks.check_key(key)
   init = jax.nn.initializers.he_normal()
-  keys = dict(
-    zip(CONV_LAYERS, jax.random.split(key, len(CONV_LAYERS)), strict=True)
-  )
+  keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
   params = {"normalization": _torchvision_normalization()}
-  for name, shape in KERNEL_SHAPES.items():
+  for name, shape in shapes.items():
     params[name] = {
       "kernel": init(keys[name], shape, jnp.float32),
       "bias": jnp.zeros(shape[-1], jnp.float32),

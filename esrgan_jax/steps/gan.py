@@ -29,12 +29,18 @@ from jax import Array
 from esrgan_jax import checks, losses
 from esrgan_jax.models import registry
 from esrgan_jax.models.registry import Network
-from esrgan_jax.models.vgg import vgg19_features
+from esrgan_jax.models.vgg import vgg16_features, vgg19_features
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
 from esrgan_jax.steps.optimizer import check_opt_state, check_optimizer
 from esrgan_jax.steps.shared import Batch, ImageLoss, Metrics
 from esrgan_jax.steps.state import GanState
+
+# Features of a network, and its last layer, before the activation.
+_VGGS = {
+  "vgg19": (vgg19_features, "conv5_4"),
+  "vgg16": (vgg16_features, "conv5_3"),
+}
 
 
 def vgg_perceptual(
@@ -42,22 +48,29 @@ def vgg_perceptual(
   *,
   layer_weights: Mapping[str, float] | None = None,
   criterion: str = "l1",
+  network: str = "vgg19",
   dtype: Any = None,
 ) -> jax.tree_util.Partial:
-  """Returns the perceptual loss of VGG19, as a function of two images.
+  """Returns the perceptual loss of a VGG, as a function of two images.
 
   The result is a pytree whose leaves are `vgg_params`: pass it through `jit` as
   an argument (`jit_step(..., perceptual=)` does), and the weights are no
   constants of the program.
 
   Args:
-    vgg_params: Parameters of VGG19, from `esrgan_jax.models.vgg`.
-    layer_weights: Weight of each layer; `None` is ESRGAN's `{"conv5_4": 1.0}`.
+    vgg_params: Parameters of VGG19, from `esrgan_jax.models.vgg`; or of VGG16,
+      from `esrgan_jax.weights.perceptual.load_vgg16`.
+    layer_weights: Weight of each layer; `None` is ESRGAN's `{"conv5_4": 1.0}`,
+      or, of VGG16, `{"conv5_3": 1.0}`.
     criterion: `"l1"` (ESRGAN) or `"l2"` (SRGAN).
+    network: `"vgg19"` or `"vgg16"`, whose parameters they are.
     dtype: Compute dtype of the network; `None` for the images'.
 
   Returns:
     `(sr, hr) -> scalar` of images `[..., H, W, 3]` in [0, 1].
+
+  Raises:
+    ValueError: If there is no such network.
 
   Source: ESRGAN (arXiv:1809.00219), section 3.3.
 
@@ -69,11 +82,16 @@ def vgg_perceptual(
   >>> [round(float(distance(image, other)), 3) for other in (image, 0 * image)]
   [0.0, 6.0]
   """
-  weights = {"conv5_4": 1.0} if layer_weights is None else dict(layer_weights)
+  if network not in _VGGS:
+    raise ValueError(
+      f"network must be one of {', '.join(_VGGS)}, got {network!r}"
+    )
+  features, deepest = _VGGS[network]
+  weights = {deepest: 1.0} if layer_weights is None else dict(layer_weights)
 
   def distance(vgg_params, sr, hr):
     sr_features, hr_features = (
-      vgg19_features(vgg_params, image, layers=weights, dtype=dtype)
+      features(vgg_params, image, layers=weights, dtype=dtype)
       for image in (sr, hr)
     )
     return losses.perceptual_loss(

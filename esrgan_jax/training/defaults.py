@@ -68,10 +68,13 @@ _COMMON: dict[str, Any] = {
   # of a kind has another name.
   "phases": {},
   "perceptual": {
-    # VGG19: a file (torchvision's .pth, Keras's .h5), "auto" (this machine's
-    # caches, or fetched), or "random".
+    # "vgg19"; "vgg16", of the extra `perceptual`, whose last layer is conv5_3;
+    # or a trained distance as the loss: "lpips_vgg", "lpips" or "dists".
+    "network": "vgg19",
+    # A file of VGG19 (torchvision's .pth, Keras's .h5), "auto" (this machine's
+    # packages and caches, or fetched), or "random", of a VGG.
     "weights": "auto",
-    "layers": {"conv5_4": 1.0},
+    "layers": {"conv5_4": 1.0},  # Of a VGG; before the activation.
     "criterion": "l1",
   },
   "data": {

@@ -12,6 +12,7 @@ from esrgan_jax import augment, losses, text
 from esrgan_jax.data import pipeline
 from esrgan_jax.evaluation import measures
 from esrgan_jax.models import registry, vgg
+from esrgan_jax.training import perceptual
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.defaults import ANY_TYPE, NETWORKS, is_section
 from esrgan_jax.training.errors import ConfigError
@@ -77,6 +78,7 @@ _CHOICES = {
   "dtype": ("auto", "float32", "bfloat16"),
   "scale": (1, 2, 3, 4, 8),
   "perceptual.criterion": ("l1", "l2"),
+  "perceptual.network": perceptual.NETWORKS,
   "data.cache": pipeline.CACHES,
   "data.on_problem": ("skip", "stop"),
   "data.border": ("mirror", "clamp"),
@@ -99,11 +101,16 @@ _LARGEST_FILM = 1024  # HR pixels a side.
 _SLOWEST_GROWTH = 1.05
 
 
-def _layers_problem(layers):
+def _layers_problem(layers, network):
+  if network in perceptual.DISTANCES:
+    return ""  # It has its own.
+  known = vgg.VGG16_LAYERS if network == "vgg16" else vgg.LAYERS
   for layer, weight in layers.items():
-    if layer not in vgg.LAYERS:
-      near = difflib.get_close_matches(layer, vgg.LAYERS, n=1, cutoff=0)
-      return f"VGG19 has no layer {layer!r}; did you mean {near[0]!r}?"
+    if layer not in known:
+      near = difflib.get_close_matches(layer, known, n=1, cutoff=0)
+      return (
+        f"{network.upper()} has no layer {layer!r}; did you mean {near[0]!r}?"
+      )
     if not isinstance(weight, int | float) or not 0 < weight < math.inf:
       return f"the weight of {layer} must be a number above 0"
   return "" if layers else "name a layer, such as {'conv5_4': 1.0}"
@@ -187,8 +194,10 @@ def _range_problem(key, value, default, config):
       measures.choose(value if key == "eval.measures" else [value])
     except ValueError as error:
       return str(error)
+  if key == "perceptual.weights":
+    return perceptual.problem(config.perceptual.network, value)
   if key == "perceptual.layers":
-    return _layers_problem(value)
+    return _layers_problem(value, config.perceptual.network)
   is_schedule = is_section(default) and key.endswith(".schedule")
   if is_schedule and "name" not in value:
     return "it needs a name, such as {'name': 'constant'}"

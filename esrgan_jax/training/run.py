@@ -27,7 +27,6 @@ from esrgan_jax.evaluation import evaluator
 from esrgan_jax.evaluation import measures as measures_lib
 from esrgan_jax.models import registry
 from esrgan_jax.report import samples
-from esrgan_jax.steps import gan as gan_lib
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
@@ -178,9 +177,10 @@ class Run:
     return "start" if self.config.phase_order else phases_lib.PUBLISHED[0]
 
   def perceptual(self) -> Any:
-    """The perceptual distance: VGG19's, of the config's layers."""
-    return gan_lib.vgg_perceptual(
-      self._vgg.params,
+    """The perceptual distance that the config names."""
+    return perceptual_lib.distance(
+      self.config.perceptual.network,
+      self._perceptual.params,
       layer_weights=self.config.perceptual.layers.to_dict(),
       criterion=self.config.perceptual.criterion,
       dtype=self.dtype,
@@ -347,9 +347,10 @@ class Run:
     )
 
   @functools.cached_property
-  def _vgg(self) -> perceptual_lib.PerceptualWeights:
-    weights = perceptual_lib.load_vgg19(
-      self.config.perceptual.weights, seed=self.config.seed
+  def _perceptual(self) -> perceptual_lib.PerceptualWeights:
+    settings = self.config.perceptual
+    weights = perceptual_lib.load(
+      settings.network, settings.weights, seed=self.config.seed
     )
     self.say(f"perceptual loss: {weights.description}")
     return weights
