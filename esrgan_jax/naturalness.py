@@ -241,6 +241,7 @@ def _distance(features, params):
   covariance = jnp.einsum(
     "nkf,nkg->nfg", each, each, precision=jax.lax.Precision.HIGHEST
   ) / (number - 1)
-  covariance = (jnp.eye(NUM_FEATURES, dtype=each.dtype) + covariance) / 2
+  one = jnp.eye(NUM_FEATURES, dtype=each.dtype)[None]
+  covariance = (one + covariance) / 2
   solved = jnp.linalg.solve(covariance, d[..., None])[..., 0]
   return jnp.sqrt((d * solved).sum(-1))

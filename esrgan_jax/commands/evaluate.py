@@ -94,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--measures",
     metavar="A,B",
     default=",".join(measures.DEFAULT),
-    help="what to measure, with commas between; also lpips, lpips_vgg, dists and"
-    " niqe: docs/measures.md (default: %(default)s)",
+    help="what to measure, with commas between; also lpips, lpips_vgg, dists"
+    " and niqe, see docs/measures.md (default: %(default)s)",
   )
   parser.add_argument(
     "--consistent",

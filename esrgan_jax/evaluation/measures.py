@@ -1,7 +1,7 @@
 """What can be measured on an upscaled image: a table.
 
 Evaluation, its command, the log and the report of training read `MEASURES`, and
-know none by name but `psnr_y`, by which training chooses. Another measure is a
+know none by name but `psnr_y`, by which training tells that it diverges. Another measure is a
 function and a line in the table; `register_measure` adds one from elsewhere.
 """
 
