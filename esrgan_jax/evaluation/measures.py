@@ -1,8 +1,9 @@
 """What can be measured on an upscaled image: a table.
 
 Evaluation, its command, the log and the report of training read `MEASURES`, and
-know none by name but `psnr_y`, by which training tells that it diverges. Another measure is a
-function and a line in the table; `register_measure` adds one from elsewhere.
+know none by name but `psnr_y`, by which training sees that it diverges, and
+LPIPS, where it is there. Another measure is a function and a line in the table;
+`register_measure` adds one from elsewhere.
 """
 
 from __future__ import annotations
