@@ -412,3 +412,13 @@ def test_plugins_are_beside_the_config(tmp_path):
     assert registry.generators()[-1] == "Own"
   finally:
     registry.unregister("Own")
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [("lpip", "did you mean lpips"), ("perceptual", "needs")],
+)
+def test_the_best_is_by_a_measure(value, message):
+  with pytest.raises(config_lib.ConfigError, match=message):
+    config_lib.complete({"eval": {"best": value}})
+  assert config_lib.complete({"eval": {"best": "ssim_y"}}).eval.best == "ssim_y"

@@ -6,6 +6,9 @@ import pytest
 
 from esrgan_jax.models import vgg
 from esrgan_jax.training import perceptual
+from esrgan_jax.training.config import complete
+from esrgan_jax.training.errors import ConfigError
+from tests import golden
 from tests import weight_builders as build
 from tests.file_server import serving
 
@@ -73,3 +76,55 @@ def test_random_is_by_seed():
   expected = vgg.init_vgg19(jax.random.key(1))["conv1_1"]["kernel"]
   np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
   assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("network", ["lpips", "dists"])
+def test_a_trained_distance_may_be_the_loss(network):
+  params, images = golden.measure_params(network), golden.measure_images()
+  options = {"layer_weights": {}, "criterion": "l1", "dtype": np.float32}
+  loss = perceptual.distance(network, params, **options)
+  values = golden.load("measures")[network]["values"]
+  found = jax.jit(lambda loss: loss(*images))(loss)
+  np.testing.assert_allclose(found, values.mean(), rtol=1e-5)
+
+
+def test_vgg16_may_be_the_network():
+  params, (sr, hr) = golden.measure_params("dists"), golden.measure_images()
+  loss = perceptual.distance(
+    "vgg16",
+    params["network"],
+    layer_weights={"conv1_2": 0.5, "relu2_2": 2.0},
+    criterion="l2",
+    dtype=None,
+  )
+  features = (
+    vgg.vgg16_features(params["network"], x, layers=("conv1_2", "relu2_2"))
+    for x in (sr, hr)
+  )
+  (a, c), (b, d) = (x.values() for x in features)
+  expected = 0.5 * ((a - b) ** 2).mean() + 2 * ((c - d) ** 2).mean()
+  np.testing.assert_allclose(loss(sr, hr), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("settings", "message"),
+  [
+    ({"network": "vgg"}, "choose one of vgg19, vgg16, lpips_vgg"),
+    ({"network": "vgg16"}, "VGG16 has no layer 'conv5_4'; did you mean"),
+    ({"network": "dists", "weights": "random"}, "choose auto"),
+    (
+      {"network": "vgg16", "layers": {"conv5_3": 1.0}, "weights": "a.pth"},
+      "choose auto or random",
+    ),
+  ],
+)
+def test_configs_of_networks_are_checked(settings, message):
+  with pytest.raises(ConfigError, match=message):
+    complete({"perceptual": settings})
+
+
+def test_configs_of_networks():
+  assert complete({"perceptual": {"network": "lpips_vgg"}})
+  layers = {"conv1_2": 0.1, "conv5_3": 1.0}
+  found = complete({"perceptual": {"network": "vgg16", "layers": layers}})
+  assert found.perceptual.weights == "auto"
