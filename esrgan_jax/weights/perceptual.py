@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import pathlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ class _File:
     package: Import name of the package that has it.
     folder: Where in that package.
     sha256: Its checksum.
-    install: What to tell `pip install`.
+    install: What to tell `pip install`; nothing if that does not work.
     url: Where to fetch it from; nothing if it comes in that package only.
     size: In bytes, of what is fetched.
   """
@@ -92,7 +91,7 @@ _NIQE = _File(
   "basicsr",
   "metrics",
   "2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
-  "--no-deps basicsr==1.4.2",
+  "",
   url=(
     f"{_GITHUB}/XPixelGroup/BasicSR/v1.4.2/basicsr/metrics/niqe_pris_params.npz"
   ),
@@ -204,8 +203,6 @@ def _places(file):
   spec = importlib.util.find_spec(file.package)
   for folder in (spec and spec.submodule_search_locations) or ():
     yield pathlib.Path(folder) / file.folder / file.name
-    if file is _DISTS:  # Its package installs it there.
-      yield pathlib.Path(sys.prefix) / file.name
   yield _cached(file)
 
 
@@ -214,10 +211,11 @@ def _cached(file):
 
 
 def _by_hand(file, name, why):
-  text = f"{name} needs {file.what}, which {why}: pip install {file.install}"
+  ways = [f"pip install {file.install}"] if file.install else []
   if file.url:
-    text += f"; or put {file.url} at {_cached(file)} (SHA-256 {file.sha256})"
-  return text
+    place = _cached(file)
+    ways.append(f"put {file.url} at {place} (SHA-256 {file.sha256})")
+  return f"{name} needs {file.what}, which {why}: {', or '.join(ways)}"
 
 
 def _read_alexnet(path):
