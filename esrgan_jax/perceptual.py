@@ -70,18 +70,15 @@ def lpips(
   Source: Zhang et al. (arXiv:1801.03924); PyTorch `lpips` 0.1.4,
   `LPIPS(net=...)(sr, hr, normalize=True)`.
 
-  >>> layer = {"kernel": jnp.ones((3, 3, 3, 1)), "bias": jnp.zeros(1)}
-  >>> layers = {"normalization": {"mean": jnp.zeros(3), "std": jnp.ones(3)}}
-  >>> channels = 3
-  >>> for name, (*window, _, _) in vgg.VGG16_KERNEL_SHAPES.items():
-  ...   kernel = jnp.ones((*window, channels, 2)) * jnp.array([1.0, -1.0])
-  ...   layers[name] = {"kernel": kernel, "bias": jnp.ones(2)}
-  ...   channels = 2
-  >>> heads = {f"relu{n}": jnp.ones(2) for n in ("1_2", "2_2", "3_3", "4_3")}
-  >>> params = {"network": layers, "heads": heads | {"relu5_3": jnp.ones(2)}}
-  >>> hr = jnp.linspace(0.0, 1.0, 16 * 16 * 3).reshape(16, 16, 3)
-  >>> float(lpips(params, hr, hr))
-  0.0
+  >>> network = jax.eval_shape(vgg.init_vgg16, jax.random.key(0))
+  >>> heads = {
+  ...   layer: network[layer.replace("relu", "conv")]["bias"]
+  ...   for layer in VGG16_LAYERS
+  ... }
+  >>> params = {"network": network, "heads": heads}
+  >>> image = jax.ShapeDtypeStruct((2, 64, 48, 3), jnp.float32)
+  >>> jax.eval_shape(lpips, params, image, image).shape
+  (2,)
   """
   heads = _part(params, "heads", "LPIPS")
   if set(heads) == set(alexnet.LAYERS):
@@ -139,18 +136,15 @@ def dists(
   Source: Ding et al. (arXiv:2004.07728); PyTorch `dists-pytorch` 0.1, whose
   class does not resize either (its command does).
 
-  >>> unit = {"mean": jnp.zeros(3), "std": jnp.ones(3)}
-  >>> network, channels = {"normalization": unit}, 3
-  >>> for name, (*window, _, _) in vgg.VGG16_KERNEL_SHAPES.items():
-  ...   kernel = jnp.ones((*window, channels, 2)) / (9 * channels)
-  ...   network[name] = {"kernel": kernel, "bias": jnp.zeros(2)}
-  ...   channels = 2
-  >>> each = {layer: jnp.ones(2) for layer in VGG16_LAYERS}
-  >>> each["image"] = jnp.ones(3)
+  >>> network = jax.eval_shape(vgg.init_vgg16, jax.random.key(0))
+  >>> each = {
+  ...   layer: network[layer.replace("relu", "conv")]["bias"]
+  ...   for layer in VGG16_LAYERS
+  ... } | {"image": network["normalization"]["mean"]}
   >>> params = {"network": network, "alpha": each, "beta": each}
-  >>> hr = jnp.linspace(0.0, 1.0, 16 * 16 * 3).reshape(16, 16, 3)
-  >>> [round(float(dists(params, sr, hr)), 3) for sr in (hr, hr[::-1])]
-  [0.0, 0.9]
+  >>> image = jax.ShapeDtypeStruct((2, 64, 48, 3), jnp.float32)
+  >>> jax.eval_shape(dists, params, image, image).shape
+  (2,)
   """
   sr, hr, size = _pair(sr, hr, size)
   for name in ("alpha", "beta"):

@@ -80,6 +80,10 @@ def test_leading_axes_vmap_and_half_precision(name):
   assert np.isfinite(gradient).all()
 
 
+# BasicSR 1.4.2 `metrics/niqe.py::niqe`, of two images and a drawn model.
+BASICSR = [8.503207, 8.413181]
+
+
 def natural_model():
   """A model of natural photos, as if there were one: drawn."""
   spread = golden.draw("niqe spread", 36, 36).astype(np.float64)
@@ -93,11 +97,7 @@ def test_niqe_is_basicsrs():
   run = jax.jit(functools.partial(esrgan_jax.niqe, params))
   photo = data.chelsea()[20:, 100:400]
   images = np.stack([photo, 255 - photo[::-1]]).astype(np.float32) / 255
-  # BasicSR 1.4.2 `metrics/niqe.py::niqe` with this model.
   np.testing.assert_allclose(run(images), BASICSR, atol=1e-4)
-
-
-BASICSR = [0.0, 0.0]
 
 
 def test_niqe_of_what_has_no_structure():
@@ -189,7 +189,12 @@ def _photo():
 
 
 # `lpips` 0.1.4, `dists-pytorch` 0.1 and BasicSR 1.4.2, on these.
-PUBLISHED = {"lpips": 0.0, "lpips_vgg": 0.0, "dists": 0.0, "niqe": 0.0}
+PUBLISHED = {
+  "lpips": 0.342676,
+  "lpips_vgg": 0.290986,
+  "dists": 0.219846,
+  "niqe": 8.7353,
+}
 
 
 @pytest.mark.slow
@@ -201,6 +206,8 @@ def test_evaluation_measures_what_the_published_programs_do(name):
     pytest.skip(str(error))
   take = measures.compile_measures(measures.choose([name]))
   found = take(Compared(*_photo(), crop_border=4))[name]
-  assert found == pytest.approx(PUBLISHED[name], abs=1e-4)
+  # On what is smooth, BasicSR in double precision differs by more.
+  close = 5e-3 if name == "niqe" else 1e-5
+  assert found == pytest.approx(PUBLISHED[name], abs=close)
   assert measures.find(name).better == "lower"
   assert measures.present(name)
