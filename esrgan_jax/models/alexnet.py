@@ -62,7 +62,8 @@ def alexnet_features(
   ...   for name, shape in KERNEL_SHAPES.items()
   ... }
   >>> layers["normalization"] = {"mean": jnp.zeros(3), "std": jnp.ones(3)}
-  >>> features = alexnet_features(layers, jnp.zeros((64, 31, 3)))
+  >>> image = jax.ShapeDtypeStruct((64, 31, 3), jnp.float32)
+  >>> features = jax.eval_shape(alexnet_features, layers, image)
   >>> features["relu1"].shape, features["relu5"].shape
   ((15, 7, 64), (3, 1, 256))
   """

@@ -87,9 +87,6 @@ def load(network: str, weights: str, *, seed: int = 0) -> PerceptualWeights:
   Raises:
     FileNotFoundError: If they are not on this machine; says how to get them.
     ValueError: As of `load_vgg19`.
-
-  >>> load("vgg16", "random").description
-  'random VGG16 features, as asked for: not the published loss'
   """
   if network == "vgg19":
     return load_vgg19(weights, seed=seed)
