@@ -84,7 +84,7 @@ def test_a_trained_distance_may_be_the_loss():
   options = {"layer_weights": {}, "criterion": "l1", "dtype": np.float32}
   loss = perceptual.distance(network, params, **options)
   values = golden.load("measures")[network]["values"]
-  found = jax.jit(lambda loss: loss(*images))(loss)
+  found = jax.jit(lambda loss, *images: loss(*images))(loss, *images)
   np.testing.assert_allclose(found, values.mean(), rtol=1e-5)
 
 
