@@ -16,7 +16,8 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 | upscaling | `load`, `Upscaler` |
 | networks | `RRDBNet`, `SRResNet`, `VGGStyleDiscriminator`, \
 `SRGANDiscriminator`, `init`, `interpolate_params` |
-| files | `write_weights`, `save_checkpoint`, `load_checkpoint`, `load_measure` |
+| files | `write_weights`, `save_checkpoint`, `load_checkpoint`, \
+`load_measure` |
 | training | `steps`: states, optimizers, and a step for each phase |
 | pixel losses | `l1_loss`, `charbonnier_loss`, `mse_loss` |
 | features | `perceptual_loss`, `vgg19_features`, `init_vgg19`, \
