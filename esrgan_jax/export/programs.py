@@ -389,8 +389,9 @@ def _check_installed(program: Program) -> None:
   ]
   if missing:
     raise RuntimeError(
-      f"exporting to {program.name} takes {' and '.join(missing)}, which is not"
-      f" installed: pip install '{program.extra}'"
+      f"exporting to {program.name} takes {' and '.join(missing)}, which"
+      f" {'is' if len(missing) == 1 else 'are'} not installed: pip install"
+      f" '{program.extra}'"
     )
 
 
