@@ -1,0 +1,70 @@
+"""Each config of configs/, by the command, smaller: to a report and a photo.
+
+configs/finetune.py has tests of its own, test_finetune.py.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from esrgan_jax import __main__, main
+from esrgan_jax.training import config as config_lib
+from tests.training_runs import ROOT
+
+_CARDS = sorted(
+  path.stem for path in ROOT.glob("configs/*.py") if path.stem != "finetune"
+)
+# Losses, phases, layers, norms and kinds of networks stay the card's own.
+_SMALLER = {
+  "config.data.sources": "sample_photos",
+  "config.data.eval": "sample_photos:held_out",
+  "config.data.cache": "ram",
+  "config.perceptual.weights": "random",
+  "config.generator.num_feat": 8,
+  "config.generator.num_block": 1,
+  "config.discriminator.num_feat": 2,
+  "config.batch_size": 2,
+  "config.patch_size": 32,
+  "config.mesh.num_devices": 1,
+  "config.eval.max_images": 1,
+  "config.eval.num_samples": 1,
+  "config.eval.sample_size": 64,
+  "config.interpolation_alphas": "0,1",
+}
+_NUM_STEPS = 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", _CARDS)
+def test_a_card_trains_reports_and_upscales(card, tmp_path, capsys):
+  pytest.importorskip("skimage")  # Its photos.
+  file = ROOT / f"configs/{card}.py"
+  config = config_lib.complete(config_lib.read_config(file))
+  phases = {
+    name: min(section.num_train_steps, _NUM_STEPS)
+    for name, section in config.phases.items()
+  }
+  run = tmp_path / "run"
+  flags = {"config": file, "workdir": run, **_SMALLER}
+  for name, num_steps in phases.items():
+    flags[f"config.phases.{name}.num_train_steps"] = num_steps
+  assert main.main([f"--{key}={value}" for key, value in flags.items()]) == 0
+  out, _ = capsys.readouterr()
+  trained = [name for name, num_steps in phases.items() if num_steps]
+  for name in trained:
+    assert f"{name} {_NUM_STEPS}/{_NUM_STEPS}" in out
+    assert (run / f"models/{name}.safetensors").exists()
+  assert "data:image/png;base64," in (run / "report.html").read_text()
+  content = json.loads((run / "evaluation.json").read_text())["evaluations"]
+  names = [each["model"] for each in content]
+  assert {"bicubic", *trained} <= set(names)
+
+  photo = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+  PilImage.fromarray(photo).save(tmp_path / "photo.png")
+  large = tmp_path / "large.png"
+  command = ["upscale", tmp_path / "photo.png", "-m", run, "-o", large]
+  assert __main__.main([str(word) for word in command]) == 0
+  scale = config.scale
+  assert PilImage.open(large).size == (scale * 11, scale * 9)
