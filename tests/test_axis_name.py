@@ -208,7 +208,7 @@ def test_microbatches(form, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("form", "num_block"), [("shard_map", 2), ("pmap", 2), ("shard_map", 23)]
+  ("form", "num_block"), [("pmap", 2), ("shard_map", 23)]
 )
 def test_real_widths(form, num_block):
   # Real weights: D's BatchNorm of the flat images that random ones make divides
