@@ -11,7 +11,7 @@ from PIL import Image as PilImage
 
 from esrgan_jax import __main__, main
 from esrgan_jax.training import config as config_lib
-from tests.training_runs import ROOT
+from tests.training_runs import ROOT, logged
 
 _CARDS = sorted(
   path.stem for path in ROOT.glob("configs/*.py") if path.stem != "finetune"
@@ -31,7 +31,9 @@ _SMALLER = {
   "config.eval.max_images": 1,
   "config.eval.num_samples": 1,
   "config.eval.sample_size": 64,
+  "config.film.size": 64,
   "config.interpolation_alphas": "0,1",
+  "config.log_every_steps": 1,
 }
 _NUM_STEPS = 3
 
@@ -56,7 +58,16 @@ def test_a_card_trains_reports_and_upscales(card, tmp_path, capsys):
   for name in trained:
     assert f"{name} {_NUM_STEPS}/{_NUM_STEPS}" in out
     assert (run / f"models/{name}.safetensors").exists()
+    losses = [line for line in logged(run, name) if "g/loss" in line]
+    assert losses
+    if "perceptual_weight" in config.phases[name]:
+      # A result is compared with another image.
+      assert all(line["g/perceptual"] > 0 for line in losses)
   assert "data:image/png;base64," in (run / "report.html").read_text()
+  with PilImage.open(run / "film.webp") as film:
+    assert film.n_frames > len(trained)
+  assert list(run.glob("curves/*.svg"))
+  assert list(run.glob("curves/*.png"))
   content = json.loads((run / "evaluation.json").read_text())["evaluations"]
   names = [each["model"] for each in content]
   assert {"bicubic", *trained} <= set(names)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax import __main__, images, losses, main
+from esrgan_jax import losses
 from esrgan_jax.models import registry
 from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
 from esrgan_jax.models.vgg import vgg19_from_torchvision
@@ -168,44 +168,3 @@ def test_a_step_is_pytorchs():
     np.testing.assert_allclose(leaf["mean"], means[name]["mean"], atol=1e-5)
   old = found.collections["batch_stats"]["bn_body"]["mean"]
   assert np.abs(new["batch_stats"]["bn_body"]["mean"] - old).max() > 1e-3
-
-
-@pytest.mark.slow
-def test_the_card_trains_at_a_small_size(tmp_path, capsys):
-  """Both phases, a report, and a photo by the generator that comes of it."""
-  run = tmp_path / "run"
-  flags = {
-    "config": CARD,
-    "workdir": run,
-    "config.generator.num_feat": 8,
-    "config.generator.num_block": 2,
-    "config.discriminator.num_feat": 2,
-    "config.initialization": "bilinear",
-    "config.batch_size": 4,
-    "config.patch_size": 32,
-    "config.phases.psnr.num_train_steps": 6,
-    "config.phases.gan.num_train_steps": 3,
-    "config.perceptual.weights": "random",
-    "config.perceptual.layers": "{'relu2_2': 1.0}",
-    "config.data.sources": "sample_photos",
-    "config.data.eval": "sample_photos:held_out",
-    "config.data.cache_dir": tmp_path / "cache",
-    "config.eval.max_images": 1,
-    "config.eval.num_samples": 1,
-    "config.film.enabled": "false",
-    "config.eval.sample_size": 32,
-    "config.interpolation_alphas": "0,1",
-    "config.mesh.num_devices": 1,
-  }
-  command = [f"--{key}={value}" for key, value in flags.items()]
-  assert main.main(command) == 0, capsys.readouterr()
-  assert "<img" in (run / "report.html").read_text()
-  photo, large = tmp_path / "photo.png", tmp_path / "large.png"
-  pixels = np.full((12, 16, 3), (90, 120, 60), np.uint8)
-  images.write_image(photo, images.Image(pixels))
-  command = ["upscale", str(photo), "--model", str(run), "-o", str(large)]
-  assert __main__.main(command) == 0, capsys.readouterr()
-  found = images.read_image(large).pixels.astype(int)
-  assert found.shape == (48, 64, 3)
-  # A few steps from bilinear upscaling.
-  assert np.abs(found[24, 32] - (90, 120, 60)).max() < 40

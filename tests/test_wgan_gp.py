@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esrgan_jax import __main__, images, losses, main
+from esrgan_jax import losses
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
 from esrgan_jax.steps import gan
 from esrgan_jax.training import config as config_lib
 from tests import golden
-from tests.training_runs import ROOT, logged
+from tests.training_runs import ROOT
 
 CARD = ROOT / "configs/wgan_gp.py"
 SMALL = ROOT / "configs/wgan_gp_small.py"
@@ -321,49 +321,3 @@ def test_the_pages_commands_are_of_keys_that_there_are():
     found = sections
     for part in key.split("."):
       found = found[part]
-
-
-@pytest.mark.slow
-def test_the_card_trains_at_a_small_size(tmp_path, capsys):
-  """Both phases, a report, and a photo by the generator that comes of it."""
-  run = tmp_path / "run"
-  flags = {
-    "config": CARD,
-    "workdir": run,
-    "config.generator": "{'num_feat': 8, 'num_block': 1, 'num_grow_ch': 4}",
-    "config.discriminator.num_feat": 2,
-    "config.initialization": "bilinear",
-    "config.batch_size": 4,
-    "config.patch_size": 32,
-    "config.phases.psnr.num_train_steps": 6,
-    "config.phases.gan.num_train_steps": 3,
-    "config.perceptual.weights": "random",
-    "config.perceptual.layers": "{'conv1_2': 1.0}",
-    "config.data.sources": "sample_photos",
-    "config.data.eval": "sample_photos:held_out",
-    "config.data.cache_dir": tmp_path / "cache",
-    "config.log_every_steps": 1,
-    "config.eval.max_images": 1,
-    "config.eval.num_samples": 1,
-    "config.eval.sample_size": 32,
-    "config.interpolation_alphas": "0,1",
-    "config.mesh.num_devices": 1,
-  }
-  command = [f"--{key}={value}" for key, value in flags.items()]
-  assert main.main(command) == 0, capsys.readouterr()
-  assert "<img" in (run / "report.html").read_text()
-  assert (run / "film.webp").is_file()
-  lines = [line for line in logged(run, "gan") if "g/loss" in line]
-  assert lines
-  # An image is compared with another one, and the critic is penalised.
-  assert all(line["g/perceptual"] > 0 for line in lines)
-  assert all(line["d/penalty"] > 0 for line in lines)
-  photo, large = tmp_path / "photo.png", tmp_path / "large.png"
-  pixels = np.full((12, 16, 3), (90, 120, 60), np.uint8)
-  images.write_image(photo, images.Image(pixels))
-  command = ["upscale", str(photo), "--model", str(run), "-o", str(large)]
-  assert __main__.main(command) == 0, capsys.readouterr()
-  found = images.read_image(large).pixels.astype(int)
-  assert found.shape == (48, 64, 3)
-  # A few steps from bilinear upscaling.
-  assert np.abs(found[24, 32] - (90, 120, 60)).max() < 40

@@ -48,7 +48,7 @@ def tiny_config(folder, **changes):
     "eval_every_steps": 6,
     "checkpoint_every_steps": 3,
     "eval": {"num_samples": 2, "sample_size": 32},
-    "film": {"crop": (8, 16, 40, 32), "first_step": 1, "growth": 2.0},
+    "film": {"crop": (0, 24, 48, 24), "first_step": 1, "growth": 2.0},
     "interpolation_alphas": (0.0, 0.5, 1.0),
   }
   return config | changes
