@@ -164,13 +164,18 @@ def _put(mesh, params, image):
   return params, jax.device_put(image, NamedSharding(mesh, P("data")))
 
 
-every = pytest.mark.parametrize(
-  "name",
-  [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in FUNCTIONS
-  ],
-)
+def _each(*others):
+  return pytest.mark.parametrize(
+    "name",
+    [
+      name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+      for name in FUNCTIONS
+      if name not in others
+    ],
+  )
+
+
+every = _each()
 
 
 def _room(value):
@@ -191,7 +196,7 @@ def test_every_function_of_arrays_is_tried():
   assert public <= {name.partition(",")[0] for name in FUNCTIONS}
 
 
-@every
+@_each("RRDBNet, 64/2/32")  # Is in test_axes.
 def test_on_every_mesh(name):
   function, params, close = FUNCTIONS[name], _params(name), _closeness(name)
   run = functools.partial(_gradients, function)

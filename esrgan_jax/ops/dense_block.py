@@ -137,11 +137,10 @@ def dense_block(
 def _forward_on_cpu(
   x: Array, convs: GroupedConvs, valid: Array | None
 ) -> Array:
-  later = _later(convs)
-  rows = lines.count_rows(x.shape, layers=len(later) + 1)
+  rows = lines.count_rows(x.shape, layers=len(convs.inner) + 2)
   if rows is None:
     return forward_exact(x, convs, valid, convolve=convolve_on_cpu)[0]
-  return lines.dense_block(x, _first(convs), later, valid, rows=rows)
+  return forward_by_lines(x, convs, valid, rows=rows)
 
 
 def _dense_block_fwd(
@@ -210,6 +209,23 @@ def forward_exact(
     for j in range(i + 1, len(sums)):
       sums[j] += more[..., j * grow - stop : (j + 1) * grow - stop]
   return add_fifth(x, mask(last, valid)), jnp.concatenate(sums, axis=-1)
+
+
+def forward_by_lines(
+  x: Array, convs: GroupedConvs, valid: Array | None, *, rows: int
+) -> Array:
+  """The block some rows at a time, where nothing is differentiated.
+
+  Args:
+    x: `[N, H, W, F]`.
+    convs: From `group_convs`.
+    valid: `[N, H, W, 1]` or None.
+    rows: At a time; see `lines.count_rows`.
+
+  Returns:
+    What `dense_block` does.
+  """
+  return lines.dense_block(x, _first(convs), _later(convs), valid, rows=rows)
 
 
 def _first(convs: GroupedConvs) -> list[tuple[Array, Array]]:
