@@ -44,7 +44,7 @@ def count_rows(
   Args:
     shape: `[N, H, W, C]`; dimensions of an exported program may be symbols.
     layers: Of the block.
-    cores: None for those of this machine.
+    cores: None for those that this process may run on.
 
   Returns:
     Rows; None where the image is too small to be cut, or of a size that is not
@@ -58,13 +58,19 @@ def count_rows(
   n, h, w, _ = shape
   if not all(isinstance(size, int) for size in (n, h, w)):
     return None
-  cores = cores or os.cpu_count() or 1
+  cores = cores or _count_cores()
   if n * h * w < _MIN_PIXELS * cores:
     return None
   most = _ROWS * cores
   rows = min(max(_PIXELS * cores // (n * w), _ROWS), most)
   needed = h + layers - 1  # The last layer is so many behind.
   return -(-needed // -(-needed // rows))
+
+
+def _count_cores() -> int:
+  if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def dense_block(
