@@ -8,9 +8,8 @@ wide. The gradient is the mirror of it, and needs the block's input and what the
 four narrow layers give: 64 and 128 channels, where differentiation would keep
 hundreds.
 
-There are two forms, `padded` for TPUs and `exact` for the rest, and a third for
-large images on CPUs where nothing is differentiated (`esrgan_jax.ops.lines`);
-equal to rounding. `docs/generator.md` and `docs/tpu.md` have the figures.
+There are two forms, `padded` for TPUs and `exact` for the rest; equal to
+rounding. `docs/generator.md` and `docs/tpu.md` have the figures.
 
 Arrays are NHWC and HWIO.
 """
@@ -24,7 +23,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esrgan_jax.ops import lines
 from esrgan_jax.ops.convolution import (
   convolve,
   convolve_on_cpu,
@@ -33,16 +31,11 @@ from esrgan_jax.ops.convolution import (
   transpose,
 )
 from esrgan_jax.ops.platforms import by_platform
-from esrgan_jax.ops.pointwise import (
-  NEGATIVE_SLOPE,
-  add_fifth,
-  channels,
-  fifth,
-  leaky_relu,
-  mask,
-)
 
 Array = jax.Array
+
+_NEGATIVE_SLOPE = 0.2  # ESRGAN, section 3.1; BasicSR `rrdbnet_arch.py`.
+_RESIDUAL_SCALE = 0.2  # Paper: beta = 0.2, in each dense block and each RRDB.
 
 Convs = Sequence[tuple[Array, Array]]
 
@@ -124,23 +117,7 @@ def dense_block(
   >>> dense_block(jnp.ones((1, 4, 4, 2)), group_convs(convs)).shape
   (1, 4, 4, 2)
   """
-  return by_platform(
-    x,
-    convs,
-    valid,
-    cpu=_forward_on_cpu,
-    tpu=lambda *args: forward_padded(*args)[0],
-    default=lambda *args: forward_exact(*args)[0],
-  )
-
-
-def _forward_on_cpu(
-  x: Array, convs: GroupedConvs, valid: Array | None
-) -> Array:
-  rows = lines.count_rows(x.shape, layers=len(convs.inner) + 2)
-  if rows is None:
-    return forward_exact(x, convs, valid, convolve=convolve_on_cpu)[0]
-  return forward_by_lines(x, convs, valid, rows=rows)
+  return _dense_block_fwd(x, convs, valid)[0]
 
 
 def _dense_block_fwd(
@@ -198,61 +175,26 @@ def forward_exact(
     `[N, H, W, n * G]`, for the backward pass.
   """
   num, grow = _widths(convs)
+  # On CPU, two convolutions to 128 and 64 channels are faster than one.
   grown, last = (
-    convolve(x, kernel) + channels(bias) for kernel, bias in _first(convs)
+    convolve(x, kernel) + channels(bias)
+    for kernel, bias in (
+      (convs.first[..., :num], convs.bias[:num]),
+      (convs.first[..., num:], convs.bias[num:]),
+    )
   )
   sums = jnp.split(grown, num // grow, axis=-1)
-  for i, kernel in enumerate(_later(convs)):
-    stop = (i + 1) * grow
+  for i in range(len(sums)):
+    start, stop = i * grow, (i + 1) * grow
+    kernel = convs.last[..., start:stop, :]
+    if i < len(convs.inner):
+      later = convs.inner[i][..., stop:]
+      kernel = jnp.concatenate([later, kernel], axis=-1)
     more = convolve(mask(leaky_relu(sums[i]), valid), kernel)
     last += more[..., num - stop :]
     for j in range(i + 1, len(sums)):
       sums[j] += more[..., j * grow - stop : (j + 1) * grow - stop]
   return add_fifth(x, mask(last, valid)), jnp.concatenate(sums, axis=-1)
-
-
-def forward_by_lines(
-  x: Array, convs: GroupedConvs, valid: Array | None, *, rows: int
-) -> Array:
-  """The block some rows at a time, where nothing is differentiated.
-
-  Args:
-    x: `[N, H, W, F]`.
-    convs: From `group_convs`.
-    valid: `[N, H, W, 1]` or None.
-    rows: At a time; see `lines.count_rows`.
-
-  Returns:
-    What `dense_block` does.
-  """
-  return lines.dense_block(x, _first(convs), _later(convs), valid, rows=rows)
-
-
-def _first(convs: GroupedConvs) -> list[tuple[Array, Array]]:
-  """Kernels and biases from the input to layers 1 to n, and to the last one.
-
-  On CPU, two convolutions to 128 and 64 channels are faster than one.
-  """
-  num, _ = _widths(convs)
-  kernel, bias = convs.first, convs.bias
-  return [
-    (kernel[..., :num], bias[:num]),
-    (kernel[..., num:], bias[num:]),
-  ]
-
-
-def _later(convs: GroupedConvs) -> list[Array]:
-  """Kernels from layers 1, 2 .. n to all that come after it."""
-  num, grow = _widths(convs)
-  kernels = []
-  for start in range(0, num, grow):
-    stop = start + grow
-    kernel = convs.last[..., start:stop, :]
-    if stop < num:
-      inner = convs.inner[start // grow][..., stop:]
-      kernel = jnp.concatenate([inner, kernel], axis=-1)
-    kernels.append(kernel)
-  return kernels
 
 
 def backward_exact(
@@ -281,7 +223,7 @@ def backward_exact(
     The gradients of `x` and `convs`.
   """
   num, grow = _widths(convs)
-  d_last = mask(d_out, valid) * fifth(x)
+  d_last = mask(d_out, valid) * _fifth(x)
   # This begins as the gradient of the rectified layers.
   d_grown = convolve(d_last, transpose(convs.last))
   d_x = convolve(d_last, transpose(convs.first[..., num:]))
@@ -341,7 +283,7 @@ def backward_padded(
 ) -> tuple[Array, GroupedConvs]:
   """The mirror of `forward_padded`; see `backward_exact`."""
   num, grow = _widths(convs)
-  d_last = mask(d_out, valid) * fifth(x)
+  d_last = mask(d_out, valid) * _fifth(x)
   # One convolution back from the last layer, to the layers and to the input.
   kernel = jnp.concatenate([convs.last, convs.first[..., num:]], axis=-2)
   back = convolve(d_last, transpose(kernel))
@@ -373,9 +315,29 @@ def backward_padded(
   )
 
 
+def leaky_relu(x: Array) -> Array:
+  """The rectifier of the paper: a slope of 0.2 below zero."""
+  return jnp.maximum(x, x * jnp.asarray(_NEGATIVE_SLOPE, x.dtype))
+
+
+def add_fifth(x: Array, residual: Array) -> Array:
+  """Residual scaling: x and a fifth of what a block adds to it."""
+  return x + residual * _fifth(x)
+
+
+def channels(bias: Array) -> Array:
+  """Shapes a bias `[C]` to be added to `[N, H, W, C]`."""
+  return bias.reshape(1, 1, 1, -1)
+
+
+def mask(x: Array, valid: Array | None) -> Array:
+  """Sets `x` to zero outside the image, where there is a mask."""
+  return x if valid is None else x * valid
+
+
 def _slope(x: Array, valid: Array | None) -> Array:
   """The derivative of the masked rectifier."""
-  return mask(jnp.where(x > 0, 1.0, NEGATIVE_SLOPE).astype(x.dtype), valid)
+  return mask(jnp.where(x > 0, 1.0, _NEGATIVE_SLOPE).astype(x.dtype), valid)
 
 
 def _inner_to(convs: GroupedConvs, i: int) -> Array:
@@ -389,6 +351,10 @@ def _widths(convs: GroupedConvs) -> tuple[int, int]:
   """Channels of layers 1 to n together, and of one of them."""
   num = convs.last.shape[-2]
   return num, num // (len(convs.inner) + 1)
+
+
+def _fifth(x: Array) -> Array:
+  return jnp.asarray(_RESIDUAL_SCALE, x.dtype)
 
 
 def _sum_pixels(x: Array) -> Array:

@@ -17,11 +17,18 @@ from jax import lax
 
 from esrgan_jax.ops import packing
 from esrgan_jax.ops.convolution import conv, conv_doubling
-from esrgan_jax.ops.dense_block import Convs, dense_block, group_convs
+from esrgan_jax.ops.dense_block import (
+  Convs,
+  add_fifth,
+  channels,
+  dense_block,
+  group_convs,
+  leaky_relu,
+  mask,
+)
 from esrgan_jax.ops.layout import keep_last_axis_minor
 from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
 from esrgan_jax.ops.platforms import by_platform
-from esrgan_jax.ops.pointwise import add_fifth, channels, leaky_relu, mask
 from esrgan_jax.ops.strips import count_rows, upsample_last
 
 Array = jax.Array

@@ -23,8 +23,8 @@ from jax import lax
 
 from esrgan_jax.ops import winograd
 from esrgan_jax.ops.convolution import convolve, corners_of_doubled, interleave
+from esrgan_jax.ops.dense_block import channels, leaky_relu
 from esrgan_jax.ops.pixels import repeat_pixels
-from esrgan_jax.ops.pointwise import channels, leaky_relu
 
 Array = jax.Array
 
