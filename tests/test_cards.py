@@ -10,6 +10,7 @@ import pytest
 from PIL import Image as PilImage
 
 from esrgan_jax import __main__, main
+from esrgan_jax.data.sources import SamplePhotos
 from esrgan_jax.training import config as config_lib
 from tests.training_runs import ROOT, logged
 
@@ -19,7 +20,6 @@ _CARDS = sorted(
 # Losses, phases, layers, norms and kinds of networks stay the card's own.
 _SMALLER = {
   "config.data.sources": "sample_photos",
-  "config.data.eval": "sample_photos:held_out",
   "config.data.cache": "ram",
   "config.perceptual.weights": "random",
   "config.generator.num_feat": 8,
@@ -48,8 +48,12 @@ def test_a_card_trains_reports_and_upscales(card, tmp_path, capsys):
     name: min(section.num_train_steps, _NUM_STEPS)
     for name, section in config.phases.items()
   }
-  run = tmp_path / "run"
+  run, held_out = tmp_path / "run", tmp_path / "held_out"
+  held_out.mkdir()
+  crop = SamplePhotos("held_out", scale=4).crop(0, (0.4, 0.6), 16).hr
+  PilImage.fromarray(crop).save(held_out / "crop.png")
   flags = {"config": file, "workdir": run, **_SMALLER}
+  flags["config.data.eval"] = held_out
   for name, num_steps in phases.items():
     flags[f"config.phases.{name}.num_train_steps"] = num_steps
   assert main.main([f"--{key}={value}" for key, value in flags.items()]) == 0
@@ -78,4 +82,5 @@ def test_a_card_trains_reports_and_upscales(card, tmp_path, capsys):
   command = ["upscale", tmp_path / "photo.png", "-m", run, "-o", large]
   assert __main__.main([str(word) for word in command]) == 0
   scale = config.scale
-  assert PilImage.open(large).size == (scale * 11, scale * 9)
+  with PilImage.open(large) as opened:
+    assert opened.size == (scale * 11, scale * 9)

@@ -81,6 +81,8 @@ LOSSES = (
   "charbonnier_loss",
   "relativistic_discriminator_loss",
   "relativistic_generator_loss",
+  "hinge_discriminator_loss",
+  "least_squares_discriminator_loss",
   "vanilla_discriminator_loss",
   "wasserstein_critic_loss",
 )
@@ -90,6 +92,12 @@ FUNCTIONS = {
   "RRDBNet, plain": functools.partial(_apply, _network(**TINY, form="plain")),
   "RRDBNet, x2": functools.partial(_apply, _network(**TINY, scale=2)),
   "RRDBNet, 64/2/32": functools.partial(_apply, _network(**REAL)),
+  "SRResNet": functools.partial(
+    _apply, esrgan_jax.SRResNet(num_feat=8, num_block=2, norm="none")
+  ),
+  "SRGANDiscriminator": functools.partial(
+    _judge, esrgan_jax.SRGANDiscriminator(4, input_size=SIDE, norm="layer")
+  ),
   "VGGStyleDiscriminator": functools.partial(_judge, _critic("batch")),
   "VGGStyleDiscriminator, layer": functools.partial(_judge, _critic("layer")),
   "vgg19_features": _vgg,
@@ -104,6 +112,7 @@ FUNCTIONS = {
   "perceptual_loss": _alone(_perceptual),
   "vanilla_generator_loss": _one(esrgan_jax.vanilla_generator_loss),
   "wasserstein_generator_loss": _one(esrgan_jax.wasserstein_generator_loss),
+  "least_squares_generator_loss": _one(esrgan_jax.least_squares_generator_loss),
   "interpolate_params": _mixed,
 } | {name: _alone(getattr(esrgan_jax, name)) for name in LOSSES}
 QUICK = ("imresize",)
@@ -117,9 +126,9 @@ def _images():
 def _params(name):
   image = _images()
   function = FUNCTIONS[name]
-  if name.startswith("RRDBNet"):
+  if name.startswith(("RRDBNet", "SRResNet")):
     return random_params(function.args[0], image)
-  if name.startswith("VGGStyle"):
+  if "Discriminator" in name:
     init = functools.partial(function.args[0].init, train=False)
     return jax.jit(init)(jax.random.key(0), image)
   if name == "vgg19_features":
