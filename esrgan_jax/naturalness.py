@@ -52,8 +52,9 @@ def niqe(params: Mapping[str, Array], image: Array) -> Array:
     ValueError: If it is too small or has another shape, or `params` have.
 
   Source: Mittal et al. 2013, "Making a completely blind image quality
-  analyzer"; equal to BasicSR `metrics/niqe.py::calculate_niqe`, and so to
-  MATLAB's: 5.7296 for its `baboon.png`.
+  analyzer"; BasicSR `metrics/niqe.py::calculate_niqe`, which agrees with
+  MATLAB's: 5.7296 for its `baboon.png`, here as well. How near others come, and
+  why not nearer, is in `docs/measures.md`.
 
   >>> params = niqe_params(np.zeros(36), np.eye(36))
   >>> images = jax.ShapeDtypeStruct((5, 96, 200, 3), jnp.float32)

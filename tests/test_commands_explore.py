@@ -193,7 +193,7 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   command = [*COMMAND, "--alphas", "0:1:0.5", "--reference", "hr.png"]
   assert main(command) == 0
   text = capsys.readouterr().out
-  assert "note: VGG19's weights are not here" in text
+  assert "note: neither LPIPS's weights nor VGG19's are here" in text
   assert len(list((here / "lr_explored").iterdir())) == 5
   lr, hr = (np.asarray(PilImage.open(f"{n}.png")) for n in ("lr", "hr"))
   rows = json.loads((here / "lr_explored/numbers.json").read_text())["rows"]

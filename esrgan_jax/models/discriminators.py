@@ -5,25 +5,25 @@ import numbers
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from esrgan_jax import checks
+from esrgan_jax.models.layers import (
+  NORMS,
+  Conv,
+  add_bias,
+  bias_init,
+  convolve,
+  convolve_strided,
+  kernel_init,
+  normalize,
+)
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes, packing
 from esrgan_jax.ops.convolution import conv
 from esrgan_jax.ops.platforms import by_platform
-from esrgan_jax.ops.precision import at_least_float32
-
-NORMS = ("batch", "layer", "instance", "none")
-
-Conv = tuple[Array, Array | None]  # Kernel and bias.
-
-# PyTorch's default initialisation, which the authors' 2019-06 code and BasicSR
-# leave in place: uniform within 1 / sqrt(fan_in), for kernels and biases.
-_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class VGGStyleDiscriminator(nn.Module):
@@ -57,6 +57,7 @@ class VGGStyleDiscriminator(nn.Module):
   Source: BasicSR `archs/discriminator_arch.py::VGGStyleDiscriminator` (128 and
   256); the authors' `Discriminator_VGG_96` and `Discriminator_VGG_192`.
 
+  >>> import jax
   >>> discriminator = VGGStyleDiscriminator(num_feat=4, input_size=8)
   >>> image = jnp.zeros((2, 8, 8, 3))
   >>> variables = discriminator.init(jax.random.key(0), image, train=False)
@@ -112,8 +113,8 @@ class VGGStyleDiscriminator(nn.Module):
         ConvParams(
           in_ch,
           width,
-          _kernel_init,
-          _bias_init(side**2 * in_ch)
+          kernel_init,
+          bias_init(side**2 * in_ch)
           if stage == step == 0 or self.norm == "none"
           else None,
           self.dtype,
@@ -127,10 +128,10 @@ class VGGStyleDiscriminator(nn.Module):
       if stage == 0:
         features = axes.anywhere(_run_first_stage, features, first, second)
       else:
-        features = axes.anywhere(_convolve, features, first)
+        features = axes.anywhere(convolve, features, first)
         features = self._normalize(features, f"{stage}_0", train)
         features = nn.leaky_relu(features, 0.2)
-        features = axes.anywhere(_convolve_strided, features, second)
+        features = axes.anywhere(convolve_strided, features, second)
       features = self._normalize(features, f"{stage}_1", train)
       features = nn.leaky_relu(features, 0.2)
     features = axes.anywhere(
@@ -139,16 +140,16 @@ class VGGStyleDiscriminator(nn.Module):
     features = nn.Dense(
       100,
       dtype=self.dtype,
-      kernel_init=_kernel_init,
-      bias_init=_bias_init(features.shape[-1]),
+      kernel_init=kernel_init,
+      bias_init=bias_init(features.shape[-1]),
       name="linear1",
     )(features)
     features = nn.leaky_relu(features, 0.2)
     logits = nn.Dense(
       1,
       dtype=jnp.float32,
-      kernel_init=_kernel_init,
-      bias_init=_bias_init(100),
+      kernel_init=kernel_init,
+      bias_init=bias_init(100),
       name="linear2",
     )(features)
     return logits[:, 0]
@@ -162,93 +163,6 @@ class VGGStyleDiscriminator(nn.Module):
       dtype=self.dtype,
       axis_name=self.axis_name,
     )
-
-
-def normalize(
-  features: Array,
-  norm: str,
-  position: str,
-  *,
-  train: bool,
-  dtype: Any = jnp.float32,
-  axis_name: axes.AxisName = None,
-) -> Array:
-  """Returns normalised features; for a compact method of a discriminator.
-
-  Args:
-    features: `[B, H, W, C]`.
-    norm: One of `NORMS`: of `"batch"` alone, images see each other.
-    position: What follows in the layer's name, after `bn`, `ln` or `in`.
-    train: With `"batch"`, normalise with this batch's statistics.
-    dtype: Of the result; statistics are of float32.
-    axis_name: With `"batch"`, an axis that the batch is mapped over.
-
-  Returns:
-    The same shape.
-
-  Raises:
-    ValueError: If `"instance"` would leave nothing of maps of one position.
-
-  >>> class Scored(nn.Module):
-  ...   @nn.compact
-  ...   def __call__(self, image):
-  ...     return normalize(image, "instance", "0", train=True).mean((1, 2, 3))
-  >>> image = jax.random.uniform(jax.random.key(0), (1, 4, 4, 3))
-  >>> scores, variables = Scored().init_with_output(jax.random.key(0), image)
-  >>> list(variables["params"]), bool(abs(scores[0]) < 1e-5)
-  (['in0'], True)
-  """
-  if norm == "none":
-    return features
-  if norm == "instance" and features.shape[1] * features.shape[2] == 1:
-    raise ValueError(
-      f"norm is 'instance', and the map at {position} has one position, which"
-      " is its own mean: nothing would be left of it. Take larger images, or"
-      " norm 'layer'"
-    )
-  # Flax's would promote by itself, which programs may have forbidden.
-  wide = at_least_float32(dtype)
-  if norm == "batch":
-    layer = nn.BatchNorm(
-      use_running_average=not train,
-      momentum=0.9,  # PyTorch's momentum of 0.1.
-      epsilon=1e-5,
-      # The mean of squares less the square of the mean loses digits: enough
-      # that, within ten steps, two devices and four would train apart.
-      use_fast_variance=False,
-      dtype=wide,
-      axis_name=axis_name,
-      name=f"bn{position}",
-    )
-  elif norm == "layer":
-    layer = nn.GroupNorm(
-      num_groups=1, epsilon=1e-5, dtype=wide, name=f"ln{position}"
-    )
-  else:
-    # A group a channel. As for BatchNorm, few positions are left at the end.
-    layer = nn.GroupNorm(
-      num_groups=None,
-      group_size=1,
-      epsilon=1e-5,
-      use_fast_variance=False,
-      dtype=wide,
-      name=f"in{position}",
-    )
-  return layer(features.astype(wide)).astype(dtype)
-
-
-def _add(x: Array, bias: Array | None) -> Array:
-  return x if bias is None else x + bias.reshape(1, 1, 1, -1)
-
-
-def _convolve(x: Array, params: tuple[Array, Array | None]) -> Array:
-  kernel, bias = params
-  return _add(conv(x, kernel), bias)
-
-
-def _convolve_strided(x: Array, params: tuple[Array, Array | None]) -> Array:
-  kernel, bias = params
-  return _add(conv(x, kernel, 2), bias)
 
 
 def _run_first_stage(image: Array, first: Conv, second: Conv) -> Array:
@@ -265,19 +179,19 @@ def _run_first_stage(image: Array, first: Conv, second: Conv) -> Array:
 
 
 def _run_stage(image: Array, first: Conv, second: Conv) -> Array:
-  features = nn.leaky_relu(_add(conv(image, first[0]), first[1]), 0.2)
-  return _add(conv(features, second[0], 2), second[1])
+  features = nn.leaky_relu(add_bias(conv(image, first[0]), first[1]), 0.2)
+  return add_bias(conv(features, second[0], 2), second[1])
 
 
 def _run_stage_packed(image: Array, first: Conv, second: Conv) -> Array:
   """The same for a TPU's 128 lanes."""
   kernel, bias = first
   features = packing.convolve(packing.pack(image), kernel)
-  features = _add(features, packing.pack_channels(bias))
+  features = add_bias(features, packing.pack_channels(bias))
   features = nn.leaky_relu(features, 0.2)
   kernel, bias = second
   features = packing.convolve(features, kernel, stride=2, packs=False)
-  return _add(features, bias)
+  return add_bias(features, bias)
 
 
 def linear1_from_torch(weight: np.ndarray, *, channels: int) -> np.ndarray:
@@ -350,13 +264,3 @@ def _num_stages(input_size: int) -> int:
       f"128, 192 or 256; got {input_size!r}"
     )
   return num_stages
-
-
-def _bias_init(fan_in: int) -> nn.initializers.Initializer:
-  """PyTorch's bias initialisation: uniform within 1 / sqrt(fan_in)."""
-  bound = 1 / math.sqrt(fan_in)
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from esrgan_jax import checks
-from esrgan_jax.models.discriminators import NORMS, normalize
+from esrgan_jax.models.layers import (
+  NORMS,
+  bias_init,
+  convolve,
+  convolve_strided,
+  kernel_init,
+  normalize,
+)
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes
-from esrgan_jax.ops.convolution import conv
 
 _NUM_CONVS = 8
-# PyTorch's default initialisation: uniform within 1 / sqrt(fan_in).
-_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class SRGANDiscriminator(nn.Module):
@@ -57,6 +59,7 @@ class SRGANDiscriminator(nn.Module):
     ValueError: If a size is out of range, `norm` is unknown, or `dtype` is no
       floating-point type.
 
+  >>> import jax
   >>> discriminator = SRGANDiscriminator(num_feat=2, input_size=16)
   >>> image = jnp.zeros((3, 16, 16, 3))
   >>> init = jax.jit(lambda key: discriminator.init(key, image, train=False))
@@ -128,12 +131,12 @@ class SRGANDiscriminator(nn.Module):
       params = ConvParams(
         in_ch,
         width,
-        _kernel_init,
-        None if normalised else _bias_init(9 * in_ch),
+        kernel_init,
+        None if normalised else bias_init(9 * in_ch),
         self.dtype,
         name=f"conv{n}",
       )()
-      run = _convolve_strided if n % 2 else _convolve
+      run = convolve_strided if n % 2 else convolve
       x = axes.anywhere(run, x, params)
       if normalised:
         x = normalize(
@@ -150,16 +153,16 @@ class SRGANDiscriminator(nn.Module):
     x = nn.Dense(
       hidden,
       dtype=self.dtype,
-      kernel_init=_kernel_init,
-      bias_init=_bias_init(x.shape[-1]),
+      kernel_init=kernel_init,
+      bias_init=bias_init(x.shape[-1]),
       name="linear1",
     )(x)
     x = nn.leaky_relu(x, 0.2)
     logits = nn.Dense(
       1,
       dtype=jnp.float32,
-      kernel_init=_kernel_init,
-      bias_init=_bias_init(hidden),
+      kernel_init=kernel_init,
+      bias_init=bias_init(hidden),
       name="linear2",
     )(x)
     return logits[:, 0]
@@ -198,25 +201,3 @@ def _pooling(size: int, side: int) -> np.ndarray:
     start, stop = i * size // side, -(-(i + 1) * size // side)
     matrix[i, start:stop] = 1 / (stop - start)
   return matrix
-
-
-def _convolve(x: Array, params: tuple[Array, Array | None]) -> Array:
-  return _add(conv(x, params[0]), params[1])
-
-
-def _convolve_strided(x: Array, params: tuple[Array, Array | None]) -> Array:
-  return _add(conv(x, params[0], 2), params[1])
-
-
-def _add(x: Array, bias: Array | None) -> Array:
-  return x if bias is None else x + bias.reshape(1, 1, 1, -1)
-
-
-def _bias_init(fan_in: int) -> nn.initializers.Initializer:
-  """PyTorch's bias initialisation: uniform within 1 / sqrt(fan_in)."""
-  bound = 1 / math.sqrt(fan_in)
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
