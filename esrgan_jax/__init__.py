@@ -14,8 +14,8 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 | for | there is |
 | --- | --- |
 | upscaling | `load`, `Upscaler` |
-| networks | `RRDBNet`, `SRResNet`, `VGGStyleDiscriminator`, \
-`SRGANDiscriminator`, `init`, `interpolate_params` |
+| networks | `RRDBNet`, `SRResNet`, `SRVGGNetCompact`, \
+`VGGStyleDiscriminator`, `SRGANDiscriminator`, `init`, `interpolate_params` |
 | files | `write_weights`, `save_checkpoint`, `load_checkpoint`, \
 `load_measure` |
 | training | `steps`: states, optimizers, and a step for each phase |
@@ -66,6 +66,7 @@ if typing.TYPE_CHECKING:
     wasserstein_generator_loss,
   )
   from esrgan_jax.metrics import psnr, rgb_to_y, ssim, ssim_map
+  from esrgan_jax.models.compact import SRVGGNetCompact
   from esrgan_jax.models.discriminators import VGGStyleDiscriminator
   from esrgan_jax.models.rrdb import RRDBNet
   from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
@@ -93,6 +94,7 @@ _LAZY = {
   "RRDBNet": "esrgan_jax.models.rrdb",
   "SRGANDiscriminator": "esrgan_jax.models.srgan_discriminator",
   "SRResNet": "esrgan_jax.models.srresnet",
+  "SRVGGNetCompact": "esrgan_jax.models.compact",
   "Upscaler": "esrgan_jax.upscaling.upscaler",
   "VGGStyleDiscriminator": "esrgan_jax.models.discriminators",
   "charbonnier_loss": "esrgan_jax.losses",
@@ -159,6 +161,7 @@ __all__ = [
   "RRDBNet",
   "SRGANDiscriminator",
   "SRResNet",
+  "SRVGGNetCompact",
   "Upscaler",
   "VGGStyleDiscriminator",
   "charbonnier_loss",

@@ -3,9 +3,9 @@
   python -m tests.fuzz_weights --count 20000 --seed 1
 
 Kinds: `.pth` of both containers, `.safetensors`, also of a network that only
-its user knows, ncnn's two files; an SRResNet as `.h5`; VGG19 as `.pth` and as
-`.h5` in Keras's two layouts. What is read must be a network of finite numbers
-and the shapes that its configuration says.
+its user knows, ncnn's two files, also of an SRVGGNetCompact; an SRResNet as
+`.h5`; VGG19 as `.pth` and as `.h5` in Keras's two layouts. What is read must be
+a network of finite numbers and the shapes that its configuration says.
 """
 
 import io
@@ -22,13 +22,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from esrgan_jax.export import ncnn_files, programs
 from esrgan_jax.models import registry
 from esrgan_jax.weights import fields, files, vgg
-from esrgan_jax.weights.dialects import plain, srresnet
-from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects import DIALECTS, compact, plain, srresnet
 from esrgan_jax.weights.dialects.protocol import UnsupportedWeightsError
 from esrgan_jax.weights.formats import limits, safetensors_file, torch_file
-from tests import mutation
+from tests import golden, mutation
 from tests import weight_builders as build
 
 _REFUSALS = (
@@ -90,6 +90,7 @@ def targets():
     for half in (True, False):
       param = build.write_ncnn(folder, states[0], half=half)
       pairs.append((param.read_bytes(), param.with_suffix(".bin").read_bytes()))
+    compact_pair = _compact_pair(folder)
     keras_2 = [
       build.write_keras_2(folder / "a.h5", kernels, **options).read_bytes()
       for options in ({}, {"inside": "model_weights", "encode": str})
@@ -148,6 +149,18 @@ def targets():
       _reader(".bin", ".param", pairs[0][0]),
       (),
     ),
+    (
+      "compact param",
+      compact_pair[:1],
+      _reader(".param", ".bin", compact_pair[1]),
+      (_token, _line),
+    ),
+    (
+      "compact bin",
+      compact_pair[1:],
+      _reader(".bin", ".param", compact_pair[0]),
+      (),
+    ),
     ("h5", generators, _read_srresnet, (_hdf5, _hdf5_address)),
     (
       "vgg pth",
@@ -161,6 +174,16 @@ def targets():
     mutation.Target(name, samples, read, edits, _REFUSALS)
     for name, samples, read, edits in kinds
   ]
+
+
+def _compact_pair(folder):
+  config = golden.compact_config("x2 of 4", num_feat=2)
+  params = compact.from_state_dict(golden.compact_state(config)).params
+  config = {"architecture": "SRVGGNetCompact", **config}
+  path = folder / "compact.param"
+  weights = files.Weights(config, params, {})
+  ncnn_files.write(path, weights, programs.Options("float16"))
+  return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
 def _with_average(tree):
@@ -179,8 +202,9 @@ def _reader(suffix, other=None, content=b""):
     if other:
       path.with_suffix(other).write_bytes(content)
     weights = files.read_weights(path)
-    state = names.to_state_dict(weights.params)
-    expected = names.shapes(weights.config)
+    dialect = DIALECTS[weights.config["architecture"]]
+    state = dialect.to_state_dict(weights.params)
+    expected = dialect.shapes(weights.config)
     assert {k: v.shape for k, v in state.items()} == expected
     for name, value in state.items():
       assert np.isfinite(value).all(), name

@@ -19,6 +19,7 @@ import safetensors.numpy
 from esrgan_jax import perceptual
 from esrgan_jax.models import alexnet, vgg
 from esrgan_jax.models.discriminators import linear1_from_torch
+from esrgan_jax.weights.dialects import compact
 from esrgan_jax.weights.dialects import rrdb as names
 
 FOLDER = pathlib.Path(__file__).with_name("goldens")
@@ -231,6 +232,49 @@ def srgan_discriminator_trees(state):
     tree = stats if part in ("mean", "var") else params
     tree.setdefault(layer, {})[part] = value
   return params, stats
+
+
+# --- SRVGGNetCompact.
+
+# Scale, activation, and side of the shuffled blocks.
+COMPACT = {
+  "x1": (1, "leakyrelu", 1),
+  "x2": (2, "relu", 2),
+  "x3": (3, "prelu", 3),
+  "x4": (4, "prelu", 4),
+  "x2 of 4": (2, "prelu", 4),
+  "x3 of 4": (3, "prelu", 4),
+}
+
+
+def compact_config(name, **fields):
+  """The fields of a small network."""
+  scale, act_type, shuffle = COMPACT[name]
+  return {
+    "num_in_ch": 3,
+    "num_out_ch": 3,
+    "num_feat": 4,
+    "num_conv": 2,
+    "scale": scale,
+    "act_type": act_type,
+    "shuffle": shuffle,
+    **fields,
+  }
+
+
+def compact_state(config):
+  """A state dict whose every array matters."""
+  state = {}
+  for key, shape in compact.shapes(config).items():
+    fan_in = math.prod(shape[1:])  # Keeps the scale from layer to layer.
+    factor = math.sqrt(3 / fan_in) if len(shape) == 4 else 0.5
+    state[key] = draw(f"compact {key}", *shape) * np.float32(factor)
+  return state
+
+
+def compact_lr():
+  """An image, wider than high."""
+  return image("compact lr", 1, 5, 6, 3)
 
 
 # --- Losses.

@@ -29,6 +29,7 @@ from tests.training_runs import ROOT
 
 _RRDB = {"num_feat": 6, "num_block": 2, "num_grow_ch": 4}
 _SRGAN = {"num_feat": 6, "num_block": 2, "scale": 2}
+_COMPACT = {"num_feat": 6, "num_conv": 2}
 NETWORKS = {
   "RRDBNet": [
     {**_RRDB, "scale": 4, "unshuffle": 1},
@@ -46,6 +47,14 @@ NETWORKS = {
     {**_SRGAN, "variant": "msrresnet", "scale": 3},
     {**_SRGAN, "slopes": "channel", "output": "tanh", "centered": True},
     {**_SRGAN, "norm": "none", "scale": 8},
+  ],
+  "SRVGGNetCompact": [
+    {**_COMPACT, "scale": 4},
+    {**_COMPACT, "scale": 3, "act_type": "leakyrelu"},
+    {**_COMPACT, "scale": 2, "act_type": "relu"},
+    {**_COMPACT, "scale": 1},
+    {**_COMPACT, "scale": 2, "shuffle": 4},
+    {**_COMPACT, "scale": 3, "shuffle": 4},
   ],
 }
 CASES = [

@@ -95,6 +95,9 @@ FUNCTIONS = {
   "SRResNet": functools.partial(
     _apply, esrgan_jax.SRResNet(num_feat=8, num_block=2, norm="none")
   ),
+  "SRVGGNetCompact": functools.partial(
+    _apply, esrgan_jax.SRVGGNetCompact(num_feat=8, num_conv=2)
+  ),
   "SRGANDiscriminator": functools.partial(
     _judge, esrgan_jax.SRGANDiscriminator(4, input_size=SIDE, norm="layer")
   ),
@@ -126,7 +129,7 @@ def _images():
 def _params(name):
   image = _images()
   function = FUNCTIONS[name]
-  if name.startswith(("RRDBNet", "SRResNet")):
+  if name.startswith(("RRDBNet", "SRResNet", "SRVGGNet")):
     return random_params(function.args[0], image)
   if "Discriminator" in name:
     init = functools.partial(function.args[0].init, train=False)

@@ -16,7 +16,8 @@ from PIL import Image as PilImage
 
 from esrgan_jax import __main__, images
 from esrgan_jax.commands import upscale
-from esrgan_jax.weights import files
+from esrgan_jax.weights import files, zoo
+from tests import weight_builders as build
 from tests.test_upscaler import make_model
 from tests.training_runs import ROOT
 
@@ -103,6 +104,9 @@ def test_every_command_does_something(folder, tmp_path, monkeypatch, command):
   words = shlex.split(command)
   if "--model" not in words:
     words += ["--model", "my.safetensors"]
+  if "--denoise" in words:
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(zoo, "_MODELS", build.write_general(tmp_path / "cache"))
   before = {path for path in here.rglob("*") if path.is_file()}
   assert __main__.main(words) == 0
   if output:

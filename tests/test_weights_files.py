@@ -290,7 +290,7 @@ def test_ncnn_without_its_other_half(tmp_path, missing):
 @pytest.mark.parametrize(
   ("old", "new", "message"),
   [
-    ("Input ", "PReLU ", "SRVGGNetCompact"),
+    ("Input ", "PReLU ", "there are shuffles of pixels or PReLUs"),
     ("Input ", "InnerProduct ", "type InnerProduct"),
     ("Input ", "Input x ", "line 3 is malformed"),
     ("1=3 4=1", "1=1 4=1", "is no 3x3 convolution"),

@@ -166,7 +166,7 @@ def test_other_floats_become_float32(dtype):
 @pytest.mark.parametrize(
   ("keys", "kind"),
   [
-    (["body.0.weight", "body.1.weight", "body.2.bias"], "SRVGGNetCompact"),
+    (["body.1.weight", "body.2.bias"], "an unknown network"),
     (["body.0.conv1.weight", "conv_after_body.weight"], "EDSR"),
     (["model.0.weight", "model.1.sub.0.res.0.weight"], "SRResNet"),
     (["head.0.weight", "body.0.body.0.weight", "tail.0.0.weight"], "EDSR"),

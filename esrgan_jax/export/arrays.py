@@ -18,7 +18,7 @@ from jax import lax
 
 from esrgan_jax.export import graphs
 from esrgan_jax.models import registry
-from esrgan_jax.ops.pixels import repeat_pixels
+from esrgan_jax.ops.pixels import reduce_cubically, repeat_pixels
 from esrgan_jax.weights.files import Weights
 
 __all__ = [
@@ -110,6 +110,10 @@ class ArrayGraph:
   def bilinear(self, x: Array, factor: int) -> Array:
     """See `graphs.Graph.bilinear`."""
     return _lines(_lines(x, factor, axis=1), factor, axis=2)
+
+  def cubic(self, x: Array, block: int, size: int) -> Array:
+    """See `graphs.Graph.cubic`."""
+    return reduce_cubically(x, block=block, size=size)
 
   def shuffle(self, x: Array, factor: int) -> Array:
     """See `graphs.Graph.shuffle`."""

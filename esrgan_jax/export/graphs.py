@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from esrgan_jax.models import registry
+from esrgan_jax.models import compact, registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights.files import Weights
 
@@ -128,6 +128,9 @@ class Graph(Protocol):
 
   def bilinear(self, x: Any, factor: int) -> Any:
     """Larger by lines between the centres of pixels, flat beyond the last."""
+
+  def cubic(self, x: Any, block: int, size: int) -> Any:
+    """Smaller, `size` pixels of `block`, by cubics of coefficient -0.75."""
 
   def shuffle(self, x: Any, factor: int) -> Any:
     """Channels to blocks of pixels, as PyTorch's `pixel_shuffle`."""
@@ -306,6 +309,29 @@ def _srresnet(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
   return graph.sigmoid(conv(x, "conv_last", factor=2.0))
 
 
+def _compact(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
+  """`models/compact.py`, drawn."""
+  params, body = weights.params, weights.params["body"]
+
+  def activation(params, index=...):
+    """PReLU where it is learnt."""
+    if "slope" in params:
+      return Activation(params["slope"][index])
+    return Activation(compact.LEAKS[net.act_type])
+
+  first, act = params["conv_first"], params.get("act_first", {})
+  x = graph.conv(image, _conv("body.0", first), activation(act))
+  for n in range(net.num_conv):
+    made = _conv(f"body.{2 * n + 2}", body["conv"], n)
+    x = graph.conv(x, made, activation(body.get("act", {}), n))
+  name = f"body.{2 * net.num_conv + 2}"
+  x = graph.conv(x, _conv(name, params["conv_last"]))
+  shuffle = net.shuffle_factor
+  x = graph.shuffle(x, shuffle)
+  x = graph.add(x, image if shuffle == 1 else graph.nearest(image, shuffle))
+  return x if net.scale == shuffle else graph.cubic(x, shuffle, net.scale)
+
+
 def _centered(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
   """`models/centered.py`, drawn."""
   sr = _rrdbnet(graph, graph.affine(image, 1.0, -0.5), net, weights)
@@ -315,3 +341,4 @@ def _centered(graph: Graph, image: Any, net: Any, weights: Weights) -> Any:
 register_network("RRDBNet", _rrdbnet)
 register_network("CenteredRRDBNet", _centered)
 register_network("SRResNet", _srresnet)
+register_network("SRVGGNetCompact", _compact)

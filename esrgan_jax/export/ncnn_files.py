@@ -97,6 +97,11 @@ class _NcnnGraph:
     """See `graphs.Graph.bilinear`."""
     return self.layer("Interp", [x], f"0=2 1={factor:e} 2={factor:e}")
 
+  def cubic(self, x, block, size):
+    """See `graphs.Graph.cubic`."""
+    factor = size / block
+    return self.layer("Interp", [x], f"0=3 1={factor:e} 2={factor:e}")
+
   def shuffle(self, x, factor):
     """See `graphs.Graph.shuffle`."""
     return self.layer("PixelShuffle", [x], f"0={factor}")

@@ -119,9 +119,19 @@ class _OnnxGraph:
       coordinate_transformation_mode="half_pixel",
     )
 
+  def cubic(self, x, block, size):
+    """See `graphs.Graph.cubic`."""
+    return self._resize(
+      x,
+      size / block,
+      mode="cubic",
+      cubic_coeff_a=-0.75,
+      coordinate_transformation_mode="half_pixel",
+    )
+
   def _resize(self, x, factor, **attributes):
     scales = np.array([1, 1, factor, factor], np.float32)
-    name = self.array(f"scales_{factor}", scales)
+    name = self.array(f"scales_{factor:g}", scales)
     return self.node("Resize", [x, "", name], **attributes)
 
   def shuffle(self, x, factor):

@@ -73,6 +73,27 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
   return filled
 
 
+def bilinear_phases(factor: int) -> Array:
+  """Returns what each pixel of a block is made of, upscaled bilinearly.
+
+  Args:
+    factor: Side of the block that a pixel becomes.
+
+  Returns:
+    3x3 kernels, `[3, 3, factor**2]`: of each pixel of the block, its weights.
+
+  >>> bilinear_phases(2)[1, :, 0].tolist()
+  [0.1875, 0.5625, 0.0]
+  """
+  taps = []
+  for phase in range(factor):
+    offset = (phase + 0.5) / factor - 0.5
+    taps.append((max(-offset, 0), 1 - abs(offset), max(offset, 0)))
+  taps = jnp.asarray(taps, jnp.float32)
+  both = jnp.einsum("py,qx->yxpq", taps, taps)
+  return both.reshape(3, 3, factor**2)
+
+
 def _carry(kernel: Array, image_filter: Array, copies: int) -> Array:
   """Has outputs 0 to 2 be sums of `copies` inputs each, filtered."""
   carried = jnp.zeros((*kernel.shape[:3], 3), kernel.dtype)

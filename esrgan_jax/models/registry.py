@@ -48,7 +48,7 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 
-from esrgan_jax.models import srresnet
+from esrgan_jax.models import compact, srresnet
 from esrgan_jax.models.centered import CenteredRRDBNet
 from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.initialization import start_bilinear
@@ -478,5 +478,10 @@ register_generator(
   "SRResNet", srresnet.SRResNet, starts={"bilinear": srresnet.start_bilinear}
 )
 register_generator("CenteredRRDBNet", CenteredRRDBNet)
+register_generator(
+  "SRVGGNetCompact",
+  compact.SRVGGNetCompact,
+  starts={"bilinear": compact.start_bilinear},
+)
 register_discriminator(DEFAULT_DISCRIMINATOR, VGGStyleDiscriminator)
 register_discriminator("SRGANDiscriminator", SRGANDiscriminator)

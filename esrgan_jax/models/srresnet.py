@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from esrgan_jax import checks
+from esrgan_jax.models.initialization import bilinear_phases
 from esrgan_jax.models.parameters import ConvParams
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.convolution import conv, convolve
@@ -590,7 +591,7 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
     kernel = params[name]["kernel"]
     factor = math.isqrt(kernel.shape[3] // kernel.shape[2])
     # What one pixel adds to the pixels around it, a phase of the shuffle each.
-    weights = _bilinear_phases(factor)
+    weights = bilinear_phases(factor)
     block = jnp.einsum("yxp,io->yxiop", weights, same)
     block = block.reshape(3, 3, 3, 3 * factor**2)
     kernel = kernel.at[..., : 3 * factor**2].set(0.0)
@@ -601,14 +602,3 @@ def start_bilinear(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_zero_scale(norm: Mapping[str, Array]) -> dict[str, Array]:
   return {**norm, "scale": jnp.zeros_like(norm["scale"])}
-
-
-def _bilinear_phases(factor: int) -> Array:
-  """3x3 kernels, `[3, 3, factor**2]`: of each pixel of a block, its weights."""
-  taps = []
-  for phase in range(factor):
-    offset = (phase + 0.5) / factor - 0.5
-    taps.append((max(-offset, 0), 1 - abs(offset), max(offset, 0)))
-  taps = jnp.asarray(taps, jnp.float32)
-  both = jnp.einsum("py,qx->yxpq", taps, taps)
-  return both.reshape(3, 3, factor**2)

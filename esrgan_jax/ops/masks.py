@@ -41,3 +41,26 @@ def cut(x: Array, size: Array | None) -> Array:
   [1.0, 1.0, 0.0, 0.0]
   """
   return x if size is None else jnp.where(inside(x, size), x, 0)
+
+
+def one_batch(
+  x: Array, valid: Array | None
+) -> tuple[Array, Array | None, list[int]]:
+  """Makes one batch axis of all of an image's, and of its mask's.
+
+  Args:
+    x: `[..., H, W, C]`.
+    valid: `[..., H, W, 1]`, 1 inside an image and 0 outside, or None.
+
+  Returns:
+    `[N, H, W, C]`, the mask of its dtype, and the axes that N stands for.
+
+  >>> x, valid, batch = one_batch(jnp.ones((2, 3, 4, 4, 1)), None)
+  >>> x.shape, batch
+  ((6, 4, 4, 1), [2, 3])
+  """
+  *batch, h, w, c = x.shape
+  if valid is not None:
+    valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
+    valid = valid.astype(x.dtype)
+  return x.reshape(-1, h, w, c), valid, batch

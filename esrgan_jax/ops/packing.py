@@ -82,6 +82,24 @@ def pack_mask(valid: Array | None, channels: int) -> Array | None:
   return pack(jnp.broadcast_to(valid, (*valid.shape[:-1], channels)))
 
 
+def pack_kernel(kernel: Array) -> Array:
+  """Returns the 3x3 kernel that does to pairs what another does to pixels.
+
+  With it, a convolution of stride 1 and padding 1 is one of packed images: for
+  kernels that are used several times, or by what knows of no pairs.
+
+  Args:
+    kernel: `[3, 3, C, F]`.
+
+  Returns:
+    `[3, 3, 2 * C, 2 * F]`.
+
+  >>> pack_kernel(jnp.ones((3, 3, 4, 5))).shape
+  (3, 3, 8, 10)
+  """
+  return _pack_kernel(kernel, 1, 1, PIXELS)[0]
+
+
 def convolve(
   x: Array,
   kernel: Array,

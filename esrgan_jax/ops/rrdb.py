@@ -27,6 +27,7 @@ from esrgan_jax.ops.dense_block import (
   mask,
 )
 from esrgan_jax.ops.layout import keep_last_axis_minor
+from esrgan_jax.ops.masks import one_batch
 from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
 from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.ops.strips import count_rows, upsample_last
@@ -134,7 +135,7 @@ def features(
   """The network up to its first upsampling; see `RRDBNet.features`."""
   if unshuffle > 1:
     x = pixel_unshuffle(x, factor=unshuffle)
-  x, valid, batch = _flatten(x, valid)
+  x, valid, batch = one_batch(x, valid)
   kernel, bias = conv_first
   feat = mask(conv(mask(x, valid), kernel) + channels(bias), valid)
   out = run_blocks(feat, blocks, valid, unroll=unroll, remat=remat)
@@ -150,7 +151,7 @@ def reconstruct(
   factors: tuple[int, ...],
 ) -> Array:
   """The network from there on, on any platform; see `RRDBNet.reconstruct`."""
-  feat, valid, batch = _flatten(feat, valid)
+  feat, valid, batch = one_batch(feat, valid)
   sr = _upsample(factors, feat, valid, *convs)
   return sr.reshape(*batch, *sr.shape[1:])
 
@@ -192,17 +193,6 @@ def _choose_upsample(
   if factors[-1:] == (2,):
     choices["tpu"] = functools.partial(run, packed=True)
   return functools.partial(by_platform, default=run, **choices)
-
-
-def _flatten(
-  x: Array, valid: Array | None
-) -> tuple[Array, Array | None, list[int]]:
-  """Makes one batch axis of all; returns the axes that it stands for."""
-  *batch, h, w, c = x.shape
-  if valid is not None:
-    valid = jnp.broadcast_to(valid, (*batch, h, w, 1)).reshape(-1, h, w, 1)
-    valid = valid.astype(x.dtype)
-  return x.reshape(-1, h, w, c), valid, batch
 
 
 def upsample(

@@ -6,6 +6,7 @@ a time, all of one shape, so that one program is compiled for an image.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -669,6 +670,7 @@ def load(
   *,
   scale: int | None = None,
   config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+  denoise: float | None = None,
   dtype: Any = "auto",
   fetch: bool = True,
   progress: Callable[[int, int | None], None] | None = None,
@@ -685,6 +687,10 @@ def load(
     config: The network's architecture and fields, for another program's
       checkpoint that has none beside it, or the path of a JSON file with them;
       see `load_checkpoint`. What tells itself must agree with it.
+    denoise: Of general-x4v3, how much noise is taken away, from 0 to 1: 1 is
+      the model as it is, 0 its partner general-wdn-x4v3, which keeps noise, and
+      between them is `denoise * model + (1 - denoise) * partner`, weight by
+      weight. None means 1, the only choice for a model without a partner.
     dtype: Compute dtype: float32 or bfloat16, as a type or by name, or "auto":
       bfloat16 on GPU and TPU, float32 on CPU.
     fetch: Whether a named model that is not here may be downloaded.
@@ -697,13 +703,26 @@ def load(
   Raises:
     TypeError: If `model` is no name or path, or `config` none.
     ValueError: If there is no such name, or the file holds no such network or
-      does not tell its scale, or `config` contradicts it.
+      does not tell its scale, or `config` contradicts it, or the model has no
+      `denoise`, or that is not between 0 and 1.
     FileNotFoundError: If the file is not there or cannot be fetched.
 
   >>> model = load("realesrgan-x4plus-anime")
   >>> model.scale, model.net.num_block
   (4, 6)
   """
+  if denoise is not None:
+    mixing.check_denoise(denoise)
+    zoo.weak_denoise(model)  # Raises where there is none.
+  if denoise not in (None, 1):
+    pair = mixing.find_denoising_pair(
+      model,
+      scale=scale,
+      config=config,
+      fetch=fetch,
+      progress=progress and (lambda _: contextlib.nullcontext(progress)),
+    )
+    return load_mixture(pair, denoise, dtype=dtype, devices=devices)
   platform = (devices or jax.local_devices())[0].platform
   compute = compilation.compute_dtype(dtype, platform)
   found = find.find_model(

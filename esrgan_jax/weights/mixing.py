@@ -15,7 +15,7 @@ import numpy as np
 from esrgan_jax.interpolate import interpolate_params
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
-from esrgan_jax.weights import descent, find, partial
+from esrgan_jax.weights import descent, find, partial, zoo
 from esrgan_jax.weights.dialects import DIALECTS
 from esrgan_jax.weights.files import Weights
 
@@ -117,6 +117,47 @@ def read_alpha(text: str) -> float:
 def _check_alpha(alpha: float) -> None:
   if not math.isfinite(alpha):
     raise ValueError(f"alpha {alpha} is not a finite number")
+
+
+def check_denoise(strength: float) -> None:
+  """Raises a ValueError unless a strength of denoising is between 0 and 1.
+
+  >>> check_denoise(2.0)
+  Traceback (most recent call last):
+  ...
+  ValueError: denoise is 2.0; give a strength between 0, which keeps noise, ...
+  """
+  if not 0 <= strength <= 1:
+    raise ValueError(
+      f"denoise is {strength}; give a strength between 0, which keeps noise,"
+      " and 1"
+    )
+
+
+def find_denoising_pair(model: str, **options: Any) -> Pair:
+  """Reads the two models that denoising of some strength lies between.
+
+  At strength s it is `s * model + (1 - s) * its partner`, weight by weight:
+  `Pair.mix(s)`. At 1 that is the model, which takes noise away, and at 0 the
+  partner, which keeps it.
+
+  Args:
+    model: The name of one that has such a partner: general-x4v3, or
+      realesr-general-x4v3 as its file is called.
+    **options: As for `find_pair`.
+
+  Raises:
+    ValueError: If it has none. And as `find_pair`.
+
+  Source: Real-ESRGAN `inference_realesrgan.py`, `--denoise_strength`, whose
+  numbers these are.
+
+  >>> find_denoising_pair("realesrgan-x4plus")
+  Traceback (most recent call last):
+  ...
+  ValueError: realesrgan-x4plus has no strength of denoising: that is for ge...
+  """
+  return find_pair(zoo.weak_denoise(model), model, **options)
 
 
 def find_pair(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,6 @@ _OTHERS: tuple[tuple[str, str], ...] = (
   (r"^conv_after_body\.|^head\.0\.|^sub_mean\.|^tail\.", "EDSR"),
   (r"^block[2-8]\.(?:conv|0\.)", "an SRGAN generator"),
 )
-_COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
 
 
 def supported() -> str:
@@ -145,7 +144,7 @@ def name_layers(
   """Names the arrays of an ncnn network's layers.
 
   Args:
-    layers: Its convolutions, and what enlarges.
+    layers: Its convolutions and activations, and what enlarges.
 
   Returns:
     A state dict, and metadata for `find_network`: the architecture and what its
@@ -182,17 +181,12 @@ def describe(names: list[str]) -> str:
   Returns:
     A network's or a file's kind, or "an unknown network".
 
-  >>> describe(["body.0.weight", "body.1.weight"])
-  'SRVGGNetCompact (a compact Real-ESRGAN model)'
   >>> describe(["layers.0.residual_group.blocks.0.norm1.weight"])
   'SwinIR'
   """
   stripped = [
     re.sub(r"^(?:module|generator|netG)\.", "", n) for n in names[:_MAX_SAMPLE]
   ]
-  # The compact net has no other names at all; many nets have a `body.0`.
-  if stripped and all(re.match(r"body\.\d+\.[wb]\w+$", n) for n in stripped):
-    return _COMPACT
   for pattern, kind in _OTHERS:
     if any(re.search(pattern, n) for n in stripped):
       return kind
@@ -271,11 +265,14 @@ def _select(
   names: list[str] = []
   for path, arrays in _mappings(state):
     names += arrays
-    for name in arrays:
-      for each in wanted:
-        if match := DIALECTS[each].TELLTALE.fullmatch(name):
-          # One network under two sets of names fails further on.
-          networks[path, match["prefix"], each] = arrays
+    for each in wanted:
+      matches = map(DIALECTS[each].TELLTALE.fullmatch, arrays)
+      prefixes = {match["prefix"]: None for match in matches if match}
+      if len(wanted) > 1 and (known := DIALECTS[each].NAMES):
+        prefixes = _all_known(prefixes, arrays, known)
+      for prefix in prefixes:
+        # One network under two sets of names fails further on.
+        networks[path, prefix, each] = arrays
   if not networks or any(map(_VARIANT.search, names)):
     names = names or [key for key in state if isinstance(key, str)]
     few = ", ".join(printable(n, limit=60) for n in names[:4]) or "none"
@@ -297,6 +294,25 @@ def _select(
     if k.startswith(prefix)
   }
   return architecture, flat, notes
+
+
+def _all_known(
+  prefixes: Iterable[str], names: Iterable[str], known: re.Pattern[str]
+) -> list[str]:
+  """Returns the prefixes of which nothing is called by other names."""
+  prefixes = list(prefixes)
+  # A list in a list, as of a network's blocks: it is none of these.
+  if len(prefixes) > _MAX_NETWORKS:
+    return []
+  return [
+    prefix
+    for prefix in prefixes
+    if all(
+      known.fullmatch(name, len(prefix))
+      for name in names
+      if name.startswith(prefix)
+    )
+  ]
 
 
 def _shown(label: str) -> str:

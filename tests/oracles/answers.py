@@ -14,6 +14,7 @@ from esrgan_jax.weights import files, zoo
 from esrgan_jax.weights.dialects import rrdb as names
 from tests import golden
 from tests.oracles import torch_measures, torch_srgan, torch_steps
+from tests.oracles.torch_compact import SRVGGNetCompact
 from tests.oracles.torch_discriminator import VGGStyleDiscriminator
 from tests.oracles.torch_rrdb import RRDBNet
 from tests.oracles.torch_steps import to_numpy, to_torch, with_state
@@ -130,6 +131,32 @@ def _drawn(net):
   }
   recorded = {f"shape {n}": np.int32(shape) for n, shape in shapes.items()}
   return recorded, golden.srgan_state(shapes)
+
+
+def compact():
+  """Images at each scale, and all gradients."""
+  return {
+    name: compact_generator(golden.compact_config(name))
+    for name in golden.COMPACT
+  }
+
+
+def compact_generator(config):
+  """One of them."""
+  net = SRVGGNetCompact(
+    config["num_feat"],
+    config["num_conv"],
+    config["scale"],
+    config["act_type"],
+    config["shuffle"],
+  )
+  net = with_state(net, golden.compact_state(config))
+  lr = to_torch(golden.compact_lr()).requires_grad_()
+  sr = net(lr)
+  cotangent = to_torch(golden.draw("compact cotangent", *_image(sr).shape))
+  (sr * cotangent).sum().backward()
+  grads = {f"grad {n}": p.grad for n, p in net.named_parameters()}
+  return {"sr": _image(sr), "lr": _image(lr.grad), **to_numpy(grads)}
 
 
 def losses():
@@ -342,6 +369,7 @@ def saved():
 ANSWERS = {
   "generator": generator,
   "discriminator": discriminator,
+  "compact": compact,
   "srgan": srgan,
   "srgan_discriminator": srgan_discriminator,
   "losses": losses,

@@ -6,7 +6,7 @@ An architecture without a line here, such as a user's own, is written by
 
 from __future__ import annotations
 
-from esrgan_jax.weights.dialects import centered, rrdb, srresnet
+from esrgan_jax.weights.dialects import centered, compact, rrdb, srresnet
 from esrgan_jax.weights.dialects.protocol import Dialect
 
 # By the name that `models.registry` has. Where trees are alike, the first is
@@ -15,4 +15,5 @@ DIALECTS: dict[str, Dialect] = {
   "RRDBNet": rrdb,
   "CenteredRRDBNet": centered,
   "SRResNet": srresnet,
+  "SRVGGNetCompact": compact,
 }

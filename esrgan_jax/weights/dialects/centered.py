@@ -39,6 +39,7 @@ SUPPORTED = (
 )
 UNTOLD = rrdb.UNTOLD
 COLLECTIONS = ()
+NAMES = None
 TELLTALE = re.compile(
   r"(?P<prefix>(?:.*\.)?)residuals\.0\.rdb1\.conv1\.cnn\.weight"
 )

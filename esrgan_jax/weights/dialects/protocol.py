@@ -62,8 +62,10 @@ class NcnnLayer(Protocol):
 
   kind: str
   factor: float
+  mode: int
   weight: np.ndarray | None
   bias: np.ndarray | None
+  slope: float | np.ndarray | None
 
 
 class Dialect(Protocol):
@@ -72,6 +74,8 @@ class Dialect(Protocol):
   Attributes:
     TELLTALE: Matches in full one name that each network of this architecture
       has once, and nothing else has; the group `prefix` is what stands before.
+    NAMES: Matches in full each name that such a network may have, without the
+      prefix, where others have the telltale one too; None where none has.
     LEAF: The path of one array that each tree of this architecture has.
     SUPPORTED: Which networks these are, in words.
     UNTOLD: Fields besides `scale` that arrays do not tell, or not surely:
@@ -81,6 +85,7 @@ class Dialect(Protocol):
   """
 
   TELLTALE: re.Pattern[str]
+  NAMES: re.Pattern[str] | None
   LEAF: tuple[str, ...]
   SUPPORTED: str
   UNTOLD: tuple[str, ...]
@@ -104,11 +109,11 @@ class Dialect(Protocol):
 
   def from_ncnn(
     self, layers: Sequence[NcnnLayer]
-  ) -> tuple[StateDict, dict[str, int]]:
+  ) -> tuple[StateDict, dict[str, Any]]:
     """Names the arrays of ncnn's layers, which are known by their order.
 
     Args:
-      layers: The network's convolutions, and what enlarges.
+      layers: The network's convolutions and activations, and what enlarges.
 
     Returns:
       A state dict for `from_state_dict`, and arguments that go with it.

@@ -48,6 +48,7 @@ SUPPORTED = (
 )
 UNTOLD = ("unshuffle",)
 COLLECTIONS = ()
+NAMES = None
 
 # The key that tells an RRDBNet from everything else, whatever stands before.
 TELLTALE = re.compile(
@@ -177,7 +178,7 @@ def from_ncnn(
   """Names the arrays of ncnn's layers, which are known by their order.
 
   Args:
-    layers: The network's convolutions, and what enlarges.
+    layers: The network's convolutions and activations, and what enlarges.
 
   Returns:
     Name to array under BasicSR's names, and the network's `scale` and
@@ -191,6 +192,10 @@ def from_ncnn(
   ...
   esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: there are 0...
   """
+  if any(layer.kind in ("PReLU", "PixelShuffle") for layer in layers):
+    raise UnsupportedWeightsError(
+      "there are shuffles of pixels or PReLUs; an RRDBNet has none"
+    )
   convs = [layer for layer in layers if layer.kind == "Convolution"]
   factors = [layer.factor for layer in layers if layer.kind == "Interp"]
   num_block, rest = divmod(len(convs) - len(factors) - 4, 15)

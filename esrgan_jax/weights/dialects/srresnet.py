@@ -61,6 +61,7 @@ SUPPORTED = (
 )
 UNTOLD = ("output", "centered")
 COLLECTIONS = ("batch_stats",)
+NAMES = None
 
 # The key that tells an SRResNet from everything else, whatever stands before.
 TELLTALE = re.compile(
@@ -299,7 +300,7 @@ def from_ncnn(
   """Raises: layers of an SRResNet are not told from others by their order.
 
   Args:
-    layers: The network's convolutions, and what enlarges.
+    layers: The network's convolutions and activations, and what enlarges.
 
   Raises:
     UnsupportedWeightsError: In any case.

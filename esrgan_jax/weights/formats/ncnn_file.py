@@ -12,6 +12,7 @@ convolution.cpp::load_model`, `src/modelbin.cpp`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -25,19 +26,21 @@ from esrgan_jax.weights.formats.limits import DamagedFileError, need
 
 MAGIC = "7767517"
 
-_COMPACT = "SRVGGNetCompact (a compact Real-ESRGAN model)"
-
 FLOAT32_TAG = 0
 FLOAT16_TAG = 0x01306B47
 _INT8_TAG = 0x000D4B38
 
 _DIGITS = re.compile("[0-9]{1,6}")
 
-# Layers without arrays; another type would shift everything behind it.
+# Layers that tell what a network is, and others without arrays; another type
+# would shift everything behind it.
+_TELLING = ("Convolution", "Interp", "PixelShuffle", "PReLU", "ReLU")
 _BARE = {
-  *("Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp", "ReLU"),
-  *("Noop", "Reorg", "Permute", "Reshape", "PixelShuffle"),
+  *("Input", "Split", "Concat", "Eltwise", "BinaryOp"),
+  *("Noop", "Reorg", "Permute", "Reshape"),
 }
+# Activations within a convolution, by ncnn's numbers.
+_NONE, _RELU, _LEAKY = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +48,23 @@ class Layer:
   """A layer of a network that tells what the network is.
 
   Attributes:
-    kind: `Convolution` or `Interp`.
+    kind: `Convolution`, `Interp`, `PixelShuffle`, `PReLU` or `ReLU`.
     name: As the file has it, which is mostly a number.
-    factor: How many times an `Interp` enlarges, else 1.
+    factor: How many times it enlarges, 1 if it does not.
+    mode: How an `Interp` does: 1 by repetition, 2 linearly, 3 cubically.
     weight: A convolution's kernel, OIHW; float32 or float16.
     bias: Its bias, float32.
+    slope: Of an activation, which a convolution may have too, below 0: 0 of a
+      ReLU, an array of a PReLU. None where there is none.
   """
 
   kind: str
   name: str
   factor: float = 1.0
+  mode: int = 0
   weight: np.ndarray | None = None
   bias: np.ndarray | None = None
+  slope: float | np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +76,7 @@ class _Line:
   def number(self, key: int, default: float) -> float:
     """Returns option `key`, which may stand once for x and y."""
     text = self.options.get(str(key))
-    try:
-      return default if text is None else float(text)
-    except ValueError as e:
-      raise DamagedFileError(f"{self._odd(key)} is no number") from e
+    return default if text is None else self._float(str(key), text)
 
   def count(self, key: int, default: int = 0) -> int:
     """Returns option `key`, a whole number."""
@@ -80,7 +85,29 @@ class _Line:
       raise DamagedFileError(f"{self._odd(key)} is no count")
     return int(value)
 
-  def _odd(self, key: int) -> str:
+  def slope(self) -> float | None:
+    """Returns the slope of the activation that a convolution has, if any."""
+    kind = self.count(9, _NONE)
+    if kind in (_NONE, _RELU):
+      return 0.0 if kind else None
+    count, _, slope = self.options.get("-23310", "").partition(",")
+    if kind != _LEAKY or count != "1":
+      raise UnsupportedWeightsError(
+        f"layer {printable(self.name)} has an activation that no supported"
+        f" network has (9={kind})"
+      )
+    return self._float("-23310", slope)
+
+  def _float(self, key: str, text: str) -> float:
+    try:
+      value = float(text)
+    except ValueError as e:
+      raise DamagedFileError(f"{self._odd(key)} is no number") from e
+    if not math.isfinite(value):
+      raise DamagedFileError(f"{self._odd(key)} is not finite")
+    return value
+
+  def _odd(self, key: int | str) -> str:
     text = printable(self.options[str(key)], limit=40)
     return f"layer {printable(self.name)}: {key}={text}"
 
@@ -121,39 +148,26 @@ def read_ncnn(path: str | os.PathLike[str]) -> list[Layer]:
     path: The `.param` or the `.bin` file; the other one lies next to it.
 
   Returns:
-    Its convolutions and what enlarges, in order.
+    Its convolutions and activations, and what enlarges, in order.
 
   Raises:
     FileNotFoundError: If one of the two files is missing.
-    UnsupportedWeightsError: If it has layers that no supported network has, for
-      instance those of a compact model (animevideov3).
+    UnsupportedWeightsError: If it has layers that no supported network has.
     limits.DamagedFileError: If a file is damaged.
     ValueError: If its weights are quantised, or a file too large (`limits`).
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
   ...   path = pathlib.Path(folder, "compact.param")
-  ...   _ = path.write_text("7767517\n1 1\nPReLU p 1 1 a b 0=64\n")
-  ...   _ = path.with_suffix(".bin").write_bytes(b"")
-  ...   try:
-  ...     read_ncnn(path)
-  ...   except UnsupportedWeightsError as e:
-  ...     print(str(e)[:23])
-  this is SRVGGNetCompact
+  ...   _ = path.write_text("7767517\n1 1\nPReLU p 1 1 a b 0=2\n")
+  ...   _ = path.with_suffix(".bin").write_bytes(np.float32([0.5, 1]).tobytes())
+  ...   [(layer.kind, layer.slope.tolist()) for layer in read_ncnn(path)]
+  [('PReLU', [0.5, 1.0])]
   """
   param, binary = find_pair(path)
   text = limits.read_file(param, limit=limits.MAX_TABLE_BYTES)
   lines = _parse(text, printable(param.name))
-  convs = [line for line in lines if line.kind == "Convolution"]
-  arrays = iter(_read_arrays(convs, binary))
-  layers = []
-  for line in lines:
-    if line.kind == "Interp":
-      layers.append(Layer(line.kind, line.name, line.number(1, 1.0)))
-    else:
-      weight, bias = next(arrays)
-      layers.append(Layer(line.kind, line.name, 1.0, weight, bias))
-  return layers
+  return _read_layers(lines, binary)
 
 
 def _shifts(layer: _Line) -> bool:
@@ -184,16 +198,12 @@ def _parse(data: bytes, name: str) -> list[_Line]:
       raise DamagedFileError(
         f"{name}, line {i} is malformed: {printable(line, limit=80)}"
       )
-    if layer.kind == "PReLU":
-      raise UnsupportedWeightsError(
-        f"this is {_COMPACT}, which is not supported"
-      )
     if _shifts(layer):
       raise UnsupportedWeightsError(
         f"{name} adds a number to its images, as no supported network's file"
         " does: a network of images in [-1, 1] is read from its .safetensors"
       )
-    if layer.kind in ("Convolution", "Interp"):
+    if layer.kind in _TELLING:
       layers.append(layer)
     elif layer.kind not in _BARE:
       raise UnsupportedWeightsError(
@@ -225,10 +235,8 @@ def _layer(fields: list[str]) -> _Line | None:
   return _Line(fields[0], fields[1], {key: text for key, _, text in options})
 
 
-def _read_arrays(
-  convs: list[_Line], file: pathlib.Path
-) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Reads kernel and bias of every convolution, and no byte is left."""
+def _read_layers(lines: list[_Line], file: pathlib.Path) -> list[Layer]:
+  """Reads what the layers have in the `.bin`, and no byte is left."""
   data = limits.read_file(file)
   shown = printable(file.name)
   position = 0
@@ -245,8 +253,7 @@ def _read_arrays(
     position += -(-size // 4) * 4  # Every array is padded to four bytes.
     return array
 
-  arrays = []
-  for conv in convs:
+  def convolution(conv: _Line) -> Layer:
     out, size = conv.count(0), conv.count(6)
     width = conv.count(1)
     area = width * conv.count(11, width)
@@ -269,10 +276,36 @@ def _read_arrays(
       )
     weight = take(size, "<f2" if tag else "<f4", conv.name)
     bias = take(out, "<f4", conv.name)
-    arrays.append((weight.reshape(out, -1, 3, 3), bias))
+    return Layer(
+      conv.kind,
+      conv.name,
+      weight=weight.reshape(out, -1, 3, 3),
+      bias=bias,
+      slope=conv.slope(),
+    )
+
+  layers = []
+  for line in lines:
+    if line.kind == "Convolution":
+      layer = convolution(line)
+    elif line.kind == "PReLU":
+      slope = take(line.count(0), "<f4", line.name)
+      layer = Layer(line.kind, line.name, slope=slope)
+    elif line.kind == "ReLU":
+      layer = Layer(line.kind, line.name, slope=line.number(0, 0.0))
+    elif line.kind == "PixelShuffle":
+      if line.count(1):
+        raise UnsupportedWeightsError(
+          f"{printable(line.name)} shuffles pixels in another order than"
+          " PyTorch, as no supported network does"
+        )
+      layer = Layer(line.kind, line.name, float(line.count(0, 1)))
+    else:
+      layer = Layer(line.kind, line.name, line.number(1, 1.0), line.count(0))
+    layers.append(layer)
   if position != len(data):
     raise DamagedFileError(
       f"{shown} has {len(data) - position} bytes more than the layers take:"
       " does it belong to this .param?"
     )
-  return arrays
+  return layers

@@ -1,0 +1,191 @@
+"""SRVGGNetCompact's arithmetic, of parameters that are gathered.
+
+All of it happens at the resolution of the image: even the nearest-neighbour
+skip is added before pixels are shuffled, to the channels that a pixel becomes.
+On a TPU, neighbouring pixels share a position (`esrgan_jax.ops.packing`): with
+64 channels, they fill its lanes.
+
+Arrays are NHWC and HWIO; `valid` is 1 inside of an image and 0 outside, or
+None.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from esrgan_jax.ops import packing
+from esrgan_jax.ops.convolution import conv, convolve
+from esrgan_jax.ops.dense_block import channels, mask
+from esrgan_jax.ops.masks import one_batch
+from esrgan_jax.ops.pixels import pixel_shuffle, reduce_cubically
+from esrgan_jax.ops.platforms import by_platform
+
+Array = jax.Array
+
+# Kernel, bias and, of a PReLU behind, slopes; stacked for the body.
+Layer = tuple[Array, Array, Array | None]
+Conv = tuple[Array, Array]
+
+
+def features(
+  x: Array,
+  valid: Array | None,
+  first: Layer,
+  body: Layer,
+  *,
+  leak: float,
+  unroll: int,
+  remat: bool,
+  is_plain: bool,
+) -> Array:
+  """All but the last convolution; see `SRVGGNetCompact.features`.
+
+  Args:
+    x: `[..., H, W, C]` of the compute dtype.
+    valid: `[..., H, W, 1]`, or None.
+    first: The first layer.
+    body: The layers behind, stacked.
+    leak: The slope where there are no slopes of a PReLU.
+    unroll: Layers per iteration of the loop.
+    remat: Recompute each layer in the backward pass.
+    is_plain: Use JAX's own convolution, on all platforms.
+
+  Returns:
+    `[..., H, W, F]`, 0 outside.
+  """
+  x, valid, batch = one_batch(x, valid)
+  x = mask(x, valid)
+
+  def run(x, valid, first, body, *, packed=False):
+    if packed:
+      x, valid, first, body = _packed(x, valid, first, body)
+    feat = _layers(
+      x,
+      valid,
+      first,
+      body,
+      leak=leak,
+      unroll=unroll,
+      remat=remat,
+      convolve=convolve if is_plain else conv,
+    )
+    return packing.unpack(feat) if packed else feat
+
+  feat = _choose(run, x, is_plain)(x, valid, first, body)
+  return feat.reshape(*batch, *feat.shape[1:])
+
+
+def reconstruct(
+  feat: Array,
+  image: Array,
+  valid: Array | None,
+  last: Conv,
+  *,
+  shuffle: int,
+  scale: int,
+  is_plain: bool,
+) -> Array:
+  """The last convolution and the skip; see `SRVGGNetCompact.reconstruct`.
+
+  Args:
+    feat: `[..., H, W, F]` of the compute dtype, 0 outside.
+    image: `[..., H, W, C]`, float32 or more: what is added.
+    valid: `[..., H, W, 1]`, or None.
+    last: Kernel and bias of the last convolution.
+    shuffle: Side of the block that a pixel becomes.
+    scale: Side of what becomes of that.
+    is_plain: As of `features`.
+
+  Returns:
+    `[..., H * scale, W * scale, C]` of the dtype of `image`.
+  """
+  image, valid, batch = one_batch(image, valid)
+  feat, _, _ = one_batch(feat, None)
+  run = functools.partial(_last, is_plain=is_plain, dtype=image.dtype)
+  sr = _choose(run, feat, is_plain)(feat, last)
+  # Channels of a colour lie together.
+  sr += jnp.repeat(image, shuffle**2, axis=-1)
+  sr = pixel_shuffle(sr, shuffle)
+  sr = reduce_cubically(sr, block=shuffle, size=scale, valid=valid)
+  return sr.reshape(*batch, *sr.shape[1:])
+
+
+def _choose(
+  run: Callable[..., Array], x: Array, is_plain: bool
+) -> Callable[..., Array]:
+  if is_plain or not packing.can_pack(x):
+    return run
+  return functools.partial(
+    by_platform, default=run, tpu=functools.partial(run, packed=True)
+  )
+
+
+def _packed(
+  x: Array, valid: Array | None, first: Layer, body: Layer
+) -> tuple[Array, Array | None, Layer, Layer]:
+  """The same for pairs of pixels."""
+  valid = packing.pack_mask(valid, first[0].shape[-1])
+
+  def pack(kernel: Array, bias: Array, slopes: Array | None) -> Layer:
+    if slopes is not None:
+      slopes = packing.pack_channels(slopes)
+    return packing.pack_kernel(kernel), packing.pack_channels(bias), slopes
+
+  # Once for all layers, not in each turn of the loop.
+  return packing.pack(x), valid, pack(*first), jax.vmap(pack)(*body)
+
+
+def _layers(
+  x: Array,
+  valid: Array | None,
+  first: Layer,
+  body: Layer,
+  *,
+  leak: float,
+  unroll: int,
+  remat: bool,
+  convolve: Callable[[Array, Array], Array],
+) -> Array:
+  def layer(x: Array, params: Layer) -> Array:
+    kernel, bias, slopes = params
+    y = convolve(x, kernel) + channels(bias)
+    return mask(_activate(y, slopes, leak), valid)
+
+  def step(x: Array, params: Layer) -> tuple[Array, None]:
+    return layer(x, params), None
+
+  if remat:
+    step = jax.checkpoint(step, prevent_cse=False)
+  return lax.scan(step, layer(x, first), body, unroll=unroll)[0]
+
+
+def _activate(x: Array, slopes: Array | None, leak: float) -> Array:
+  if slopes is not None:
+    return jnp.where(x > 0, x, channels(slopes) * x)
+  return jnp.where(x > 0, x, leak * x) if leak else jax.nn.relu(x)
+
+
+def _last(
+  feat: Array,
+  last: Conv,
+  *,
+  is_plain: bool,
+  dtype: Any,
+  packed: bool = False,
+) -> Array:
+  kernel, bias = last
+  if packed:
+    feat, kernel = packing.pack(feat), packing.pack_kernel(kernel)
+    bias = packing.pack_channels(bias)
+  if is_plain:
+    sr = convolve(feat, kernel, out_dtype=dtype)
+  else:
+    sr = conv(feat, kernel, 1, 1, dtype)
+  sr += channels(bias).astype(dtype)
+  return packing.unpack(sr) if packed else sr
