@@ -15,7 +15,8 @@ with what they need, when first used. `esrgan_jax.steps` trains.
 | --- | --- |
 | upscaling | `load`, `Upscaler` |
 | networks | `RRDBNet`, `SRResNet`, `SRVGGNetCompact`, \
-`VGGStyleDiscriminator`, `SRGANDiscriminator`, `init`, `interpolate_params` |
+`VGGStyleDiscriminator`, `SRGANDiscriminator`, `UNetDiscriminatorSN`, \
+`init`, `interpolate_params` |
 | files | `write_weights`, `save_checkpoint`, `load_checkpoint`, \
 `load_measure` |
 | training | `steps`: states, optimizers, and a step for each phase |
@@ -71,6 +72,7 @@ if typing.TYPE_CHECKING:
   from esrgan_jax.models.rrdb import RRDBNet
   from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
   from esrgan_jax.models.srresnet import SRResNet
+  from esrgan_jax.models.unet_discriminator import UNetDiscriminatorSN
   from esrgan_jax.models.vgg import (
     init_vgg19,
     vgg19_features,
@@ -95,6 +97,7 @@ _LAZY = {
   "SRGANDiscriminator": "esrgan_jax.models.srgan_discriminator",
   "SRResNet": "esrgan_jax.models.srresnet",
   "SRVGGNetCompact": "esrgan_jax.models.compact",
+  "UNetDiscriminatorSN": "esrgan_jax.models.unet_discriminator",
   "Upscaler": "esrgan_jax.upscaling.upscaler",
   "VGGStyleDiscriminator": "esrgan_jax.models.discriminators",
   "charbonnier_loss": "esrgan_jax.losses",
@@ -162,6 +165,7 @@ __all__ = [
   "SRGANDiscriminator",
   "SRResNet",
   "SRVGGNetCompact",
+  "UNetDiscriminatorSN",
   "Upscaler",
   "VGGStyleDiscriminator",
   "charbonnier_loss",

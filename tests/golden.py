@@ -21,6 +21,7 @@ from esrgan_jax.models import alexnet, vgg
 from esrgan_jax.models.discriminators import linear1_from_torch
 from esrgan_jax.weights.dialects import compact
 from esrgan_jax.weights.dialects import rrdb as names
+from esrgan_jax.weights.dialects import unet_discriminator as unet_names
 
 FOLDER = pathlib.Path(__file__).with_name("goldens")
 
@@ -141,6 +142,31 @@ def discriminator_state(num_feat, input_size, norm="batch"):
   put("linear1.bias", 100, scale=0.3)
   put("linear2.weight", 1, 100, scale=math.sqrt(3 / 100))
   put("linear2.bias", 1, scale=0.3)
+  return state
+
+
+# Channels and steps of the U-Net discriminator, and the rate of its descent.
+UNET = (1, 3, 0.05)
+
+
+def unet_input():
+  """Real images and fake ones, of another shape than a square."""
+  return image("unet real", 2, 16, 24, 3), image("unet fake", 2, 16, 24, 3)
+
+
+def unet_state(num_feat):
+  """A state dict of UNetDiscriminatorSN, its vectors as if training had begun.
+
+  Whatever these are, iteration goes on from them.
+  """
+  state = {}
+  for name, shape in unet_names.shapes(num_feat=num_feat).items():
+    value = draw(f"unet {name}", *shape)
+    if name.endswith(("_u", "_v")):
+      value /= np.linalg.norm(value)
+    elif not name.endswith("bias"):
+      value *= np.float32(math.sqrt(6 / math.prod(shape[1:])))
+    state[name] = value
   return state
 
 

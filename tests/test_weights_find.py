@@ -259,16 +259,19 @@ def test_names_that_are_none(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", ["", "gan", "gan/checkpoints", "gan/5"])
 def test_a_discriminator_is_found(run, path):
-  params = find.find_discriminator(run / path)
-  expected = plain_states.gan(5).d_params
-  jax.tree.map(np.testing.assert_array_equal, params, dict(expected))
+  found = find.find_discriminator(run / path)
+  state = plain_states.gan(5)
+  expected = {"params": dict(state.d_params)}
+  if state.d_batch_stats:
+    expected["batch_stats"] = dict(state.d_batch_stats)
+  jax.tree.map(np.testing.assert_array_equal, found.variables, expected)
 
 
 @pytest.mark.parametrize(
   ("path", "kind", "message"),
   [
     ("psnr", ValueError, "no checkpoint with a discriminator"),
-    ("models/psnr.safetensors", ValueError, "no checkpoint with"),
+    ("models/psnr.safetensors", ValueError, "supported is UNetDisc"),
     ("gan/4", FileNotFoundError, "there are: 2, 5"),
     ("none", FileNotFoundError, "no file"),
   ],

@@ -342,7 +342,9 @@ def test_one_phase_from_weights_and_a_discriminator(own, tmp_path):
   assert status == 0, err
   ours, theirs = map(find.find_discriminator, (tmp_path / "gan", run))
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, theirs
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    ours.variables["params"],
+    theirs.variables["params"],
   )
   flags.append("discriminator.num_feat=4")
   status, _, err = _run(folder, tmp_path / "other", *flags)

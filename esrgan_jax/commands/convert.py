@@ -6,7 +6,8 @@ training, a phase's folder in it, or a checkpoint. DST is a .safetensors file,
 or a .pth where PyTorch is installed, in BasicSR's names: it loads in chaiNNer,
 ComfyUI and spandrel as it is. A .pth.tar is the same as a checkpoint, for
 programs that look for its `state_dict`. A .jax is a program that runs without
-this package: see docs/export.md.
+this package: see docs/export.md. With --discriminator, it is what a training
+had against its generator that is converted: of a workdir, or a file.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pathlib
 from typing import Any
 
 from esrgan_jax import console, export, storage
-from esrgan_jax.weights import find
+from esrgan_jax.weights import discriminators, files, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default="float32",
     help="type of the numbers in DST (default: %(default)s)",
   )
+  parser.add_argument(
+    "--discriminator",
+    action="store_true",
+    help="convert SRC's discriminator, a UNetDiscriminatorSN, for BasicSR's"
+    " pretrain_network_d or config.init_discriminator",
+  )
   parser.add_argument(  # As it was called.
     "--scale", type=int, dest="model_scale", help=argparse.SUPPRESS
   )
@@ -44,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Converts; returns the exit status."""
   out = console.make_console()
+  if args.discriminator:
+    return _convert_discriminator(args, out)
   _check_target(args.target, args.overwrite, args.source)
   with console.fetch_progress(args.source, quiet=False) as progress:
     place = find.locate(args.source, progress=progress)
@@ -59,6 +68,41 @@ def run(args: argparse.Namespace) -> int:
   architecture, *fields = weights.config.items()
   config = " ".join(f"{k}={v}" for k, v in fields)
   out.print(f"{path}: {architecture[1]} {config}, {args.dtype}")
+  return 0
+
+
+def _convert_discriminator(args: argparse.Namespace, out: Any) -> int:
+  if args.dtype != "float32":
+    raise ValueError(
+      f"--dtype is {args.dtype}, and a discriminator is written in float32:"
+      " leave it out"
+    )
+  if args.config or args.model_scale:
+    raise ValueError(
+      "a discriminator has no scale, and tells its fields itself: leave"
+      " --config and --scale out"
+    )
+  # Before the source is read, which takes longer.
+  remote = storage.is_remote(args.source)
+  target = files.check_output(
+    args.target,
+    overwrite=args.overwrite,
+    inputs=() if remote else storage.file_ids([args.source]),
+  )
+  found = find.find_discriminator(args.source)
+  for note in found.notes:
+    out.print(f"note: {note}")
+  if "architecture" not in found.config:
+    raise ValueError(
+      f"{args.source} does not say which network its discriminator is"
+    )
+  path = discriminators.write_discriminator(
+    target, found.variables, found.config, overwrite=args.overwrite
+  )
+  fields = dict(found.config)
+  name = fields.pop("architecture")
+  config = " ".join(f"{k}={v}" for k, v in fields.items())
+  out.print(f"{path}: {name} {config}, float32")
   return 0
 
 

@@ -54,6 +54,7 @@ from esrgan_jax.models.discriminators import VGGStyleDiscriminator
 from esrgan_jax.models.initialization import start_bilinear
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.models.srgan_discriminator import SRGANDiscriminator
+from esrgan_jax.models.unet_discriminator import UNetDiscriminatorSN
 
 DEFAULT_GENERATOR = "RRDBNet"
 DEFAULT_DISCRIMINATOR = "VGGStyleDiscriminator"
@@ -485,3 +486,4 @@ register_generator(
 )
 register_discriminator(DEFAULT_DISCRIMINATOR, VGGStyleDiscriminator)
 register_discriminator("SRGANDiscriminator", SRGANDiscriminator)
+register_discriminator("UNetDiscriminatorSN", UNetDiscriminatorSN)

@@ -40,7 +40,7 @@ _COMMON: dict[str, Any] = {
   # trainings.
   "initialization": "published",
   # Of VGGStyleDiscriminator: num_feat 64, norm "batch", or for "wgan-gp"
-  # "layer", "instance" or "none".
+  # "layer", "instance" or "none". UNetDiscriminatorSN is Real-ESRGAN's.
   "discriminator": {"architecture": registry.DEFAULT_DISCRIMINATOR},
   "batch_size": 16,  # Of all devices together.
   "patch_size": 128,  # HR pixels.
@@ -58,7 +58,8 @@ _COMMON: dict[str, Any] = {
   # Take what fits of another network's weights, as of x2 for x4; the rest
   # begins anew, and is named.
   "init_partial": False,
-  # Weights for the discriminator to start from: a workdir, or its GAN phase.
+  # Weights for the discriminator to start from: a workdir, or its GAN phase; or
+  # a file, such as Real-ESRGAN's RealESRGAN_x4plus_netD.pth.
   "init_discriminator": "",
   # Names of phases, one after another; () is phase one, "psnr", unless
   # init_from takes its place, and phase two, "gan".

@@ -33,7 +33,7 @@ from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
-from esrgan_jax.weights import fields, find, partial
+from esrgan_jax.weights import discriminators, fields, find, partial
 
 __all__ = ["Run", "make_run", "on_host"]
 
@@ -186,21 +186,28 @@ class Run:
       dtype=self.dtype,
     )
 
-  def begin_discriminator(self, params: Any) -> Any:
+  def begin_discriminator(self, variables: Any) -> Any:
     """Returns the discriminator that `config.init_discriminator` names.
 
     Args:
-      params: Those that a discriminator would begin with, abstract or not:
+      variables: Those that a discriminator would begin with, abstract or not:
         the same are returned where none is named.
 
     Raises:
-      ConfigError: If it is one of another shape.
+      ConfigError: If it is another network, or one of another shape.
       ValueError: If there is none.
     """
     name = self.config.init_discriminator
     if not name:
-      return params
-    found, report = partial.fit(self._d_params, params)
+      return variables
+    begun = self._discriminator
+    architecture = begun.config.get("architecture")
+    if architecture not in (None, self.config.discriminator.architecture):
+      raise config_lib.ConfigError(
+        f"config.init_discriminator is {name!r}, of {architecture}, another"
+        f" network: add --config.discriminator.architecture={architecture}"
+      )
+    found, report = partial.fit(begun.variables, variables)
     if report.left and not (self.config.init_partial and report.taken):
       raise config_lib.ConfigError(
         f"config.init_discriminator is {name!r}, a discriminator of another"
@@ -210,10 +217,12 @@ class Run:
     if name not in self._told:
       self._told.add(name)
       self.say(f"the discriminator starts from {text.printable(name)}")
+      for note in begun.notes:
+        self.say(f"the discriminator: {note}")
     return found
 
   @functools.cached_property
-  def _d_params(self) -> dict[str, Any]:
+  def _discriminator(self) -> discriminators.Discriminator:
     return find.find_discriminator(self.config.init_discriminator)
 
   @contextlib.contextmanager

@@ -12,7 +12,7 @@ import importlib.util
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import jax
@@ -122,23 +122,65 @@ def read_weights(
   3
   """
   path = pathlib.Path(path)
-  kind = _kind(path)
-  metadata: dict[str, str] = {}
-  try:
-    if kind == "ncnn":
-      state, metadata = selection.name_layers(read_ncnn(path))
-    elif kind == "safetensors":
-      state, metadata = read_safetensors(path)
-    elif kind == "keras":
-      state = read_keras(path)
-    else:
-      state = read_torch(path)
-      own = state.pop("esrgan_jax", None)
-      if isinstance(own, dict):
-        # Nothing that holds others: its text may be longer than any memory.
-        plain = (str, int, float)
-        metadata = {k: str(v) for k, v in own.items() if isinstance(v, plain)}
+  kind = kind_of(path)
+  with naming(path):
+    state, metadata = read_arrays(path, kind)
     found = _network(state, metadata, scale, config or {})
+  return Weights(
+    found.config, found.params, metadata, found.notes, found.collections
+  )
+
+
+def read_arrays(
+  path: pathlib.Path, kind: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+  """Reads the arrays of a file, whatever network they are.
+
+  Args:
+    path: The file.
+    kind: As of `kind_of`.
+
+  Returns:
+    Name to array, or dicts of such dicts; and the file's metadata.
+
+  Raises:
+    ValueError: If it is damaged, unsafe, or not of that kind; see `naming`.
+
+  >>> read_arrays(pathlib.Path("none"), "safetensors")
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: [Errno 2] No such file or directory: 'none'
+  """
+  if kind == "ncnn":
+    return selection.name_layers(read_ncnn(path))
+  if kind == "safetensors":
+    return read_safetensors(path)
+  if kind == "keras":
+    return read_keras(path), {}
+  state = read_torch(path)
+  own = state.pop("esrgan_jax", None)
+  if not isinstance(own, dict):
+    return state, {}
+  # Nothing that holds others: its text may be longer than any memory.
+  plain = (str, int, float)
+  return state, {k: str(v) for k, v in own.items() if isinstance(v, plain)}
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+  """Has what is raised in here name a file, in one line.
+
+  Args:
+    path: The file.
+
+  >>> with naming(pathlib.Path("my.pth")):
+  ...   raise ValueError("it is cut short")
+  Traceback (most recent call last):
+  ...
+  ValueError: my.pth: it is cut short
+  """
+  try:
+    yield
   except registry.UnknownArchitectureError as e:
     raise registry.UnknownArchitectureError(f"{printable(path)} {e}") from e
   except ValueError as e:
@@ -149,9 +191,6 @@ def read_weights(
     )
     error = type(e) if isinstance(e, kinds) else ValueError
     raise error(printable(f"{path}: {e}", limit=1000)) from e
-  return Weights(
-    found.config, found.params, metadata, found.notes, found.collections
-  )
 
 
 def write_weights(
@@ -209,16 +248,7 @@ def write_weights(
     "write_weights",
     "call it outside of jax.jit, with what a program returns",
   )
-  path = pathlib.Path(path)
-  suffix = _suffix(path)
-  if not suffix:
-    *others, last = WRITABLE
-    raise ValueError(
-      f"cannot write {printable(path)}: the suffix must be"
-      f" {', '.join(others)} or {last}"
-    )
-  storage.check_output(path, overwrite=overwrite)
-  check_installed(path)
+  path = check_output(path, overwrite=overwrite)
   if dtype not in DTYPES:
     raise ValueError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
   config = {"architecture": registry.DEFAULT_GENERATOR, **config}
@@ -236,6 +266,39 @@ def write_weights(
     state = {k: _float16(k, v) for k, v in state.items()}
   notes = {str(k): str(v) for k, v in (metadata or {}).items()}
   notes |= {"format": "pt", "architecture": name, **own}
+  return write_arrays(path, state, notes, overwrite=overwrite)
+
+
+def write_arrays(
+  path: str | os.PathLike[str],
+  state: Mapping[str, np.ndarray],
+  notes: Mapping[str, str],
+  *,
+  overwrite: bool,
+) -> pathlib.Path:
+  """Writes named arrays to a file of the kind that its suffix says.
+
+  Args:
+    path: As of `write_weights`.
+    state: Name to array.
+    notes: Metadata.
+    overwrite: Replace an existing file.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: If the suffix is not supported.
+    OSError: As of `write_weights`.
+    RuntimeError: If PyTorch's is asked for, and it is not installed.
+
+  >>> write_arrays("arrays.npz", {}, {}, overwrite=False)
+  Traceback (most recent call last):
+  ...
+  ValueError: cannot write arrays.npz: the suffix must be .safetensors, .pth...
+  """
+  path = check_output(path, overwrite=overwrite)
+  suffix = _suffix(path)
   if suffix == ".safetensors":
     data = safetensors_file.to_bytes(state, notes)
     storage.write_whole(path, data, overwrite=overwrite)
@@ -312,14 +375,60 @@ def check_installed(path: str | os.PathLike[str]) -> None:
     )
 
 
+def check_output(
+  path: str | os.PathLike[str],
+  *,
+  overwrite: bool,
+  inputs: Container[tuple[int, int]] = (),
+) -> pathlib.Path:
+  """Returns a path, if a file of weights can be written there.
+
+  Args:
+    path: The file.
+    overwrite: Whether one that is there may be replaced.
+    inputs: As of `storage.check_output`.
+
+  Raises:
+    ValueError: If the suffix is not supported.
+    OSError: As of `write_weights`.
+    RuntimeError: If PyTorch's is asked for, and it is not installed.
+
+  >>> check_output("model.safetensors", overwrite=True).name
+  'model.safetensors'
+  """
+  path = pathlib.Path(path)
+  if not _suffix(path):
+    *others, last = WRITABLE
+    raise ValueError(
+      f"cannot write {printable(path)}: the suffix must be"
+      f" {', '.join(others)} or {last}"
+    )
+  storage.check_output(path, overwrite=overwrite, inputs=inputs)
+  check_installed(path)
+  return path
+
+
 def _suffix(path: pathlib.Path) -> str:
   """Which of `WRITABLE` a name ends with; empty for none."""
   name = path.name.lower()
   return next((s for s in WRITABLE if name.endswith(s) and name != s), "")
 
 
-def _kind(path: pathlib.Path) -> str:
-  """Tells by the first bytes how to read a file; explains why it cannot."""
+def kind_of(path: pathlib.Path) -> str:
+  """Returns how to read a file, by its first bytes.
+
+  Args:
+    path: The file.
+
+  Raises:
+    FileNotFoundError: If there is none.
+    ValueError: If it cannot be read; explains why.
+
+  >>> kind_of(pathlib.Path("none.pth"))
+  Traceback (most recent call last):
+  ...
+  FileNotFoundError: no file none.pth
+  """
   shown = printable(path)
   if path.is_dir():
     raise ValueError(f"{shown} is a folder: give a file ({READABLE})")

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -34,7 +35,7 @@ from typing import Any, Literal
 from esrgan_jax import checks, storage
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
-from esrgan_jax.weights import fields, files, trees, zoo
+from esrgan_jax.weights import discriminators, fields, files, trees, zoo
 from esrgan_jax.weights.dialects.protocol import UntoldScaleError
 from esrgan_jax.weights.formats import checkpoint_folders as folders
 from esrgan_jax.weights.formats import plain_checkpoints
@@ -199,13 +200,18 @@ def read(
   if place.is_checkpoint:
     weights = _read_checkpoint(place.path, scale, config)
   else:
+    read_weights = functools.partial(files.read_weights, config=config)
     try:
-      weights = _read_file(place.path, scale, config)
+      weights = _read_file(
+        place.path, functools.partial(read_weights, scale=scale)
+      )
     except UntoldScaleError:
       told = (config or {}).get("scale")
       if not isinstance(told, int):
         raise
-      weights = _read_file(place.path, told, config)
+      weights = _read_file(
+        place.path, functools.partial(read_weights, scale=told)
+      )
   if config:
     _check_config(place.name, weights.config, config)
   weights = dataclasses.replace(
@@ -267,18 +273,21 @@ def check_scale(
     raise ValueError(f"{name} is a x{config['scale']} model, not x{scale}")
 
 
-def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Reads the parameters of a discriminator, to start another one from.
+def find_discriminator(
+  path: str | os.PathLike[str],
+) -> discriminators.Discriminator:
+  """Reads a discriminator, to start another one from.
 
   Args:
     path: A workdir (then the last phase that has a discriminator), a phase's
-      folder, its `checkpoints`, or one step in there; no file of a model.
+      folder, its `checkpoints`, or one step in there; or a file, such as
+      Real-ESRGAN's `RealESRGAN_x4plus_netD.pth`.
 
   Returns:
-    Its parameter tree, NumPy arrays.
+    The discriminator.
 
   Raises:
-    FileNotFoundError: If there is no checkpoint.
+    FileNotFoundError: If there is no such file, or no checkpoint.
     ValueError: If there is no discriminator in it.
 
   >>> find_discriminator("/nowhere")
@@ -292,10 +301,13 @@ def find_discriminator(path: str | os.PathLike[str]) -> dict[str, Any]:
       steps = [folders.newest(root / name) for name in reversed(there)]
     else:
       place = _locate(root, None, finished=False)
-      steps = [place.path] if place.is_checkpoint else []
+      if not place.is_checkpoint:
+        return _read_file(place.path, discriminators.read_discriminator)
+      steps = [place.path]
     for step in filter(folders.is_ours, filter(None, steps)):
-      if params := folders.load_discriminator(step):
-        return params
+      config, variables = folders.load_discriminator(step)
+      if variables:
+        return discriminators.Discriminator(config, variables)
   raise ValueError(
     f"{printable(path)} has no checkpoint with a discriminator: phases that"
     " train one, such as gan, have it"
@@ -441,17 +453,15 @@ def _name(path: Any) -> str:
   return "/".join(parts[-count:])
 
 
-def _read_file(
-  path: Any, scale: int | None, config: Mapping[str, Any] | None
-) -> files.Weights:
+def _read_file(path: Any, read: Callable[[pathlib.Path], Any]) -> Any:
   if isinstance(path, pathlib.Path):
-    return files.read_weights(path, scale=scale, config=config)
+    return read(path)
   # In a bucket: read from a copy, which no error should name.
   with storage.reaching(path), tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder, path.name)
     copy.write_bytes(path.read_bytes())
     try:
-      return files.read_weights(copy, scale=scale, config=config)
+      return read(copy)
     except ValueError as error:
       kind = UntoldScaleError
       kind = kind if isinstance(error, kind) else ValueError

@@ -31,6 +31,7 @@ __all__ = [
   "describe",
   "find_network",
   "name_layers",
+  "pick",
   "supported",
   "taken",
 ]
@@ -58,7 +59,10 @@ _OTHERS: tuple[tuple[str, str], ...] = (
   (r"residual_group|relative_position_bias_table", "SwinIR"),
   (r"\.rcab\.|conv_du", "RCAN"),
   (r"sk\.weight$|block_\d+\.c\d_r", "SPAN"),
-  (r"weight_orig$|weight_u$", "a U-Net discriminator of Real-ESRGAN"),
+  (
+    r"weight_orig$|weight_u$|parametrizations\.weight\.original$",
+    "a U-Net discriminator of Real-ESRGAN",
+  ),
   (
     r"^conv0_[01]\.|^features\.0\.|^bn\d_\d\.|^block\d_conv\d/",
     "a VGG or a VGG-style critic",
@@ -121,7 +125,8 @@ def find_network(
   True
   """
   wanted = [architecture] if architecture else list(DIALECTS)
-  name, flat, notes = _select(state, wanted)
+  dialects = {name: DIALECTS[name] for name in wanted}
+  name, flat, notes = pick(state, dialects, supported(), variants=_VARIANT)
   dialect = DIALECTS[name]
   known = {key: untold[key] for key in dialect.UNTOLD if key in untold}
   for key, value in known.items():
@@ -257,28 +262,52 @@ def _mappings(
       yield path, arrays
 
 
-def _select(
-  state: Mapping[str, Any], wanted: list[str]
+def pick(
+  state: Mapping[str, Any],
+  dialects: Mapping[str, Any],
+  wanted: str,
+  *,
+  variants: re.Pattern[str] | None = None,
 ) -> tuple[str, StateDict, list[str]]:
-  """Returns the architecture of the network that is meant, and its arrays."""
+  """Returns the architecture of the network that is meant, and its arrays.
+
+  Args:
+    state: As of `find_network`.
+    dialects: By architecture: each has `TELLTALE` and `NAMES`, as of
+      `protocol.Dialect`.
+    wanted: Which networks these are, in words.
+    variants: Matches a name of networks that have all of a wanted one's.
+
+  Returns:
+    The architecture; its arrays without a prefix; and notes.
+
+  Raises:
+    UnsupportedWeightsError: If there is none, naming what it looks like, or
+      several, naming them.
+
+  >>> from esrgan_jax.weights.dialects import DISCRIMINATORS
+  >>> state = {"params": {"d.conv1.weight_orig": np.ones(1)}}
+  >>> pick(state, DISCRIMINATORS, "")[:2]
+  ('UNetDiscriminatorSN', {'conv1.weight_orig': array([1.])})
+  """
   networks: dict[tuple[tuple[str, ...], str, str], StateDict] = {}
   names: list[str] = []
   for path, arrays in _mappings(state):
     names += arrays
-    for each in wanted:
-      matches = map(DIALECTS[each].TELLTALE.fullmatch, arrays)
+    for each, dialect in dialects.items():
+      matches = map(dialect.TELLTALE.fullmatch, arrays)
       prefixes = {match["prefix"]: None for match in matches if match}
-      if len(wanted) > 1 and (known := DIALECTS[each].NAMES):
+      if len(dialects) > 1 and (known := dialect.NAMES):
         prefixes = _all_known(prefixes, arrays, known)
       for prefix in prefixes:
         # One network under two sets of names fails further on.
         networks[path, prefix, each] = arrays
-  if not networks or any(map(_VARIANT.search, names)):
+  if not networks or (variants and any(map(variants.search, names))):
     names = names or [key for key in state if isinstance(key, str)]
     few = ", ".join(printable(n, limit=60) for n in names[:4]) or "none"
     raise UnsupportedWeightsError(
       f"this is {describe(names)}, which is not supported (its first names:"
-      f" {few}); supported is {supported()}"
+      f" {few}); supported is {wanted}"
     )
   labels = [
     "/".join((*path, prefix)).rstrip("/.") for path, prefix, _ in networks

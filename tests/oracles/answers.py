@@ -15,7 +15,10 @@ from esrgan_jax.weights.dialects import rrdb as names
 from tests import golden
 from tests.oracles import torch_measures, torch_srgan, torch_steps
 from tests.oracles.torch_compact import SRVGGNetCompact
-from tests.oracles.torch_discriminator import VGGStyleDiscriminator
+from tests.oracles.torch_discriminator import (
+  UNetDiscriminatorSN,
+  VGGStyleDiscriminator,
+)
 from tests.oracles.torch_rrdb import RRDBNet
 from tests.oracles.torch_steps import to_numpy, to_torch, with_state
 from tests.oracles.torch_vgg import VGG19
@@ -67,6 +70,33 @@ def discriminator(networks=golden.DISCRIMINATORS):
       **to_numpy(buffers),
     }
   return cases
+
+
+def unet_discriminator(num_feat=golden.UNET[0], **fields):
+  """Logits of a few steps of descent in BasicSR's order, and what is left.
+
+  Each step sees real images, then fake ones, both in training mode.
+  """
+  _, num_steps, rate = golden.UNET
+  net = with_state(
+    UNetDiscriminatorSN(num_feat, **fields), golden.unet_state(num_feat)
+  )
+  real, fake = map(to_torch, golden.unet_input())
+  descent = torch.optim.SGD(net.parameters(), rate)
+  case = {"before": net.eval()(real)[:, 0]}
+  for step in range(num_steps):
+    net.train()
+    image = fake.clone().requires_grad_()
+    logits = net(real)[:, 0], net(image)[:, 0]
+    loss = torch_steps.bce(logits[0], True) + torch_steps.bce(logits[1], False)
+    descent.zero_grad()
+    loss.backward()
+    descent.step()
+    case |= {f"real {step}": logits[0], f"fake {step}": logits[1]}
+  case |= {"eval": net.eval()(real)[:, 0], "image": image.grad}
+  case["image"] = case["image"].permute(0, 2, 3, 1)
+  grads = {f"grad {name}": p.grad for name, p in net.named_parameters()}
+  return {"unet": to_numpy({**case, **grads, **net.state_dict()})}
 
 
 def srgan():
@@ -370,6 +400,7 @@ ANSWERS = {
   "generator": generator,
   "discriminator": discriminator,
   "compact": compact,
+  "unet_discriminator": unet_discriminator,
   "srgan": srgan,
   "srgan_discriminator": srgan_discriminator,
   "losses": losses,

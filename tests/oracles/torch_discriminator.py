@@ -1,4 +1,4 @@
-"""The VGG-style discriminator in PyTorch, with BasicSR's names: an oracle."""
+"""The discriminators in PyTorch, with BasicSR's names: oracles."""
 
 from torch import nn
 from torch.nn import functional
@@ -41,3 +41,37 @@ class VGGStyleDiscriminator(nn.Module):
         x = getattr(self, f"{self.prefix}{name}")(x)
       x = act(x, 0.2)
     return self.linear2(act(self.linear1(x.flatten(1)), 0.2))
+
+
+class UNetDiscriminatorSN(nn.Module):
+  """Maps `[B, 3, H, W]` to `[B, 1, H, W]`; `spectral_norm` of either kind."""
+
+  def __init__(self, num_feat, skip_connection=True, norm=None):
+    super().__init__()
+    norm = norm or nn.utils.spectral_norm
+    self.skip_connection = skip_connection
+    self.conv0 = nn.Conv2d(3, num_feat, 3, 1, 1)
+    channels = num_feat
+    for n, factor in enumerate((2, 4, 8, 4, 2, 1, 1, 1), 1):
+      side, stride = (4, 2) if n <= 3 else (3, 1)
+      conv = nn.Conv2d(channels, factor * num_feat, side, stride, 1, bias=False)
+      setattr(self, f"conv{n}", norm(conv))
+      channels = factor * num_feat
+    self.conv9 = nn.Conv2d(num_feat, 1, 3, 1, 1)
+
+  def forward(self, x):
+    def layer(n, x):
+      return functional.leaky_relu(getattr(self, f"conv{n}")(x), 0.2)
+
+    down = [layer(0, x)]
+    for n in (1, 2, 3):
+      down.append(layer(n, down[-1]))
+    x = down.pop()
+    for n in (4, 5, 6):
+      x = functional.interpolate(
+        x, scale_factor=2, mode="bilinear", align_corners=False
+      )
+      x = layer(n, x)
+      if self.skip_connection:
+        x = x + down.pop()
+    return self.conv9(layer(8, layer(7, x)))

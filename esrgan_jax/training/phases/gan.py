@@ -44,7 +44,12 @@ def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
     )
 
   def load(begun):
-    return begun.replace(d_params=run.begin_discriminator(begun.d_params))
+    found = run.begin_discriminator(
+      {"params": begun.d_params, "batch_stats": begun.d_batch_stats}
+    )
+    return begun.replace(
+      d_params=found["params"], d_batch_stats=found.get("batch_stats", {})
+    )
 
   adversarial = losses.find_adversarial_loss(settings.adversarial)
   step = functools.partial(

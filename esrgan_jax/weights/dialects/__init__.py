@@ -6,7 +6,13 @@ An architecture without a line here, such as a user's own, is written by
 
 from __future__ import annotations
 
-from esrgan_jax.weights.dialects import centered, compact, rrdb, srresnet
+from esrgan_jax.weights.dialects import (
+  centered,
+  compact,
+  rrdb,
+  srresnet,
+  unet_discriminator,
+)
 from esrgan_jax.weights.dialects.protocol import Dialect
 
 # By the name that `models.registry` has. Where trees are alike, the first is
@@ -17,3 +23,6 @@ DIALECTS: dict[str, Dialect] = {
   "SRResNet": srresnet,
   "SRVGGNetCompact": compact,
 }
+
+# Of discriminators: `weights.discriminators` asks here.
+DISCRIMINATORS = {"UNetDiscriminatorSN": unet_discriminator}

@@ -21,7 +21,10 @@ import typing
 from typing import Any, NamedTuple
 
 from esrgan_jax import storage
-from esrgan_jax.models.registry import DEFAULT_GENERATOR
+from esrgan_jax.models.registry import (
+  DEFAULT_DISCRIMINATOR,
+  DEFAULT_GENERATOR,
+)
 from esrgan_jax.weights.formats import plain_checkpoints
 from esrgan_jax.weights.formats import stored_arrays as stored
 
@@ -232,20 +235,35 @@ def load_model(folder: epath.Path) -> Loaded:
   return Loaded(config, stored.nest(arrays["ema"]), info, collections)
 
 
-def load_discriminator(folder: epath.Path) -> dict[str, Any]:
-  """Reads the discriminator's parameters of a checkpoint.
+def load_discriminator(
+  folder: epath.Path,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads the discriminator of a checkpoint.
 
   Args:
     folder: The step's.
 
   Returns:
-    NumPy arrays; nothing where the phase has no discriminator.
+    Its architecture and fields; and its variables, NumPy arrays, `params` and,
+    where it has them, `batch_stats`. Both are empty where the phase has no
+    discriminator.
 
   Raises:
     CheckpointError: If it is damaged, or cannot be read.
   """
-  _, arrays = _read(folder, ("state",))
-  return stored.nest(arrays["state"]).get("d_params", {})
+  info, arrays = _read(folder, ("state",))
+  state = stored.nest(arrays["state"])
+  if not state.get("d_params"):
+    return {}, {}
+  match info.get("config"):
+    case {"discriminator": {**fields}}:
+      config = {"architecture": DEFAULT_DISCRIMINATOR, **fields}
+    case _:
+      config = {}
+  variables = {"params": state["d_params"]}
+  if stats := state.get("d_batch_stats"):
+    variables["batch_stats"] = stats
+  return config, variables
 
 
 def _read(folder, items):
