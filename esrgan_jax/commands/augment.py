@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     )
   storage.check_output(args.output, overwrite=args.overwrite)
   source = sources.open_source(args.photos or defaults["photos"], scale=scale)
+  sources.require_hr(source, "the source")
   picture = _draw(source, settings, scale, size, args)
   storage.write_whole(
     args.output, samples.png(picture), overwrite=args.overwrite

@@ -195,6 +195,7 @@ def run(args: argparse.Namespace) -> int:
     border=args.border,
     max_pixels=args.max_pixels,
   )
+  sources.require_hr(source, "--hr")
   for problem in source.problems:
     out.print(f"note: {problem.name} is left out: {problem.reason}")
   began = time.perf_counter()

@@ -48,6 +48,7 @@ from esrgan_jax.data.sources import (
   Subset,
   open_source,
   prepare,
+  require_hr,
 )
 from esrgan_jax.data.streaming import Stream, require_grain
 
@@ -130,6 +131,8 @@ def open_data(
   patch_size: int,
   mesh: Mesh | None = None,
   progress: Callable[[int, int], None] | None = None,
+  teach: Callable[[Source], Source] | None = None,
+  needs_hr: bool = True,
 ) -> Data:
   """Opens the sources and decodes their images, once a run.
 
@@ -153,14 +156,16 @@ def open_data(
     patch_size: HR pixels a side, a multiple of `scale`.
     mesh: Mesh with a `"data"` axis; None for the default device.
     progress: Called with images done and images in all, while decoding.
+    teach: Makes of the source one whose HR is a teacher's; see `data.teaching`.
+    needs_hr: Whether LR alone will not do, where there is no `teach`.
 
   Returns:
     The data.
 
   Raises:
     ValueError: If a size does not divide, or a key or a value is unknown.
-    DataError: If a source cannot be opened, no image is usable, or any is
-      not and `on_problem` is `"stop"`.
+    DataError: If a source cannot be opened, has LR alone, no image is usable,
+      or any is not and `on_problem` is `"stop"`.
 
   >>> data = open_data({}, scale=4, batch_size=2, patch_size=64)
   >>> with data.pipeline(seed=0) as pipeline:
@@ -184,7 +189,9 @@ def open_data(
   if options["cache"] == "stream":
     require_grain()
   gather = gather_of(mesh)
-  source, listed = _open("sources", options, scale, gather)
+  source, listed = _open(
+    "sources", options, scale, gather, needs_hr=needs_hr, teach=teach
+  )
   threads = options["num_threads"] or os.cpu_count() or 1
   kept = {"cache_dir": options["cache_dir"] or None}
   read = {
@@ -237,6 +244,7 @@ def open_evaluation(
   scale: int,
   smallest: int,
   progress: Callable[[int, int], None] | None = None,
+  needs_hr: bool = True,
 ) -> tuple[Source | None, agreement.Report]:
   """Opens the validation images and looks at each, so that none is a surprise.
 
@@ -247,6 +255,7 @@ def open_evaluation(
     scale: HR pixels per LR pixel.
     smallest: HR pixels a side that an image must have at least.
     progress: Called with images done and images in all.
+    needs_hr: Whether LR alone will not do.
 
   Returns:
     The usable images, the same in all processes, and what was found. None
@@ -254,8 +263,8 @@ def open_evaluation(
 
   Raises:
     ValueError: If a key or a value is unknown.
-    DataError: If it cannot be opened, no image is usable, or any is not and
-      `on_problem` is `"stop"`.
+    DataError: If it cannot be opened, has LR alone, no image is usable, or any
+      is not and `on_problem` is `"stop"`.
 
   >>> source, report = open_evaluation({}, scale=4, smallest=400)
   >>> source.names, str(report.problems[0])
@@ -264,7 +273,8 @@ def open_evaluation(
   options = _options(config)
   if not options["eval"]:
     return None, agreement.Report(0, 0)
-  source, listed = _open("eval", options, scale, distributed.gather)
+  gather = distributed.gather
+  source, listed = _open("eval", options, scale, gather, needs_hr=needs_hr)
   share = range(jax.process_index(), len(source), jax.process_count())
   threads = options["num_threads"] or os.cpu_count() or 1
   _, agreed = agreement.agree_on_images(
@@ -296,7 +306,7 @@ def _options(config):
   return options
 
 
-def _open(key, options, scale, gather):
+def _open(key, options, scale, gather, *, needs_hr, teach=None):
   """Opens the sources of a key, the same in all processes."""
   data_dir = options["data_dir"] or None
   if options["prepare"]:
@@ -308,12 +318,17 @@ def _open(key, options, scale, gather):
       process_index=jax.process_index(),
       report=_log.info,
     )
-  return agreement.agree_on_names(
+  source, listed = agreement.agree_on_names(
     lambda: open_source(
       options[key], scale=scale, data_dir=data_dir, border=options["border"]
     ),
     gather,
   )
+  if teach:
+    source = teach(source)
+  if needs_hr:
+    require_hr(source, f"data.{key}")
+  return source, listed
 
 
 def _judge(report, options):

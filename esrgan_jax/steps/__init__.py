@@ -24,6 +24,11 @@ and microbatches (`accumulate`) are the steps' own.
 """
 
 from esrgan_jax.models.functions import FromFunction
+from esrgan_jax.steps.distill import (
+  distill_gradients,
+  distill_step,
+  taught,
+)
 from esrgan_jax.steps.gan import gan_gradients, gan_step, vgg_perceptual
 from esrgan_jax.steps.optimizer import (
   constant_schedule,
@@ -52,6 +57,8 @@ __all__ = [
   "cosine_restart_schedule",
   "create_gan_state",
   "create_psnr_state",
+  "distill_gradients",
+  "distill_step",
   "gan_gradients",
   "gan_step",
   "init_discriminator",
@@ -61,5 +68,6 @@ __all__ = [
   "psnr_gradients",
   "psnr_step",
   "split",
+  "taught",
   "vgg_perceptual",
 ]

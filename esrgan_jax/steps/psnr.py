@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -145,6 +146,48 @@ def psnr_step(
   >>> int(state.step), float(metrics["skipped"])
   (1, 0.0)
   """
+  gradients = functools.partial(
+    psnr_gradients, generator=generator, pixel_loss=pixel_loss
+  )
+  return regress(
+    gradients,
+    state,
+    batch,
+    generator=generator,
+    optimizer=optimizer,
+    ema_decay=ema_decay,
+    accumulate=accumulate,
+    seed=seed,
+    axis_name=axis_name,
+  )
+
+
+def regress(
+  gradients: Callable[..., tuple[Any, Any, Metrics]],
+  state: PsnrState,
+  batch: Batch,
+  *,
+  generator: Network,
+  optimizer: optax.GradientTransformation,
+  ema_decay: float,
+  accumulate: int,
+  seed: int,
+  axis_name: axes.AxisName,
+) -> tuple[PsnrState, Metrics]:
+  """Does a step of a generator alone, whatever its loss.
+
+  Args:
+    gradients: `(params, batch, *, collections, key, axis_name)` to what
+      `psnr_gradients` returns.
+    state: As of `psnr_step`, and so are the others.
+    batch: Likewise; it may have more than `lr` and `hr`.
+    generator: Likewise.
+    optimizer: Likewise.
+    ema_decay: Likewise.
+    accumulate: Likewise.
+    seed: Likewise.
+    axis_name: Likewise.
+  """
   shared.check_decay(ema_decay)
   shared.check_state(state, PsnrState)
   batch = shared.check_batch(batch, generator)
@@ -152,20 +195,18 @@ def psnr_step(
   check_optimizer(optimizer)
   check_opt_state(state.opt_state, optimizer, state.params)
 
-  def gradients(collections, microbatch, index):
-    grads, collections, metrics = psnr_gradients(
+  def of_microbatch(collections, microbatch, index):
+    grads, collections, metrics = gradients(
       state.params,
       microbatch,
-      generator=generator,
       collections=collections,
-      pixel_loss=pixel_loss,
       key=shared.microbatch_key(seed, state.step, index),
       axis_name=axis_name,
     )
     return collections, (grads, metrics)
 
   collections, (grads, metrics) = shared.accumulate_gradients(
-    gradients, state.collections, batch, accumulate
+    of_microbatch, state.collections, batch, accumulate
   )
   norm = shared.global_norm(grads)
   finite = jnp.isfinite(metrics["g/loss"]) & jnp.isfinite(norm)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from esrgan_jax import compilation, storage, text
 from esrgan_jax import console as console_lib
-from esrgan_jax.data import agreement, sources
+from esrgan_jax.data import agreement, sources, teaching
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.evaluation import evaluator
 from esrgan_jax.evaluation import measures as measures_lib
@@ -33,7 +33,9 @@ from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
+from esrgan_jax.upscaling import upscaler
 from esrgan_jax.weights import discriminators, fields, find, partial
+from esrgan_jax.weights.dialects.protocol import UntoldScaleError
 
 __all__ = ["Run", "make_run", "on_host"]
 
@@ -97,13 +99,58 @@ class Run:
         scale=self.config.scale,
         smallest=evaluator.smallest_side(border),
         progress=progress,
+        needs_hr=not self.teacher,
       )
     self._tell("validation images", report)
+    if source is not None and self.teacher:
+      source = self._teach("validation images")(source)
     return source
+
+  @functools.cached_property
+  def teacher(self) -> teaching.Teacher | None:
+    """The model whose results take the place of HR, if a phase has one."""
+    section = phases_lib.taught_by(self.config)
+    if section is None:
+      return None
+    options = {"dtype": self.dtype, "devices": self.mesh.local_devices}
+    try:
+      try:
+        model = upscaler.load(section.teacher, **options)
+      except UntoldScaleError:
+        scale = self.config.scale
+        model = upscaler.load(section.teacher, scale=scale, **options)
+      find.check_scale(model.name, {"scale": model.scale}, self.config.scale)
+    except ValueError as error:
+      raise config_lib.ConfigError(
+        f"the teacher {section.teacher!r}: {error}"
+      ) from error
+    if registry.channels(model.net) != (3, 3):
+      raise config_lib.ConfigError(
+        f"the teacher {section.teacher!r} is no network of RGB images"
+      )
+    for note in model.notes:
+      self.say(f"{model.name}: {note}")
+    return teaching.Teacher(model, self.config.data.cache_dir or None)
+
+  def _teach(self, what: str) -> Callable[[sources.Source], sources.Source]:
+    """What has the teacher upscale a source, and shows how far it is."""
+
+    def teach(source):
+      title = f"{what}: {self.teacher.model.name}'s results"
+      with progress_lib.counting(title, self.console) as progress:
+        return self.teacher.teach(
+          source,
+          first=jax.process_index() * len(source) // jax.process_count(),
+          progress=progress,
+        )
+
+    return teach
 
   @functools.cached_property
   def data(self) -> pipeline_lib.Data:
     """Training images, decoded once; every process must ask for them."""
+    section = phases_lib.taught_by(self.config)
+    ahead = section is not None and section.targets == "ahead"
     with progress_lib.counting("training images", self.console) as progress:
       data = pipeline_lib.open_data(
         self.config.data,
@@ -112,6 +159,8 @@ class Run:
         patch_size=self.config.patch_size,
         mesh=self.mesh,
         progress=progress,
+        teach=self._teach("training images") if ahead else None,
+        needs_hr=section is None or bool(section.get("truth_weight")),
       )
     self._tell("training images", data.report)
     return data
@@ -286,7 +335,9 @@ class Run:
     for model, variables in models.items():
       title = text.printable(titles.get(model, model), limit=24)
       columns[title] = self.upscale_on_one_device(variables, lr)
-    columns["HR"] = [crop.hr for crop in self._crops]
+    target = self.teacher.model.name if self.teacher else "HR"
+    target = text.printable(target, limit=24)
+    columns[target] = [crop.hr for crop in self._crops]
     picture = samples.png(samples.grid(columns))
     self.write(f"samples/{name}.png", picture)
     return picture

@@ -14,9 +14,10 @@ from esrgan_jax.data.sources.base import (
   Subset,
   corner,
   readable,
+  require_hr,
 )
 from esrgan_jax.data.sources.div2k import Div2k
-from esrgan_jax.data.sources.folders import ImageFolder, PairFolder
+from esrgan_jax.data.sources.folders import ImageFolder, LrFolder, PairFolder
 from esrgan_jax.data.sources.sample_photos import (
   HELD_OUT_PHOTOS,
   TRAINING_PHOTOS,
@@ -36,6 +37,7 @@ __all__ = [
   "DataError",
   "Div2k",
   "ImageFolder",
+  "LrFolder",
   "Pair",
   "PairFolder",
   "Problem",
@@ -51,5 +53,6 @@ __all__ = [
   "prepare",
   "prepare_tfds",
   "readable",
+  "require_hr",
   "split_spec",
 ]

@@ -23,6 +23,7 @@ __all__ = [
   "corner",
   "matched",
   "readable",
+  "require_hr",
 ]
 
 
@@ -66,6 +67,8 @@ class Source(abc.ABC):
     lr_origin: Where LR comes from, for reports.
     problems: What was wrong with the listing itself, such as an HR image
       without its LR image; these images are not among `names`.
+    has_hr: False where there is none, as of photos that a teacher is to upscale
+      (`data.teaching`); HR of its pairs is black then.
   """
 
   scale: int
@@ -73,6 +76,7 @@ class Source(abc.ABC):
   lr_origin: str = ""
   names: Sequence[str]
   problems: Sequence[Problem] = ()
+  has_hr: bool = True
 
   def __len__(self) -> int:
     return len(self.names)
@@ -89,6 +93,10 @@ class Source(abc.ABC):
     """Reads a pair for its LR size, `(h, w)`. Raises as reading it does."""
     h, w, _ = self[index].lr.shape
     return h, w
+
+  def read_lr(self, index: int) -> np.ndarray:
+    """Reads LR alone. Raises as reading a pair does."""
+    return self[index].lr
 
   def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
     """Reads an LR-aligned crop without keeping the rest.
@@ -208,6 +216,7 @@ class SourceList(Source):
       for name in source.names
     ]
     self.problems = [p for source in sources for p in source.problems]
+    self.has_hr = all(source.has_hr for source in sources)
     self._sources = list(sources)
     self._ends = np.cumsum([len(source) for source in sources]).tolist()
 
@@ -219,6 +228,11 @@ class SourceList(Source):
     """As `Source.lr_size`."""
     source, index = self._find(index)
     return source.lr_size(index)
+
+  def read_lr(self, index: int) -> np.ndarray:
+    """As `Source.read_lr`."""
+    source, index = self._find(index)
+    return source.read_lr(index)
 
   def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
     """As `Source.crop`."""
@@ -253,7 +267,7 @@ class Subset(Source):
 
   def __init__(self, source: Source, indices: Sequence[int]):
     self.scale, self.title = source.scale, source.title
-    self.lr_origin = source.lr_origin
+    self.lr_origin, self.has_hr = source.lr_origin, source.has_hr
     self.names = [source.names[i] for i in indices]
     self.problems = source.problems
     self._source, self._indices = source, list(indices)
@@ -264,6 +278,10 @@ class Subset(Source):
   def lr_size(self, index: int) -> tuple[int, int]:
     """As `Source.lr_size`."""
     return self._source.lr_size(self._indices[index])
+
+  def read_lr(self, index: int) -> np.ndarray:
+    """As `Source.read_lr`."""
+    return self._source.read_lr(self._indices[index])
 
   def crop(self, index: int, place: tuple[float, float], size: int) -> Pair:
     """As `Source.crop`."""
@@ -307,3 +325,24 @@ def readable(
       skip(Problem.of(source.names[index], error))
     else:
       yield index, pair
+
+
+def require_hr(source: Source, what: str) -> None:
+  """Raises where there is LR alone.
+
+  Args:
+    source: The source.
+    what: What it was opened as, for the error.
+
+  Raises:
+    DataError: If it has no HR.
+
+  >>> from esrgan_jax.data.sources import SamplePhotos
+  >>> require_hr(SamplePhotos("held_out", scale=4), "data.eval")
+  """
+  if not source.has_hr:
+    raise DataError(
+      f"{what} is {source.title}: LR alone, and HR is needed: give pairs,"
+      " HR::LR, or HR alone; or have a teacher upscale it, by a phase of the"
+      " kind distill (docs/student.md)"
+    )

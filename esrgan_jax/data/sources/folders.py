@@ -1,4 +1,4 @@
-"""Image files of folders and patterns: HR alone, or HR and LR."""
+"""Image files of folders and patterns: HR alone, HR and LR, or LR alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from esrgan_jax.data.sources.shrunk import Shrunk, to_rgb8
 from esrgan_jax.images import patterns
 from esrgan_jax.images.folders import list_images
 
-__all__ = ["ImageFolder", "PairFolder"]
+__all__ = ["ImageFolder", "LrFolder", "PairFolder"]
 
 
 def read_rgb(path: pathlib.Path, name: str, max_pixels: int) -> np.ndarray:
@@ -275,6 +275,63 @@ class PairFolder(Source):
     files = [hr_folder / hr for _, hr in self._pairs]
     files += [lr_folder / lr for lr, _ in self._pairs]
     return _fingerprint_files(f"pairs x{self.scale}", files)
+
+
+class LrFolder(Source):
+  """LR images of a folder, subfolders included, or of a pattern; or one.
+
+  There is no HR: they are for a teacher to upscale (`data.teaching`), which any
+  photo is good for, at its full size. HR of a pair is black, and takes no
+  memory.
+
+  Args:
+    folder: The folder, a file, or a pattern, as of `ImageFolder`.
+    scale: HR pixels per LR pixel.
+    max_pixels: Larger images are refused, see `images.read_image`.
+
+  Raises:
+    DataError: If the folder does not exist or holds no image, or none matches.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   black = images.Image(np.zeros((9, 8, 3), np.uint8))
+  ...   _ = images.write_image(pathlib.Path(folder) / "black.png", black)
+  ...   source = LrFolder(folder, scale=4)
+  ...   [image.shape for image in source[0]], source.has_hr
+  ([(9, 8, 3), (36, 32, 3)], False)
+  """
+
+  lr_origin = "the photos themselves"
+  has_hr = False
+
+  def __init__(
+    self,
+    folder: str | os.PathLike,
+    *,
+    scale: int,
+    max_pixels: int = images.MAX_PIXELS,
+  ):
+    self.scale = scale
+    self.title = os.fspath(folder)
+    listed = _list_images(folder)
+    self.problems = listed.problems
+    self.names = [file.as_posix() for file in listed.files]
+    self._files = [listed.folder / file for file in listed.files]
+    self._max_pixels = max_pixels
+
+  def read_lr(self, index: int) -> np.ndarray:
+    """As `Source.read_lr`."""
+    return read_rgb(self._files[index], self.names[index], self._max_pixels)
+
+  def __getitem__(self, index: int) -> Pair:
+    lr = self.read_lr(index)
+    h, w, channels = lr.shape
+    size = (self.scale * h, self.scale * w, channels)
+    return Pair(lr, np.broadcast_to(np.uint8(0), size))
+
+  def fingerprint(self) -> str:
+    """As `Source.fingerprint`: of names, sizes and times of files."""
+    return _fingerprint_files(f"lr x{self.scale}", self._files)
 
 
 def _partners(stem, lr_of, scale):

@@ -11,7 +11,7 @@ from esrgan_jax import images
 from esrgan_jax.data.sources import div2k, tfds_images
 from esrgan_jax.data.sources.base import DataError, Source, SourceList
 from esrgan_jax.data.sources.div2k import Div2k
-from esrgan_jax.data.sources.folders import ImageFolder, PairFolder
+from esrgan_jax.data.sources.folders import ImageFolder, LrFolder, PairFolder
 from esrgan_jax.data.sources.sample_photos import SamplePhotos
 from esrgan_jax.images import patterns
 
@@ -36,7 +36,7 @@ def split_spec(spec: Any) -> list[Any]:
   ['sample_photos', 'sample_photos:held_out']
   """
   if isinstance(spec, str):
-    places = map(os.path.expanduser, spec.split("::"))
+    places = map(os.path.expanduser, spec.removeprefix("::").split("::"))
     if "," not in spec or all(map(_is_there, places)):
       return [spec]
     return [part.strip() for part in spec.split(",") if part.strip()]
@@ -71,10 +71,11 @@ def open_source(
       configurations and splits; `"tfds:NAME"` or `"tfds:NAME:SPLIT"`, any of
       its image data sets (`open_tfds`); a folder of HR images, or a pattern,
       such as `"photos/**/*.png"`; a pair of folders or patterns, `{"hr": HR,
-      "lr": LR}` or `"HR::LR"`; or several of these, in a list or with commas
-      between them. A folder that is named like one of the others: put `./`
-      before it. A folder with a comma in its name is taken for one if it
-      exists.
+      "lr": LR}` or `"HR::LR"`; LR alone, for a teacher to upscale
+      (`data.teaching`), `{"lr": LR}` or `"::LR"`; or several of these, in a
+      list or with commas between them. A folder that is named like one of the
+      others: put `./` before it. A folder with a comma in its name is taken for
+      one if it exists.
     scale: HR pixels per LR pixel.
     data_dir: TFDS's folder; None for its own default.
     border: How LR is made from HR alone, see `imresize_uint8`.
@@ -168,16 +169,18 @@ def _open(spec, scale, data_dir, **options):
       )
     if "::" not in spec:
       return ImageFolder(_folder(spec), scale=scale, **options)
-    spec = dict(zip(("hr", "lr"), spec.split("::", 1), strict=True))
+    hr, lr = spec.split("::", 1)
+    spec = {"hr": hr, "lr": lr} if hr else {"lr": lr}
+  limit = {"max_pixels": options["max_pixels"]}
+  if set(spec.keys()) == {"lr"}:
+    return LrFolder(_folder(spec["lr"]), scale=scale, **limit)
   if set(spec.keys()) != {"hr", "lr"}:
     raise DataError(
-      f"a pair of folders has the keys hr and lr, got {sorted(spec.keys())}"
+      f"a pair of folders has the keys hr and lr, LR alone has lr, got"
+      f" {sorted(spec.keys())}"
     )
   return PairFolder(
-    _folder(spec["hr"]),
-    _folder(spec["lr"]),
-    scale=scale,
-    max_pixels=options["max_pixels"],
+    _folder(spec["hr"]), _folder(spec["lr"]), scale=scale, **limit
   )
 
 

@@ -10,6 +10,7 @@ in settings of phase two is found in seconds, not after a million steps.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +19,10 @@ import jax.numpy as jnp
 
 from esrgan_jax import augment
 from esrgan_jax.models import registry
+from esrgan_jax.steps import distill as distill_lib
 from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training.errors import ConfigError
+from esrgan_jax.training.phases import distill as _distill  # noqa: F401
 from esrgan_jax.training.phases import gan as _gan  # noqa: F401
 from esrgan_jax.training.phases import psnr as _psnr  # noqa: F401
 from esrgan_jax.training.phases.kinds import (
@@ -35,6 +38,7 @@ from esrgan_jax.training.phases.kinds import (
   order,
   register_kind,
   starts,
+  taught_by,
   title,
   unregister_kind,
   variables,
@@ -54,6 +58,7 @@ __all__ = [
   "order",
   "register_kind",
   "starts",
+  "taught_by",
   "title",
   "unregister_kind",
   "variables",
@@ -80,6 +85,8 @@ def make_phases(run: Any) -> list[Phase]:
   for name in names:
     _check(run, name)
   phases = [_make(run, name, run.generator) for name in names]
+  if taught_by(run.config) and taught_by(run.config).targets == "step":
+    phases = [_taught(run, phase) for phase in phases]
   if run.config.init_discriminator and not any(p.load for p in phases):
     raise ConfigError(
       f"config.init_discriminator is {run.config.init_discriminator!r}, but no"
@@ -98,6 +105,28 @@ def _make(run: Any, name: str, generator: nn.Module) -> Phase:
       f" {type(phase).__name__}, not a Phase; see phases.make_phase"
     )
   return phase
+
+
+def _taught(run: Any, phase: Phase) -> Phase:
+  """The phase whose step has the teacher make HR of LR."""
+  teacher = run.teacher.model
+  side = run.config.patch_size // run.config.scale
+  if side % (multiple := registry.size_multiple(teacher.net)):
+    raise ConfigError(
+      f"config.patch_size is {run.config.patch_size}: LR patches of {side}"
+      f" pixels, but the teacher takes multiples of {multiple}; choose a"
+      f" multiple of {multiple * run.config.scale}, or targets=ahead"
+    )
+
+  def step(state, batch, *, teacher_variables, **arrays):
+    batch = distill_lib.taught(
+      batch, teacher=teacher.net, variables=teacher_variables
+    )
+    return phase.step(state, batch, **arrays)
+
+  variables = {"params": teacher.params, **teacher.collections}
+  arrays = {**phase.arrays, "teacher_variables": variables}
+  return dataclasses.replace(phase, step=step, arrays=arrays)
 
 
 def _check_patch(run: Any) -> None:
@@ -141,6 +170,8 @@ def _check(run: Any, name: str) -> None:
     def step(state, batch, arrays):
       key, chosen = jax.random.key(0), augmentation(config, name)
       batch = augment.transform(key, batch, **chosen)
+      if taught_by(config):
+        batch = {**batch, "truth": batch["hr"]}  # As a teacher leaves it.
       return around.step(state, batch, **arrays)
 
     jax.eval_shape(step, around.abstract_state(first), batch, around.arrays)

@@ -35,6 +35,7 @@ __all__ = [
   "order",
   "register_kind",
   "starts",
+  "taught_by",
   "title",
   "unregister_kind",
   "variables",
@@ -199,6 +200,16 @@ def order(config: Any) -> tuple[str, ...]:
     if not config.init_from or find_kind(name).needs_start
   )
   return tuple(n for n in names if config.phases[n].num_train_steps)
+
+
+def taught_by(config: Any) -> Any:
+  """Returns the section of the first phase of the kind distill, or None.
+
+  Args:
+    config: A complete config.
+  """
+  sections = (config.phases[name] for name in order(config))
+  return next((each for each in sections if each.kind == "distill"), None)
 
 
 def title(config: Any, name: str) -> str:

@@ -1,0 +1,92 @@
+"""A small generator, by its distance to what a large one makes of LR.
+
+A run with such a phase has the teacher's results in the place of HR, in all of
+its phases: a GAN phase that follows has the discriminator tell the student's
+from the teacher's. And it measures by them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+
+from esrgan_jax.steps import distill, shared, state
+from esrgan_jax.training.phases import kinds
+
+_TARGETS = ("ahead", "step")
+
+
+def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
+  config, settings = run.config, run.config.phases[name]
+  adam = kinds.make_optimizer(config, name, settings.learning_rate)
+
+  def create(key, variables):
+    if variables is None:
+      variables = kinds.variables(config, generator, key)
+    params, collections = state.split(variables)
+    return state.create_psnr_state(
+      key, generator, adam, params=params, collections=collections
+    )
+
+  step = functools.partial(
+    distill.distill_step,
+    generator=generator,
+    optimizer=adam,
+    pixel_loss=settings.pixel_loss,
+    truth_weight=settings.truth_weight,
+    ema_decay=config.ema_decay,
+    accumulate=config.accumulate,
+    seed=config.seed,
+  )
+  return kinds.make_phase(run, name, create, step)
+
+
+def _check(settings, config):
+  """Why the section makes no phase, if so."""
+  if not settings.teacher:
+    return "teacher is empty: name a model, a file or a workdir"
+  if not settings.truth_weight >= 0:
+    return f"truth_weight is {settings.truth_weight!r}; it must be 0 or more"
+  if settings.truth_weight and settings.targets == "ahead":
+    return (
+      f"truth_weight is {settings.truth_weight:g}, but results that are"
+      " computed ahead take the truth's place: add targets=step, or set it to 0"
+    )
+  first = kinds.taught_by(config)
+  if any(settings[key] != first[key] for key in ("teacher", "targets")):
+    return (
+      f"teacher and targets are {settings.teacher!r} and {settings.targets!r},"
+      f" and {first.teacher!r} and {first.targets!r} of a phase before: a run"
+      " has one teacher; another training can go on with another"
+    )
+  return ""
+
+
+kinds.register_kind(
+  kinds.Kind(
+    "distill",
+    "Distilled",
+    defaults={
+      # A model's name, a file or a workdir, of config.scale.
+      "teacher": "realesrgan-x4plus",
+      # Its results, of all training images: "ahead", once, kept on the disk;
+      # or "step", in each step, of the patches alone, for fast accelerators.
+      # Those of validation images are computed ahead.
+      "targets": "ahead",
+      "num_train_steps": 200_000,
+      "learning_rate": 1e-3,
+      "schedule": {"name": "cosine_restart", "periods": (200_000,)},
+      "b1": 0.9,
+      "b2": 0.999,
+      "pixel_loss": "l1",
+      # Of the distance to HR itself; needs "step", and HR.
+      "truth_weight": 0.0,
+    },
+    make=_make,
+    choices={"pixel_loss": shared.PIXEL_LOSSES, "targets": _TARGETS},
+    positive=("learning_rate",),
+    check=_check,
+  )
+)
