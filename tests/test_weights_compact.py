@@ -379,7 +379,7 @@ def test_a_strength_is_between_0_and_1(strength, capsys):
 @pytest.mark.torch
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", ["x2", "x3", "x4"])
-def test_files_load_in_spandrel(name, suffix, tmp_path):
+def test_files_load_in_spandrel(name, suffix, tmp_path, torchvision):
   import spandrel
   import torch
 
