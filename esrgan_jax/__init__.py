@@ -142,6 +142,7 @@ _LAZY = {
 # Modules of the core, for who says `import esrgan_jax` and then goes by dots.
 _MODULES = {
   "augment",
+  "degradation",
   "interpolate",
   "losses",
   "metrics",

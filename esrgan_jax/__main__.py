@@ -26,9 +26,10 @@ _COMMANDS = {
   "explore": "show an image by all models between a PSNR and a GAN model",
   "export": "write a model as ONNX, SavedModel, TFLite, ncnn or StableHLO",
   "augment": "draw a picture of what a training's augmentation does",
+  "degrade": "draw a page of what second-order degradation does",
 }
 
-_TAKING_MODELS = {*_COMMANDS} - {"augment", "models"}
+_TAKING_MODELS = {*_COMMANDS} - {"augment", "degrade", "models"}
 
 
 class _Parser(argparse.ArgumentParser):

@@ -529,3 +529,16 @@ def saved(dtype):
 def turned(array):
   """A view that is not contiguous, of NumPy's array or PyTorch's tensor."""
   return array.swapaxes(0, 2)[1:, ::2]
+
+
+# --- Degradation.
+
+# An image's size and that of the result; what is larger, smaller, the same.
+RESIZED = (((14, 17), (5, 9)), ((14, 17), (21, 40)), ((9, 6), (9, 1)))
+RESIZE_FACTORS = (0.37, 1.4)
+USM_RADIUS = 20
+
+
+def hr_image(*size):
+  """An image with three channels."""
+  return image("hr", *size, 3)

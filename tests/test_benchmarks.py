@@ -7,9 +7,10 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks import folder, train
+from benchmarks import degradation_draws, folder, train
 from esrgan_jax import images
 from esrgan_jax.models.rrdb import RRDBNet
 
@@ -132,6 +133,26 @@ def test_augmentation_is_timed_beside_a_step():
   share = float(share.removesuffix("%")) / 100
   alone = float(alone.removesuffix(" ms")) / 1000
   assert share == pytest.approx(alone / without, rel=0.1)
+
+
+@pytest.mark.slow
+def test_degradation_is_timed():
+  flags = ("--no_host", "--sizes", "32", "--batch", "2", "--rounds", "1")
+  (row,) = [r for r in rows(run("degradation", *flags)) if "32 x 32" in r[0]]
+  assert float(row[1]) > 0
+
+
+def test_the_hosts_figures_are_those_of_images():
+  """A board of cells of 8 has blocks; noise has its own deviation."""
+  random = np.random.default_rng(0)
+  smooth = np.linspace(0, 200, 64)[None].repeat(64, axis=0)
+  noisy = smooth + 5 * random.standard_normal(smooth.shape)
+  board = smooth + 10 * (np.indices(smooth.shape) // 8 % 2).sum(axis=0)
+  assert degradation_draws.noise_level(noisy) == pytest.approx(5, rel=0.1)
+  assert degradation_draws.blockiness(board) > 3
+  assert degradation_draws.blockiness(noisy) == pytest.approx(1, abs=0.1)
+  assert degradation_draws.sharpness(noisy) > 10
+  assert degradation_draws.distance(np.arange(4), np.arange(2, 6)) == 0.5
 
 
 def test_generator_macs_are_counted_right():

@@ -16,6 +16,7 @@ CORE = [
   "__init__",
   "augment",
   "checks",
+  "degradation",
   "interpolate",
   "losses",
   "metrics",

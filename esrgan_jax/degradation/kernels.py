@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from esrgan_jax.degradation import draws
@@ -111,8 +112,8 @@ def bessel_j1(x: Array, *, most: float) -> Array:
   [0.0, 0.44005, 0.24531]
   """
   quarter = math.ceil((1.3 * most + 40) / 4)
-  angles = (jnp.arange(quarter) + 0.5) * (math.pi / 2 / quarter)
-  sines = jnp.sin(angles).astype(jnp.float32)
+  angles = (np.arange(quarter) + 0.5) * (np.pi / 2 / quarter)
+  sines = jnp.asarray(np.sin(angles), jnp.float32)
   sines = sines.reshape(-1, *[1] * jnp.ndim(x))
   waves = sines * jnp.sin(jnp.expand_dims(x, 0) * sines)
   return waves.mean(axis=0)

@@ -105,7 +105,7 @@ def poisson_quantile(rate: Array, normal: Array) -> Array:
   term = jnp.exp(-few)
   total, counted = term, jnp.zeros_like(rate)
   for number in range(1, _FEW_TERMS + 1):
-    counted += share > total
+    counted += (share > total).astype(rate.dtype)
     term = term * few / number
     total = total + term
   many = jnp.maximum(rate, _MANY)

@@ -104,7 +104,8 @@ def _area(row, in_size, out_size, in_length):
   end = -(-(row + 1) * in_size // out_size)
   column = jnp.arange(in_length)
   inside = (column[None] >= begin[:, None]) & (column[None] < end[:, None])
-  return inside / (end - begin)[:, None].astype(jnp.float32)
+  share = 1 / (end - begin).astype(jnp.float32)
+  return jnp.where(inside, share[:, None], 0.0)
 
 
 def _taps(mode, row, in_size, step, in_length):

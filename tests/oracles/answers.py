@@ -396,6 +396,46 @@ def saved():
   return tree
 
 
+def degradation():
+  """Images of other sizes, as Real-ESRGAN makes them; one sharpened."""
+  cases = {
+    "usm": {"sharp": _image(_sharpened(to_torch(golden.hr_image(30, 34))))}
+  }
+  for old, new in golden.RESIZED:
+    hr = to_torch(golden.hr_image(*old))[None]
+    cases[f"{old} to {new}"] = {
+      mode: _image(functional.interpolate(hr, new, mode=mode))
+      for mode in ("area", "bilinear", "bicubic")
+    }
+  hr = to_torch(golden.hr_image(14, 17))[None]
+  for factor in golden.RESIZE_FACTORS:
+    cases[f"times {factor}"] = {
+      mode: _image(functional.interpolate(hr, scale_factor=factor, mode=mode))
+      for mode in ("area", "bilinear", "bicubic")
+    }
+  return cases
+
+
+def _sharpened(hr, weight=0.5, threshold=10):
+  """BasicSR's `USMSharp`, its kernel as OpenCV's `getGaussianKernel` has it."""
+  side = golden.USM_RADIUS + 1
+  sigma = 0.3 * ((side - 1) * 0.5 - 1) + 0.8
+  steps = torch.arange(side).double() - side // 2
+  taps = torch.exp(-(steps**2) / (2 * sigma**2))
+  taps = taps / taps.sum()
+  kernel = (taps[:, None] * taps)[None, None].repeat(3, 1, 1, 1)
+
+  def blur(image):
+    image = functional.pad(image, 4 * [side // 2], mode="reflect")
+    return functional.conv2d(image, kernel, groups=3)
+
+  hr = hr[None]
+  residual = hr - blur(hr)
+  share = blur((255 * residual.abs() > threshold).double())
+  sharp = torch.clip(hr + weight * residual, 0, 1)
+  return share * sharp + (1 - share) * hr
+
+
 ANSWERS = {
   "generator": generator,
   "discriminator": discriminator,
@@ -409,4 +449,5 @@ ANSWERS = {
   "vgg19": vgg19,
   "measures": measures,
   "default_model": default_model,
+  "degradation": degradation,
 }
