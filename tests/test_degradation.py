@@ -56,6 +56,15 @@ def _keys(count, seed=0):
   return jax.random.split(jax.random.key(seed), count)
 
 
+@jax.jit
+def _draw(keys):
+  return jax.vmap(lambda key: draws.draw(key, 1)[0])(keys)
+
+
+def _numbers(count):
+  return _draw(_keys(count))
+
+
 def _photo(height, width):
   return data.astronaut()[20 : 20 + height, 150 : 150 + width]
 
@@ -169,14 +178,15 @@ def test_kernels_are_drawn_as_often_as_said():
     betag=(0.5, 4.0),
     betap=(1.0, 2.0),
   )
-  drawn = np.asarray(jax.jit(jax.vmap(draw))(_keys(1000)))
+  numbers = _numbers(1000)
+  drawn = np.asarray(jax.jit(jax.vmap(draw))(numbers))
   np.testing.assert_allclose(drawn.sum(axis=(1, 2)), 1, atol=1e-5)
   assert (drawn < 0).any(axis=(1, 2)).mean() == pytest.approx(0.25, abs=0.05)
   sides = 1 + 2 * (drawn[:, 6, 7:] != 0).sum(axis=1)
   for side in (7, 9, 11, 13):
     assert (sides == side).mean() == pytest.approx(0.25, abs=0.05)
   final = functools.partial(kernels.draw_final_kernel, within=13, sinc_prob=0.4)
-  drawn = np.asarray(jax.jit(jax.vmap(final))(_keys(1000)))
+  drawn = np.asarray(jax.jit(jax.vmap(final))(numbers))
   pulse = (drawn != 0).sum(axis=(1, 2)) == 1
   assert pulse.mean() == pytest.approx(0.6, abs=0.05)
 
@@ -333,7 +343,8 @@ def test_jpeg_is_pillows(quality):
   found = 255 * np.moveaxis(np.asarray(found), 0, -1)[:height, :width]
   differences = np.abs(found - expected)
   assert differences.mean() < 0.1
-  assert (differences > 1.5).mean() < 0.01
+  # A coefficient that falls on the other side is seen in all of its block.
+  assert (differences > 1.5).mean() < 0.03
 
 
 def test_jpeg_keeps_what_is_flat():
@@ -430,18 +441,18 @@ def test_what_cannot_be_degraded(keys, hr, scale, error, message):
     degradation.degrade(_keys(1), np.ones((1, 8, 8, 3), np.float32), {}, 2)
 
 
-def test_draws_are_of_the_key_and_the_name():
-  key = jax.random.key(1)
-  assert float(draws.between(key, "a", 2, 3)) != float(
-    draws.between(key, "b", 2, 3)
-  )
+def test_draws_are_as_often_as_said():
+  number = (np.arange(1000, dtype=np.float32) + 0.5) / 1000
   weights = (0.0, 1.0, 3.0, 0.0)
-  choose = jax.vmap(lambda key: draws.chosen(key, "kind", weights))
-  counts = np.bincount(choose(_keys(2000)), minlength=4) / 2000
-  np.testing.assert_allclose(counts, (0, 0.25, 0.75, 0), atol=0.04)
-  shape = jax.vmap(lambda key: draws.around_one(key, "beta", (0.5, 4.0)))
-  drawn = shape(_keys(2000))
-  assert float((drawn < 1).mean()) == pytest.approx(0.5, abs=0.04)
+  index = jax.vmap(lambda each: draws.chosen(each, weights))(number)
+  np.testing.assert_array_equal(np.bincount(index) / 1000, (0, 0.25, 0.75))
+  beta = np.asarray(draws.around_one(number, (0.5, 4.0)))
+  assert (beta < 1).mean() == 0.5
+  assert beta[beta < 1].mean() == pytest.approx(0.75, abs=0.01)
+  assert beta[beta > 1].mean() == pytest.approx(2.5, abs=0.01)
+  drawn = np.stack(list(_numbers(1000).values()))
+  mixed = np.corrcoef(drawn)
+  np.testing.assert_allclose(mixed, np.eye(len(mixed)), atol=0.15)
 
 
 # --- Sharpening.

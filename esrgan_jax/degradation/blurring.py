@@ -36,7 +36,8 @@ def blur(planes: Array, kernel: Array) -> Array:
   Source: BasicSR `utils/img_process_util.py::filter2D`.
 
   >>> planes = jnp.arange(12.0).reshape(1, 3, 4)
-  >>> blur(planes, jnp.ones((3, 3)) / 9).round(2)[0, 1].tolist()
+  >>> blurred = blur(planes, jnp.ones((3, 3)) / 9)
+  >>> [round(float(each), 2) for each in blurred[0, 1]]
   [4.67, 5.0, 6.0, 6.33]
   """
   margin = kernel.shape[0] // 2

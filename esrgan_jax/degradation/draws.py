@@ -1,17 +1,38 @@
-"""What is drawn for an image: each thing by its name, from the image's key.
+"""What is drawn for an image, made of numbers that are uniform in [0, 1).
 
-A thing's draw depends on the key and the thing's name alone, so that an option
-that changes one thing moves no other.
+All of an image's numbers are drawn in one call, and each has a name: one call a
+number, which is dozens of small programs, takes seconds to compile.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+# Of a degradation, in their order, which decides what a key draws.
+NAMES = (
+  "side",
+  "kind",
+  "sigma_x",
+  "sigma_y",
+  "theta",
+  "betag",
+  "betap",
+  "cutoff",
+  "sinc",
+  "blur",
+  "direction",
+  "factor",
+  "mode",
+  "grey",
+  "gaussian",
+  "strength",
+  "quality",
+  "jpeg first",
+)
 
 
 def as_threefry(key: Array) -> Array:
@@ -33,85 +54,81 @@ def as_threefry(key: Array) -> Array:
   return key
 
 
-def named(key: Array, name: str) -> Array:
-  """Returns the key of a thing.
+def draw(key: Array, times: int) -> list[dict[str, Array]]:
+  """Draws an image's numbers, by their names, for several degradations.
 
   Args:
-    key: The image's, or that of a part of it.
-    name: The thing's.
+    key: Its key.
+    times: How many.
 
-  >>> named(jax.random.key(0), "noise").shape
-  ()
+  >>> (numbers,) = draw(jax.random.key(0), 1)
+  >>> 0 <= float(numbers["side"]) < 1
+  True
   """
-  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+  numbers = jax.random.uniform(key, (times, len(NAMES)), jnp.float32)
+  return [dict(zip(NAMES, each, strict=True)) for each in numbers]
 
 
-def between(key: Array, name: str, low: Array, high: Array) -> Array:
-  """Draws a number uniformly.
+def between(number: Array, low: Array, high: Array) -> Array:
+  """Returns what is uniform between two numbers.
 
   Args:
-    key: As of `named`.
-    name: As of `named`.
+    number: Uniform in [0, 1).
     low: The least.
     high: The most.
 
-  >>> 2 <= float(between(jax.random.key(0), "sigma", 2, 3)) <= 3
-  True
+  >>> between(0.25, 2.0, 4.0)
+  2.5
   """
-  share = jax.random.uniform(named(key, name), dtype=jnp.float32)
-  return low + (high - low) * share
+  return low + (high - low) * number
 
 
-def happens(key: Array, name: str, probability: float) -> Array:
-  """Draws whether something is done.
+def happens(number: Array, probability: float) -> Array:
+  """Returns whether something is done.
 
   Args:
-    key: As of `named`.
-    name: As of `named`.
+    number: Uniform in [0, 1).
     probability: From 0, never, to 1, always.
 
-  >>> bool(happens(jax.random.key(0), "blur", 1.0))
-  True
+  >>> happens(0.25, 0.3), happens(0.0, 0.0)
+  (True, False)
   """
-  # Of [0, 1): 1 is always more.
-  share = jax.random.uniform(named(key, name), dtype=jnp.float32)
-  return share < probability
+  return number < probability
 
 
-def chosen(key: Array, name: str, weights: Sequence[float]) -> Array:
-  """Draws one of several, an index.
+def chosen(number: Array, weights: Sequence[float]) -> Array:
+  """Returns one of several, an index.
 
   Args:
-    key: As of `named`.
-    name: As of `named`.
+    number: Uniform in [0, 1).
     weights: Of each, 0 or more; not all 0.
 
-  >>> int(chosen(jax.random.key(0), "kind", (0.0, 2.0)))
-  1
+  >>> [int(chosen(each, (0.5, 0.0, 0.5, 0.0))) for each in (0.25, 0.75)]
+  [0, 2]
   """
-  total, below, bounds = float(sum(weights)), 0.0, []
-  for weight in weights:
+  total = float(sum(weights))
+  bounds, below = [], 0.0
+  # The last that can be is so up to 1, whatever sums have been rounded to.
+  last = max(i for i, weight in enumerate(weights) if weight)
+  for weight in weights[:last]:
     below += weight / total
     bounds.append(below)
-  last = max(i for i, weight in enumerate(weights) if weight)
-  share = jax.random.uniform(named(key, name), dtype=jnp.float32)
-  index = (share >= jnp.asarray(bounds, jnp.float32)).sum(dtype=jnp.int32)
-  return jnp.minimum(index, last)
+  bounds = jnp.asarray(bounds, jnp.float32)
+  return (number >= bounds).sum(dtype=jnp.int32)
 
 
-def around_one(key: Array, name: str, limits: Sequence[float]) -> Array:
-  """Draws a shape: below 1 as often as above, each side uniformly.
+def around_one(number: Array, limits: Sequence[float]) -> Array:
+  """Returns a shape: below 1 as often as above, uniform on each side.
 
   Args:
-    key: As of `named`.
-    name: As of `named`.
+    number: Uniform in [0, 1).
     limits: The least and the most.
 
   Source: BasicSR `data/degradations.py`, of betas.
 
-  >>> 0.5 <= float(around_one(jax.random.key(0), "beta", (0.5, 4.0))) <= 4
-  True
+  >>> [float(around_one(each, (0.5, 4.0))) for each in (0.25, 0.75)]
+  [0.75, 2.5]
   """
-  below = between(key, f"{name}, below", limits[0], 1.0)
-  above = between(key, f"{name}, above", 1.0, limits[1])
-  return jnp.where(happens(key, f"{name}, side", 0.5), below, above)
+  below = between(2 * number, limits[0], 1.0)
+  above = between(2 * number - 1, 1.0, limits[1])
+  return jnp.where(number < 0.5, below, above)

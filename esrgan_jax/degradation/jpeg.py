@@ -145,7 +145,7 @@ def _lossy(planes, steps):
   """What is left of planes after their coefficients have been rounded."""
   channels, height, width = planes.shape
   blocks = (channels, height // _SIDE, _SIDE, width // _SIDE, _SIDE)
-  steps = steps[:, None, :]
+  steps = steps[None, None, :, None, :]
   coefficients = _transform(planes - 128, inverse=False).reshape(blocks)
   ratios = coefficients / steps
   # Halves, which flat blocks are full of, away from 0.

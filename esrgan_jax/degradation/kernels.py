@@ -7,9 +7,8 @@ whose side, as everything about them, may be traced. Rows come first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -120,7 +119,7 @@ def bessel_j1(x: Array, *, most: float) -> Array:
 
 
 def draw_kernel(
-  key: Array,
+  numbers: Mapping[str, Array],
   *,
   within: int,
   kinds: Sequence[str],
@@ -133,7 +132,7 @@ def draw_kernel(
   """Draws a kernel as BasicSR's dataset does.
 
   Args:
-    key: PRNG key.
+    numbers: Uniform in [0, 1), by names of `draws.NAMES`.
     within: K, odd; sides are odd, from 7 to it.
     kinds: Names, of `KERNELS`.
     weights: Of these.
@@ -148,14 +147,15 @@ def draw_kernel(
   Source: BasicSR `data/realesrgan_dataset.py`,
   `data/degradations.py::random_mixed_kernels`.
 
+  >>> (numbers,) = draws.draw(jax.random.key(0), 1)
   >>> kernel = draw_kernel(
-  ...   jax.random.key(0), within=9, kinds=("iso",), weights=(1.0,),
+  ...   numbers, within=9, kinds=("iso",), weights=(1.0,),
   ...   sinc_prob=0.0, sigma=(1.0, 2.0), betag=(1, 1), betap=(1, 1))
   >>> kernel.shape, round(float(kernel.sum()), 5)
   ((9, 9), 1.0)
   """
-  side = _draw_side(key, within)
-  kind = draws.chosen(key, "kind", weights)
+  side = _side(numbers["side"], within)
+  kind = draws.chosen(numbers["kind"], weights)
 
   def is_any(wanted):
     table = [wanted(*KERNELS[name]) for name in kinds]
@@ -164,11 +164,11 @@ def draw_kernel(
   turned = is_any(lambda turned, _: turned)
   plateau = is_any(lambda _, family: family == "plateau")
   general = is_any(lambda _, family: family == "generalized")
-  sigma_x = draws.between(key, "sigma_x", *sigma)
-  sigma_y = draws.between(key, "sigma_y", *sigma)
-  theta = draws.between(key, "theta", -math.pi, math.pi)
-  beta = jnp.where(general, draws.around_one(key, "betag", betag), 1.0)
-  beta = jnp.where(plateau, draws.around_one(key, "betap", betap), beta)
+  sigma_x = draws.between(numbers["sigma_x"], *sigma)
+  sigma_y = draws.between(numbers["sigma_y"], *sigma)
+  theta = draws.between(numbers["theta"], -math.pi, math.pi)
+  beta = jnp.where(general, draws.around_one(numbers["betag"], betag), 1.0)
+  beta = jnp.where(plateau, draws.around_one(numbers["betap"], betap), beta)
   blur = gaussian_kernel(
     side,
     sigma_x,
@@ -179,16 +179,18 @@ def draw_kernel(
     plateau=plateau,
   )
   lowest = jnp.where(side < _LARGE_SINC, math.pi / 3, math.pi / 5)
-  cutoff = draws.between(key, "cutoff", lowest, math.pi)
+  cutoff = draws.between(numbers["cutoff"], lowest, math.pi)
   sinc = sinc_kernel(cutoff, side, within=within)
-  return jnp.where(draws.happens(key, "sinc", sinc_prob), sinc, blur)
+  return jnp.where(draws.happens(numbers["sinc"], sinc_prob), sinc, blur)
 
 
-def draw_final_kernel(key: Array, *, within: int, sinc_prob: float) -> Array:
+def draw_final_kernel(
+  numbers: Mapping[str, Array], *, within: int, sinc_prob: float
+) -> Array:
   """Draws the last sinc filter, or a single pixel, which changes nothing.
 
   Args:
-    key: PRNG key.
+    numbers: Uniform in [0, 1), by names of `draws.NAMES`.
     within: K, odd; sides are odd, from 7 to it.
     sinc_prob: Probability of a sinc filter.
 
@@ -197,21 +199,22 @@ def draw_final_kernel(key: Array, *, within: int, sinc_prob: float) -> Array:
 
   Source: BasicSR `data/realesrgan_dataset.py`.
 
-  >>> kernel = draw_final_kernel(jax.random.key(0), within=7, sinc_prob=0.0)
+  >>> (numbers,) = draws.draw(jax.random.key(0), 1)
+  >>> kernel = draw_final_kernel(numbers, within=7, sinc_prob=0.0)
   >>> float(kernel[3, 3]), int((kernel != 0).sum())
   (1.0, 1)
   """
-  cutoff = draws.between(key, "cutoff", math.pi / 3, math.pi)
-  sinc = sinc_kernel(cutoff, _draw_side(key, within), within=within)
+  cutoff = draws.between(numbers["cutoff"], math.pi / 3, math.pi)
+  side = _side(numbers["side"], within)
+  sinc = sinc_kernel(cutoff, side, within=within)
   x, y, _ = _grid(within, within)
   pulse = ((x == 0) & (y == 0)).astype(jnp.float32)
-  return jnp.where(draws.happens(key, "sinc", sinc_prob), sinc, pulse)
+  return jnp.where(draws.happens(numbers["sinc"], sinc_prob), sinc, pulse)
 
 
-def _draw_side(key, within):
+def _side(number, within):
   count = (within - SMALLEST_KERNEL) // 2 + 1
-  drawn = jax.random.randint(draws.named(key, "side"), (), 0, count)
-  return SMALLEST_KERNEL + 2 * drawn
+  return SMALLEST_KERNEL + 2 * jnp.floor(number * count).astype(jnp.int32)
 
 
 def _grid(side, within):

@@ -75,7 +75,7 @@ def poisson_noise(
   levels = jnp.clip(jnp.round(planes * 255), 0, 255)
   count = count_levels(levels, size).astype(jnp.float32)
   # A whole power, or next to it: the logarithm's rounding is to decide nothing.
-  events = jnp.exp2(jnp.ceil(jnp.log2(count) - 1e-4))
+  events = jnp.round(jnp.exp2(jnp.ceil(jnp.log2(count) - 1e-4)))
   rate = levels * (events / 255)
   drawn = poisson_quantile(rate, _grey_or_not(normal, grey))
   return (drawn / events - levels / 255) * scale

@@ -23,9 +23,9 @@ from esrgan_jax.degradation.settings import Degradation
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.platforms import by_platform
 
-# On a CPU, an image whose first size is smaller than these parts of the largest
-# is not computed at the largest: most are.
-_PARTS = (0.34, 0.67, 1.0)
+# On a CPU, an image that is resized to no more than one of these at first is
+# computed in an array of that size, and not of the largest: most are.
+_FACTORS = (0.5, 1.0)
 _SMALL = 128 * 128  # Pixels of images that aren't worth three programs.
 _EDGE = 16  # Arrays' sides are multiples of JPEG's units.
 
@@ -105,13 +105,15 @@ def _degrade_all(hr, keys, *, settings, scale, sides):
   hr = jnp.moveaxis(hr.astype(jnp.float32), -1, 1)
   keys = jax.vmap(draws.as_threefry)(keys)
   run = functools.partial(_degrade, settings=settings, scale=scale, sides=sides)
+  most = settings.resize_range[1] if settings.resize_prob[0] else 1.0
 
   def together(keys, hr):
-    return jax.vmap(functools.partial(run, parts=(1.0,)))(keys, hr)
+    return jax.vmap(functools.partial(run, arrays=(most,)))(keys, hr)
 
   def in_turn(keys, hr):
-    parts = _PARTS if sides[0] * sides[1] > _SMALL else (1.0,)
-    one = functools.partial(run, parts=parts)
+    small = sides[0] * sides[1] <= _SMALL
+    less = () if small else (each for each in _FACTORS if each < most)
+    one = functools.partial(run, arrays=(*less, most))
     return lax.map(lambda image: one(*image), (keys, hr))
 
   lr = by_platform(keys, hr, cpu=in_turn, default=together)
@@ -132,38 +134,35 @@ jax.tree_util.register_dataclass(
 )
 
 
-def _degrade(key, hr, *, settings, scale, sides, parts):
-  """One image, `[3, H, W]`, both degradations."""
+def _degrade(key, hr, *, settings, scale, sides, arrays):
+  """One image, `[3, H, W]`; at first size, an array so many times as large."""
   lr_sides = tuple(n // scale for n in sides)
-  first, second, last = (draws.named(key, each) for each in "12f")
-  factor = _draw_factor(first, settings.resize_prob, settings.resize_range)
+  key, *noises = jax.random.split(key, 3)
+  first, second, last = draws.draw(key, 3)
+  factor = _factor(first, settings.resize_prob, settings.resize_range)
   # A size that the image cannot be smaller than: one pixel.
   sizes = tuple(
     jnp.maximum(jnp.floor(n * factor), 1).astype(jnp.int32) for n in sides
   )
-  factor2 = _draw_factor(second, settings.resize_prob2, settings.resize_range2)
+  factor2 = _factor(second, settings.resize_prob2, settings.resize_range2)
   sizes2 = tuple(
     jnp.maximum(jnp.floor(n * factor2), 1).astype(jnp.int32) for n in lr_sides
   )
   kernel = _draw_kernel(first, settings, "")
   blurred = blurring.blur(hr, kernel)
-  # The largest array that a size may need, or a part of it.
-  most = settings.resize_range[1] if settings.resize_prob[0] else 1.0
   lengths2 = _lengths(
     lr_sides, settings.resize_range2[1] if settings.resize_prob2[0] else 1.0
   )
 
-  def middle(part):
+  def middle(lengths):
     """What happens at the first size, up to the second."""
 
     def run(blurred):
-      image = _resize(
-        _whole(blurred), first, sizes, _lengths(sides, most * part), 1 / factor
-      )
-      image = _add_noise(image, first, settings, "")
+      image = _resize(_whole(blurred), first, sizes, lengths, 1 / factor)
+      image = _add_noise(image, first, noises[0], settings, "")
       image = _compress(image, first, settings.jpeg_range)
       image = lax.cond(
-        draws.happens(second, "blur", settings.second_blur_prob),
+        draws.happens(second["blur"], settings.second_blur_prob),
         functools.partial(_blur, kernel=_draw_kernel(second, settings, "2")),
         lambda image: image,
         image,
@@ -172,39 +171,32 @@ def _degrade(key, hr, *, settings, scale, sides, parts):
 
     return run
 
-  if len(parts) == 1:
-    image = middle(1.0)(blurred)
-  else:
-    bounds = [
-      jnp.stack(
-        [
-          size <= length
-          for size, length in zip(sizes, _lengths(sides, most * p), strict=True)
-        ]
-      ).all()
-      for p in parts
-    ]
-    # The first part that is large enough.
-    index = jnp.argmax(jnp.stack(bounds))
-    image = lax.switch(index, [middle(part) for part in parts], blurred)
-  image = _add_noise(image, second, settings, "2")
+  lengths = [_lengths(sides, each) for each in arrays]
+  fits = jnp.stack(
+    [(sizes[0] <= height) & (sizes[1] <= width) for height, width in lengths]
+  )
+  # The first that is large enough; of one, there is nothing to choose.
+  image = lax.switch(
+    jnp.argmax(fits), [middle(each) for each in lengths], blurred
+  )
+  image = _add_noise(image, second, noises[1], settings, "2")
   planes = _finish(image, last, settings, lr_sides)
   return jnp.round(jnp.clip(planes, 0, 1) * 255) / 255
 
 
-def _finish(image, key, settings, sides):
+def _finish(image, numbers, settings, sides):
   """The size of LR and the last sinc filter, before JPEG or after it."""
-  jpeg_first = draws.happens(key, "jpeg first", 0.5)
+  jpeg_first = draws.happens(numbers["jpeg first"], 0.5)
   image = lax.cond(
     jpeg_first,
-    lambda image: _compress(image, key, settings.jpeg_range2),
+    lambda image: _compress(image, numbers, settings.jpeg_range2),
     lambda image: image,
     image,
   )
   sizes = tuple(jnp.asarray(n, jnp.int32) for n in sides)
-  image = _resize(image, key, sizes, sides)
+  image = _resize(image, numbers, sizes, sides)
   kernel = kernels.draw_final_kernel(
-    key,
+    numbers,
     within=settings.blur_kernel_size2,
     sinc_prob=settings.final_sinc_prob,
   )
@@ -212,7 +204,7 @@ def _finish(image, key, settings, sides):
   image = lax.cond(
     jpeg_first,
     lambda image: image,
-    lambda image: _compress(image, key, settings.jpeg_range2),
+    lambda image: _compress(image, numbers, settings.jpeg_range2),
     image,
   )
   return image.planes
@@ -229,20 +221,20 @@ def _whole(planes):
   return _Image(planes, jnp.int32(height), jnp.int32(width))
 
 
-def _draw_factor(key, weights, limits):
+def _factor(numbers, weights, limits):
   """A factor of the size: larger, smaller, or 1."""
-  index = draws.chosen(key, "direction", weights)
-  up = draws.between(key, "up", 1.0, limits[1])
-  down = draws.between(key, "down", limits[0], 1.0)
+  index = draws.chosen(numbers["direction"], weights)
+  up = draws.between(numbers["factor"], 1.0, limits[1])
+  down = draws.between(numbers["factor"], limits[0], 1.0)
   return jnp.stack([up, down, jnp.ones_like(up)])[index]
 
 
-def _draw_kernel(key, settings, order):
+def _draw_kernel(numbers, settings, order):
   def option(name):
     return getattr(settings, f"{name}{order}")
 
   return kernels.draw_kernel(
-    draws.named(key, "kernel"),
+    numbers,
     within=option("blur_kernel_size"),
     kinds=option("kernel_list"),
     weights=option("kernel_prob"),
@@ -261,9 +253,9 @@ def _blur(image, *, kernel):
   return dataclasses.replace(image, planes=planes)
 
 
-def _resize(image, key, sizes, lengths, step=None):
+def _resize(image, numbers, sizes, lengths, step=None):
   """Of another size, by area, bilinear or bicubic."""
-  mode = draws.chosen(key, "mode", (1, 1, 1))
+  mode = draws.chosen(numbers["mode"], (1, 1, 1))
   matrices = [
     resizing.axis_weights(
       mode, old, new, in_length=in_length, out_length=out_length, step=step
@@ -279,29 +271,26 @@ def _resize(image, key, sizes, lengths, step=None):
   return _Image(resizing.resize(image.planes, *matrices), *sizes)
 
 
-def _add_noise(image, key, settings, order):
+def _add_noise(image, numbers, key, settings, order):
   """Gaussian or Poisson noise, and what leaves [0, 1] is cut off."""
-  key = draws.named(key, "noise")
 
   def option(name):
     return getattr(settings, f"{name}{order}")
 
-  normal = jax.random.normal(
-    draws.named(key, "normal"), image.planes.shape, jnp.float32
-  )
-  grey = draws.happens(key, "grey", option("gray_noise_prob"))
+  normal = jax.random.normal(key, image.planes.shape, jnp.float32)
+  grey = draws.happens(numbers["grey"], option("gray_noise_prob"))
 
   def gaussian(planes):
-    sigma = draws.between(key, "sigma", *option("noise_range"))
+    sigma = draws.between(numbers["strength"], *option("noise_range"))
     return noise.gaussian_noise(normal, sigma, grey)
 
   def poisson(planes):
-    factor = draws.between(key, "scale", *option("poisson_scale_range"))
+    factor = draws.between(numbers["strength"], *option("poisson_scale_range"))
     size = (image.height, image.width)
     return noise.poisson_noise(planes, normal, factor, grey, size)
 
   added = lax.cond(
-    draws.happens(key, "gaussian", option("gaussian_noise_prob")),
+    draws.happens(numbers["gaussian"], option("gaussian_noise_prob")),
     gaussian,
     poisson,
     image.planes,
@@ -309,9 +298,9 @@ def _add_noise(image, key, settings, order):
   return dataclasses.replace(image, planes=jnp.clip(image.planes + added, 0, 1))
 
 
-def _compress(image, key, limits):
+def _compress(image, numbers, limits):
   """As a JPEG file has it."""
-  quality = draws.between(key, "quality", *limits)
+  quality = draws.between(numbers["quality"], *limits)
   planes = jpeg.jpeg(image.planes, quality, (image.height, image.width))
   planes = resizing.repeat_edges(planes, image.height, image.width)
   return dataclasses.replace(image, planes=planes)
