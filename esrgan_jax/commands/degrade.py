@@ -130,7 +130,13 @@ def _page(
     _qualities(planes, settings),
   ]
   grids = [
-    samples.grid({name: [_levels(cell)] for name, cell in row.items()})
+    samples.grid(
+      # Labels of a range that is one number are the same, but for spaces.
+      {
+        name + " " * index: [_levels(cell)]
+        for index, (name, cell) in enumerate(row)
+      }
+    )
     for row in rows
   ]
   draws = _draws(hr, settings, scale, seed)
@@ -171,7 +177,7 @@ def _blurs(planes, settings):
     )
     return blurring.blur(planes, kernel)
 
-  kinds = {}
+  kinds = []
   for name, (turned, family) in degradation.KERNELS.items():
     beta = {
       "gaussian": 1.0,
@@ -180,23 +186,24 @@ def _blurs(planes, settings):
     }[family]
     narrow, theta = (most / 3, 0.6) if turned else (most, 0.0)
     shape = (largest, most, narrow, theta, beta, family == "plateau")
-    kinds[f"{name} {most:g}"] = run(planes, *shape)
-  sigmas = {
-    f"iso, sigma {sigma:.2g}": run(
-      planes, largest, sigma, sigma, 0.0, 1.0, False
+    kinds.append((f"{name} {most:g}", run(planes, *shape)))
+  sigmas = [
+    (
+      f"iso, sigma {sigma:.2g}",
+      run(planes, largest, sigma, sigma, 0.0, 1.0, False),
     )
     for sigma in _steps(settings.blur_sigma, _COLUMNS)
-  }
+  ]
 
   @jax.jit
   def filtered(planes, cutoff):
     kernel = kernels.sinc_kernel(cutoff, largest, within=largest)
     return blurring.blur(planes, kernel)
 
-  sincs = {
-    f"sinc, cut off at {cutoff:.2f}": filtered(planes, cutoff)
+  sincs = [
+    (f"sinc, cut off at {cutoff:.2f}", filtered(planes, cutoff))
     for cutoff in _steps((np.pi / 5, np.pi), _COLUMNS)
-  }
+  ]
   return kinds, sigmas, sincs
 
 
@@ -216,11 +223,12 @@ def _sizes(planes, settings, scale):
     back = resizing.resize(small, *map(weights, sizes, lr, sides, lr))
     return back.repeat(scale, axis=1).repeat(scale, axis=2)
 
-  row = {}
-  for factor in (settings.resize_range[0], 0.5):
-    sizes = tuple(max(int(n * min(factor, 1)), 1) for n in sides)
+  row = []
+  least = settings.resize_range[0]
+  for factor in (least, (least + 1) / 2):
+    sizes = tuple(max(int(n * factor), 1) for n in sides)
     for index, mode in enumerate(resizing.MODES):
-      row[f"{mode} {factor:g}"] = run(planes, index, sizes)
+      row.append((f"{mode} {factor:.3g}", run(planes, index, sizes)))
   return (row,)
 
 
@@ -241,19 +249,22 @@ def _noises(planes, settings, key):
     ("Gaussian", gaussian, settings.noise_range),
     ("Poisson", poisson, settings.poisson_scale_range),
   ):
-    yield {
-      f"{name}{', grey' if grey else ''} {level:.3g}": add(planes, level, grey)
+    yield [
+      (
+        f"{name}{', grey' if grey else ''} {level:.3g}",
+        add(planes, level, grey),
+      )
       for grey in (False, True)
       for level in _steps(limits, _COLUMNS // 2)
-    }
+    ]
 
 
 def _qualities(planes, settings):
   run = jax.jit(jpeg.jpeg)
-  return {
-    f"JPEG {round(quality)}": run(planes, quality)
+  return [
+    (f"JPEG {round(quality)}", run(planes, quality))
     for quality in _steps(settings.jpeg_range, _COLUMNS)
-  }
+  ]
 
 
 def _draws(hr, settings, scale, seed):

@@ -1,9 +1,9 @@
 """JPEG's losses, as libjpeg makes them: 4:2:0, its tables, its roundings.
 
 What is compressed without loss in a file is left out. Whole numbers are those
-of libjpeg, in float32, which holds all of them exactly; but its cosine
-transforms round in between, and those here don't: one coefficient in some
-thousands falls on the other side.
+of libjpeg, in float32, which holds all of them exactly. Its cosine transforms
+have constants of 13 bits, and those here don't: where a coefficient falls on
+the other side of a half, a block is another by a level or two.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _UNIT = 16  # Pixels that a block of colour is made of.
 _TOGETHER = 4
 
 _ROUNDING = 1e-3  # More than that of float32; halves are still halves.
+_UNSCALED = 8**0.5  # By which libjpeg's transforms of an axis are larger.
 
 # The tables of the standard's annex K, of quality 50.
 _BRIGHTNESS = np.array(
@@ -142,27 +143,32 @@ def _doubled(planes):
 
 
 def _lossy(planes, steps):
-  """What is left of planes after their coefficients have been rounded."""
+  """What is left of planes after their coefficients have been rounded.
+
+  libjpeg's transforms keep two bits of a fraction after their first axis, and
+  three of a coefficient.
+  """
   channels, height, width = planes.shape
   blocks = (channels, height // _SIDE, _SIDE, width // _SIDE, _SIDE)
   steps = steps[None, None, :, None, :]
-  coefficients = _transform(planes - 128, inverse=False).reshape(blocks)
-  ratios = coefficients / steps
+  planes = _rounded(4 * _UNSCALED * _transform(planes - 128, 2))
+  planes = _rounded(_UNSCALED / 4 * _transform(planes, 1))
+  ratios = planes.reshape(blocks) / (8 * steps)
   # Halves, which flat blocks are full of, away from 0.
-  whole = jnp.sign(ratios) * jnp.floor(abs(ratios) + 0.5 + _ROUNDING)
-  coefficients = (whole * steps).reshape(planes.shape)
-  planes = _transform(coefficients, inverse=True)
-  return jnp.clip(jnp.floor(planes + 128.5 + _ROUNDING), 0, 255)
+  whole = jnp.sign(ratios) * _rounded(abs(ratios))
+  planes = (whole * steps).reshape(planes.shape)
+  planes = _rounded(4 * _UNSCALED * _transform(planes, 1, inverse=True))
+  planes = _rounded(_UNSCALED / 32 * _transform(planes, 2, inverse=True))
+  return jnp.clip(planes + 128, 0, 255)
 
 
-def _transform(planes, *, inverse):
-  """Cosine transforms of all blocks of 8 x 8, or back."""
-  for axis in (1, 2):
-    planes = _transform_axis(planes, axis, inverse)
-  return planes
+def _rounded(x):
+  """Halves up, also those that float32 has next to a half."""
+  return jnp.floor(x + (0.5 + _ROUNDING))
 
 
-def _transform_axis(planes, axis, inverse):
+def _transform(planes, axis, *, inverse=False):
+  """Cosine transforms of all blocks of 8 along an axis, or back."""
   channels, height, width = planes.shape
   together = _TOGETHER
   while planes.shape[axis] % (together * _SIDE):
