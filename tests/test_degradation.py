@@ -334,7 +334,7 @@ def test_noise_is_as_strong_as_said(grey):
 _jpeg = jax.jit(jpeg.jpeg)
 
 
-@pytest.mark.parametrize("quality", [5, 49, 50, 75, 95, 100])
+@pytest.mark.parametrize("quality", [5, 30, 50, 75, 95, 100])
 def test_jpeg_is_pillows(quality):
   """Of an image in the corner of another, whose sides are no multiples."""
   photo = _photo(96, 112)
@@ -351,9 +351,9 @@ def test_jpeg_is_pillows(quality):
   found = _jpeg(_planes(photo), float(quality), (height, width))
   found = 255 * np.moveaxis(np.asarray(found), 0, -1)[:height, :width]
   differences = np.abs(found - expected)
-  assert differences.mean() < 0.1
+  assert differences.mean() < 0.05
   # A coefficient that falls on the other side is seen in all of its block.
-  assert (differences > 1.5).mean() < 0.03
+  assert (differences > 1.5).mean() < 0.01
 
 
 def test_jpeg_keeps_what_is_flat():

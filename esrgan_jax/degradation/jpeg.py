@@ -64,8 +64,9 @@ def jpeg(
 
   Source: libjpeg-turbo; ITU-T T.81.
 
+  >>> import jax
   >>> grey = jnp.full((3, 5, 9), 0.5)
-  >>> float(abs(jpeg(grey, 30) - 128 / 255).max()) < 1e-6
+  >>> float(abs(jax.jit(jpeg)(grey, 30.0) - 128 / 255).max()) < 1e-6
   True
   """
   height, width = planes.shape[1:]

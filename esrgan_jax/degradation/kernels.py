@@ -80,7 +80,7 @@ def sinc_kernel(cutoff: Array, side: Array, *, within: int) -> Array:
 
   >>> kernel = sinc_kernel(jnp.pi / 2, 7, within=7)
   >>> [round(float(each), 3) for each in kernel[3]]
-  [-0.008, 0.0..., 0.143, 0.227, 0.143, 0.0..., -0.008]
+  [-0.028, 0.043, 0.17, 0.236, 0.17, 0.043, -0.028]
   """
   x, y, inside = _grid(side, within)
   radius = jnp.sqrt(x * x + y * y)
@@ -147,6 +147,7 @@ def draw_kernel(
   Source: BasicSR `data/realesrgan_dataset.py`,
   `data/degradations.py::random_mixed_kernels`.
 
+  >>> import jax
   >>> (numbers,) = draws.draw(jax.random.key(0), 1)
   >>> kernel = draw_kernel(
   ...   numbers, within=9, kinds=("iso",), weights=(1.0,),
@@ -199,6 +200,7 @@ def draw_final_kernel(
 
   Source: BasicSR `data/realesrgan_dataset.py`.
 
+  >>> import jax
   >>> (numbers,) = draws.draw(jax.random.key(0), 1)
   >>> kernel = draw_final_kernel(numbers, within=7, sinc_prob=0.0)
   >>> float(kernel[3, 3]), int((kernel != 0).sum())

@@ -66,7 +66,8 @@ def poisson_noise(
   Source: BasicSR `data/degradations.py::generate_poisson_noise_pt`.
 
   >>> planes = jnp.array([[[0.0, 0.5]]]).repeat(3, axis=0)
-  >>> poisson_noise(planes, jnp.ones((3, 1, 2)), 1.0, False, (1, 2)).shape
+  >>> made = jax.jit(poisson_noise)
+  >>> made(planes, jnp.ones((3, 1, 2)), 1.0, False, (1, 2)).shape
   (3, 1, 2)
   """
   weights = jnp.asarray(_GREY, planes.dtype)
@@ -97,7 +98,8 @@ def poisson_quantile(rate: Array, normal: Array) -> Array:
 
   Source: Giles, Algorithm 955 (2016), equation 8, with three terms.
 
-  >>> poisson_quantile(jnp.array([0.0, 1.0, 100.0]), jnp.ones(3)).tolist()
+  >>> rates = jnp.array([0.0, 1.0, 100.0])
+  >>> jax.jit(poisson_quantile)(rates, jnp.ones(3)).tolist()
   [0.0, 2.0, 110.0]
   """
   few = jnp.minimum(rate, _MANY)
