@@ -126,7 +126,7 @@ def test_an_image_in_a_window_has_its_own_border():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (lambda s: s.pop("conv.bias"), r"1 missing \(conv_body.bias"),
+    (lambda s: s.pop("conv.bias"), r"1 missing \(conv.bias"),
     (lambda s: s.update({"x.weight": np.ones(1)}), "which has no x.weight"),
     (lambda s: s.update({"conv_hr.bias": np.ones(4)}), "has no conv_hr.bias"),
     (
@@ -135,13 +135,14 @@ def test_an_image_in_a_window_has_its_own_border():
     ),
     (
       lambda s: s.update({"final.2.bias": np.float32([1, np.nan, 1])}),
-      "NaN or infinite",
+      "final.2.bias has 1 values that are NaN or infinite",
     ),
     (
       lambda s: s.update({"initial.weight": s["initial.weight"] + 3e38}),
-      "too large",
+      "^initial.weight has weights too large",
     ),
-    (lambda s: s.pop("upsamples.0.conv.weight"), "conv_up1.weight"),
+    (lambda s: s.pop("upsamples.0.conv.weight"), "upsamples.0.conv.w"),
+    (lambda s: s.pop("initial.weight"), "without initial.weight"),
   ],
 )
 def test_damage_is_named(change, message):

@@ -290,10 +290,10 @@ def test_ncnn_without_its_other_half(tmp_path, missing):
 @pytest.mark.parametrize(
   ("old", "new", "message"),
   [
-    ("Input ", "PReLU ", "there are shuffles of pixels or PReLUs"),
+    ("Input ", "PReLU ", "there are shuffles of pixels, PReLUs"),
     ("Input ", "InnerProduct ", "type InnerProduct"),
     ("Input ", "Input x ", "line 3 is malformed"),
-    ("1=3 4=1", "1=1 4=1", "is no 3x3 convolution"),
+    ("1=3 4=1", "1=1 4=1", "is no convolution of 3x3"),
     ("6=162", "6=161", "161 weights do not make 6 kernels"),
     ("6=162", "6=1e99", "6=1e99 is no count"),
     ("6=162", "6=abc", "6=abc is no number"),

@@ -1,5 +1,7 @@
 """Dialects, inference of the configuration, and errors that name the cause."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -239,6 +241,29 @@ def test_damage_raises_and_names_the_array(change, message):
   state = build.random_state()
   change(state)
   with pytest.raises(UnsupportedWeightsError, match=message):
+    selection.find_network(state)
+
+
+@pytest.mark.parametrize(
+  ("rename", "absent"),
+  [
+    (dict, "conv_body.bias"),
+    (build.authors, "trunk_conv.weight"),
+    (build.authors, "RRDB_trunk.1.RDB2.conv5.weight"),
+    (build.oldest, "model.1.sub.2.bias"),
+    (build.oldest, "model.6.weight"),
+    (build.oldest, "model.0.weight"),
+    (build.oldest, "model.1.sub.1.RDB3.conv4.0.bias"),
+  ],
+)
+def test_errors_have_the_files_own_names(rename, absent):
+  state = rename(build.random_state())
+  for key in state:
+    damaged = {**state, key: np.full_like(state[key], np.nan)}
+    with pytest.raises(UnsupportedWeightsError, match=f"^{re.escape(key)} has"):
+      selection.find_network(damaged)
+  del state[absent]
+  with pytest.raises(UnsupportedWeightsError, match=re.escape(absent)):
     selection.find_network(state)
 
 

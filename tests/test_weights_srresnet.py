@@ -2,12 +2,14 @@
 
 import re
 
+import h5py
 import jax
 import numpy as np
 import pytest
 from PIL import Image as PilImage
 
 from esrgan_jax import __main__, images
+from esrgan_jax.export import ncnn_files, programs
 from esrgan_jax.models import registry
 from esrgan_jax.weights import files, find, selection
 from esrgan_jax.weights.dialects import srresnet as names
@@ -207,12 +209,13 @@ def test_keras_computes_the_same(tmp_path):
   from tests.oracles import keras_srgan
 
   net = keras_srgan.generator(3)
-  path = tmp_path / "generator.h5"
-  net.save(path)
+  net.save(tmp_path / "generator.h5")
+  net.save_weights(tmp_path / "generator.weights.h5")
   lr = golden.srgan_lr()
   expected = np.asarray(net(keras.ops.convert_to_tensor(255 * lr))) / 255
-  found = files.read_weights(path)
+  found = files.read_weights(tmp_path / "generator.h5")
   assert found.config["scale"] == 8
+  assert_same(files.read_weights(tmp_path / "generator.weights.h5"), found)
   sr = jax.jit(registry.make_generator(**found.config).apply)(
     {"params": found.params, **found.collections}, lr
   )
@@ -233,11 +236,11 @@ def test_keras_computes_the_same(tmp_path):
     ),
     (
       lambda s: s["conv2d_6"].pop("conv2d_6/kernel:0"),
-      "1 missing .conv_up1.weight",
+      "1 missing .conv2d_6/kernel",
     ),
     (
       lambda s: s["conv2d_6"].update({"conv2d_6/bias:0": np.ones(())}),
-      "1 of the wrong shape .conv_up1.bias",
+      "1 of the wrong shape .conv2d_6/bias",
     ),
     (lambda s: s.clear(), "first names: none"),
   ],
@@ -250,9 +253,127 @@ def test_other_keras_networks_are_refused(change, message, tmp_path):
     files.read_weights(path)
 
 
-def test_a_file_of_keras_3_says_how_to_write_it(tmp_path):
-  path = build.write_keras_3(tmp_path / "a.weights.h5", build.vgg_kernels())
-  with pytest.raises(ValueError, match=r"write them by model\.save"):
+@pytest.mark.parametrize("container", ["layers", "model/layers"])
+def test_a_file_of_keras_3_has_no_names_of_weights(container, tmp_path):
+  layers = build.keras_srresnet()
+  expected = files.read_weights(
+    build.write_keras_layers(tmp_path / "a.h5", layers)
+  )
+  path = tmp_path / "a.weights.h5"
+  where = container.replace("model", "layers/functional")
+  build.write_keras_3_layers(path, layers, where)
+  assert_same(files.read_weights(path), expected)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (
+      lambda s: s["batch_normalization"].pop("batch_normalization/beta:0"),
+      "batch_normalization/0 is of no layer",
+    ),
+    (lambda s: s.pop("p_re_lu_1"), "are no SRResNet of Keras: with"),
+    (lambda s: s.update(dense={"k": np.ones(1)}), "dense/0 is of no layer"),
+  ],
+)
+def test_other_networks_of_keras_3_are_refused(change, message, tmp_path):
+  layers = build.keras_srresnet()
+  change(layers)
+  path = build.write_keras_3_layers(tmp_path / "a.weights.h5", layers)
+  with pytest.raises(ValueError, match=message):
+    files.read_weights(path)
+
+
+def test_a_file_that_is_not_of_keras_is_refused(tmp_path):
+  with h5py.File(tmp_path / "a.h5", "w") as file:
+    file["bias"] = np.ones(2, np.float32)
+  with pytest.raises(ValueError, match="neither layer_names"):
+    files.read_weights(tmp_path / "a.h5")
+
+
+def _drawn_network(**fields):
+  """A network's config, its parameters and its collections, of any numbers."""
+  config = {"architecture": "SRResNet", "num_feat": 4, "num_block": 2, **fields}
+  random = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: random.random(x.shape, np.float32), files.expected(config)
+  )
+  return config, variables.pop("params"), variables
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"variant": "msrresnet", "scale": 4},
+    {"variant": "msrresnet", "scale": 3},
+    {"norm": "none", "scale": 8},
+    {"norm": "none", "scale": 2, "slopes": "channel"},
+    {"norm": "none", "scale": 2, "output": "tanh"},
+    {"norm": "none", "scale": 3, "output": "tanh", "slopes": "channel"},
+  ],
+)
+def test_what_is_exported_to_ncnn_is_read(fields, dtype, tmp_path):
+  config, params, _ = _drawn_network(**fields)
+  path = tmp_path / "a.param"
+  weights = files.Weights(config, params, {})
+  ncnn_files.write(path, weights, programs.Options(dtype))
+  found = files.read_weights(path)
+  assert found.notes == ()
+  assert found.config.items() >= config.items()
+  assert found.config["norm"] == "none"
+
+  def kept(path, x):  # Kernels are kept in half the size.
+    return x.astype(dtype) if path[-1].key == "kernel" else x
+
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(y, x.astype(np.float32)),
+    jax.tree_util.tree_map_with_path(kept, params),
+    found.params,
+  )
+
+
+def test_batch_norm_is_in_the_convolutions_of_ncnn(tmp_path):
+  config, params, collections = _drawn_network(scale=2)
+  path = tmp_path / "a.param"
+  weights = files.Weights(config, params, {}, (), collections)
+  ncnn_files.write(path, weights, programs.Options("float32"))
+  found = files.read_weights(path)
+  assert found.config["norm"] == "none"
+  lr = golden.srgan_lr()[:1, :6, :5]
+  results = [
+    jax.jit(registry.make_generator(**each.config).apply)(
+      {"params": each.params, **each.collections}, lr
+    )
+    for each in (weights, found)
+  ]
+  np.testing.assert_allclose(*results, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("old", "new", "message"),
+  [
+    ("PReLU ", "ReLU ", "quantised"),
+    ("Sigmoid ", "Noop ", "read"),
+    ("PixelShuffle ", "Noop ", "are no SRResNet: with N blocks"),
+    ("0=2\n", "0=3\n", "of a x2 network"),
+  ],
+)
+def test_another_network_of_ncnn_is_refused(old, new, message, tmp_path):
+  config, params, _ = _drawn_network(norm="none", scale=2, output="tanh")
+  path = tmp_path / "a.param"
+  weights = files.Weights(config, params, {})
+  ncnn_files.write(path, weights, programs.Options("float32"))
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+  if message == "read":  # The same without an end: its numbers are twice those.
+    found = files.read_weights(path)
+    assert found.config["output"] == "linear"
+    last = params["conv_last"]["bias"]
+    np.testing.assert_array_equal(found.params["conv_last"]["bias"], 2 * last)
+    return
+  with pytest.raises(ValueError, match=message):
     files.read_weights(path)
 
 
@@ -348,6 +469,31 @@ def test_damage_raises_and_names_the_array(case, change, message):
   change(state)
   with pytest.raises(UnsupportedWeightsError, match=message):
     selection.find_network(state)
+
+
+@pytest.mark.parametrize(
+  ("case", "rename", "absent"),
+  [
+    ("basicsr 3", dict, "upconv1.bias"),
+    ("basicsr 4", kair, "HRconv.weight"),
+    ("basicsr 2", mmagic, "upsample1.upsample_conv.bias"),
+    ("lornatang 4", dict, "trunk.1.rcb.3.weight"),
+    ("lornatang 4", older_lornatang, "conv_block2.0.weight"),
+    ("leftthomas 4", dict, "block5.1.conv.bias"),
+    ("persson 2", dict, "upsamples.0.act.weight"),
+  ],
+)
+def test_errors_have_the_files_own_names(case, rename, absent):
+  state = rename(drawn(case))
+  for key in state:
+    if key.endswith("num_batches_tracked"):
+      continue
+    damaged = {**state, key: np.full_like(state[key], np.nan)}
+    with pytest.raises(UnsupportedWeightsError, match=f"^{re.escape(key)} has"):
+      names.from_state_dict(damaged)
+  del state[absent]
+  with pytest.raises(UnsupportedWeightsError, match=re.escape(absent)):
+    names.from_state_dict(state)
 
 
 def test_contradictions_raise():

@@ -343,12 +343,21 @@ def keras_srresnet(num_feat=4, num_block=2, num_up=2, *, first=0):
 
 def write_keras_3(path, kernels):
   """Writes VGG19's kernels as Keras 3's `save_weights` does."""
+  layers = {
+    "conv2d" + f"_{index}" * bool(index): dict(zip("01", arrays, strict=True))
+    for index, arrays in enumerate(kernels.values())
+  }
+  for name in ("input_layer", "max_pooling2d", "conv2d_transpose_1"):
+    layers[name] = {}
+  return write_keras_3_layers(path, layers)
+
+
+def write_keras_3_layers(path, layers, container="layers"):
+  """Writes `{layer: {weight: array}}` as Keras 3 does: numbers for names."""
   with h5py.File(path, "w") as file:
     file.create_group("vars")
-    for index, arrays in enumerate(kernels.values()):
-      name = "conv2d" + (f"_{index}" if index else "")
-      for key, array in zip("01", arrays, strict=True):
-        file[f"layers/{name}/vars/{key}"] = array
-    for name in ("input_layer", "max_pooling2d", "conv2d_transpose_1"):
-      file.create_group(f"layers/{name}/vars")
+    for name, weights in layers.items():
+      group = file.create_group(f"{container}/{name}/vars")
+      for index, array in enumerate(weights.values()):
+        group[str(index)] = array
   return path

@@ -104,13 +104,17 @@ def from_state_dict(
         f"{printable(key, limit=60)} and another name both stand for {name}"
       )
     flat[name] = value
-  found = rrdb.from_state_dict(flat, scale=scale, unshuffle=unshuffle)
+  found = rrdb.from_state_dict(
+    flat, scale=scale, unshuffle=unshuffle, called=_theirs
+  )
   for name, factor in _FACTORS.items():
     layer, leaf = name.replace("weight", "kernel").split(".")
     with np.errstate(over="ignore"):
       found.params[layer][leaf] *= factor
     if not np.isfinite(found.params[layer][leaf]).all():
-      raise UnsupportedWeightsError(f"{name} has weights too large for float32")
+      raise UnsupportedWeightsError(
+        f"{_theirs(name)} has weights too large for float32"
+      )
   return found
 
 
@@ -148,19 +152,24 @@ def to_state_dict(
   ('upsamples.0.conv.weight', 72)
   """
   del config
-  result: StateDict = {}
-  theirs = {ours: name for name, ours in _LAYERS.items()}
-  for name, value in rrdb.to_state_dict(params, collections or {}).items():
-    layer, _, kind = name.rpartition(".")
-    if layer.startswith("body."):
-      _, n, rdb, conv = layer.split(".")
-      layer = f"residuals.{n}.{rdb}.{conv}.cnn"
-    elif layer.startswith("conv_up"):
-      layer = f"upsamples.{int(layer.removeprefix('conv_up')) - 1}.conv"
-    else:
-      layer = theirs[layer]
-    result[f"{layer}.{kind}"] = value / _FACTORS.get(name, np.float32(1))
-  return result
+  state = rrdb.to_state_dict(params, collections or {})
+  return {
+    _theirs(name): value / _FACTORS.get(name, np.float32(1))
+    for name, value in state.items()
+  }
+
+
+def _theirs(name: str) -> str:
+  """That program's name of an array of BasicSR's name."""
+  layer, _, kind = name.rpartition(".")
+  if layer.startswith("body."):
+    _, n, rdb, conv = layer.split(".")
+    layer = f"residuals.{n}.{rdb}.{conv}.cnn"
+  elif layer.startswith("conv_up"):
+    layer = f"upsamples.{int(layer.removeprefix('conv_up')) - 1}.conv"
+  else:
+    layer = {ours: theirs for theirs, ours in _LAYERS.items()}[layer]
+  return f"{layer}.{kind}"
 
 
 def _ours(layer: str) -> str:

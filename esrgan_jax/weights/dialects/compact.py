@@ -347,6 +347,7 @@ def _chain(
   convs: list[NcnnLayer] = []
   slopes: list[Any] = []
   fits = all(layer.kind == "Interp" for layer in behind)
+  fits = fits and all(layer.kind != "Sigmoid" for layer in layers)
   for layer in layers:
     if layer.kind == "Convolution":
       fits = fits and len(convs) == len(slopes)

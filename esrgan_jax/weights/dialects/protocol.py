@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from esrgan_jax.text import printable
 
 __all__ = [
+  "Called",
   "Dialect",
   "NamedWeights",
   "NcnnLayer",
@@ -29,6 +30,8 @@ __all__ = [
 ]
 
 StateDict = dict[str, np.ndarray]
+# Our name of an array to the file's, for errors.
+Called = Callable[[str], str]
 Params = dict[str, Any]
 
 
@@ -145,6 +148,7 @@ def compare(
   flat: Mapping[str, np.ndarray],
   expected: Mapping[str, tuple[int, ...]],
   network: str,
+  called: Called = str,
 ) -> None:
   """Compares names and shapes with those of a network.
 
@@ -152,6 +156,7 @@ def compare(
     flat: What there is.
     expected: What there should be.
     network: The network's name.
+    called: What the file calls an array.
 
   Raises:
     UnsupportedWeightsError: If they differ; says in what.
@@ -161,10 +166,10 @@ def compare(
   ...
   esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: almost Net...
   """
-  missing = [k for k in expected if k not in flat]
-  extra = [k for k in flat if k not in expected]
+  missing = [called(k) for k in expected if k not in flat]
+  extra = [called(k) for k in flat if k not in expected]
   wrong = [
-    f"{k} is {flat[k].shape}, not {s}"
+    f"{called(k)} is {flat[k].shape}, not {s}"
     for k, s in expected.items()
     if k in flat and flat[k].shape != s
   ]

@@ -32,6 +32,7 @@ import numpy as np
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects.protocol import (
+  Called,
   NamedWeights,
   NcnnLayer,
   Params,
@@ -116,6 +117,7 @@ def from_state_dict(
   *,
   scale: int | None = None,
   unshuffle: int | None = None,
+  called: Called | None = None,
 ) -> NamedWeights:
   """Returns the RRDBNet that named arrays are, under any set of names.
 
@@ -126,6 +128,8 @@ def from_state_dict(
     unshuffle: Pixel-unshuffle factor; by default read from the first layer: if
       `scale` is given, BasicSR's where it fits; else 2 or 4 where there are 4
       or 16 times as many inputs as an image has channels.
+    called: What to call an array in errors, by its name of BasicSR's; None for
+      the name that `state` has.
 
   Returns:
     The network's fields, its parameter tree, and notes.
@@ -148,21 +152,27 @@ def from_state_dict(
   """
   notes = []
   flat = _canonical(state)
-  config = _infer(flat, scale, unshuffle)
-  compare(flat, shapes(config), "an RRDBNet")
+  called = called or _called(state)
+  config = _infer(flat, scale, unshuffle, called)
+  compare(flat, shapes(config), "an RRDBNet", called)
   if any(v.dtype == np.float64 for v in flat.values()):
     notes.append("the weights are float64: rounded to float32")
   params: Params = {}
   for name in shapes(config):
     if not name.startswith("body."):
       layer, kind = name.rsplit(".", 1)
-      leaf, value = _stack(flat, [name], kind)
+      leaf, value = _stack(flat, [name], kind, called)
       params.setdefault(layer, {})[leaf] = value[0]
   blocks = range(config["num_block"])
   params["body"] = {
     f"rdb{r}": {
       f"conv{c}": dict(
-        _stack(flat, [f"body.{n}.rdb{r}.conv{c}.{kind}" for n in blocks], kind)
+        _stack(
+          flat,
+          [f"body.{n}.rdb{r}.conv{c}.{kind}" for n in blocks],
+          kind,
+          called,
+        )
         for kind in ("weight", "bias")
       )
       for c in range(1, 6)
@@ -192,9 +202,10 @@ def from_ncnn(
   ...
   esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: there are 0...
   """
-  if any(layer.kind in ("PReLU", "PixelShuffle") for layer in layers):
+  others = {"PReLU", "PixelShuffle", "Sigmoid"}
+  if any(layer.kind in others for layer in layers):
     raise UnsupportedWeightsError(
-      "there are shuffles of pixels or PReLUs; an RRDBNet has none"
+      "there are shuffles of pixels, PReLUs or a sigmoid; an RRDBNet has none"
     )
   convs = [layer for layer in layers if layer.kind == "Convolution"]
   factors = [layer.factor for layer in layers if layer.kind == "Interp"]
@@ -330,20 +341,51 @@ def _canonical(flat: Mapping[str, Any]) -> StateDict:
   return result
 
 
+def _called(state: Mapping[str, Any]) -> Called:
+  """Returns how a file calls what BasicSR calls otherwise."""
+  if any(name.startswith("RRDB_trunk.") for name in state):
+    block, up = "RRDB_trunk.{}.RDB{}.conv{}", "upconv{}".format
+    layers = {"conv_body": "trunk_conv", "conv_hr": "HRconv"}
+  elif any(name.startswith("model.1.sub.") for name in state):
+    block, up = "model.1.sub.{}.RDB{}.conv{}.0", lambda i: f"model.{3 * int(i)}"
+    trunk = [int(m[1]) for k in state if (m := _OLD_TRUNK.fullmatch(k))]
+    tail = {m[1] for k in state if (m := _OLD_TAIL.fullmatch(k))} - {"0"}
+    num_up = len(tail) - 2
+    layers = {
+      "conv_first": "model.0",
+      "conv_body": f"model.1.sub.{max(trunk, default='N')}",
+      "conv_hr": f"model.{3 * num_up + 2}",
+      "conv_last": f"model.{3 * num_up + 4}",
+    }
+  else:
+    return str
+
+  def called(name: str) -> str:
+    layer, _, kind = name.rpartition(".")
+    if match := re.fullmatch(r"body\.(\d+)\.rdb(\d)\.conv(\d)", layer):
+      return f"{block.format(*match.groups())}.{kind}"
+    if match := re.fullmatch(r"conv_up(\d)", layer):
+      return f"{up(match[1])}.{kind}"
+    return f"{layers.get(layer, layer)}.{kind}" if layer else name
+
+  return called
+
+
 def _infer(
-  flat: StateDict, scale: int | None, unshuffle: int | None
+  flat: StateDict, scale: int | None, unshuffle: int | None, called: Called
 ) -> dict[str, int]:
   """Reads the network's fields from names and shapes."""
 
   def size(name: str, axis: int) -> int:
     if name not in flat:
       raise UnsupportedWeightsError(
-        f"an RRDBNet without {name}: {len(flat)} arrays are there. The file is"
-        " incomplete or another variant of the network"
+        f"an RRDBNet without {called(name)}: {len(flat)} arrays are there. The"
+        " file is incomplete or another variant of the network"
       )
     if flat[name].ndim != 4 or min(flat[name].shape) < 1:
       raise UnsupportedWeightsError(
-        f"{name} has shape {flat[name].shape}, not that of a 3x3 convolution"
+        f"{called(name)} has shape {flat[name].shape}, not that of a 3x3"
+        " convolution"
       )
     return flat[name].shape[axis]
 
@@ -355,8 +397,8 @@ def _infer(
   if num_gaps := num_block - len(blocks):
     gap = next(n for n, block in enumerate(blocks) if n != block)
     raise UnsupportedWeightsError(
-      f"of {num_block} blocks {num_gaps} are missing: body.{gap}"
-      f"{', ...' if num_gaps > 1 else ''}"
+      f"of {num_block} blocks {num_gaps} are missing:"
+      f" {called(f'body.{gap}.rdb1.conv1.weight')}, ..."
     )
   num_up = len({m[1] for k in flat if (m := _UP.fullmatch(k))})
   if unshuffle is None and scale is not None:
@@ -367,14 +409,15 @@ def _infer(
     unshuffle = _unshuffle(inputs, num_out_ch, 2**num_up)
   if unshuffle < 1 or inputs % unshuffle**2:
     raise ValueError(
-      f"unshuffle {unshuffle} cannot be: conv_first has {inputs} inputs, no"
-      f" multiple of {unshuffle}**2"
+      f"unshuffle {unshuffle} cannot be: {called('conv_first.weight')} has"
+      f" {inputs} inputs, no multiple of {unshuffle}**2"
     )
   found, rest = divmod(2**num_up, unshuffle)
   if rest:
     raise UnsupportedWeightsError(
-      f"conv_first has {inputs} inputs (unshuffle {unshuffle}) but there are"
-      f" only {num_up} upsamplings: the output would be smaller than the input"
+      f"{called('conv_first.weight')} has {inputs} inputs (unshuffle"
+      f" {unshuffle}) but there are only {num_up} upsamplings: the output would"
+      " be smaller than the input"
     )
   either = num_up == 1 and unshuffle == 1
   if scale is None and either:
@@ -413,7 +456,7 @@ def _unshuffle(inputs: int, outputs: int, upsampling: float) -> int:
 
 
 def _stack(
-  flat: StateDict, names: list[str], kind: str
+  flat: StateDict, names: list[str], kind: str, called: Called
 ) -> tuple[str, np.ndarray]:
   """Stacks arrays as float32, kernels HWIO; refuses what is not finite."""
   leaf = "bias" if kind == "bias" else "kernel"
@@ -421,7 +464,7 @@ def _stack(
   turned = [v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for v in values]
   result = np.empty((len(names), *turned[0].shape), np.float32)
   for name, value, target in zip(names, turned, result, strict=True):
-    as_float32(name, value, target)
+    as_float32(called(name), value, target)
   return leaf, result
 
 

@@ -38,7 +38,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ from esrgan_jax.models.srresnet import SRResNet
 from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects import srresnet_keras
 from esrgan_jax.weights.dialects.protocol import (
+  Called,
   NamedWeights,
   NcnnLayer,
   StateDict,
@@ -80,6 +81,7 @@ _EITHER = (
   ' other, --config FILE with {"architecture": "SRResNet", "scale": 4,'
   ' "centered": true}'
 )
+_LINEARLY = 2  # As ncnn numbers ways to resize.
 _N = "(0|[1-9][0-9]{0,3})"
 # Kinds of arrays in PyTorch, and in our tree, by the kind of layer.
 _KINDS = {
@@ -245,10 +247,10 @@ def from_state_dict(
   >>> found.config == config, found.params["body"]["conv1"]["kernel"].shape
   (True, (2, 3, 3, 4, 4))
   """
-  flat, variant, named = _canonical(state)
-  config = _infer(flat, variant, named)
-  _fold_biases(flat, config)
-  compare(flat, shapes(config), "an SRResNet")
+  flat, variant, named, called = _canonical(state)
+  config = _infer(flat, variant, named, called)
+  _fold_biases(flat, config, called)
+  compare(flat, shapes(config), "an SRResNet", called)
   if scale not in (None, config["scale"]):
     raise ValueError(
       f"scale {scale} was asked for, but the weights are those of a"
@@ -281,11 +283,11 @@ def from_state_dict(
     if name.startswith("body."):
       rest = name.removeprefix("body.0.")
       names = [f"body.{n}.{rest}" for n in range(config["num_block"])]
-    value = _stack(flat, names)
+    value = _stack(flat, names, called)
     tree = stats if leaf in ("mean", "var") else params
     if leaf == "var" and (value < 0).any():
       raise UnsupportedWeightsError(
-        f"{name} has variances below 0: the file is damaged"
+        f"{called(name)} has variances below 0: the file is damaged"
       )
     for part in path:
       tree = tree.setdefault(part, {})
@@ -296,21 +298,102 @@ def from_state_dict(
 
 def from_ncnn(
   layers: Sequence[NcnnLayer],
-) -> tuple[StateDict, dict[str, int]]:
-  """Raises: layers of an SRResNet are not told from others by their order.
+) -> tuple[StateDict, dict[str, Any]]:
+  """Names the arrays of ncnn's layers, which are known by their order.
 
   Args:
     layers: The network's convolutions and activations, and what enlarges.
 
+  Returns:
+    Name to array as `to_state_dict` has them, and the network's `scale`,
+    `output` and `centered`, which these layers show. BatchNorm is part of the
+    convolutions there.
+
   Raises:
-    UnsupportedWeightsError: In any case.
+    UnsupportedWeightsError: If they are not those of an SRResNet.
 
   >>> from_ncnn([])
   Traceback (most recent call last):
   ...
-  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: an SRResNet...
-  """
-  raise UnsupportedWeightsError("an SRResNet is not read from ncnn's files")
+  esrgan_jax.weights.dialects.protocol.UnsupportedWeightsError: 0 convolutions...
+  """  # noqa: E501
+  kinds = [layer.kind for layer in layers]
+  num_conv, num_up = kinds.count("Convolution"), kinds.count("PixelShuffle")
+  num_block, rest = divmod(num_conv - num_up - 3, 2)
+  if num_block < 1 or rest or not num_up:
+    raise UnsupportedWeightsError(
+      f"{num_conv} convolutions and {num_up} shuffles of pixels are no"
+      " SRResNet: with N blocks and U upsamplings it has 2N + U + 3 and U"
+    )
+  is_srgan = "PReLU" in kinds
+  is_tanh = kinds[-1] == "Sigmoid"  # Of twice as much.
+  resizes = [layer for layer in layers if layer.kind == "Interp"]
+  steps = [
+    layer for layer in layers[: len(layers) - is_tanh] if layer.kind != "Interp"
+  ]
+  flat: StateDict = {}
+  factors = []
+  for name, act in _in_order(num_block, num_up, is_srgan):
+    is_up, slope = name.startswith("conv_up"), None
+    if steps:
+      slope = steps[0].slope  # A convolution may have it.
+    due = ["Convolution", *["PixelShuffle"] * is_up]
+    if act is not None and slope is None:
+      due.append("PReLU" if is_srgan else "ReLU")
+    found, steps = steps[: len(due)], steps[len(due) :]
+    slope = found[-1].slope if slope is None and found else slope
+    if [layer.kind for layer in found] != due or not _is_slope(slope, act):
+      raise UnsupportedWeightsError(
+        f"its layers do not follow those of an SRResNet, from {name} on"
+      )
+    flat[f"{name}.weight"] = found[0].weight
+    flat[f"{name}.bias"] = found[0].bias
+    if is_up:
+      factors.append(int(found[1].factor))
+    if act is ...:
+      layer = name.removesuffix("1") if "body" in name else name
+      flat[f"{layer.replace('conv', 'act')}.weight"] = slope
+  scale = math.prod(factors)
+  enlarged = [(layer.mode, layer.factor) for layer in resizes]
+  if steps or enlarged != ([] if is_srgan else [(_LINEARLY, scale)]):
+    raise UnsupportedWeightsError(
+      "it has more layers than an SRResNet, or adds another image to its result"
+    )
+  if is_tanh:
+    for kind in ("weight", "bias"):
+      half = flat[f"conv_last.{kind}"].astype(np.float32) / 2
+      flat[f"conv_last.{kind}"] = half
+  output = "tanh" if is_tanh else "linear"
+  variant = "srgan" if is_srgan else "msrresnet"
+  config = _infer(flat, variant, output, str)
+  known = {"scale": scale, "output": output, "centered": False}
+  return _named(flat, config), known
+
+
+def _in_order(
+  num_block: int, num_up: int, is_srgan: bool
+) -> Iterator[tuple[str, Any]]:
+  """Yields convolutions, and the slope behind each: a number, or `...`."""
+  outer, inner = (..., ...) if is_srgan else (0.1, 0.0)
+  yield "conv_first", outer
+  for n in range(num_block):
+    yield f"body.{n}.conv1", inner
+    yield f"body.{n}.conv2", None
+  if is_srgan:
+    yield "conv_body", None
+  for i in range(1, num_up + 1):
+    yield f"conv_up{i}", outer
+  if not is_srgan:
+    yield "conv_hr", outer
+  yield "conv_last", None
+
+
+def _is_slope(slope: Any, due: Any) -> bool:
+  if due is None or slope is None:
+    return slope is due
+  if due is ...:
+    return bool(np.ndim(slope))
+  return not np.ndim(slope) and abs(slope - due) < 1e-6
 
 
 def to_state_dict(
@@ -344,32 +427,40 @@ def to_state_dict(
   """
   flat = _from_tree(params, collections or {})
   try:
-    found = _infer(flat, "msrresnet" if "conv_hr" in params else "srgan")
+    variant = "msrresnet" if "conv_hr" in params else "srgan"
+    found = _infer(flat, variant, "linear", str)
     compare(flat, shapes(found), "an SRResNet")
   except UnsupportedWeightsError as error:
     raise UnsupportedWeightsError(
       f"not the parameter tree of an SRResNet: {error}"
     ) from error
-  config = config or {}
-  if found["variant"] == "msrresnet":
-    name_of = _in_basicsr
-  elif config.get("output") != "tanh":
+  told = {key: config[key] for key in UNTOLD if key in (config or {})}
+  return _named(flat, found | told)
+
+
+def _named(flat: StateDict, config: Mapping[str, Any]) -> StateDict:
+  """Renames our arrays to those of the program that fits a network."""
+  if config["variant"] == "msrresnet":
+    name_of = functools.partial(_in_msrresnet, body="body")
+  elif config["output"] != "tanh":
     name_of = _in_lornatang
-  elif config.get("centered") or found["slopes"] == "channel":
+  elif config["centered"] or config["slopes"] == "channel":
     name_of = _in_persson
   else:
-    num_up = len(_factors(found["scale"]))
+    flat = dict(flat)
     for name in [n for n in flat if ".bn" in n or n.startswith("bn_body")]:
       layer, _, kind = name.rpartition(".")
       if kind == "bias":  # Its convolutions have one, too.
         before = layer.replace("bn", "conv")
         flat[f"{before}.bias"] = np.zeros_like(flat[name])
     name_of = functools.partial(
-      _in_leftthomas, num_block=found["num_block"], num_up=num_up
+      _in_leftthomas,
+      num_block=config["num_block"],
+      num_up=len(_factors(config["scale"])),
     )
   return {
     ".".join((name_of(layer), kind)): flat[name]
-    for name in sorted(flat, key=_order(found))
+    for name in sorted(flat, key=_order(config))
     for layer, _, kind in [name.rpartition(".")]
   }
 
@@ -381,8 +472,13 @@ def _order(config: Mapping[str, Any]) -> Callable[[str], int]:
   return lambda name: places[name.rpartition(".")[0]]
 
 
-def _in_basicsr(layer: str) -> str:
-  return layer.replace("conv_up", "upconv")
+def _in_msrresnet(layer: str, body: str) -> str:
+  """As of the program whose blocks are `body`."""
+  up = r"upsample\1.upsample_conv" if body == "trunk_net" else r"upconv\1"
+  layer = re.sub(r"^conv_up(\d)$", up, layer)
+  if body == "recon_trunk" and layer == "conv_hr":
+    return "HRconv"
+  return re.sub(r"^body\.", f"{body}.", layer)
 
 
 def _in_lornatang(layer: str) -> str:
@@ -398,6 +494,10 @@ def _in_lornatang(layer: str) -> str:
     "bn_body": "conv2.1",
     "conv_last": "conv3",
   }[layer]
+
+
+def _in_older_lornatang(layer: str) -> str:
+  return re.sub(r"^conv(?=\d)", "conv_block", _in_lornatang(layer))
 
 
 def _in_persson(layer: str) -> str:
@@ -434,18 +534,25 @@ def _factors(scale: int) -> tuple[int, ...]:
   return SRResNet(scale=scale).upsampling
 
 
-def _canonical(state: Mapping[str, Any]) -> tuple[StateDict, str, str]:
+def _canonical(
+  state: Mapping[str, Any],
+) -> tuple[StateDict, str, str, Called]:
   """Renames any program's arrays to ours; names it does not know stay.
 
-  Returns them, the network's variant, and its output.
+  Returns them, the network's variant, its output, and what the program calls
+  our arrays.
   """
   if srresnet_keras.is_keras(state):
-    return srresnet_keras.renamed(state), "srgan", "tanh"
+    flat, called = srresnet_keras.renamed(state)
+    return flat, "srgan", "tanh", called
   variant, output = "srgan", "linear"
+  name_of: Called = str
   if any(name.startswith("trunk.0.rcb.") for name in state):
+    is_older = any(name.startswith("conv_block") for name in state)
     rules = _LORNATANG
+    name_of = _in_older_lornatang if is_older else _in_lornatang
   elif any(name.startswith("residuals.0.block1.") for name in state):
-    rules, output = _PERSSON, "tanh"
+    rules, output, name_of = _PERSSON, "tanh", _in_persson
   elif any(name.startswith("block2.prelu.") for name in state):
     blocks = [re.fullmatch(rf"block{_N}\.prelu\.weight", n) for n in state]
     num_block = sum(map(bool, blocks))
@@ -453,9 +560,13 @@ def _canonical(state: Mapping[str, Any]) -> tuple[StateDict, str, str]:
       re.fullmatch(rf"block{num_block + 3}\.[0-8]\.conv\.weight", n)
       for n in state
     ]
-    rules, output = _leftthomas(num_block, sum(map(bool, ups))), "tanh"
+    counts = {"num_block": num_block, "num_up": sum(map(bool, ups))}
+    rules, output = _leftthomas(**counts), "tanh"
+    name_of = functools.partial(_in_leftthomas, **counts)
   else:
     rules, variant = _MSRRESNET, "msrresnet"
+    body = next((k.split(".")[0] for k in state if ".0.conv1." in k), "body")
+    name_of = functools.partial(_in_msrresnet, body=body)
   compiled = [(re.compile(pattern), to) for pattern, to in rules.items()]
   result: StateDict = {}
   for key, value in state.items():
@@ -474,24 +585,32 @@ def _canonical(state: Mapping[str, Any]) -> tuple[StateDict, str, str]:
         " mixes dialects"
       )
     result[name] = value
-  return result, variant, output
+
+  def called(name: str) -> str:
+    layer, _, kind = name.rpartition(".")
+    try:
+      return f"{name_of(layer)}.{kind}"
+    except (KeyError, ValueError):  # One that is none of the network's.
+      return name
+
+  return result, variant, output, called
 
 
 def _infer(
-  flat: StateDict, variant: str, output: str = "linear"
+  flat: StateDict, variant: str, output: str, called: Called
 ) -> dict[str, Any]:
   """Reads the network's fields from names and shapes."""
 
   def shape(name: str) -> tuple[int, ...]:
     if name not in flat:
       raise UnsupportedWeightsError(
-        f"an SRResNet without {name}: {len(flat)} arrays are there. The file is"
-        " incomplete or another variant of the network"
+        f"an SRResNet without {called(name)}: {len(flat)} arrays are there. The"
+        " file is incomplete or another variant of the network"
       )
     found = flat[name].shape
     if len(found) != 4 or min(found) < 1:
       raise UnsupportedWeightsError(
-        f"{name} has shape {found}, not that of a convolution"
+        f"{called(name)} has shape {found}, not that of a convolution"
       )
     return found
 
@@ -506,8 +625,8 @@ def _infer(
   if num_gaps := num_block - len(blocks):
     gap = next(n for n, block in enumerate(blocks) if n != block)
     raise UnsupportedWeightsError(
-      f"of {num_block} blocks {num_gaps} are missing: body.{gap}"
-      f"{', ...' if num_gaps > 1 else ''}"
+      f"of {num_block} blocks {num_gaps} are missing:"
+      f" {called(f'body.{gap}.conv1.weight')}, ..."
     )
   ups = sorted(k for k in flat if re.fullmatch(r"conv_up[1-9]\.weight", k))
   factors = []
@@ -516,7 +635,8 @@ def _infer(
     factor = math.isqrt(max(outs // feat, 1))
     if factor**2 * feat != outs:
       raise UnsupportedWeightsError(
-        f"{name} has {outs} outputs for {feat} channels: no shuffle of pixels"
+        f"{called(name)} has {outs} outputs for {feat} channels: no shuffle of"
+        " pixels"
       )
     factors.append(factor)
   if factors != [3] and factors not in ([2], [2, 2], [2, 2, 2]):
@@ -539,7 +659,9 @@ def _infer(
   }
 
 
-def _fold_biases(flat: StateDict, config: Mapping[str, Any]) -> None:
+def _fold_biases(
+  flat: StateDict, config: Mapping[str, Any], called: Called
+) -> None:
   """Takes biases that BatchNorm would take off again from its means."""
   if config["norm"] != "batch":
     return
@@ -550,8 +672,8 @@ def _fold_biases(flat: StateDict, config: Mapping[str, Any]) -> None:
     name = f"{layer}.bias"
     mean = f"{layer.replace('conv', 'bn')}.running_mean"
     if name in flat and mean in flat and flat[name].shape == flat[mean].shape:
-      bias = _floats(name, flat.pop(name))
-      flat[mean] = _floats(mean, flat[mean]) - bias
+      bias = _floats(called(name), flat.pop(name))
+      flat[mean] = _floats(called(mean), flat[mean]) - bias
 
 
 def _place(name: str) -> tuple[list[str], str]:
@@ -562,9 +684,9 @@ def _place(name: str) -> tuple[list[str], str]:
   return path, _KINDS[family][kind]
 
 
-def _stack(flat: StateDict, names: list[str]) -> np.ndarray:
+def _stack(flat: StateDict, names: list[str], called: Called) -> np.ndarray:
   """Stacks arrays as float32, kernels HWIO; refuses what is not finite."""
-  return np.stack([_turned(_floats(name, flat[name])) for name in names])
+  return np.stack([_turned(_floats(called(n), flat[n])) for n in names])
 
 
 def _turned(value: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ import numpy as np
 
 from esrgan_jax.text import printable
 from esrgan_jax.weights.dialects.protocol import (
+  Called,
   StateDict,
   UnsupportedWeightsError,
 )
@@ -54,14 +55,15 @@ def is_keras(state: Mapping[str, Any]) -> bool:
   return any(map(_ARRAY.fullmatch, state))
 
 
-def renamed(state: Mapping[str, np.ndarray]) -> StateDict:
+def renamed(state: Mapping[str, np.ndarray]) -> tuple[StateDict, Called]:
   """Returns arrays by the names that `srresnet.shapes` has.
 
   Args:
     state: `LAYER/KIND` to array, as of `formats.keras_file`.
 
   Returns:
-    Name to array, as PyTorch has it: kernels OIHW, channels in its order.
+    Name to array, as PyTorch has it: kernels OIHW, channels in its order; and
+    Keras's name of such a name.
 
   Raises:
     UnsupportedWeightsError: If the layers are not those of an SRResNet.
@@ -83,8 +85,9 @@ def renamed(state: Mapping[str, np.ndarray]) -> StateDict:
         " Keras has"
       )
     found[match[1]].setdefault(int(match[2] or 0), {})[kind] = value
+  numbers = {kind: sorted(of_kind) for kind, of_kind in found.items()}
   layers = {
-    kind: [of_kind[number] for number in sorted(of_kind)]
+    kind: [of_kind[number] for number in numbers[kind]]
     for kind, of_kind in found.items()
   }
   num_conv, num_norm, num_slope = map(len, layers.values())
@@ -109,7 +112,13 @@ def renamed(state: Mapping[str, np.ndarray]) -> StateDict:
     if kernel.ndim == 4:
       for name in set(parts) & set(flat):
         flat[name] = _reordered(flat[name], kernel.shape[1])
-  return flat
+  theirs = {
+    f"{name}.{ours}": f"{kind}{f'_{number}' * bool(number)}/{part}"
+    for kind, parts in _KINDS.items()
+    for name, number in zip(names[kind], numbers[kind], strict=True)
+    for part, ours in parts.items()
+  }
+  return flat, lambda name: theirs.get(name, name)
 
 
 def _names(num_block: int, num_up: int) -> dict[str, list[str]]:

@@ -34,7 +34,9 @@ _DIGITS = re.compile("[0-9]{1,6}")
 
 # Layers that tell what a network is, and others without arrays; another type
 # would shift everything behind it.
-_TELLING = ("Convolution", "Interp", "PixelShuffle", "PReLU", "ReLU")
+_TELLING = (
+  *("Convolution", "Interp", "PixelShuffle", "PReLU", "ReLU", "Sigmoid"),
+)
 _BARE = {
   *("Input", "Split", "Concat", "Eltwise", "BinaryOp"),
   *("Noop", "Reorg", "Permute", "Reshape"),
@@ -48,7 +50,7 @@ class Layer:
   """A layer of a network that tells what the network is.
 
   Attributes:
-    kind: `Convolution`, `Interp`, `PixelShuffle`, `PReLU` or `ReLU`.
+    kind: `Convolution`, `Interp`, `PixelShuffle`, `PReLU`, `ReLU` or `Sigmoid`.
     name: As the file has it, which is mostly a number.
     factor: How many times it enlarges, 1 if it does not.
     mode: How an `Interp` does: 1 by repetition, 2 linearly, 3 cubically.
@@ -262,10 +264,10 @@ def _read_layers(lines: list[_Line], file: pathlib.Path) -> list[Layer]:
         f"{printable(conv.name)}: {size} weights do not make {out} kernels of"
         f" {area}"
       )
-    if area != 9 or width != 3 or not conv.count(5):
+    if width not in (3, 9) or area != width**2 or not conv.count(5):
       raise UnsupportedWeightsError(
-        f"{printable(conv.name)} is no 3x3 convolution with a bias, as all of"
-        " the supported networks' are"
+        f"{printable(conv.name)} is no convolution of 3x3 or 9x9 with a bias,"
+        " as all of the supported networks' are"
       )
     tag = int(take(1, "<u4", conv.name)[0])
     if tag not in (FLOAT32_TAG, FLOAT16_TAG):
@@ -279,7 +281,7 @@ def _read_layers(lines: list[_Line], file: pathlib.Path) -> list[Layer]:
     return Layer(
       conv.kind,
       conv.name,
-      weight=weight.reshape(out, -1, 3, 3),
+      weight=weight.reshape(out, -1, width, width),
       bias=bias,
       slope=conv.slope(),
     )
@@ -300,6 +302,8 @@ def _read_layers(lines: list[_Line], file: pathlib.Path) -> list[Layer]:
           " PyTorch, as no supported network does"
         )
       layer = Layer(line.kind, line.name, float(line.count(0, 1)))
+    elif line.kind == "Sigmoid":
+      layer = Layer(line.kind, line.name)
     else:
       layer = Layer(line.kind, line.name, line.number(1, 1.0), line.count(0))
     layers.append(layer)
