@@ -310,7 +310,7 @@ def _file(tmp_path, config):
 
 
 def _flip(path, kernel):
-  """Flips the sign of one number of a kernel, wherever a file has it."""
+  """Flips the sign of a kernel's least number, wherever a file has it."""
   for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
     data = file.read_bytes() if file.is_file() else b""
     for order in ((0, 1, 2, 3), (3, 2, 0, 1), (3, 0, 1, 2)):
@@ -319,7 +319,7 @@ def _flip(path, kernel):
         start = data.find(array.tobytes())
         if start < 0:
           continue
-        array.flat[np.abs(array).argmax()] *= -1
+        array.flat[np.abs(array).argmin()] *= -1
         end = start + array.nbytes
         file.write_bytes(data[:start] + array.tobytes() + data[end:])
         return True
@@ -419,6 +419,27 @@ def test_int8_and_a_flipped_weight(tmp_path):
     with pytest.raises(ValueError, match="has other numbers than the model"):
       programs.verify(programs.find_program("tflite"), path, weights, options)
     array.flat[place] *= -1
+
+
+@pytest.mark.slow
+@pytest.mark.runtimes
+@pytest.mark.parametrize(
+  ("name", "dtype"),
+  [
+    ("onnx", "float16"),
+    ("ncnn", "float16"),
+    ("tflite", "float32"),
+    ("tflite", "int8"),
+  ],
+)
+def test_a_flipped_slope(tmp_path, name, dtype):
+  weights = _weights({**CASES[-1], "scale": 2})
+  options = programs.Options(dtype)
+  path, *_ = programs.export(name, tmp_path / "a", weights, options).paths
+  slopes = weights.params["body"]["act"]["slope"]
+  slopes[0] *= -1
+  with pytest.raises(ValueError, match="other numbers than the model: slope "):
+    programs.verify(programs.find_program(name), path, weights, options)
 
 
 _HUB = """

@@ -23,9 +23,9 @@ from esrgan_jax.weights.files import Weights
 
 __all__ = [
   "ArrayGraph",
-  "convolutions",
   "forward",
   "halved",
+  "layers",
   "takes_any_size",
   "with_variables",
 ]
@@ -161,28 +161,35 @@ def forward(
   return sr[:, :h, :w]
 
 
-def convolutions(weights: Weights, *, folds: bool = False) -> list[np.ndarray]:
-  """Returns what a model's convolutions have, as they are drawn.
+def layers(weights: Weights, *, folds: bool = False) -> dict[str, np.ndarray]:
+  """Returns the arrays of a model's layers, as they are drawn.
 
   Args:
     weights: The model.
     folds: As of a `graphs.Graph`.
 
   Returns:
-    In turn a kernel `[O, K, K, I]`, and its bias `[O]`.
+    Names to kernels `[O, K, K, I]`, biases `[O]` and slopes `[C]` or `[1]`.
 
   >>> from esrgan_jax.weights import find
   >>> model = find.find_model("realesrgan-x4plus-anime").weights
-  >>> [x.shape for x in convolutions(model)[:2]]
-  [(64, 3, 3, 3), (64,)]
+  >>> found = layers(model)
+  >>> found["conv_first.weight"].shape, found["conv_first.bias"].shape
+  ((64, 3, 3, 3), (64,))
   """
-  found: list[np.ndarray] = []
+  found: dict[str, np.ndarray] = {}
 
   class Noting(ArrayGraph):
     def conv(self, x, conv, activation=None, *, unshuffle=1):
       kernel = graphs.of_blocks(np.asarray(conv.kernel), unshuffle)
-      found.extend([kernel.transpose(3, 0, 1, 2), np.asarray(conv.bias)])
+      found[f"{conv.name}.weight"] = kernel.transpose(3, 0, 1, 2)
+      found[f"{conv.name}.bias"] = np.asarray(conv.bias)
       return super().conv(x, conv, activation, unshuffle=unshuffle)
+
+    def activate(self, x, activation):
+      if np.ndim(activation.slope):
+        found[f"slope {len(found)}"] = np.asarray(activation.slope)
+      return super().activate(x, activation)
 
   image = jax.ShapeDtypeStruct((1, 16, 16, 3), np.float32)
   jax.eval_shape(lambda x: graphs.draw(Noting(folds=folds), x, weights), image)

@@ -14,7 +14,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,8 +102,8 @@ def check(
   net = registry.make_generator(**weights.config)
   inputs = _inputs(net, program, weights, options, photo)
   found, kept = _run(program, path, inputs, folder)
-  if program.read and graphs.has_graph(weights):
-    _check_arrays(program, weights, kept)
+  if program.read:
+    _check_arrays(program, _due(program, weights), kept)
   with jax.default_device(_cpu()), jax.default_matmul_precision("highest"):
     exact = [_model(net, weights, x) for x in inputs]
     due = exact
@@ -147,23 +147,38 @@ def check(
   )
 
 
+def _due(program: Any, weights: Weights) -> dict[str, np.ndarray]:
+  """Returns the arrays that a file has to have; of a stranger's network none.
+
+  It may have some that do nothing, and are not in its program.
+  """
+  if not graphs.has_graph(weights):
+    return {}
+  if program.keeps == "variables":
+    variables = {"params": weights.params, **weights.collections}
+    flat = jax.tree_util.tree_leaves_with_path(variables)
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+      for path, leaf in flat
+    }
+  return arrays.layers(weights, folds=program.folds)
+
+
 def _check_arrays(
   program: Any,
-  weights: Weights,
+  due_arrays: Mapping[str, np.ndarray],
   found: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> None:
-  """Raises unless each array of the model's convolutions is in the file."""
-  due_arrays = arrays.convolutions(weights, folds=program.folds)
-  for i, due in enumerate(due_arrays):
+  """Raises unless each of the model's arrays is in the file."""
+  for name, due in due_arrays.items():
     if not any(
       array.shape == due.shape
       and np.all(np.abs(array - due.astype(array.dtype)) <= tolerance)
       for array, tolerance in found
     ):
       raise ValueError(
-        f"the {program.name} has other numbers than the model: the"
-        f" {('kernel', 'bias')[i % 2]} of convolution {i // 2 + 1}, of"
-        f" {'x'.join(map(str, due.shape))}, is not there"
+        f"the {program.name} has other numbers than the model:"
+        f" {printable(name)}, of {'x'.join(map(str, due.shape))}, is not there"
       )
 
 

@@ -62,6 +62,28 @@ def run(path, images):
     yield program.call(image)
 
 
+def read(path):
+  """Reads the constants of such a file, likewise."""
+  import jax
+  import numpy as np
+  from jax.extend.mlir import ir
+  from jax.interpreters import mlir
+
+  with open(path, "rb") as file:
+    program = jax.export.deserialize(bytearray(file.read()))
+  found = []
+
+  def note(operation):
+    if operation.name == "stablehlo.constant":
+      found.append(np.array(operation.attributes["value"]))
+    return ir.WalkResult.ADVANCE
+
+  with mlir.make_ir_context():
+    ir.Module.parse(program.mlir_module()).operation.walk(note)
+  for array in found:
+    yield array, 0
+
+
 PROGRAM = programs.Program(
   "stablehlo",
   "StableHLO for jax.export, any size: CPU, GPU and TPU",
@@ -74,6 +96,8 @@ PROGRAM = programs.Program(
   run=run,
   bounds={"float32": 2e-5, "float16": 2e-5},
   half="all",
+  read=read,
+  keeps="variables",
   fills_up=False,
 )
 

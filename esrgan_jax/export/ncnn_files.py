@@ -176,7 +176,7 @@ def read(path):
       if kind == "Reorg":
         blocks = int(options["0"])
       elif kind == "PReLU":
-        file.seek(4 * int(options["0"]), 1)
+        yield np.frombuffer(file.read(4 * int(options["0"])), "<f4"), 0
       elif kind == "Convolution":
         outputs, side, size = (int(options[key]) for key in "016")
         dtype = np.dtype("<f2" if any(file.read(4)) else "<f4")

@@ -217,6 +217,8 @@ def read(path):
 
   for each in onnx.load(path).graph.initializer:
     array = numpy_helper.to_array(each)
+    if array.ndim == 3:  # Slopes.
+      array = array.ravel()
     yield (array.transpose(0, 2, 3, 1) if array.ndim == 4 else array), 0
 
 

@@ -80,9 +80,11 @@ class Program:
     half: What of a model float16 rounds: "kernels"; "all" arrays; or "" where
       it computes in that as well, so that nothing tells what is due.
     read: `path -> (array, tolerance)` for each that is in the file, copied
-      as `run` is; kernels are `[O, K, K, I]`, and rounded no further than
-      their type does, or `tolerance` says. With it what a result does not tell,
-      a wrong number that is small, is found too.
+      as `run` is, rounded no further than its type does, or `tolerance` says.
+      With it what a result does not tell, a wrong number that is small, is
+      found too.
+    keeps: What those arrays are: "layers", as a network is drawn, kernels
+      `[O, K, K, I]`; or "variables", as the model has them.
     takes_size: Whether it can be for one size only.
     fills_up: Whether it takes sizes that the network alone cannot.
     folds: Whether its convolutions have the factors of their results in them.
@@ -99,6 +101,7 @@ class Program:
   others: tuple[str, ...] = ()
   half: str = ""
   read: Callable[[str], Iterator[tuple[np.ndarray, Any]]] | None = None
+  keeps: str = "layers"
   takes_size: bool = False
   fills_up: bool = True
   folds: bool = False

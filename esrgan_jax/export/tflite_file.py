@@ -114,8 +114,8 @@ def read(path):
       array = interpreter.get_tensor(each["index"])
     except ValueError:
       continue  # It is computed.
-    if array.ndim == 4 and array.size == array.shape[-1]:
-      array = array.ravel()  # A bias that is added for itself.
+    if array.size == (array.shape or (1,))[-1]:
+      array = array.ravel()  # A slope, or a bias that is added for itself.
     if is_whole:  # A scale for all, or for each of O.
       scales = scales.reshape(-1, *[1] * (array.ndim - 1))
       yield array.astype(np.float32) * scales, scales * 0.5001
