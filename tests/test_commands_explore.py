@@ -20,6 +20,7 @@ from esrgan_jax.report import sweep as pictures
 from esrgan_jax.upscaling.sweep import sweep
 from esrgan_jax.upscaling.upscaler import Upscaler
 from esrgan_jax.weights import files
+from tests import image_builders
 from tests.test_upscaler import make_model, photo
 
 NET = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
@@ -226,6 +227,28 @@ def test_strip_animation_curve_and_numbers(here, capsys):
   assert {"0", "0.5", "1"} <= set(texts)
   with PilImage.open("lr_explored/curve.png") as picture:
     assert len(picture.getcolors(10000)) > 3  # Of paper, grid, line and text.
+
+
+def test_what_is_not_taken_of_an_image_is_told(here, capsys):
+  """Transparency and depth; its colours stay those of its profile."""
+  rgba = photo(8, 8, 4, dtype=np.uint8)
+  profile = image_builders.SRGB
+  PilImage.fromarray(rgba).save("lr.png", icc_profile=profile)
+  PilImage.fromarray(photo(32, 32, 1, dtype=np.uint16)[..., 0]).save("hr.png")
+  command = [*COMMAND, "--alphas", "0,1", "--reference", "hr.png"]
+  assert main([*command, "--measures", "psnr_y"]) == 0
+  notes = capsys.readouterr().out
+  assert "note: lr.png is taken without its transparency\n" in notes
+  assert "note: hr.png is taken in 8 bits\n" in notes
+  assert "lr.png is taken in 8" not in notes
+  for name in ("strip.png", "sweep.webp"):
+    with PilImage.open(here / "lr_explored" / name) as picture:
+      assert picture.info["icc_profile"] == profile
+  # Where nothing is transparent, nothing is lost.
+  rgba[..., 3] = 255
+  PilImage.fromarray(rgba).save("lr.png")
+  assert main([*COMMAND, "--alphas", "0,1", "--overwrite"]) == 0
+  assert "transparency" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ import numpy as np
 import rich.cells
 import rich.progress
 
-from esrgan_jax import compilation, console, images, storage
+from esrgan_jax import compilation, console, storage
+from esrgan_jax.commands import arguments
 from esrgan_jax.data import sources
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models import registry
@@ -115,20 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="how LR is made at the edges of HR: mirror as current MATLAB and"
     " DIV2K, clamp as old MATLAB (default: %(default)s)",
   )
-  parser.add_argument(
-    "--precision",
-    choices=("auto", "float32", "bfloat16"),
-    default="auto",
-    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
-  )
-  parser.add_argument(
-    "--max-pixels",
-    type=int,
-    default=images.MAX_PIXELS,
-    metavar="N",
-    help="refuse larger images, and those that claim far more than their bytes"
-    " make believable (default: %(default)s)",
-  )
+  arguments.add_precision(parser)
+  arguments.add_max_pixels(parser)
   parser.add_argument(
     "--json", metavar="FILE", help="also write the numbers to FILE"
   )
@@ -145,7 +134,6 @@ def run(args: argparse.Namespace) -> int:
   for name, value, least in (
     ("--scale", args.scale, 1),
     ("--crop-border", args.crop_border, 0),
-    ("--max-pixels", args.max_pixels, 0),
   ):
     if value is not None and value < least:
       raise ValueError(f"{name} is {value}; it must be at least {least}")

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 
 from esrgan_jax import __version__, compilation, console, images, storage
+from esrgan_jax.commands import arguments
 from esrgan_jax.data.sources.base import matched
-from esrgan_jax.data.sources.folders import read_rgb
+from esrgan_jax.data.sources.shrunk import to_rgb8
 from esrgan_jax.evaluation import compared, measures
 from esrgan_jax.evaluation.scores import Evaluation
 from esrgan_jax.models import registry
@@ -107,20 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " Keras's .h5; random: untrained ones; auto: from this machine's caches"
     " (default: %(default)s)",
   )
-  parser.add_argument(
-    "--precision",
-    choices=("auto", "float32", "bfloat16"),
-    default="auto",
-    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
-  )
-  parser.add_argument(
-    "--max-pixels",
-    type=int,
-    default=images.MAX_PIXELS,
-    metavar="N",
-    help="refuse larger images, and those that claim far more than their bytes"
-    " make believable (default: %(default)s)",
-  )
+  arguments.add_precision(parser)
+  arguments.add_max_pixels(parser)
   parser.add_argument(
     "--overwrite",
     action="store_true",
@@ -131,8 +120,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Explores; returns the exit status."""
   out = console.make_console()
-  if args.max_pixels < 0:
-    raise ValueError(f"--max-pixels is {args.max_pixels}; it is at least 0")
   if args.reference is None and args.measures:
     raise ValueError(
       "--measures compares with the true image: give it, --reference HR"
@@ -140,11 +127,12 @@ def run(args: argparse.Namespace) -> int:
   alphas = list(args.alphas)
   folder = _folder(args)
   targets = _targets(args, folder)
-  lr = read_rgb(pathlib.Path(args.input), args.input, args.max_pixels)
-  hr = None
+  notes: list[str] = []
+  picture = images.read_image(args.input, max_pixels=args.max_pixels)
+  lr, hr = _pixels(picture, args.input, notes), None
   if args.reference is not None:
-    name = args.reference
-    hr = read_rgb(pathlib.Path(name), name, args.max_pixels)
+    true = images.read_image(args.reference, max_pixels=args.max_pixels)
+    hr = _pixels(true, args.reference, notes)
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   pair = mixing.find_pair(
     args.psnr_model,
@@ -155,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
   )
   _check_targets(args, targets, [pair.first.path, pair.last.path])
   scale = pair.config["scale"]
-  notes = list(pair.notes)
+  notes += pair.notes
   if hr is not None:
     # Before the work, not after it.
     lr, hr = matched(lr, hr, scale, args.reference)
@@ -178,16 +166,18 @@ def run(args: argparse.Namespace) -> int:
       results[0], results[-1], side=_SIDE, scale=scale
     )
   rows = _measured(results, hr, alphas, scale, taken) if taken else ()
-  record = _record(pair, alphas)
+  metadata = _metadata(picture, pair, alphas)
   folder.mkdir(parents=True, exist_ok=True)
   strip = _strip(lr, hr, results, alphas, crop, scale)
   images.write_image(
-    targets[_STRIP], _image(strip, record), overwrite=args.overwrite
+    targets[_STRIP],
+    images.Image(strip, metadata=metadata),
+    overwrite=args.overwrite,
   )
   frames = pictures.animate(_animated(results, crop, scale), alphas)
   images.write_frames(
     targets[_SWEEP],
-    (_image(frame, record) for frame in frames),
+    (images.Image(frame, metadata=metadata) for frame in frames),
     durations=pictures.durations(len(alphas)),
     quality=90,
     overwrite=args.overwrite,
@@ -315,17 +305,28 @@ def _check_targets(args, targets, inputs) -> None:
     )
 
 
-def _record(pair: mixing.Pair, alphas: Sequence[float]) -> str:
-  return printable(
+def _pixels(picture: images.Image, name: str, notes: list[str]) -> np.ndarray:
+  """Returns uint8 RGB, and notes what is left out."""
+  notes += [f"{printable(name)}: {note}" for note in picture.notes]
+  alpha = picture.alpha
+  if alpha is not None and (alpha < images.from_float(1.0, alpha.dtype)).any():
+    notes.append(f"{printable(name)} is taken without its transparency")
+  if picture.pixels.dtype != np.uint8:
+    notes.append(f"{printable(name)} is taken in 8 bits")
+  return to_rgb8(picture)
+
+
+def _metadata(
+  picture: images.Image, pair: mixing.Pair, alphas: Sequence[float]
+) -> images.Metadata:
+  """Returns how pictures were made, and whose colours they have."""
+  record = printable(
     f"esrgan_jax {__version__}, {pair.last.name} x{pair.config['scale']},"
     f" psnr_model={pair.first.name}, alpha={alphas[0]:g} to {alphas[-1]:g}"
   )
-
-
-def _image(pixels: np.ndarray, record: str) -> images.Image:
-  return images.Image(
-    np.ascontiguousarray(pixels), metadata=images.Metadata(record=record)
-  )
+  is_grey = picture.pixels.shape[2] == 1  # Whose profile is of grey.
+  profile = None if is_grey else picture.metadata.icc_profile
+  return images.Metadata(record=record, icc_profile=profile)
 
 
 def _strip(lr, hr, results, alphas, crop, scale) -> np.ndarray:

@@ -26,6 +26,7 @@ import jax
 import rich.progress
 
 from esrgan_jax import __version__, compilation, console, images, storage
+from esrgan_jax.commands import arguments
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling import files, names, pipes, upscaler
 from esrgan_jax.upscaling import plan as plan_
@@ -163,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   overlap.add_argument(
     "--halo",
-    type=_natural,
+    type=arguments.natural,
     help="pixels of the input around a tile; less is faster and leaves seams"
     " (default: at most half a level of 255 from no tiling, docs/tiling.md)",
   )
@@ -189,12 +190,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="average over the eight ways to turn and mirror the image, as papers'"
     ' "+" models do: a little nearer to the truth, in eight times the time',
   )
-  parser.add_argument(
-    "--precision",
-    choices=("auto", "float32", "bfloat16"),
-    default="auto",
-    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
-  )
+  arguments.add_precision(parser)
   existing = parser.add_mutually_exclusive_group()
   existing.add_argument(
     "--overwrite", action="store_true", help="replace existing results"
@@ -202,14 +198,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   existing.add_argument(
     "--skip-existing", action="store_true", help="leave out what is done"
   )
-  parser.add_argument(
-    "--max-pixels",
-    type=_natural,
-    default=images.MAX_PIXELS,
-    metavar="N",
-    help="refuse larger images, those that claim far more than their bytes make"
-    " believable, and results of more than 16 times as many (default:"
-    " %(default)s)",
+  arguments.add_max_pixels(
+    parser, refused="results of more than 16 times as many"
   )
   parser.add_argument(
     "--background",
@@ -670,13 +660,7 @@ def _quality(text: str) -> int:
 
 
 def _tile(text: str) -> int | str:
-  return text if text == "auto" else _natural(text)
-
-
-def _natural(text: str) -> int:
-  if not text.strip().isdecimal():
-    raise argparse.ArgumentTypeError(f"{text} is not a number such as 0 or 80")
-  return int(text)
+  return text if text == "auto" else arguments.natural(text)
 
 
 def _positive(text: str) -> int:
