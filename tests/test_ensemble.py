@@ -15,7 +15,7 @@ from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models import registry
 from esrgan_jax.models.ensemble import SelfEnsemble
 from esrgan_jax.ops import strips
-from esrgan_jax.upscaling import memory, tiles, upscaler
+from esrgan_jax.upscaling import memory, stream, tiles, upscaler
 from esrgan_jax.upscaling import photo as photos
 from esrgan_jax.upscaling.upscaler import Upscaler
 from esrgan_jax.weights import files
@@ -85,6 +85,21 @@ def test_a_stream_is_each_alone():
   ):
     expected = one.upscale(image, ensemble=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_program_is_worth_its_compiling_sooner():
+  """Eight times the work for a pixel: sizes get programs of their own."""
+  model = upscaler.load("realesrgan-x4plus-anime", devices=jax.devices()[:1])
+  orders = [
+    stream.Order(np.zeros((*size, 3), np.uint8), np.zeros((0, 0, 3), np.uint8))
+    for size in [(64, 64)] * 60 + [(50, 20), (33, 61)]
+  ]
+  shapes = [
+    {batch.shape for batch in each.engine().forecast(orders)}
+    for each in (model, model.with_ensemble())
+  ]
+  assert [len(found) for found in shapes] == [1, 2]
+  assert any((s.height, s.width) == (64, 64) for s in shapes[1])
 
 
 @pytest.mark.slow

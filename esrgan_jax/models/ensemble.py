@@ -56,11 +56,11 @@ class SelfEnsemble:
 
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
-  >>> lr = jax.random.uniform(jax.random.key(0), (1, 8, 6, 3))
+  >>> lr = jax.random.uniform(jax.random.key(0), (1, 8, 8, 3))
   >>> variables = net.init(jax.random.key(1), lr)
   >>> mean = SelfEnsemble(net).apply(variables, lr)
   >>> mean.shape
-  (1, 32, 24, 3)
+  (1, 32, 32, 3)
   >>> mirrored = SelfEnsemble(net).apply(variables, lr[:, ::-1])
   >>> bool(jnp.allclose(mean[:, ::-1], mirrored, atol=1e-5))
   True
@@ -73,6 +73,11 @@ class SelfEnsemble:
     if name in _TOLD:
       return getattr(self.net, name)
     raise AttributeError(f"SelfEnsemble has no attribute {name!r}")
+
+  @property
+  def passes(self) -> int:
+    """See `registry.passes`."""
+    return len(_WAYS) * registry.passes(self.net)
 
   @property
   def takes_mask(self) -> bool:

@@ -33,6 +33,8 @@ else it may have, each for more speed or use:
   dropout or noise;
 - `takes_train` and `takes_mask`, True or False, where the signature of its call
   does not tell;
+- `passes`, how often it goes through its parameters for a pixel of the image, 1
+  if absent: how soon a program of a shape of its own is worth its compiling;
 - `num_in_ch` and `num_out_ch`, channels of its image and its result, 3 if
   absent; with others it is trained and applied by functions, not by programs,
   whose images are RGB.
@@ -308,6 +310,15 @@ def channels(net: Any) -> tuple[int, int]:
   ((1, 3), (3, 3))
   """
   return getattr(net, "num_in_ch", 3), getattr(net, "num_out_ch", 3)
+
+
+def passes(net: Any) -> int:
+  """Returns how often a generator multiplies a pixel by its parameters.
+
+  >>> passes(RRDBNet())
+  1
+  """
+  return getattr(net, "passes", 1)
 
 
 def receptive_radius(net: Any) -> int | None:

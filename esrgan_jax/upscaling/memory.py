@@ -54,7 +54,7 @@ def least_pixels(platform: str) -> int:
   return _LEAST_PIXELS.get(platform, _LEAST_PIXELS_ELSEWHERE)
 
 
-def compiling_pixels(platform: str, parameters: int) -> float:
+def compiling_pixels(platform: str, parameters: int, passes: int = 1) -> float:
   """Returns about how many LR pixels are computed while a program compiles.
 
   A guess, for choosing how many programs a job is worth: most networks multiply
@@ -63,12 +63,13 @@ def compiling_pixels(platform: str, parameters: int) -> float:
   Args:
     platform: Of the devices.
     parameters: Of the network.
+    passes: How often a pixel is multiplied with each; see `registry.passes`.
 
   >>> compiling_pixels("tpu", 10**7) > compiling_pixels("cpu", 10**7) > 1000
   True
   """
   seconds, rate = _COMPILING.get(platform, _COMPILING_ELSEWHERE)
-  return seconds * rate / max(1, parameters)
+  return seconds * rate / max(1, parameters * passes)
 
 
 def fits(

@@ -143,7 +143,9 @@ class Engine:
     self._gave_up = False
     self._choices: dict[np.dtype, windows.Choice] = {}
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables))
-    self._compiling = memory.compiling_pixels(self._platform, parameters)
+    self._compiling = memory.compiling_pixels(
+      self._platform, parameters, registry.passes(net)
+    )
 
   def run(
     self, orders: Iterable[Order], sizes: Iterable[tuple[int, int]] = ()
