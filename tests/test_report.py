@@ -206,6 +206,25 @@ def test_what_other_losses_log_has_a_curve_too(tmp_path):
   assert "Discriminator penalty" in write_report(tmp_path).read_text()
 
 
+def test_losses_below_zero_are_all_drawn(tmp_path):
+  """A critic's: without logarithms then, which have no place for them."""
+  log = [{"step": n, "g/loss": v} for n, v in enumerate((0.5, -2.0, 0.1), 1)]
+  page = curves.of_phase("GAN", log)
+  svg = re.search("<svg.*?</svg>", page)[0]
+  (_, a), (_, b), (_, c) = points(svg)
+  assert a < c < b  # SVG's y goes down.
+  # In steps of values, where logarithms would be in steps of factors.
+  assert (b - a) / (b - c) == pytest.approx(2.5 / 2.1, abs=0.01)
+  for entry in log:
+    entry["g/loss"] = abs(entry["g/loss"])
+  (_, a), (_, b), (_, c) = points(
+    re.search("<svg.*?</svg>", curves.of_phase("GAN", log))[0]
+  )
+  assert (c - b) / (c - a) == pytest.approx(
+    np.log10(2 / 0.1) / np.log10(0.5 / 0.1), abs=0.01
+  )
+
+
 @pytest.mark.parametrize("rises", [True, False])
 def test_words_lie_beside_their_line(rises):
   x, y = [1.0, 2.0, 4.0, 8.0, 8.5], [1.0, 2.0, 3.0, 4.0, 5.0]

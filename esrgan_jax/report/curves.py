@@ -43,7 +43,7 @@ class _Panel(NamedTuple):
 
   title: str
   lines: dict[str, str]
-  log: bool = False
+  log: bool = False  # Where all values can be.
   name: str = ""  # Else the title.
 
 
@@ -200,7 +200,9 @@ def _over_steps(log: Sequence[Mapping[str, Any]]) -> Iterator[Curve]:
       if entries:
         steps = [entry["step"] for entry in entries]
         lines.append(chart.Line(label, steps, [e[key] for e in entries]))
-    options = {"x_label": "step", "log": panel.log}
+    # A loss against a critic goes below 0, where there are no logarithms.
+    below = any((v or 0) < 0 for line in lines for v in line.y)
+    options = {"x_label": "step", "log": panel.log and not below}
     yield Curve(panel.title, panel.name or panel.title, lines, options)
 
 
