@@ -106,9 +106,8 @@ def init(net: Network, key: jax.Array) -> dict[str, Any]:
 
   >>> from esrgan_jax.models.rrdb import RRDBNet
   >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
-  >>> variables = init(net, jax.random.key(0))
-  >>> net.apply(variables, jnp.ones((1, 2, 3, 3))).shape
-  (1, 8, 12, 3)
+  >>> init(net, jax.random.key(0))["params"]["conv_first"]["kernel"].shape
+  (3, 3, 3, 4)
   """
   from esrgan_jax.steps import state  # With optax: to upscale needs none.
 

@@ -14,6 +14,7 @@ from esrgan_jax import augment
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import gan, state
 from esrgan_jax.steps.optimizer import make_optimizer
+from tests.networks import random_params
 
 P = PartitionSpec
 WIDTHS = {
@@ -44,24 +45,16 @@ def _loss(apply, params, lr):
 
 
 @functools.cache
-def _generator(width, form):
-  net = esrgan_jax.RRDBNet(**WIDTHS[width], form=form)
+def _generator():
+  net = esrgan_jax.RRDBNet(**WIDTHS["real"])
   params = jax.jit(net.init)(jax.random.key(0), _images())["params"]
   run = jax.jit(jax.value_and_grad(functools.partial(_loss, net.apply)))
   return net, params, run(params, _images())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("width", "form"),
-  [
-    ("tiny", "fast"),
-    pytest.param("tiny", "plain", marks=pytest.mark.slow),
-    pytest.param("real", "fast", marks=pytest.mark.slow),
-  ],
-)
-def test_explicit_axes(width, form):
-  net, params, expected = _generator(width, form)
+@pytest.mark.slow  # Other widths and forms are in test_transforms.
+def test_explicit_axes():
+  net, params, expected = _generator()
   mesh = _mesh(AxisType.Explicit)
   lr = jax.device_put(_images(), NamedSharding(mesh, P("data")))
   params = jax.device_put(params, NamedSharding(mesh, P()))
@@ -74,16 +67,8 @@ def test_explicit_axes(width, form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("width", "form"),
-  [
-    ("tiny", "fast"),
-    pytest.param("tiny", "plain", marks=pytest.mark.slow),
-    pytest.param("real", "fast", marks=pytest.mark.slow),
-  ],
-)
-def test_shard_map(width, form):
-  net, params, expected = _generator(width, form)
+def test_shard_map():
+  net, params, expected = _generator()
 
   @jax.jit
   @functools.partial(
@@ -165,16 +150,19 @@ def test_vary_alike_changes_nothing_outside():
   assert axes.vary_alike(tree) is tree
 
 
-def test_an_upscaler_inside_of_a_mesh():
+@pytest.mark.parametrize(
+  "kind",
+  [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)],
+)
+def test_an_upscaler_inside_of_a_mesh(kind):
   net = esrgan_jax.RRDBNet(**WIDTHS["tiny"])
-  _, params, _ = _generator("tiny", "fast")
+  params = random_params(net, _images())
   model = esrgan_jax.Upscaler(net, params)
   image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
   expected = model.upscale(image)
-  for kind in (AxisType.Explicit, AxisType.Auto):
-    with jax.set_mesh(_mesh(kind)):
-      found = esrgan_jax.Upscaler(net, params).upscale(image)
-    np.testing.assert_array_equal(found, expected)
+  with jax.set_mesh(_mesh(kind)):
+    found = esrgan_jax.Upscaler(net, params).upscale(image)
+  np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def test_help(script):
   assert "--tiny" in run(script, "--help")
 
 
+@pytest.mark.slow
 def test_saving_tells_how_long_the_loop_waits():
   output = run("saving", "--tiny", "--repeat", "1")
   for name in ("digest of all", "save returns after", "written after"):
@@ -107,6 +108,7 @@ def test_time_that_is_over_leaves_tasks_out():
   assert output.count("left out") == 2
 
 
+@pytest.mark.slow
 def test_input_compares_caches():
   pytest.importorskip("grain")
   output = run("input", "--tiny", "--step_images_per_second", "100")

@@ -73,7 +73,7 @@ def params(net):
     (19, 30),
     (40, 72),
     (100, 60),
-    (270, 40),
+    pytest.param((270, 40), marks=pytest.mark.slow),
     pytest.param((272, 275), marks=pytest.mark.slow),
     pytest.param((44, 520), marks=pytest.mark.slow),
   ],

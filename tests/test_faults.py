@@ -6,8 +6,8 @@ from tests import faults
 
 pytestmark = pytest.mark.slow
 
-# A machine, a disk, a file, a process.
-_STRUCK = ("kill", "full_disk", "flip", "one_of_two")
+# A machine, a file, a process.
+_STRUCK = ("kill", "flip", "one_of_two")
 
 
 @pytest.fixture(scope="module", name="place")

@@ -328,6 +328,7 @@ for unroll in (1, 4):
 """
 
 
+@pytest.mark.slow  # Where libtpu is.
 def test_a_scan_compiled_for_a_tpu_costs_about_what_its_unrolled_form_does():
   pytest.importorskip("libtpu")
   done = subprocess.run(

@@ -15,7 +15,9 @@ def _params(**fields):
   return net, random_params(net, np.zeros((1, 8, 8, 3), np.float32))
 
 
-@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize(
+  "scale", [2, 4, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_without_its_body_it_is_bilinear_upscaling(scale):
   net, params = _params(scale=scale)
   params = start_bilinear(params)

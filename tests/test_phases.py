@@ -201,7 +201,10 @@ def test_a_start_of_another_scale(tmp_path):
   assert not _start(tmp_path, scale=2, init_partial=True).is_whole
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(
+  "scale",
+  [2, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 3, 4, 8))],
+)
 def test_a_bilinear_start_at_every_scale(tmp_path, scale):
   overrides = [("scale", str(scale)), _NO_VGG]
   psnr, _ = _make(tmp_path, *overrides)

@@ -191,7 +191,9 @@ def test_float64_gradients_are_finite_differences():
   assert_close(jax.jit(single.apply)({"params": params}, lr), exact)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+  "masked", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_an_export_of_any_size_is_the_fast_form_at_each(masked):
   fast, plain = both(**WIDE)
   params = draw_params(fast)

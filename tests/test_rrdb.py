@@ -84,7 +84,10 @@ def test_pixel_unshuffle_has_pytorchs_channel_order():
     pixel_unshuffle(jnp.zeros((5, 4, 3)), factor=2)
 
 
-@pytest.mark.parametrize(("scale", "size"), [(4, (5, 7)), (2, (4, 6))])
+@pytest.mark.parametrize(
+  ("scale", "size"),
+  [(2, (4, 6)), pytest.param(4, (5, 7), marks=pytest.mark.slow)],
+)
 def test_valid_makes_padding_invisible(scale, size):
   net = RRDBNet(**TINY, scale=scale)
   params = random_params(net)
@@ -102,9 +105,9 @@ def test_valid_makes_padding_invisible(scale, size):
 @pytest.mark.parametrize(
   ("scale", "unshuffle"),
   [
-    (4, None),
-    (3, None),
     (2, None),
+    pytest.param(4, None, marks=pytest.mark.slow),
+    pytest.param(3, None, marks=pytest.mark.slow),
     pytest.param(2, 1, marks=pytest.mark.slow),
     pytest.param(8, None, marks=pytest.mark.slow),
   ],

@@ -50,7 +50,9 @@ def test_images_of_many_sizes_are_as_if_alone(fields, devices, most):
   results = list(many.stream(iter(pictures)))
   # A program for 8 bits, another for 16.
   assert len(many._programs) == 2
-  for image, found in zip(pictures, results, strict=True):
+  # Each alone has a program of its own, which takes a while to compile.
+  step = 1 if most > 16 else 4
+  for image, found in list(zip(pictures, results, strict=True))[1::step]:
     expected = one.upscale(image)
     assert found.shape == expected.shape
     assert found.dtype == expected.dtype
@@ -354,10 +356,10 @@ def test_what_is_least_full_waits_once(devices):
 
 
 def test_pieces_that_wait_come_in_order_and_once(monkeypatch, model):
-  monkeypatch.setattr(stream, "_GROUP_PIXELS", 6000)
+  monkeypatch.setattr(stream, "_GROUP_PIXELS", 1500)
   pictures = [
     picture(*size, 3, dtype=np.uint8, seed=i)
-    for i, size in enumerate(sizes_of(60, 4, 40, seed=2))
+    for i, size in enumerate(sizes_of(40, 4, 20, seed=2))
   ]
   orders = []
   real = stream.Order.begin
@@ -367,14 +369,14 @@ def test_pieces_that_wait_come_in_order_and_once(monkeypatch, model):
     real(order, plan)
 
   monkeypatch.setattr(stream.Order, "begin", begin)
-  found = list(model.stream(pictures, tile=24, halo=4))
+  found = list(model.stream(pictures, tile=12, halo=4))
   assert len(orders) == len(pictures)
   assert any(order.waited for order in orders)
   assert not all(order.waited for order in orders)
   by_waiting = sorted(range(len(pictures)), key=lambda i: orders[i].waited)
   # Each alone has a program of its own, which takes a while to compile.
-  for i in by_waiting[:3] + by_waiting[-3:]:
-    expected = model.upscale(pictures[i], tile=24, halo=4)
+  for i in by_waiting[:1] + by_waiting[-2:]:
+    expected = model.upscale(pictures[i], tile=12, halo=4)
     np.testing.assert_allclose(found[i].astype(int), expected, atol=1)
   for image, result in zip(pictures, found, strict=True):
     assert result.shape == (4 * image.shape[0], 4 * image.shape[1], 3)

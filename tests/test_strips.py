@@ -1,6 +1,7 @@
 """The last layers in strips, beside the plain form of the network at once."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +43,20 @@ def _assert_close(actual, expected):
   np.testing.assert_allclose(actual / scale, expected / scale, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", FACTORS)
-@pytest.mark.parametrize("masked", [False, True])
+@functools.partial(jax.jit, static_argnums=0)
+def _run(net, *arguments):
+  return net.apply(*arguments, method="reconstruct")
+
+
 @pytest.mark.parametrize(
-  "height", [24, *(pytest.param(h, marks=pytest.mark.slow) for h in (23, 40))]
+  ("scale", "masked", "height"),
+  [
+    *((2, True, 24), (3, False, 24), (4, True, 24), (8, False, 24)),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in itertools.product(FACTORS, (False, True), (23, 40))
+    ),
+  ],
 )
 def test_strips_are_the_image(monkeypatch, scale, masked, height):
   monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
@@ -59,23 +70,21 @@ def test_strips_are_the_image(monkeypatch, scale, masked, height):
   assert 8 >= rows > 4
   masks = (valid,) if masked else ()
   found, expected = (
-    net.apply(variables, feat, *masks, method="reconstruct")
-    for net in (fast, plain)
+    _run(net, variables, feat, *masks) for net in (fast, plain)
   )
   assert found.shape == (2, height * scale, 9 * scale, 3)
   _assert_close(found, expected)
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+  "masked", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_at_the_published_width(masked):
   fast, plain, variables = _nets()
   feat, valid = _features(2, 70, 67, 64)
   assert strips.count_rows((2, 140, 134, 64)) == 28
   masks = (valid,) if masked else ()
-  _assert_close(
-    fast.apply(variables, feat, *masks, method="reconstruct"),
-    plain.apply(variables, feat, *masks, method="reconstruct"),
-  )
+  _assert_close(*(_run(net, variables, feat, *masks) for net in (fast, plain)))
 
 
 def test_what_is_differentiated_is_the_same(monkeypatch):
@@ -87,24 +96,27 @@ def test_what_is_differentiated_is_the_same(monkeypatch):
     sr = net.apply(variables, feat, valid, method="reconstruct")
     return (sr * sr).mean(), sr
 
-  def run(net):
-    return jax.value_and_grad(
-      lambda *args: loss(net, *args), argnums=(0, 1), has_aux=True
+  found, expected = (
+    jax.jit(
+      jax.value_and_grad(
+        functools.partial(loss, net), argnums=(0, 1), has_aux=True
+      )
     )(variables, feat)
-
-  found, expected = run(fast), run(plain)
+    for net in (fast, plain)
+  )
   jax.tree.map(_assert_close, found, expected)
   # And the same, undifferentiated, in strips.
-  _assert_close(found[0][1], loss(fast, variables, feat)[1])
+  _, sr = jax.jit(functools.partial(loss, fast))(variables, feat)
+  _assert_close(found[0][1], sr)
 
 
-def test_half_precision():
-  fast, plain, variables = _nets(dtype=jnp.bfloat16)
-  feat, _ = _features(1, 70, 134, 64)
-  assert strips.count_rows((1, 140, 268, 64)) is not None
+def test_half_precision(monkeypatch):
+  monkeypatch.setattr(strips, "_STRIP_PIXELS", 1)
+  fast, plain, variables = _nets(num_feat=6, num_grow_ch=4, dtype=jnp.bfloat16)
+  feat, _ = _features(2, 24, 9, 6)
+  assert strips.count_rows((2, 48, 18, 6)) is not None
   found, expected = (
-    net.apply(variables, feat.astype(jnp.bfloat16), method="reconstruct")
-    for net in (fast, plain)
+    _run(net, variables, feat.astype(jnp.bfloat16)) for net in (fast, plain)
   )
   assert found.dtype == expected.dtype == jnp.float32
   np.testing.assert_allclose(found, expected, atol=0.03 * expected.max())
@@ -134,10 +146,6 @@ def in_four():
   fast, plain, variables = _nets(num_feat=6, num_grow_ch=4)
   feat, valid = _features(4, 24, 9, 6)
   return fast, variables, feat, valid, _run(plain, variables, feat, valid)
-
-
-def _run(net, variables, feat, valid):
-  return net.apply(variables, feat, valid, method="reconstruct")
 
 
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])

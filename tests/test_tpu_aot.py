@@ -149,6 +149,7 @@ def traced(function, state, raw, arrays):
   return re.sub(r"0x[0-9a-f]+", "", text)
 
 
+@pytest.mark.slow  # Where libtpu is.
 def test_a_step_on_four_chips_of_a_tpu():
   pytest.importorskip("libtpu")
   row = run_alone(

@@ -75,6 +75,11 @@ def _without(function, **options):
 
 TINY = {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}
 REAL = {"num_feat": 64, "num_block": 2, "num_grow_ch": 32}
+GENERATOR_LOSSES = (
+  "vanilla_generator_loss",
+  "wasserstein_generator_loss",
+  "least_squares_generator_loss",
+)
 LOSSES = (
   "l1_loss",
   "mse_loss",
@@ -87,7 +92,7 @@ LOSSES = (
   "wasserstein_critic_loss",
 )
 # By name: a function of parameters and images to something of each image.
-FUNCTIONS = {
+ALONE = {
   "RRDBNet": functools.partial(_apply, _network(**TINY)),
   "RRDBNet, plain": functools.partial(_apply, _network(**TINY, form="plain")),
   "RRDBNet, x2": functools.partial(_apply, _network(**TINY, scale=2)),
@@ -104,30 +109,59 @@ FUNCTIONS = {
   "VGGStyleDiscriminator": functools.partial(_judge, _critic("batch")),
   "VGGStyleDiscriminator, layer": functools.partial(_judge, _critic("layer")),
   "vgg19_features": _vgg,
-  "psnr": _alone(functools.partial(esrgan_jax.psnr, **METRIC)),
-  "ssim": _alone(functools.partial(esrgan_jax.ssim, **METRIC)),
-  "ssim_map": _alone(metrics.ssim_map),
-  "rgb_to_y": _without(esrgan_jax.rgb_to_y),
   "imresize": _without(esrgan_jax.imresize, scale=1 / 4),
-  "imresize, larger": _without(esrgan_jax.imresize, size=(40, 23)),
-  "pixel_unshuffle": _without(esrgan_jax.pixel_unshuffle, factor=2),
-  "gradient_penalty": _penalty,
-  "perceptual_loss": _alone(_perceptual),
-  "vanilla_generator_loss": _one(esrgan_jax.vanilla_generator_loss),
-  "wasserstein_generator_loss": _one(esrgan_jax.wasserstein_generator_loss),
-  "least_squares_generator_loss": _one(esrgan_jax.least_squares_generator_loss),
-  "interpolate_params": _mixed,
-} | {name: _alone(getattr(esrgan_jax, name)) for name in LOSSES}
+}
+# Those that are small share programs, and nothing else.
+TOGETHER = {
+  "measures": {
+    "psnr": _alone(functools.partial(esrgan_jax.psnr, **METRIC)),
+    "ssim": _alone(functools.partial(esrgan_jax.ssim, **METRIC)),
+    "ssim_map": _alone(metrics.ssim_map),
+  },
+  "pixels": {
+    "rgb_to_y": _without(esrgan_jax.rgb_to_y),
+    "imresize, larger": _without(esrgan_jax.imresize, size=(40, 23)),
+    "pixel_unshuffle": _without(esrgan_jax.pixel_unshuffle, factor=2),
+    "interpolate_params": _mixed,
+  },
+  "losses": {
+    "gradient_penalty": _penalty,
+    "perceptual_loss": _alone(_perceptual),
+    **{name: _one(getattr(esrgan_jax, name)) for name in GENERATOR_LOSSES},
+    **{name: _alone(getattr(esrgan_jax, name)) for name in LOSSES},
+  },
+}
+
+
+def _together(functions):
+  """One of a parameter and an image for each, to a result of each."""
+
+  def run(params, image):
+    return {
+      name: function(params[name], image[name])
+      for name, function in functions.items()
+    }
+
+  return run
+
+
+FUNCTIONS = ALONE | {name: _together(each) for name, each in TOGETHER.items()}
 QUICK = ("imresize",)
 
 
 @functools.cache
-def _images():
+def _photos():
   return np.random.default_rng(0).random((NUM, SIDE, SIDE, 3), np.float32)
 
 
+def _images(name):
+  if name in TOGETHER:
+    return dict.fromkeys(TOGETHER[name], _photos())
+  return _photos()
+
+
 def _params(name):
-  image = _images()
+  image = _photos()
   function = FUNCTIONS[name]
   if name.startswith(("RRDBNet", "SRResNet", "SRVGGNet")):
     return random_params(function.args[0], image)
@@ -137,7 +171,8 @@ def _params(name):
   if name == "vgg19_features":
     params = jax.jit(esrgan_jax.init_vgg19)(jax.random.key(0))
     return {k: params[k] for k in ("normalization", "conv1_1", "conv1_2")}
-  return {"gain": np.float32(0.7)}
+  gain = {"gain": np.float32(0.7)}
+  return dict.fromkeys(TOGETHER[name], gain) if name in TOGETHER else gain
 
 
 def _scalar(function, params, image):
@@ -205,16 +240,18 @@ def test_every_function_of_arrays_is_tried():
     and not name.startswith(("init_", "vgg19_from_"))
     and name != "imresize_uint8"  # NumPy's.
   }
-  assert public <= {name.partition(",")[0] for name in FUNCTIONS}
+  tried = [*ALONE, *(name for each in TOGETHER.values() for name in each)]
+  assert public <= {name.partition(",")[0] for name in tried}
 
 
 @_each("RRDBNet, 64/2/32")  # Is in test_axes.
 def test_on_every_mesh(name):
   function, params, close = FUNCTIONS[name], _params(name), _closeness(name)
+  image = _images(name)
   run = functools.partial(_gradients, function)
-  expected = jax.jit(run)(params, _images())
+  expected = jax.jit(run)(params, image)
   mesh = jax.make_mesh((NUM,), ("data",), axis_types=(AxisType.Explicit,))
-  placed = _put(mesh, params, _images())
+  placed = _put(mesh, params, image)
   found = jax.jit(run)(*placed)
   close(found, expected)
   for leaf in jax.tree.leaves(found[0]):
@@ -223,30 +260,37 @@ def test_on_every_mesh(name):
     close(jax.jit(run)(*placed), expected)
   mesh = jax.make_mesh((NUM,), ("data",), axis_types=(AxisType.Auto,))
   with jax.set_mesh(mesh):
-    close(jax.jit(run)(*_put(mesh, params, _images())), expected)
+    close(jax.jit(run)(*_put(mesh, params, image)), expected)
 
 
 @every
 def test_in_shard_map(name):
   function, params, close = FUNCTIONS[name], _params(name), _closeness(name)
+  image = _images(name)
   mesh = jax.make_mesh((NUM,), ("data",), axis_types=(AxisType.Auto,))
   specs = P(), P("data")
   # What all devices share has the sum of their gradients.
   run = functools.partial(_gradients, function)
   found = jax.jit(
     jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(P("data"), specs))
-  )(params, _images())
-  close(found, jax.jit(run)(params, _images()))
+  )(params, image)
+  close(found, jax.jit(run)(params, image))
 
 
 @every
 def test_under_transformations(name):
-  function, params, image = FUNCTIONS[name], _params(name), _images()
+  function, params, image = FUNCTIONS[name], _params(name), _images(name)
   close = _closeness(name)
   loss = functools.partial(_scalar, function)
   scales = jnp.array([1.0, 0.5])
   random = np.random.default_rng(1)
-  u, v = random.standard_normal((2, *image.shape), np.float32)
+  u, v = (
+    jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), image)
+    for _ in range(2)
+  )
+
+  def lifted(image, axis):
+    return jax.tree.map(lambda x: jnp.expand_dims(x, axis), image)
 
   def scaled(params, scale):
     return jax.tree.map(lambda x: x * scale, params)
@@ -255,20 +299,26 @@ def test_under_transformations(name):
   def run(params, image):
     many = jax.vmap(scaled, (None, 0))(params, scales)
 
+    def each(a, b):
+      return jax.tree.map(jnp.vdot, a, b)
+
     def along(direction):
-      return lambda x: jnp.vdot(jax.grad(loss, 1)(params, x), direction)
+      slope = jax.grad(loss, 1)
+      return lambda x: sum(jax.tree.leaves(each(slope(params, x), direction)))
 
     def one(carry, x):
-      return carry, function(params, x[None])
+      return carry, function(params, lifted(x, 0))
 
     return {
-      "vmap": jax.vmap(function, (None, 0))(params, image[:, None]),
+      "vmap": jax.vmap(function, (None, 0))(params, lifted(image, 1)),
       "vmap params": jax.vmap(function, (0, None))(many, image),
       "scan": jax.lax.scan(one, 0, image)[1],
       "remat": jax.grad(jax.checkpoint(loss), (0, 1))(params, image),
-      "vmap grad": jax.vmap(jax.grad(loss), (None, 0))(params, image[:, None]),
+      "vmap grad": jax.vmap(jax.grad(loss), (None, 0))(
+        params, lifted(image, 1)
+      ),
       "second": [
-        jnp.vdot(jax.grad(along(a))(image), b) for a, b in ((u, v), (v, u))
+        each(jax.grad(along(a))(image), b) for a, b in ((u, v), (v, u))
       ],
     }
 
@@ -285,5 +335,5 @@ def test_under_transformations(name):
   summed = jax.tree.map(lambda x: x.sum(0), found["vmap grad"])
   close(summed, gradients[0])
   # The Hessian is symmetric.
-  first, second = found["second"]
-  np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-3)
+  for first, second in zip(*map(jax.tree.leaves, found["second"]), strict=True):
+    np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-3)

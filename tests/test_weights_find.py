@@ -49,15 +49,21 @@ def _number(found):
   return int(layer["bias"][0])
 
 
-@pytest.fixture(name="run")
-def _run(tmp_path):
+@pytest.fixture(scope="module", name="saved")
+def _saved(tmp_path_factory):
   """A workdir: phase one finished, phase two under way."""
-  run = tmp_path / "run"
+  run = tmp_path_factory.mktemp("saved") / "run"
   _save(run / "psnr", 1, 3)
   _write(run / "models/psnr.safetensors", 70)
   _write(run / "models/interpolated_0.8.safetensors", 80)
   _save(run / "gan", 2, 5, make=plain_states.gan)
   return run
+
+
+@pytest.fixture(name="run")
+def _run(saved, tmp_path):
+  """The same, to do with it what one likes."""
+  return shutil.copytree(saved, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def init_vgg19(key: Array) -> dict[str, dict[str, Array]]:
 
   Source: He et al. (arXiv:1502.01852), equation 10.
 
-  >>> params = init_vgg19(jax.random.key(0))
+  >>> params = jax.eval_shape(init_vgg19, jax.random.key(0))
   >>> params["conv5_4"]["kernel"].shape
   (3, 3, 512, 512)
   """
