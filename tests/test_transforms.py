@@ -106,6 +106,9 @@ ALONE = {
   "SRGANDiscriminator": functools.partial(
     _judge, esrgan_jax.SRGANDiscriminator(4, input_size=SIDE, norm="layer")
   ),
+  "UNetDiscriminatorSN": functools.partial(
+    _judge, esrgan_jax.UNetDiscriminatorSN(4)
+  ),
   "VGGStyleDiscriminator": functools.partial(_judge, _critic("batch")),
   "VGGStyleDiscriminator, layer": functools.partial(_judge, _critic("layer")),
   "vgg19_features": _vgg,
