@@ -86,7 +86,9 @@ def pytest_collection_modifyitems(config, items):
     return
   quick, others = [], []
   for item in items:
-    other = any(map(item.get_closest_marker, ("slow", "torch", "runtimes")))
+    other = any(
+      map(item.get_closest_marker, ("slow", "torch", "runtimes", "release"))
+    )
     (others if other else quick).append(item)
   config.hook.pytest_deselected(items=others)
   items[:] = quick

@@ -1,6 +1,8 @@
 """Each config of configs/, by the command, smaller: to a report and a photo.
 
-configs/finetune.py has tests of its own, test_finetune.py.
+configs/finetune.py has tests of its own, test_finetune.py. configs/realesrnet
+is the first phase of configs/realesrgan, and configs/realesrgan_finetune the
+second, of other data: test_realesrgan.py has those.
 """
 
 import json
@@ -17,8 +19,9 @@ from esrgan_jax.training import config as config_lib
 from esrgan_jax.weights import files
 from tests.training_runs import ROOT, logged
 
+_ELSEWHERE = ("finetune", "realesrnet", "realesrgan_finetune")
 _CARDS = sorted(
-  path.stem for path in ROOT.glob("configs/*.py") if path.stem != "finetune"
+  path.stem for path in ROOT.glob("configs/*.py") if path.stem not in _ELSEWHERE
 )
 # Losses, phases, layers, norms and kinds of networks stay the card's own.
 _SMALLER = {

@@ -21,7 +21,7 @@ _CARDS = sorted(pathlib.Path(__file__).parents[1].glob("configs/*.py"))
 @pytest.mark.parametrize("path", _CARDS, ids=lambda p: p.stem)
 def test_every_card_is_complete_and_documented(path):
   config = config_lib.read_config(path)
-  if path.stem == "finetune":
+  if path.stem in ("finetune", "realesrgan_finetune"):
     config_lib.override(config, [("data.sources", "photos")])
   config = config_lib.complete(config)
   total = config.phases.psnr.num_train_steps + config.phases.gan.num_train_steps

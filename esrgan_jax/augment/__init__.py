@@ -2,9 +2,11 @@
 
 A batch is a dict of `"lr"`, `[B, h, w, 3]`, and `"hr"`,
 `[B, scale * h, scale * w, 3]`: uint8 in `pairs`, which cuts, flips and turns,
-and float in [0, 1] in `transform`, which mixes, recolors and degrades.
+and float in [0, 1] in `transform`, which mixes, recolors and degrades, and in
+`degraded_pairs`, which makes LR of HR.
 """
 
+from esrgan_jax.augment.degraded import degraded_pairs
 from esrgan_jax.augment.operations import (
   OPERATIONS,
   Operation,
@@ -32,6 +34,7 @@ __all__ = [
   "augment",
   "cut",
   "defaults",
+  "degraded_pairs",
   "pack",
   "problem_of",
   "register_operation",

@@ -50,6 +50,7 @@ from esrgan_jax.data.sources import (
   prepare,
   require_hr,
 )
+from esrgan_jax.data.sources.shrunk import UNMADE
 from esrgan_jax.data.streaming import Stream, require_grain
 
 __all__ = [
@@ -133,6 +134,7 @@ def open_data(
   progress: Callable[[int, int], None] | None = None,
   teach: Callable[[Source], Source] | None = None,
   needs_hr: bool = True,
+  unmade: bool = False,
 ) -> Data:
   """Opens the sources and decodes their images, once a run.
 
@@ -158,6 +160,8 @@ def open_data(
     progress: Called with images done and images in all, while decoding.
     teach: Makes of the source one whose HR is a teacher's; see `data.teaching`.
     needs_hr: Whether LR alone will not do, where there is no `teach`.
+    unmade: Of HR images alone, no LR is made, which takes time: its place has
+      every `scale`-th pixel, for steps that make LR of HR.
 
   Returns:
     The data.
@@ -190,7 +194,13 @@ def open_data(
     require_grain()
   gather = gather_of(mesh)
   source, listed = _open(
-    "sources", options, scale, gather, needs_hr=needs_hr, teach=teach
+    "sources",
+    options,
+    scale,
+    gather,
+    needs_hr=needs_hr,
+    teach=teach,
+    unmade=unmade,
   )
   threads = options["num_threads"] or os.cpu_count() or 1
   kept = {"cache_dir": options["cache_dir"] or None}
@@ -245,6 +255,7 @@ def open_evaluation(
   smallest: int,
   progress: Callable[[int, int], None] | None = None,
   needs_hr: bool = True,
+  unmade: bool = False,
 ) -> tuple[Source | None, agreement.Report]:
   """Opens the validation images and looks at each, so that none is a surprise.
 
@@ -256,6 +267,7 @@ def open_evaluation(
     smallest: HR pixels a side that an image must have at least.
     progress: Called with images done and images in all.
     needs_hr: Whether LR alone will not do.
+    unmade: As of `open_data`.
 
   Returns:
     The usable images, the same in all processes, and what was found. None
@@ -274,7 +286,9 @@ def open_evaluation(
   if not options["eval"]:
     return None, agreement.Report(0, 0)
   gather = distributed.gather
-  source, listed = _open("eval", options, scale, gather, needs_hr=needs_hr)
+  source, listed = _open(
+    "eval", options, scale, gather, needs_hr=needs_hr, unmade=unmade
+  )
   share = range(jax.process_index(), len(source), jax.process_count())
   threads = options["num_threads"] or os.cpu_count() or 1
   _, agreed = agreement.agree_on_images(
@@ -306,8 +320,9 @@ def _options(config):
   return options
 
 
-def _open(key, options, scale, gather, *, needs_hr, teach=None):
+def _open(key, options, scale, gather, *, needs_hr, teach=None, unmade=False):
   """Opens the sources of a key, the same in all processes."""
+  border = UNMADE if unmade else options["border"]
   data_dir = options["data_dir"] or None
   if options["prepare"]:
     # Who fails in here ends at once, and the others with it: they may wait.
@@ -320,7 +335,7 @@ def _open(key, options, scale, gather, *, needs_hr, teach=None):
     )
   source, listed = agreement.agree_on_names(
     lambda: open_source(
-      options[key], scale=scale, data_dir=data_dir, border=options["border"]
+      options[key], scale=scale, data_dir=data_dir, border=border
     ),
     gather,
   )

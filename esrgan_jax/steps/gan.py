@@ -116,6 +116,9 @@ def gan_gradients(
   perceptual_weight: float = 1.0,
   adversarial: str = "relativistic",
   adversarial_weight: float = 5e-3,
+  l1_gt_usm: bool = False,
+  percep_gt_usm: bool = False,
+  gan_gt_usm: bool = False,
   key: Array | None = None,
   axis_name: axes.AxisName = None,
   **options: Any,
@@ -127,10 +130,11 @@ def gan_gradients(
   Args:
     params: The generator's parameters.
     d_params: The discriminator's parameters.
-    d_batch_stats: Its running statistics; `{}` without BatchNorm.
+    d_batch_stats: Its running statistics, of BatchNorm or spectral norm; `{}`
+      without either.
     batch: `lr` and `hr`, as above.
     generator: Linen module of `lr` to `sr`, or a `FromFunction`.
-    discriminator: Linen module of images to one logit each, or a
+    discriminator: Linen module of images to a logit each, or one a pixel, or a
       `FromFunction`; `train=` tells it the mode, if it takes that.
     collections: The generator's, besides its parameters.
     perceptual: Function of `(sr, hr)` to a scalar, see `vgg_perceptual`; `None`
@@ -140,7 +144,11 @@ def gan_gradients(
     perceptual_weight: ESRGAN 1; SRGAN 0.006 with `"l2"` features.
     adversarial: `"relativistic"` (ESRGAN), `"vanilla"` (SRGAN), `"wgan-gp"`,
       `"lsgan"`, `"hinge"`, or another of `losses.ADVERSARIAL_LOSSES`.
-    adversarial_weight: ESRGAN's lambda; SRGAN 1e-3.
+    adversarial_weight: ESRGAN's lambda; SRGAN 1e-3, Real-ESRGAN 0.1.
+    l1_gt_usm: Whether `hr` is sharpened (`degradation.usm_sharpen`) before the
+      pixel loss compares SR with it; Real-ESRGAN's training does.
+    percep_gt_usm: The same of the perceptual loss; Real-ESRGAN's does.
+    gan_gt_usm: The same of D's real images; Real-ESRGAN's does not.
     key: Random key, for networks with dropout or its like, and for the places
       of the penalty of `"wgan-gp"`. That is of each image's score, and needs a
       D that sees images apart from each other: one whose BatchNorm takes the
@@ -193,6 +201,16 @@ def gan_gradients(
   if perceptual is not None:
     perceptual = shared.image_loss(perceptual, "perceptual")
   lr, hr = batch["lr"], batch["hr"]
+  sharpened = {
+    "l1_gt_usm": l1_gt_usm,
+    "percep_gt_usm": percep_gt_usm,
+    "gan_gt_usm": gan_gt_usm,
+  }
+  checks.check_flags(**sharpened)
+  sharp = shared.sharpen(hr) if any(sharpened.values()) else hr
+  pixel_hr, perceptual_hr, real_hr = (
+    sharp if usm else hr for usm in sharpened.values()
+  )
   pixel = shared.find_pixel_loss(pixel_loss)
   loss = losses.find_adversarial_loss(adversarial)
   if loss.penalty and key is None:
@@ -227,10 +245,10 @@ def gan_gradients(
     return logits, updated["batch_stats"]
 
   def image_losses(sr):
-    terms = {"g/pixel": pixel(sr, hr)}
+    terms = {"g/pixel": pixel(sr, pixel_hr)}
     total = pixel_weight * terms["g/pixel"]
     if perceptual is not None:
-      terms["g/perceptual"] = perceptual(sr, hr)
+      terms["g/perceptual"] = perceptual(sr, perceptual_hr)
       total += perceptual_weight * terms["g/perceptual"]
     return total, terms
 
@@ -238,7 +256,9 @@ def gan_gradients(
   # weights in G's backward pass, and those of the images in D's.
   sr, g_vjp, new_collections = jax.vjp(apply_g, params, has_aux=True)
   real_logits, real_vjp, d_batch_stats = jax.vjp(
-    lambda p: apply_d(p, d_batch_stats, hr, real_key), d_params, has_aux=True
+    lambda p: apply_d(p, d_batch_stats, real_hr, real_key),
+    d_params,
+    has_aux=True,
   )
   fake_logits, fake_vjp, d_batch_stats = jax.vjp(
     lambda p, image: apply_d(p, d_batch_stats, image, fake_key),
@@ -258,10 +278,16 @@ def gan_gradients(
 
     def penalty(d_params):
       variables = {"params": d_params, "batch_stats": d_batch_stats}
+
+      def critic(image):
+        scores = registry.infer(discriminator, variables, image)
+        # An image's score, where D has one for each pixel: as the losses do.
+        return scores.mean(tuple(range(1, scores.ndim)))
+
       return loss.penalty(
         key,
-        lambda image: registry.infer(discriminator, variables, image),
-        hr,
+        critic,
+        real_hr,
         sr,
         **({"axis_name": axis_name} if axis_name is not None else {}),
       )

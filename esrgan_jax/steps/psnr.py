@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from esrgan_jax import checks
 from esrgan_jax.models.registry import Network
 from esrgan_jax.ops import axes
 from esrgan_jax.steps import shared
@@ -26,6 +27,7 @@ def psnr_gradients(
   generator: Network,
   collections: Mapping[str, Any] | None = None,
   pixel_loss: str | ImageLoss = "l1",
+  gt_usm: bool = False,
   key: Array | None = None,
   axis_name: axes.AxisName = None,
 ) -> tuple[Any, Any, Metrics]:
@@ -37,6 +39,8 @@ def psnr_gradients(
     generator: Linen module of `lr` to `sr`, or a `FromFunction`.
     collections: The generator's, besides its parameters.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    gt_usm: Whether `hr` is sharpened (`degradation.usm_sharpen`) before SR is
+      compared with it, as Real-ESRNet's training does.
     key: Random key, for a generator with dropout or its like.
     axis_name: As of `psnr_step`.
 
@@ -61,6 +65,8 @@ def psnr_gradients(
   axes.check_bound(axis_name)
   pixel = shared.find_pixel_loss(pixel_loss)
   batch = shared.check_batch(batch, generator)
+  checks.check_flags(gt_usm=gt_usm)
+  hr = shared.sharpen(batch["hr"]) if gt_usm else batch["hr"]
   params, collections = axes.vary((params, collections or {}), axis_name)
   (own_key,) = shared.device_keys(key, 1, axis_name)
 
@@ -69,7 +75,7 @@ def psnr_gradients(
       sr, updated = shared.run_network(
         generator, params, collections, batch["lr"], own_key
       )
-    return pixel(sr, batch["hr"]), updated
+    return pixel(sr, hr), updated
 
   (value, updated), grads = jax.value_and_grad(loss, has_aux=True)(params)
   metrics = {"g/pixel": value, "g/loss": value}
@@ -83,6 +89,7 @@ def psnr_step(
   generator: Network,
   optimizer: optax.GradientTransformation,
   pixel_loss: str | ImageLoss = "l1",
+  gt_usm: bool = False,
   ema_decay: float = 0.999,
   accumulate: int = 1,
   seed: int = 0,
@@ -103,6 +110,7 @@ def psnr_step(
       takes them; line searches such as `optax.lbfgs`, and `optax.lookahead`,
       are not supported.
     pixel_loss: `"l1"`, `"mse"`, `"charbonnier"`, or a function of `(sr, hr)`.
+    gt_usm: As of `psnr_gradients`.
     ema_decay: Decay of `ema_params`, in [0, 1]; 0 has them equal `params`.
     accumulate: Microbatches that the batch is split into, one after another,
       to save memory. The result is that of the whole batch, to rounding, but
@@ -147,7 +155,10 @@ def psnr_step(
   (1, 0.0)
   """
   gradients = functools.partial(
-    psnr_gradients, generator=generator, pixel_loss=pixel_loss
+    psnr_gradients,
+    generator=generator,
+    pixel_loss=pixel_loss,
+    gt_usm=gt_usm,
   )
   return regress(
     gradients,

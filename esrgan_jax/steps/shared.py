@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from esrgan_jax import checks, losses
+from esrgan_jax import checks, degradation, losses
 from esrgan_jax.models import registry
 from esrgan_jax.ops import axes
 from esrgan_jax.ops.layout import keep_compact
@@ -60,6 +60,11 @@ def image_loss(function, name):
       f"{name} must be a function of (sr, hr), got {checks.describe(function)}"
     )
   return lambda *images: checks.check_scalar_loss(function(*images), name)
+
+
+def sharpen(images):
+  """HR as Real-ESRGAN's losses compare SR with it."""
+  return axes.anywhere(degradation.usm_sharpen, images)
 
 
 def run_network(net, params, collections, images, key=None):

@@ -22,7 +22,7 @@ import ml_collections
 
 from esrgan_jax import plugins
 from esrgan_jax import text as text_lib
-from esrgan_jax.training import limits
+from esrgan_jax.training import degrading, limits
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.defaults import (
   ANY_TYPE,
@@ -54,6 +54,7 @@ _HARMLESS = (
   "data.num_threads",
   "data.prefetch",
   "data.prepare",
+  "degradation.eval_seed",
   "eval",
   "eval_every_steps",
   "export_alpha",
@@ -170,6 +171,7 @@ def complete(config: Mapping[str, Any]) -> ml_collections.ConfigDict:
       "config.data.sources is empty; name a folder of photos, or several"
     )
   limits.check_phases(filled)
+  degrading.check(filled)
   return filled
 
 
@@ -320,6 +322,8 @@ def _merge(defaults, given, prefix, known):
     if key not in defaults:
       _raise_unknown(name, known)
     if isinstance(defaults[key], Mapping) and key not in FREE_FORM:
+      if value is None:
+        continue  # A section that is left out.
       if not isinstance(value, Mapping):
         raise ConfigError(f"config.{name} is {value!r}; it is a section")
       value = _merge(defaults[key], value, f"{name}.", known)

@@ -17,6 +17,7 @@ from esrgan_jax import augment
 from esrgan_jax.data import pipeline
 from esrgan_jax.evaluation import measures
 from esrgan_jax.models import registry
+from esrgan_jax.training import degrading
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.errors import ConfigError
 from esrgan_jax.weights import workdir
@@ -91,6 +92,11 @@ _COMMON: dict[str, Any] = {
     # At most one of them a pair: probabilities are shares, 1 together at most.
     "one_of": False,
   },
+  # LR made of HR inside the step, as Real-ESRGAN's training has it: blur, size,
+  # noise and JPEG, twice. Off unless `enabled`: see training/degrading.py, and
+  # docs/realesrgan.md. Validation images are degraded as well, once and for
+  # all, but for pairs (HR::LR).
+  degrading.SECTION: degrading.DEFAULTS,
   "log_every_steps": 100,
   "eval_every_steps": 5000,
   "checkpoint_every_steps": 5000,

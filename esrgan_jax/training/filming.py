@@ -222,7 +222,8 @@ def _open(run, source):
   elif os.path.isfile(path := os.path.expanduser(named)):
     border = run.config.data.border
     try:
-      pair = sources.ImageFolder(path, scale=scale, border=border)[0]
+      found = sources.ImageFolder(path, scale=scale, border=border)
+      pair = (run.degrading.source(found) if run.degrading else found)[0]
     except sources.DataError as error:
       raise ConfigError(f"config.film.picture: {error}") from error
   else:

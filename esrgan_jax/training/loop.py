@@ -284,6 +284,9 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
       run.say(f"{name}: {total} steps, {count:,} parameters")
 
     run.say(f"{name}: trains on {run.data.report.summary}")
+    if run.degrading:
+      size = run.degrading.crop_size
+      run.say(f"{name}: LR is degraded in the step, of crops of {size} pixels")
     augmentation = phases_lib.augmentation(config, name)
     if told := _shares(augmentation):
       run.say(f"{name}: augmentation: {told}")
@@ -333,6 +336,8 @@ def _compile_step(run, phase, state, augmentation):
   def run_step(state, raw, **arrays):
     key = jax.random.fold_in(jax.random.key(phase.seed), state.step)
     batch = run.data.preprocess(key, raw)
+    if run.degrading:
+      batch = run.degrading.pairs(key, batch["hr"], run.mesh)
     batch = augment.transform(key, batch, **augmentation)
     return phase.step(state, batch, **arrays)
 

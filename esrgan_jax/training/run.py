@@ -28,6 +28,7 @@ from esrgan_jax.evaluation import measures as measures_lib
 from esrgan_jax.models import registry
 from esrgan_jax.report import samples
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import degrading as degrading_lib
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
@@ -93,6 +94,10 @@ class Run:
   def eval_source(self) -> sources.Source | None:
     """Validation images that can be used; every process must ask for them."""
     border = self.config.eval.crop_border
+    degrades = (
+      bool(self.degrading)
+      and not (degrading_lib.has_pairs(self.config.data.eval)[0])
+    )
     with progress_lib.counting("validation images", self.console) as progress:
       source, report = pipeline_lib.open_evaluation(
         self.config.data,
@@ -100,11 +105,16 @@ class Run:
         smallest=evaluator.smallest_side(border),
         progress=progress,
         needs_hr=not self.teacher,
+        unmade=degrades,
       )
     self._tell("validation images", report)
     if source is not None and self.teacher:
       source = self._teach("validation images")(source)
-    return source
+    if source is None or not degrades:
+      return source
+    seed = self.degrading.eval_seed
+    self.say(f"validation images: LR is degraded, with seed {seed}")
+    return self.degrading.source(source)
 
   @functools.cached_property
   def teacher(self) -> teaching.Teacher | None:
@@ -151,19 +161,28 @@ class Run:
     """Training images, decoded once; every process must ask for them."""
     section = phases_lib.taught_by(self.config)
     ahead = section is not None and section.targets == "ahead"
+    size = self.config.patch_size
+    if self.degrading:
+      size = self.degrading.crop_size
     with progress_lib.counting("training images", self.console) as progress:
       data = pipeline_lib.open_data(
         self.config.data,
         scale=self.config.scale,
         batch_size=self.config.batch_size,
-        patch_size=self.config.patch_size,
+        patch_size=size,
         mesh=self.mesh,
         progress=progress,
         teach=self._teach("training images") if ahead else None,
         needs_hr=section is None or bool(section.get("truth_weight")),
+        unmade=bool(self.degrading),
       )
     self._tell("training images", data.report)
     return data
+
+  @functools.cached_property
+  def degrading(self) -> degrading_lib.Degrading | None:
+    """How LR is made of HR inside the step; None where it is not."""
+    return degrading_lib.of(self.config)
 
   def drop_data(self) -> None:
     """Gives back the memory, perhaps of devices, of the training images."""

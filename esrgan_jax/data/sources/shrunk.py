@@ -10,7 +10,10 @@ from esrgan_jax import images, text
 from esrgan_jax.data.sources.base import DataError, Pair, Source, corner
 from esrgan_jax.resize import imresize_uint8
 
-__all__ = ["Shrunk", "to_rgb8"]
+__all__ = ["UNMADE", "Shrunk", "to_rgb8"]
+
+# In the place of a border: nobody looks at LR, which is every `scale`-th pixel.
+UNMADE = "unmade"
 
 
 class Shrunk(Source):
@@ -20,7 +23,7 @@ class Shrunk(Source):
   MATLAB's bicubic of it, by `esrgan_jax.resize.imresize_uint8`.
 
   Attributes:
-    border: `"mirror"` or `"clamp"`, see `imresize_uint8`.
+    border: `"mirror"` or `"clamp"`, see `imresize_uint8`; or `UNMADE`.
   """
 
   border: str
@@ -28,6 +31,8 @@ class Shrunk(Source):
   @property
   def lr_origin(self) -> str:
     """Where LR comes from, for reports."""
+    if self.border == UNMADE:
+      return "made inside the step"
     return f"made by bicubic imresize ({self.border})"
 
   @abc.abstractmethod
@@ -77,6 +82,8 @@ class Shrunk(Source):
     return hr[:H, :W]
 
   def _make_lr(self, hr):
+    if self.border == UNMADE:
+      return hr[:: self.scale, :: self.scale]
     return imresize_uint8(hr, scale=1 / self.scale, border=self.border)
 
 

@@ -20,6 +20,9 @@ _OPTIONS = (
   "perceptual_weight",
   "adversarial",
   "adversarial_weight",
+  "l1_gt_usm",
+  "percep_gt_usm",
+  "gan_gt_usm",
 )
 
 
@@ -104,6 +107,11 @@ kinds.register_kind(
         "perceptual_weight": 1.0,
         "adversarial": "relativistic",
         "adversarial_weight": 5e-3,
+        # Whether HR is sharpened (USM) where SR is compared with it: Real-
+        # ESRGAN's True, True and False.
+        "l1_gt_usm": False,
+        "percep_gt_usm": False,
+        "gan_gt_usm": False,
       },
       losses.ADVERSARIAL_OPTIONS,
     ),

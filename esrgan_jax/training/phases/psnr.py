@@ -28,6 +28,7 @@ def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
     generator=generator,
     optimizer=adam,
     pixel_loss=settings.pixel_loss,
+    gt_usm=settings.gt_usm,
     ema_decay=config.ema_decay,
     accumulate=config.accumulate,
     seed=config.seed,
@@ -50,6 +51,7 @@ kinds.register_kind(
       "b1": 0.9,
       "b2": 0.999,
       "pixel_loss": "l1",
+      "gt_usm": False,  # Whether HR is sharpened (USM): Real-ESRNet's True.
     },
     make=_make,
     choices={"pixel_loss": shared.PIXEL_LOSSES},
