@@ -270,6 +270,7 @@ def choose(groups, devices=1, compiling=30_000.0):
     largest=672,
     devices=devices,
     least=2**12,
+    computing=lambda shape: memory.computing_pixels("cpu", shape.area),
     compiling=lambda shape: compiling,
   )
 
@@ -277,7 +278,7 @@ def choose(groups, devices=1, compiling=30_000.0):
 def test_many_sizes_share_windows_that_are_full():
   plans = [plan_of(*size) for size in sizes_of(200, 24, 600)]
   choice = choose([plans])
-  assert choice.shared is not None
+  assert choice.shared
   assert len(choice.own) <= 3
   arranged = windows.arrange(
     ((i, plan, False) for i, plan in enumerate(plans)), choice
@@ -289,9 +290,58 @@ def test_many_sizes_share_windows_that_are_full():
   assert first == sorted(first)
 
 
+def test_what_fits_goes_into_smaller_windows():
+  plans = [plan_of(*size) for size in sizes_of(200, 24, 600)]
+  choice = choose([plans])
+  large, small = choice.shared
+  pieces = {i: plan.pieces[0] for i, plan in enumerate(plans)}
+  assert all(windows.fits(piece, large) for piece in pieces.values())
+  arranged = windows.arrange(
+    ((i, plan, False) for i, plan in enumerate(plans)), choice
+  )
+  held = [(h.image, w.shape) for w in arranged for h in w.held]
+  assert sorted(i for i, _ in held) == [*pieces]
+  for i, shape in held:
+    assert windows.fits(pieces[i], shape)
+  # Between the large ones, too.
+  among = [i for i, s in held if s == large and windows.fits(pieces[i], small)]
+  assert among
+  one = choose([plans], compiling=200_000.0)
+  assert len(one.shared) == 1
+  assert computed(choice, [plans]) < 0.985 * computed(one, [plans])
+
+
+def test_as_if_alone_in_windows_of_two_shapes(monkeypatch, model):
+  def choose_two(groups, make_shared, **options):
+    del groups, options
+    shared = make_shared((16, 16)), make_shared((10, 12))
+    return windows.Choice(shared, {})
+
+  monkeypatch.setattr(windows, "choose", choose_two)
+  pictures = [
+    picture(*size, 3, dtype=np.uint8, seed=i)
+    for i, size in enumerate(sizes_of(24, 3, 16))
+  ]
+  ran = []
+  launch = stream.Engine._launch
+
+  def note(engine, batch):
+    ran.append(batch.shape)
+    return launch(engine, batch)
+
+  monkeypatch.setattr(stream.Engine, "_launch", note)
+  found = list(model.stream(pictures))
+  assert len(set(ran)) == 2
+  for image, result in zip(pictures, found, strict=True):
+    assert result.shape == (4 * image.shape[0], 4 * image.shape[1], 3)
+  monkeypatch.undo()
+  for expected, result in zip(model.stream(pictures), found, strict=True):
+    assert np.abs(result.astype(int) - expected).max() <= 1
+
+
 def test_one_size_keeps_windows_of_its_own():
   choice = choose([[plan_of(600, 400)] * 30])
-  assert choice.shared is None
+  assert not choice.shared
   (shape,) = choice.own
   assert (shape.height, shape.width) == (600, 400)
   # Unless compiling is what costs.
@@ -314,9 +364,12 @@ def computed(choice, groups):
   shared = [
     [plan.pieces[0] for plan in group if choice.takes(plan)] for group in groups
   ]
-  count = windows._count_windows(shared, choice.shared, 1)
+  counts = windows._count_windows(shared, choice.shared, 1)
   own = [p.shape.area for g in groups for p in g if not choice.takes(p)]
-  return count * choice.shared.area + sum(own)
+  return sum(own) + sum(
+    count * memory.computing_pixels("cpu", shape.area)
+    for count, shape in zip(counts, choice.shared, strict=True)
+  )
 
 
 def test_shapes_are_chosen_for_groups_as_they_come():
@@ -340,9 +393,9 @@ def test_what_is_least_full_waits_once(devices):
   )
   assert {*map(id, now)} | {*map(id, waiting)} == {*map(id, arranged)}
   assert len(now) + len(waiting) == len(arranged)
-  for grey in (False, True):
+  for shape, grey in itertools.product(choice.shared, (False, True)):
     of_now, of_waiting = (
-      [w.fill for w in part if w.grey == grey and w.shape == choice.shared]
+      [w.fill for w in part if w.grey == grey and w.shape == shape]
       for part in (now, waiting)
     )
     assert len(of_waiting) <= len(of_now) / 2

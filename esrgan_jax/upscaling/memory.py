@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,6 +18,9 @@ _STRIP_SIZE_ELSEWHERE = 2**29
 _LEAST_PIXELS = {"cpu": 2**12}
 _LEAST_PIXELS_ELSEWHERE = 2**16
 SMALLEST_TILE = 16
+# Pixels up to which their number does not change what one costs, those from
+# which on it does not, and what one costs then: caches are left behind.
+_COMPUTING = {"cpu": (2**15, 2**19, 1.15)}
 # Seconds for a program, and multiplications a second.
 _COMPILING = {"cpu": (3.0, 1e11)}
 _COMPILING_ELSEWHERE = (30.0, 2e13)
@@ -52,6 +56,27 @@ def least_pixels(platform: str) -> int:
   True
   """
   return _LEAST_PIXELS.get(platform, _LEAST_PIXELS_ELSEWHERE)
+
+
+def computing_pixels(platform: str, pixels: int) -> float:
+  """Returns how many pixels of a small image take as long as a large one.
+
+  By `python -m benchmarks.windows`; `docs/folders.md` has its table.
+
+  Args:
+    platform: Of the devices.
+    pixels: LR pixels of an image.
+
+  >>> computing_pixels("cpu", 1000), computing_pixels("tpu", 2**20)
+  (1000, 1048576)
+  >>> computing_pixels("cpu", 2**19) > 2**19
+  True
+  """
+  if platform not in _COMPUTING:
+    return pixels
+  few, many, cost = _COMPUTING[platform]
+  part = math.log(max(pixels, 1) / few) / math.log(many / few)
+  return pixels if part <= 0 else pixels * (1 + (cost - 1) * min(part, 1))
 
 
 def compiling_pixels(platform: str, parameters: int, passes: int = 1) -> float:

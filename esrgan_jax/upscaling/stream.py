@@ -21,9 +21,9 @@ from esrgan_jax.models import registry
 from esrgan_jax.upscaling import memory, tiles, windows
 
 # Of all results of a group, on the host.
-_GROUP_BYTES = 2**28
+_GROUP_BYTES = 3 * 2**27
 # LR pixels of a group: some full batches, of which the last is not.
-_GROUP_PIXELS = 2**22
+_GROUP_PIXELS = 2**23
 _GROUP_IMAGES = 1024
 # Batches on the devices: one computes while one lands.
 _IN_FLIGHT = 2
@@ -257,6 +257,9 @@ class Engine:
       + 2 * self._halo,
       devices=len(self._devices),
       least=memory.least_pixels(self._platform),
+      computing=lambda shape: memory.computing_pixels(
+        self._platform, shape.area
+      ),
       compiling=lambda shape: (
         0.0 if self._ready(shape, dtype) else self._compiling
       ),
@@ -480,7 +483,7 @@ class Engine:
       if order.ended:
         continue
       plan = self._plan(order.pixels.shape)
-      alone = windows.Choice(None, {})
+      alone = windows.Choice((), {})
       order.begin(plan)
       for part in windows.arrange([(order, plan, window.grey)], alone):
         batch = Batch(plan.shape, dtype, [part])

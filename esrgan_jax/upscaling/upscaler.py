@@ -408,8 +408,8 @@ class Upscaler:
 
     Images of many sizes go through a few programs: small ones share windows,
     where the network takes a mask; windows go to all devices in full batches.
-    Images are read ahead while devices compute, about four megapixels a group,
-    or 256 MB of results; it is lazy, and holds some three groups at most.
+    Images are read ahead while devices compute, about eight megapixels a group,
+    or 400 MB of results; it is lazy, and holds some three groups at most.
 
     Args:
       images: Each as for `upscale`; sizes and dtypes may differ.

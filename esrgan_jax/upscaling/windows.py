@@ -3,7 +3,8 @@
 A program is compiled for each shape of windows, which costs as much as some
 thousands of pixels; what a window has beyond its pieces is computed for
 nothing. So images of many sizes share large windows, where the network takes a
-mask, and images of one size have windows of their own.
+mask, and what fits into smaller ones has those, where that is worth a program;
+images of one size have windows of their own.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ _STEP = 32
 _FULL = 0.9
 _WAITING = 1 / 3
 # Packing some hundred pieces takes milliseconds.
-_TRIED = 24
+_TRIED = 48
 _MOST_PACKED = 512
+# Of the best, those that are tried with smaller windows beside them, whose
+# sides are these parts of the longest.
+_TRIED_TWO = 3
+_PARTS = (1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +89,13 @@ class Choice:
   """The shapes of a job.
 
   Attributes:
-    shared: For pieces of any size up to its own; None where there is none.
+    shared: For pieces of any size up to theirs; the first takes all, another
+      is smaller. Empty where pieces share no windows.
     own: Shapes that images of one size keep for themselves, by those of their
       plans: of small windows, a device sees several at a time.
   """
 
-  shared: Shape | None
+  shared: Sequence[Shape]
   own: Mapping[Shape, Shape]
 
   def knows(self, plan: Plan) -> bool:
@@ -99,9 +105,9 @@ class Choice:
   def takes(self, plan: Plan) -> bool:
     """Whether an image goes into shared windows."""
     return (
-      self.shared is not None
+      len(self.shared) > 0
       and plan.shape not in self.own
-      and all(fits(piece, self.shared) for piece in plan.pieces)
+      and all(fits(piece, self.shared[0]) for piece in plan.pieces)
     )
 
 
@@ -117,6 +123,7 @@ def choose(
   largest: int,
   devices: int,
   least: int,
+  computing: Callable[[Shape], float],
   compiling: Callable[[Shape], float],
 ) -> Choice:
   """Chooses a job's shapes, by the pixels that are computed.
@@ -129,6 +136,7 @@ def choose(
     largest: The longest side to try.
     devices: How many there are.
     least: Pixels that keep a device busy.
+    computing: What a window of a shape costs, in pixels.
     compiling: What a shape's program costs, in pixels; 0 if it is there.
 
   Returns:
@@ -149,14 +157,14 @@ def choose(
       kept[shape] = dataclasses.replace(shape, per_device=per_device)
     return kept
 
-  everything = Choice(None, keep(classes))
+  everything = Choice((), keep(classes))
   if make_shared is None or len(plans) < 2:
     return everything
 
   def own_cost(shape: Shape) -> float:
     count = sum(len(plan.pieces) for plan in classes[shape])
     # The last batch is computed whole, but images to come may fill it.
-    return max(1, count / devices) * shape.area + compiling(shape)
+    return max(1, count / devices) * computing(shape) + compiling(shape)
 
   def area(plans: Iterable[Plan]) -> int:
     return sum(p.height * p.width for plan in plans for p in plan.pieces)
@@ -172,7 +180,7 @@ def choose(
   own = cut | {*[shape for shape in useful if shape not in cut][:_MOST_OWN]}
   rest = [plan for plan in plans if plan.shape not in own]
   if not rest:
-    return Choice(None, keep(own))
+    return Choice((), keep(own))
   pieces = [piece for plan in rest for piece in plan.pieces]
   total = area(rest)
   sample = _sample(
@@ -196,19 +204,30 @@ def choose(
     count = math.ceil(total / _FILL / math.prod(size))
     return math.ceil(count / devices) * math.prod(size)
 
-  def pixels(shape: Shape) -> float:
-    count = part * _count_windows(sample, shape, devices)
-    return math.ceil(count / devices) * shape.area + compiling(shape)
+  def cost(shapes: Sequence[Shape]) -> float:
+    counts = _count_windows(sample, shapes, devices)
+    return sum(
+      math.ceil(part * count / devices) * computing(shape) + compiling(shape)
+      for shape, count in zip(shapes, counts, strict=True)
+    )
 
   sizes = itertools.product(
     sides(max(piece.height for piece in pieces)),
     sides(max(piece.width for piece in pieces)),
   )
   tried = [make_shared(size) for size in sorted(sizes, key=estimate)[:_TRIED]]
-  costs = {shape: pixels(shape) for shape in tried}
+  costs = {(shape,): cost((shape,)) for shape in tried}
+  small = [math.ceil(largest * part / _STEP) * _STEP for part in _PARTS]
+  for shape in sorted(tried, key=lambda shape: costs[shape,])[:_TRIED_TWO]:
+    for size in itertools.product(small, small):
+      within = size[0] <= shape.height and size[1] <= shape.width
+      # Where few fit, a program for them isn't worth while.
+      if within and 2 * math.prod(size) <= shape.area:
+        both = (shape, make_shared(size))
+        costs[both] = cost(both)
   shared = min(costs, key=costs.get)
-  cost = costs[shared]
-  if cost >= sum(own_cost(shape) for shape in classes if shape not in own):
+  alone = sum(own_cost(shape) for shape in classes if shape not in own)
+  if costs[shared] >= alone:
     return everything
   return Choice(shared, keep(own))
 
@@ -221,24 +240,23 @@ def _sample(groups: Sequence[Sequence[Piece]]) -> list[Sequence[Piece]]:
 
 
 def _count_windows(
-  groups: Sequence[Sequence[Piece]], shape: Shape, devices: int
-) -> int:
-  """Returns how many windows groups take, one after another."""
-  count = 0
+  groups: Sequence[Sequence[Piece]], shapes: Sequence[Shape], devices: int
+) -> list[int]:
+  """Returns how many windows of each shape groups take, one after another."""
+  found: list[Window] = []
   left: list[tuple[Any, Piece]] = []
   waited: set[Any] = set()
   for number, group in enumerate(groups):
     items = left + [((number, i), piece) for i, piece in enumerate(group)]
-    found = [Window(shape, False, held) for held in pack(items, shape)]
-    waiting: list[Window] = []
+    filled, waiting = _share(items, shapes, False), []
     if number + 1 < len(groups):
-      found, waiting = hold_back(
-        found, shape, devices, waited=waited.__contains__
+      filled, waiting = hold_back(
+        filled, shapes, devices, waited=waited.__contains__
       )
     left = [(held.image, held.piece) for w in waiting for held in w.held]
     waited.update(key for key, _ in left)
-    count += len(found)
-  return count
+    found += filled
+  return [sum(window.shape == shape for window in found) for shape in shapes]
 
 
 def arrange(
@@ -271,15 +289,17 @@ def arrange(
       Window(shape, grey, [Held(key, piece, (0, 0))]) for piece in pieces
     ]
   for grey, items in shared.items():
-    for held in _spread(pack(items, choice.shared), devices):
-      windows.append(Window(choice.shared, grey, held))
+    filled = _share(items, choice.shared, grey)
+    for shape in choice.shared:
+      alike = [window for window in filled if window.shape == shape]
+      windows += _spread(alike, devices)
   windows.sort(key=lambda window: min(order[h.image] for h in window.held))
   return windows
 
 
 def hold_back(
   windows: Sequence[Window],
-  shared: Shape | None,
+  shared: Sequence[Shape],
   devices: int,
   *,
   waited: Callable[[Any], bool],
@@ -288,18 +308,18 @@ def hold_back(
 
   Args:
     windows: From `arrange`.
-    shared: The shape of those that images share.
+    shared: The shapes of those that images share.
     devices: Those beyond a full batch wait as well.
     waited: Whether an image did before: none waits twice, for those after it
       are handed out after it.
 
   Returns:
-    Those to be computed now, and no more than a third of the shared ones: the
-    least full.
+    Those to be computed now, and no more than a third of those of each shared
+    shape: the least full.
   """
   waiting: list[Window] = []
-  for grey in (False, True):
-    alike = [w for w in windows if w.shape == shared and w.grey == grey]
+  for shape, grey in itertools.product(shared, (False, True)):
+    alike = [w for w in windows if w.shape == shape and w.grey == grey]
     left = len(alike)
     for window in sorted(alike, key=lambda window: window.fill):
       if left - 1 < len(alike) * (1 - _WAITING):
@@ -330,6 +350,27 @@ def batches(
   return found
 
 
+def _share(
+  items: Iterable[tuple[Hashable, Piece]], shapes: Sequence[Shape], grey: bool
+) -> list[Window]:
+  """Puts pieces into windows of one shape, or of two.
+
+  Those that only the first has room for come first, and what fits between them.
+  """
+  first, *others = shapes
+  if not others:
+    return [Window(first, grey, held) for held in pack(items, first)]
+  (second,) = others
+  large, small = [], []
+  for item in items:
+    (small if fits(item[1], second) else large).append(item)
+  bins: list[_Bin] = []
+  _put(large, bins, first)
+  rest = _put(small, bins, first, more=False)
+  found = [Window(first, grey, bin_.held) for bin_ in bins]
+  return found + [Window(second, grey, held) for held in pack(rest, second)]
+
+
 def pack(
   items: Iterable[tuple[Hashable, Piece]], shape: Shape
 ) -> list[list[Held]]:
@@ -352,13 +393,30 @@ def pack(
   >>> [len(held) for held in pack(((i, piece) for i in range(7)), shape)]
   [6, 1]
   """
+  bins: list[_Bin] = []
+  _put(items, bins, shape)
+  return [bin_.held for bin_ in bins]
+
+
+def _put(
+  items: Iterable[tuple[Hashable, Piece]],
+  bins: list[_Bin],
+  shape: Shape,
+  *,
+  more: bool = True,
+) -> list[tuple[Hashable, Piece]]:
+  """Packs pieces into windows that are there, and into more of them if need be.
+
+  Returns:
+    Those for which there is no room, if there may not be more.
+  """
   gap = shape.gap
+  left = []
   items = sorted(
     items,
-    key=lambda item: (max(item[1].height, item[1].width), item[1].height),
+    key=lambda item: (item[1].height * item[1].width, item[1].height),
     reverse=True,
   )
-  bins: list[_Bin] = []
   for key, piece in items:
     # Beyond the window's end, no gap is needed.
     size = (piece.height + gap, piece.width + gap)
@@ -371,24 +429,29 @@ def pack(
       ),
       default=None,
     )
-    if best is None:
+    if best is not None:
+      _, index, free = best
+    elif more:
       bins.append(_Bin((shape.height + gap, shape.width + gap)))
       index, free = len(bins) - 1, bins[-1].best(size)[1]
     else:
-      _, index, free = best
+      left.append((key, piece))
+      continue
     bins[index].take(free[:2], size)
     bins[index].held.append(Held(key, piece, free[:2]))
-  return [bin_.held for bin_ in bins]
+  return left
 
 
-def _spread(packed: list[list[Held]], count: int) -> list[list[Held]]:
+def _spread(windows: list[Window], count: int) -> list[Window]:
   """Makes windows fill a batch, which is computed whole: some hold less."""
-  missing = -len(packed) % count
-  found = list(packed)
-  while missing and max(map(len, found)) > 1:
-    fullest = max(found, key=len)
+  missing = -len(windows) % count
+  found = list(windows)
+  while missing and max(len(window.held) for window in found) > 1:
+    fullest = max(found, key=lambda window: len(window.held))
     found.remove(fullest)
-    found += [fullest[::2], fullest[1::2]]
+    found += [
+      dataclasses.replace(fullest, held=fullest.held[i::2]) for i in range(2)
+    ]
     missing -= 1
   return found
 
