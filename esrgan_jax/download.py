@@ -2,7 +2,7 @@
 
 What a server says of itself is not believed: a file ends at a limit, a
 connection that trickles is cut, redirections are few and stay on http(s), and
-nothing is kept whose SHA-256 is not the published one.
+nothing is kept whose checksum is not the published one.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def fetch(
   url: str,
   path: str | os.PathLike[str],
   *,
-  sha256: str,
   limit: int,
+  sha256: str = "",
+  md5: str = "",
   size: int | None = None,
   progress: Progress | None = None,
   timeout: float = 30.0,
@@ -72,8 +73,9 @@ def fetch(
   Args:
     url: Its address, http or https.
     path: Where to put it; the folder is made.
-    sha256: Its checksum in hexadecimal.
     limit: Bytes at most, whatever the server says.
+    sha256: Its checksum in hexadecimal.
+    md5: Another, of makers that publish no better; one of the two is needed.
     size: Its size in bytes, where known.
     progress: Called with the bytes fetched so far, and in all where known.
     timeout: Seconds in which there must be an answer, and after that data at
@@ -83,10 +85,11 @@ def fetch(
   Raises:
     DownloadError: If it cannot be fetched.
     ChecksumError: If something else was sent.
+    ValueError: If there is no checksum to compare with.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
-  ...   fetch("file:///etc/hosts", f"{folder}/a", sha256="", limit=100)
+  ...   fetch("file:///etc/hosts", f"{folder}/a", sha256="0", limit=100)
   Traceback (most recent call last):
   ...
   esrgan_jax.download.DownloadError: unknown url type: file
@@ -94,6 +97,9 @@ def fetch(
   path = pathlib.Path(path)
   part = path.with_name(f"{path.name}.part")
   limit = size or limit
+  kind, expected = ("MD5", md5) if md5 else ("SHA-256", sha256)
+  if not expected:
+    raise ValueError(f"{url} needs a checksum, sha256 or md5")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(part, timeout + limit / _LEAST_RATE) as file:
@@ -101,11 +107,11 @@ def fetch(
         part.unlink()
         return
       _fetch(url, file, part, size, limit, progress, timeout)
-      if (found := _digest(file)) != sha256:
+      if (found := _digest(file, kind)) != expected:
         part.unlink()
         raise ChecksumError(
-          f"what {url} sent is not the published file: SHA-256 is {found},"
-          f" expected {sha256}. It was deleted; try again, and check for a"
+          f"what {url} sent is not the published file: {kind} is {found},"
+          f" expected {expected}. It was deleted; try again, and check for a"
           " proxy that alters downloads"
         )
       os.fsync(file.fileno())
@@ -128,9 +134,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest(file: BinaryIO) -> str:
+def _digest(file: BinaryIO, kind: str) -> str:
   file.seek(0)
-  return hashlib.file_digest(file, "sha256").hexdigest()
+  return hashlib.file_digest(file, kind.replace("-", "").lower()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -7,19 +7,16 @@ Parameters come from `esrgan_jax.load_measure`; nothing here reads a file.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from esrgan_jax import checks
-from esrgan_jax.metrics import rgb_to_y
 from esrgan_jax.ops import axes
-from esrgan_jax.resize import imresize
 
 __all__ = ["BLOCK", "NUM_FEATURES", "niqe", "niqe_params"]
 
@@ -129,43 +126,123 @@ def niqe_params(
 @jax.jit
 def _niqe(image, params):
   leading = image.shape[:-3]
-  levels = jnp.round(rgb_to_y(image) * 255).astype(jnp.float32)
   rows, columns = (n // BLOCK for n in image.shape[-3:-1])
-  levels = levels[..., : rows * BLOCK, : columns * BLOCK, :]
-  levels = levels.reshape(-1, *levels.shape[-3:])
+  image = image[..., : rows * BLOCK, : columns * BLOCK, :]
+  image = image.reshape(-1, *image.shape[-3:])
+  levels = _luma(image.astype(jnp.float32))
   found = []
   for side in (BLOCK, BLOCK // 2):
-    found.append(_features(_normalized(levels[..., 0]), side))
-    if side == BLOCK:  # On whole levels its weights are exact.
-      levels = imresize(levels, scale=0.5)
+    found.append(_features(_normalized(levels), side))
+    if side == BLOCK:
+      levels = _halved(levels)
   distances = _distance(jnp.concatenate(found, -1), params)
   return distances.reshape(leading)
+
+
+def _luma(image):
+  """Luma in whole levels; where it is halfway, as roundings have it there."""
+  high, low = jnp.full_like(image[..., 0], 16), 0
+  for channel, weight in enumerate((65.481, 128.553, 24.966)):
+    parts = _parts(weight)
+    high, low = _add_product(high, low, image[..., channel], parts)
+  inverse = _parts(1 / 255)
+  total = _add_product(*_add_product(0, 0, high, inverse), low, inverse)
+  return jnp.round(_times(sum(total), 255))
 
 
 def _normalized(x):
   """Levels less their local mean, by their local deviation and 1, `[N, H, W]`.
 
-  Of differences from each pixel, opposite ones together, so that what is flat
-  or a ramp is exactly zero: zeros count on neither side.
+  Rounded where BasicSR rounds, which sums in float64 and keeps float32: where
+  an image is smooth, what is left of a difference of squares is rounding.
   """
+  first, second = map(_local_mean, (x, _square(x)))
+  variance = jnp.abs(second - _square(first))
+  return (x - first) / (jnp.sqrt(variance) + 1)
+
+
+def _split(x):
+  """Float32 as two of 12 bits, whose products are exact.
+
+  However a compiler joins such products with sums, nothing changes (Dekker
+  1971); others it would keep in more digits here and there.
+  """
+  bits = lax.bitcast_convert_type(x, jnp.int32) & ~0xFFF
+  high = lax.bitcast_convert_type(bits, x.dtype)
+  return high, x - high
+
+
+def _square(x):
+  """Squares, rounded once."""
+  high, low = _split(x)
+  return high * high + (2 * high * low + low * low)
+
+
+def _times(x, number):
+  """Products with a number, rounded once."""
+  return sum(_add_product(0, 0, x, _parts(number)))
+
+
+def _local_mean(x):
+  """Gaussian-weighted means around each pixel, rounded once."""
   reach = _WINDOW // 2
   weights = np.exp(-np.square(np.arange(-reach, reach + 1)) / (2 * _SIGMA**2))
-  weights /= weights.sum()
-  height, width = x.shape[1:]
+  weights = np.outer(weights, weights).reshape(-1)
+  parts = jnp.asarray(_parts(weights / weights.sum()))
   padded = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
 
-  def other(i, j):
-    return padded[:, i : i + height, j : j + width] - x
+  def add(tap, total):
+    place = (0, tap // _WINDOW, tap % _WINDOW)
+    here = lax.dynamic_slice(padded, place, x.shape)
+    return _add_product(*total, here, parts[tap])
 
-  first = second = 0
-  places = list(itertools.product(range(_WINDOW), repeat=2))
-  for i, j in places[: len(places) // 2]:  # The middle is no other.
-    weight = float(weights[i] * weights[j])
-    a, b = other(i, j), other(_WINDOW - 1 - i, _WINDOW - 1 - j)
-    first += weight * (a + b)
-    second += weight * (jnp.square(a) + jnp.square(b))
-  deviation = jnp.sqrt(jnp.maximum(second - jnp.square(first), 0))
-  return -first / (deviation + 1)
+  zero = jnp.zeros_like(x)
+  return sum(lax.fori_loop(0, len(weights), add, (zero, zero)))
+
+
+def _halved(x):
+  """Half the size: MATLAB's bicubic, of floats in [0, 1], rounded per axis."""
+  x = _times(x, 1 / 255)
+  parts = _parts(np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256)
+  for axis in (1, 2):
+    pads = [(0, 0)] * 3
+    pads[axis] = (3, 3)
+    x = jnp.pad(x, pads, mode="symmetric")
+    count = (x.shape[axis] - 6) // 2
+    total = (0, 0)
+    for tap, part in enumerate(parts):
+      here = lax.slice_in_dim(x, tap, tap + 2 * count - 1, 2, axis)
+      total = _add_product(*total, here, part)
+    x = sum(total)
+  return _times(x, 255)
+
+
+def _parts(weights):
+  """Numbers as three float32 of 12 bits each, which add up to them."""
+  parts, rest = [], np.asarray(weights, np.float64)
+  for _ in range(3):
+    fraction, exponent = np.frexp(rest)
+    parts.append(np.ldexp(np.round(np.ldexp(fraction, 12)), exponent - 12))
+    rest = rest - parts[-1]
+  return np.stack(parts, -1).astype(np.float32)
+
+
+def _add_product(high, low, x, parts):
+  """Adds `x` times a number to a sum in two float32 parts, nearly exactly.
+
+  What a sum loses is known (Knuth's).
+  """
+  x_high, x_low = _split(x)
+  product = x_high * parts[0]
+  total = high + product
+  taken = total - high
+  lost = (high - (total - taken)) + (product - taken)
+  low = low + (
+    lost
+    + (x_low * parts[0] + x_high * parts[1])
+    + (x_low * parts[1] + x_high * parts[2])
+  )
+  return total, low
 
 
 def _features(x, side):
@@ -238,7 +315,7 @@ def _distance(features, params):
       "nkf,gf->nkg",
       values,
       jnp.asarray(params["whitening"]),
-      precision=jax.lax.Precision.HIGHEST,
+      precision=lax.Precision.HIGHEST,
     )
 
   # Where natural photos vary by 1 in every direction, nothing is ill-posed.
@@ -247,7 +324,7 @@ def _distance(features, params):
   each = jnp.where(complete, each - mean(each, complete), 0)
   number = complete.sum(1, keepdims=True).astype(each.dtype)
   covariance = jnp.einsum(
-    "nkf,nkg->nfg", each, each, precision=jax.lax.Precision.HIGHEST
+    "nkf,nkg->nfg", each, each, precision=lax.Precision.HIGHEST
   ) / (number - 1)
   one = jnp.eye(NUM_FEATURES, dtype=each.dtype)[None]
   covariance = (one + covariance) / 2

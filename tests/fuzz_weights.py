@@ -243,7 +243,7 @@ def _read_plain(folder, data):
 def _read_vgg(folder, data):
   path = folder / "vgg.file"
   path.write_bytes(data)
-  params = vgg.read_vgg19(path, shapes=build.SLIM_VGG)
+  params = vgg.read_vgg(path, shapes=build.SLIM_VGG)
   for name, shape in build.SLIM_VGG.items():
     assert params[name]["kernel"].shape == shape
     assert params[name]["bias"].shape == shape[-1:]

@@ -39,6 +39,7 @@ def test_a_workdir_is_complete(finished):
     "config.json",
     "evaluation.json",
     "interpolation.json",
+    "perceptual.json",
     "report.html",
     "models/psnr.safetensors",
     "models/gan.safetensors",

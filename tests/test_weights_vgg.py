@@ -9,13 +9,13 @@ import pytest
 
 from esrgan_jax.models import vgg
 from esrgan_jax.text import printable
-from esrgan_jax.weights.vgg import read_vgg19
+from esrgan_jax.weights.vgg import read_vgg
 from tests import mutation
 from tests import weight_builders as build
 
 
 def _read(path):
-  return read_vgg19(path, shapes=build.SLIM_VGG)
+  return read_vgg(path, shapes=build.SLIM_VGG)
 
 
 def _write_torchvision(path, kernels):
@@ -64,9 +64,44 @@ def test_every_layout_gives_the_same_kernels(tmp_path, layout, dtype):
 
 
 def test_shapes_are_those_of_the_network():
-  # As Keras counts them (`VGG19(include_top=False)`).
-  sizes = (math.prod(s) + s[-1] for s in vgg.KERNEL_SHAPES.values())
-  assert sum(sizes) == 20_024_384
+  # As Keras counts them (`VGG19(include_top=False)`, `VGG16`).
+  for shapes, expected in (
+    (vgg.KERNEL_SHAPES, 20_024_384),
+    (vgg.VGG16_KERNEL_SHAPES, 14_714_688),
+  ):
+    sizes = (math.prod(s) + s[-1] for s in shapes.values())
+    assert sum(sizes) == expected
+
+
+def _write_vgg16(path, kernels):
+  state = build.torchvision_state(kernels, vgg.VGG16_LAYERS)
+  path.write_bytes(build.zip_pth(state))
+  return path
+
+
+@pytest.mark.parametrize("layout", ["torchvision", *_KERAS])
+def test_vgg16_is_told_from_vgg19(tmp_path, layout):
+  kernels = build.vgg_kernels(build.SLIM_VGG16)
+  options = {"network": "vgg16", "shapes": build.SLIM_VGG16}
+  write = _KERAS.get(layout, _write_vgg16)
+  found = read_vgg(write(tmp_path / "vgg16.file", kernels), **options)
+  assert found.keys() == {"normalization", *build.SLIM_VGG16}
+  for name, (kernel, bias) in kernels.items():
+    if layout in _KERAS and name == "conv1_1":
+      kernel = kernel[:, :, ::-1]
+    np.testing.assert_array_equal(found[name]["kernel"], kernel)
+    np.testing.assert_array_equal(found[name]["bias"], bias)
+  with pytest.raises(ValueError, match=r"vgg16\.file is not VGG19: "):
+    _read(tmp_path / "vgg16.file")
+  write = _KERAS.get(layout, _write_torchvision)
+  path = write(tmp_path / "vgg19.file", build.vgg_kernels())
+  with pytest.raises(ValueError, match=r"vgg19\.file is not VGG16: "):
+    read_vgg(path, **options)
+
+
+def test_there_are_two_networks(tmp_path):
+  with pytest.raises(ValueError, match="one of vgg19, vgg16, got 'vgg13'"):
+    read_vgg(tmp_path / "a.pth", network="vgg13")
 
 
 def _external(file):
@@ -283,7 +318,7 @@ def test_integers_are_no_weights(tmp_path):
 
 def test_no_such_file(tmp_path):
   with pytest.raises(FileNotFoundError, match="no file"):
-    read_vgg19(tmp_path / "a.h5")
+    read_vgg(tmp_path / "a.h5")
   (tmp_path / "short.h5").write_bytes(struct.pack("<B", 0x89))
   with pytest.raises(ValueError, match="is not VGG19"):
-    read_vgg19(tmp_path / "short.h5")
+    read_vgg(tmp_path / "short.h5")

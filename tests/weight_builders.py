@@ -243,6 +243,7 @@ def write_general(folder):
 SLIM_VGG = {
   name: (3, 3, 3 if name == "conv1_1" else 2, 2) for name in vgg.CONV_LAYERS
 }
+SLIM_VGG16 = {name: SLIM_VGG[name] for name in vgg.VGG16_KERNEL_SHAPES}
 
 
 def vgg_kernels(shapes=None):
@@ -257,11 +258,11 @@ def vgg_kernels(shapes=None):
   }
 
 
-def torchvision_state(kernels):
-  """Returns VGG19's kernels as torchvision's state dict."""
+def torchvision_state(kernels, layers=vgg.LAYERS):
+  """Returns a VGG's kernels as torchvision's state dict."""
   state = {}
   for name, (kernel, bias) in kernels.items():
-    place = f"features.{vgg.LAYERS.index(name)}"
+    place = f"features.{layers.index(name)}"
     kernel_oihw = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
     state[f"{place}.weight"] = kernel_oihw
     state[f"{place}.bias"] = bias

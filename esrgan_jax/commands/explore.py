@@ -380,7 +380,7 @@ def _measures(
     if learned and args.vgg == "auto":
       return chosen
   try:
-    weights = perceptual.load_vgg19(args.vgg, fetch=wanted)
+    weights = perceptual.load_vgg("vgg19", args.vgg, fetch=wanted)
   except FileNotFoundError:
     if wanted or args.vgg != "auto":
       raise

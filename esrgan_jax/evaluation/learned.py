@@ -77,7 +77,9 @@ def naturalness_of(compared: Compared) -> float:
   run, params = _program("niqe")
   block = naturalness.BLOCK
   height, width = (n - n % block or n for n in compared.sr.shape[:2])
-  return float(run(params, compared.sr[:height, :width]))
+  # A program would multiply by an inverse, and halfway levels be others.
+  image = compared.sr[:height, :width].astype(np.float32) / 255
+  return float(run(params, image))
 
 
 def padded(side: int) -> int:
@@ -98,17 +100,12 @@ def padded(side: int) -> int:
 def _program(name: str) -> tuple[Callable[..., jax.Array], Any]:
   """What computes a measure, and its parameters on the device."""
   params = jax.device_put(load_measure(name))
-
-  def levels(image):
-    return image.astype(jnp.float32) / 255
-
   if name == "niqe":
-    run = lambda params, sr: naturalness.niqe(params, levels(sr))  # noqa: E731
-  else:
-    measure = perceptual.dists if name == "dists" else perceptual.lpips
+    return jax.jit(naturalness.niqe), params
+  measure = perceptual.dists if name == "dists" else perceptual.lpips
 
-    def run(params, pair, size):
-      sr, hr = levels(pair)
-      return measure(params, sr, hr, size=size)
+  def run(params, pair, size):
+    sr, hr = pair.astype(jnp.float32) / 255
+    return measure(params, sr, hr, size=size)
 
   return jax.jit(run), params

@@ -14,7 +14,7 @@ kernel, which is exact.
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,26 @@ _KERAS_MEAN_255 = (123.68, 116.779, 103.939)
 _OUTSIDE = "call it outside of jax.jit, and give the program its result"
 
 
+class _Network(NamedTuple):
+  """What errors call a network, its layers, and what makes its parameters."""
+
+  name: str
+  layers: tuple[str, ...]
+  made_by: str
+
+
+_VGG19_NETWORK = _Network(
+  "VGG19",
+  LAYERS,
+  "vgg19_from_torchvision, vgg19_from_keras or init_vgg19",
+)
+_VGG16_NETWORK = _Network(
+  "VGG16",
+  VGG16_LAYERS,
+  "weights.perceptual.load_vgg16, vgg16_from_torchvision or vgg16_from_keras",
+)
+
+
 def vgg19_features(
   params: Mapping[str, Mapping[str, Array]],
   image: Array,
@@ -111,7 +131,7 @@ def vgg19_features(
   >>> {name: feature.shape for name, feature in features.items()}
   {'conv1_2': (2, 16, 16, 64), 'pool1': (2, 8, 8, 64)}
   """
-  return _named_features(_VGG19_NAMES, params, image, layers, dtype)
+  return _named_features(_VGG19_NETWORK, params, image, layers, dtype)
 
 
 def vgg16_features(
@@ -159,7 +179,7 @@ def vgg16_features(
   if pooling not in ("max", "l2"):
     raise ValueError(f"pooling must be 'max' or 'l2', got {pooling!r}")
   return _named_features(
-    _VGG16_NAMES, params, image, layers, dtype, size=size, pooling=pooling
+    _VGG16_NETWORK, params, image, layers, dtype, size=size, pooling=pooling
   )
 
 
@@ -201,14 +221,6 @@ def _named_features(
   operands += () if size is None else (size,)
   features = axes.anywhere(run, image, *operands)
   return dict(zip(layers, features, strict=True))
-
-
-_VGG19_NAMES = (
-  "VGG19",
-  LAYERS,
-  "vgg19_from_torchvision, vgg19_from_keras or init_vgg19",
-)
-_VGG16_NAMES = ("VGG16", VGG16_LAYERS, "weights.perceptual.load_vgg16")
 
 
 def _used_params(
@@ -357,24 +369,32 @@ def vgg19_from_torchvision(
   ...
   ValueError: the VGG19 weights lack features.0.bias and 30 more
   """
-  # Positions in `features`: a convolution and a ReLU each, a pool per stage.
-  without_relu = [name for name in LAYERS if name in CONV_LAYERS]
-  names = {layer: f"features.{LAYERS.index(layer)}" for layer in without_relu}
-  _check_present(
-    state_dict,
-    [f"{n}.{part}" for n in names.values() for part in ("weight", "bias")],
-  )
-  checks.check_concrete(state_dict, "vgg19_from_torchvision", _OUTSIDE)
-  params = {"normalization": _torchvision_normalization()}
-  for layer, name in names.items():
-    kernel_oihw = np.asarray(state_dict[f"{name}.weight"], np.float32)
-    bias = np.asarray(state_dict[f"{name}.bias"], np.float32)
-    _check_rank(f"{name}.weight", kernel_oihw)
-    params[layer] = {
-      "kernel": jnp.asarray(kernel_oihw.transpose(2, 3, 1, 0)),
-      "bias": jnp.asarray(bias),
-    }
-  return params
+  return _from_torchvision(_VGG19_NETWORK, state_dict)
+
+
+def vgg16_from_torchvision(
+  state_dict: Mapping[str, Any],
+) -> dict[str, dict[str, Array]]:
+  """Returns VGG16's parameters from torchvision's state dictionary.
+
+  Args:
+    state_dict: As of `vgg19_from_torchvision`, of `vgg16-397923af.pth`.
+
+  Returns:
+    Parameters for `vgg16_features`, float32.
+
+  Raises:
+    TypeError: If they are no arrays by name, or traced.
+    ValueError: If a convolution is missing or of the wrong rank.
+
+  Source: torchvision `models/vgg.py`, configuration "D".
+
+  >>> vgg16_from_torchvision({})
+  Traceback (most recent call last):
+  ...
+  ValueError: the VGG16 weights lack features.0.weight and 25 more
+  """
+  return _from_torchvision(_VGG16_NETWORK, state_dict)
 
 
 def vgg19_from_keras(
@@ -404,9 +424,69 @@ def vgg19_from_keras(
   ...
   ValueError: the VGG19 weights lack block1_conv1 and 15 more
   """
-  names = {layer: f"block{layer[4]}_conv{layer[6]}" for layer in CONV_LAYERS}
-  _check_present(weights, names.values())
-  checks.check_concrete(weights, "vgg19_from_keras", _OUTSIDE)
+  return _from_keras(_VGG19_NETWORK, weights)
+
+
+def vgg16_from_keras(
+  weights: Mapping[str, Sequence[Any]],
+) -> dict[str, dict[str, Array]]:
+  """Returns VGG16's parameters from Keras's weights, as `vgg19_from_keras`.
+
+  Args:
+    weights: As of `vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5`.
+
+  Returns:
+    Parameters for `vgg16_features`, float32.
+
+  Raises:
+    TypeError: If they are no arrays by name, or traced.
+    ValueError: If a convolution is missing or of the wrong rank.
+
+  Source: Keras `applications/vgg16.py`.
+
+  >>> vgg16_from_keras({})
+  Traceback (most recent call last):
+  ...
+  ValueError: the VGG16 weights lack block1_conv1 and 12 more
+  """
+  return _from_keras(_VGG16_NETWORK, weights)
+
+
+def _from_torchvision(network, state_dict):
+  # Positions in `features`: a convolution and a ReLU each, a pool per stage.
+  names = {
+    layer: f"features.{index}"
+    for index, layer in enumerate(network.layers)
+    if layer.startswith("conv")
+  }
+  _check_present(
+    state_dict,
+    [f"{n}.{part}" for n in names.values() for part in ("weight", "bias")],
+    network.name,
+  )
+  owner = f"{network.name.lower()}_from_torchvision"
+  checks.check_concrete(state_dict, owner, _OUTSIDE)
+  params = {"normalization": _torchvision_normalization()}
+  for layer, name in names.items():
+    kernel_oihw = np.asarray(state_dict[f"{name}.weight"], np.float32)
+    bias = np.asarray(state_dict[f"{name}.bias"], np.float32)
+    _check_rank(f"{name}.weight", kernel_oihw)
+    params[layer] = {
+      "kernel": jnp.asarray(kernel_oihw.transpose(2, 3, 1, 0)),
+      "bias": jnp.asarray(bias),
+    }
+  return params
+
+
+def _from_keras(network, weights):
+  names = {
+    layer: f"block{layer[4]}_conv{layer[6]}"
+    for layer in network.layers
+    if layer.startswith("conv")
+  }
+  _check_present(weights, names.values(), network.name)
+  owner = f"{network.name.lower()}_from_keras"
+  checks.check_concrete(weights, owner, _OUTSIDE)
   params = {
     "normalization": {
       "mean": jnp.asarray(_KERAS_MEAN_255, jnp.float32) / 255,
@@ -511,17 +591,19 @@ def _l2_pool(x: Array) -> Array:
   return jnp.sqrt(x + jnp.asarray(1e-12, x.dtype))
 
 
-def _check_present(mapping: Mapping[str, Any], names: Iterable[str]) -> None:
+def _check_present(
+  mapping: Mapping[str, Any], names: Iterable[str], network: str
+) -> None:
   """Raises naming the first of the missing weights."""
   if not isinstance(mapping, Mapping):
     raise TypeError(
-      "the VGG19 weights must be arrays by name, got"
+      f"the {network} weights must be arrays by name, got"
       f" {checks.describe(mapping)}"
     )
   missing = [name for name in names if name not in mapping]
   if missing:
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    raise ValueError(f"the VGG19 weights lack {missing[0]}{more}")
+    raise ValueError(f"the {network} weights lack {missing[0]}{more}")
 
 
 def _check_rank(name: str, kernel: np.ndarray) -> None:

@@ -73,8 +73,9 @@ _COMMON: dict[str, Any] = {
     # "vgg19"; "vgg16", of the extra `perceptual`, whose last layer is conv5_3;
     # or a trained distance as the loss: "lpips_vgg", "lpips" or "dists".
     "network": "vgg19",
-    # A file of VGG19 (torchvision's .pth, Keras's .h5), "auto" (this machine's
-    # packages and caches, or fetched), or "random", of a VGG.
+    # Of a VGG: a file (torchvision's .pth, Keras's .h5), "auto" (this machine's
+    # packages and caches; VGG19 is fetched else), "random", or "installed":
+    # "auto" where they are here, else "random". Of a distance: "auto".
     "weights": "auto",
     "layers": {"conv5_4": 1.0},  # Of a VGG; before the activation.
     "criterion": "l1",

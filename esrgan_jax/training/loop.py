@@ -5,6 +5,7 @@
 | path                         | what                                        |
 | ---------------------------- | ------------------------------------------- |
 | `config.json`                | the whole config                            |
+| `perceptual.json`            | which features the perceptual loss compares |
 | `psnr/`, `gan/`, ...         | a phase's `checkpoints/` and metrics        |
 | `samples/*.png`              | fixed crops of validation images            |
 | `models/*.safetensors`       | averaged generators, and one in between     |

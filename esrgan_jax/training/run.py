@@ -29,6 +29,7 @@ from esrgan_jax.models import registry
 from esrgan_jax.report import samples
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import degrading as degrading_lib
+from esrgan_jax.training import features
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
@@ -314,8 +315,14 @@ class Run:
       self.console.print(console_lib.lines(message))
 
   def write_config(self) -> None:
-    """Writes the config, once nothing speaks against it any more."""
+    """Writes the config, once nothing speaks against it any more.
+
+    And which features the perceptual loss compares, if a phase has one.
+    """
     self.write("config.json", json.dumps(self.plain, indent=2) + "\n")
+    weights = self.__dict__.get("_perceptual")
+    if weights:
+      features.note(self, weights)
 
   def write(self, name: str, content: str | bytes) -> None:
     """Writes a file of the workdir; only in the first process."""
@@ -431,6 +438,7 @@ class Run:
     weights = perceptual_lib.load(
       settings.network, settings.weights, seed=self.config.seed
     )
+    features.check(self, weights)
     self.say(f"perceptual loss: {weights.description}")
     return weights
 
