@@ -395,16 +395,16 @@ def test_what_the_formats_own_reader_refuses_is_refused():
 
 
 _PARAMS = {
-  "0=inf": ("0=2 1=3", "0=inf 1=3", "0=inf is no count"),
-  "0=nan": ("0=2 1=3", "0=nan 1=3", "0=nan is no count"),
-  "0=1e400": ("0=2 1=3", "0=1e400 1=3", "0=1e400 is no count"),
+  "0=inf": ("0=2 1=3", "0=inf 1=3", "0=inf is not finite"),
+  "0=nan": ("0=2 1=3", "0=nan 1=3", "0=nan is not finite"),
+  "0=1e400": ("0=2 1=3", "0=1e400 1=3", "0=1e400 is not finite"),
   "0=-2": ("0=2 1=3", "0=-2 1=3", "0=-2 is no count"),
-  "digits": ("0=2 1=3", "0=" + "9" * 99999 + " 1=3", "is no count"),
+  "digits": ("0=2 1=3", "0=" + "9" * 99999 + " 1=3", "is not finite"),
   "no weights": ("6=54", "6=0", "0 weights do not make"),
   "more weights than bytes": ("6=54", "6=1152921504606846954", "is no count"),
   "all weights": ("6=54", "6=2147483646", "cut off"),
-  "1=inf": ("1=2.000000e+00", "1=inf", "upsamples inf times"),
-  "1=nan": ("1=2.000000e+00", "1=nan", "upsamples nan times"),
+  "1=inf": ("1=2.000000e+00", "1=inf", "1=inf is not finite"),
+  "1=nan": ("1=2.000000e+00", "1=nan", "1=nan is not finite"),
   "1=-2": ("1=2.000000e+00", "1=-2", "upsamples"),
   "1=1e300": ("1=2.000000e+00", "1=1e300", "upsamples 2e.300 times"),
   "inputs": ("Input data 0 1", "Input data 999999 1", "line 3 is malformed"),
@@ -440,9 +440,8 @@ def test_ncnn_of_one_line(tmp_path):
 
 def test_damaged_files_of_every_kind_are_refused_or_sound():
   targets = fuzz_weights.targets()
-  report = mutation.run(
-    targets, seed=20, cases=range(450), seconds=5, megabytes=300
-  )
+  cases = range(50 * len(targets))
+  report = mutation.run(targets, seed=20, cases=cases, seconds=5, megabytes=300)
   assert not report.violations, str(report)
   for target in targets:
     outcomes = report.outcomes(target.name)
