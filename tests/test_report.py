@@ -238,6 +238,16 @@ def test_words_lie_beside_their_line(rises):
     assert (text.anchor == "end") == is_left
 
 
+def test_words_do_not_lie_over_others():
+  x, y = [0.0, 0.001, 0.5, 0.999, 1.0], [0.0, 0.001, 0.5, 0.999, 1.0]
+  planned = chart.plan(
+    [chart.Line("models", x, y)], x_label="x", marks=["0", "0.1", "b", "c", "1"]
+  )
+  # The ends stay, and every point does.
+  assert [text.words for text in planned.texts if text.is_mark] == list("0b1")
+  assert len(planned.dots) == 5
+
+
 def test_no_folder_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
     write_report(tmp_path / "nowhere")

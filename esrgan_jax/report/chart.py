@@ -27,6 +27,8 @@ __all__ = [
 WIDTH, HEIGHT = 420, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
 _MOST_POINTS = 300
+# Of a mark's letter, about.
+_MARK_WIDTH, _MARK_HEIGHT = 6.5, 11
 
 
 class Line(NamedTuple):
@@ -140,10 +142,34 @@ def plan(
     solid = [point for point in chart.strokes[0] if point] or [(0, 0)]
     (x_first, y_first), (x_last, y_last) = solid[0], solid[-1]
     rises = (x_last - x_first) * (y_last - y_first) <= 0  # y goes down.
-    for point, text in zip(chart.strokes[0], marks, strict=True):
-      if point:
-        chart.texts.append(_mark(*point, text, rises=rises))
+    found = [
+      _mark(*point, text, rises=rises)
+      for point, text in zip(chart.strokes[0], marks, strict=True)
+      if point
+    ]
+    chart.texts.extend(_readable(found))
   return chart
+
+
+def _readable(marks: Sequence[Text]) -> list[Text]:
+  """Leaves out marks over others; the ends of a line tell the most."""
+  kept: list[Text] = []
+  for mark in [*marks[:1], *marks[:0:-1]]:
+    if not any(_overlap(mark, other) for other in kept):
+      kept.append(mark)
+  return [mark for mark in marks if mark in kept]
+
+
+def _overlap(a: Text, b: Text) -> bool:
+  (left, right), (first, last) = _extent(a), _extent(b)
+  return left < last and first < right and abs(a.y - b.y) < _MARK_HEIGHT
+
+
+def _extent(mark: Text) -> tuple[float, float]:
+  width = _MARK_WIDTH * len(mark.words)
+  if mark.anchor == "end":
+    return mark.x - width, mark.x
+  return mark.x, mark.x + width
 
 
 def _mark(x, y, words, *, rises):
