@@ -294,6 +294,19 @@ def test_what_cannot_be_exported_is_said_in_a_line(gain, tmp_path, capsys):
   assert found == ["a.safetensors", "other"]
 
 
+def test_a_runtime_may_come_by_another_name(tmp_path, monkeypatch):
+  program = dataclasses.replace(
+    programs.find_program("stablehlo"), runtime="other-runtime"
+  )
+  assert programs.runtime_version(program) == "other-runtime"
+  info = tmp_path / "other_runtime_cpu-1.5.dist-info"
+  info.mkdir()
+  (info / "METADATA").write_text("Name: other-runtime-cpu\nVersion: 1.5\n")
+  (info / "top_level.txt").write_text("other_runtime\n")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  assert programs.runtime_version(program) == "other-runtime-cpu 1.5"
+
+
 def test_the_photo_is_one():
   photo = checking.sample_photo()
   assert photo.dtype == np.uint8

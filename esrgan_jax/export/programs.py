@@ -482,9 +482,19 @@ def _unpack(path: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def runtime_version(program: Program) -> str:
-  """Returns the runtime's name and version.
+  """Returns the name and version of what runs a format.
+
+  A package may come by another name than its runtime's: TensorFlow as
+  `tensorflow-cpu`, ONNX Runtime as `onnxruntime-gpu`.
 
   >>> runtime_version(find_program("stablehlo")).startswith("jax ")
   True
   """
-  return f"{program.runtime} {importlib.metadata.version(program.runtime)}"
+  found = importlib.metadata.packages_distributions()
+  module = program.runtime.replace("-", "_")
+  for name in [program.runtime, *sorted(found.get(module, ()))]:
+    try:
+      return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+      pass
+  return program.runtime
