@@ -61,7 +61,7 @@ def least_pixels(platform: str) -> int:
 def computing_pixels(platform: str, pixels: int) -> float:
   """Returns how many pixels of a small image take as long as a large one.
 
-  By `python -m benchmarks.windows`; `docs/folders.md` has its table.
+  About what `python -m benchmarks.windows` measures.
 
   Args:
     platform: Of the devices.
