@@ -84,7 +84,7 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch, capsys, flags, message):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_commands_of_the_page(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "photos").mkdir()

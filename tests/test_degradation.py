@@ -391,7 +391,7 @@ def test_an_image_goes_by_its_key_alone():
     assert _share_of_others(one, several) < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_platforms_forms_do_the_same(platform):
   hr = jnp.asarray(_photo(64, 48), jnp.float32)[None] / 255
@@ -413,7 +413,7 @@ def test_what_is_not_drawn_is_not_done():
   assert float(abs(lr - 100 / 255).max()) * 255 < 1.5
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_part_of_an_array_is_enough():
   """Images that are small after their first size, in arrays of their own."""
   settings = dataclasses.replace(_NOTHING, resize_prob=(1, 3, 0))

@@ -295,7 +295,7 @@ def test_ahead_and_in_the_step_are_the_same_training(tmp_path):
   assert len(cached) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_truth_has_a_part_in_the_step(tmp_path):
   config = _config(tmp_path, targets="step", truth_weight=0.5)
   with pytest.raises(sources.DataError, match=r"data.sources is .*: LR alone"):
