@@ -28,9 +28,10 @@ _STEP = 32
 # What a window has to hold, and how many of a job's may wait to hold more.
 _FULL = 0.9
 _WAITING = 1 / 3
-# Packing some hundred pieces takes milliseconds.
+# Packing some hundred pieces takes milliseconds; with more of them, what is
+# chosen costs no less.
 _TRIED = 48
-_MOST_PACKED = 512
+_MOST_PACKED = 256
 # Of the best, those that are tried with smaller windows beside them, whose
 # sides are these parts of the longest.
 _TRIED_TWO = 3
@@ -221,7 +222,7 @@ def choose(
   for shape in sorted(tried, key=lambda shape: costs[shape,])[:_TRIED_TWO]:
     for size in itertools.product(small, small):
       within = size[0] <= shape.height and size[1] <= shape.width
-      # Where few fit, a program for them isn't worth while.
+      # What is nearly as large brings nothing.
       if within and 2 * math.prod(size) <= shape.area:
         both = (shape, make_shared(size))
         costs[both] = cost(both)
@@ -320,15 +321,18 @@ def hold_back(
   waiting: list[Window] = []
   for shape, grey in itertools.product(shared, (False, True)):
     alike = [w for w in windows if w.shape == shape and w.grey == grey]
-    left = len(alike)
+    left, found = len(alike), []
     for window in sorted(alike, key=lambda window: window.fill):
       if left - 1 < len(alike) * (1 - _WAITING):
         break
       if window.fill >= _FULL and not left % devices:
         break
       if not any(waited(held.image) for held in window.held):
-        waiting.append(window)
+        found.append(window)
         left -= 1
+    # A batch is computed whole: the fullest take what room is left in it.
+    room = -left % devices
+    waiting += found[: max(len(found) - room, 0)]
   chosen = set(map(id, waiting))
   return [window for window in windows if id(window) not in chosen], waiting
 
