@@ -15,15 +15,25 @@ import pytest
 import rich.console
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from esrgan_jax import augment, degradation, images, losses, steps
+from esrgan_jax import (
+  __main__,
+  augment,
+  degradation,
+  images,
+  losses,
+  main,
+  steps,
+)
 from esrgan_jax.data import sources
-from esrgan_jax.data.degraded import Degraded
+from esrgan_jax.data.degraded_source import Degraded
+from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import degrading as degrading_lib
 from esrgan_jax.training import loop
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import run as run_lib
-from tests import golden, weight_builders
+from esrgan_jax.weights import files
+from tests import golden, networks, weight_builders
 from tests.training_runs import ROOT, assert_same_models, logged, tiny_config
 
 # Next to nothing is done to an image, so that its LR can be foretold.
@@ -210,11 +220,12 @@ def test_devices_change_no_pair(kind):
     )
     for mesh in (None, own)
   )
-  one = make(jax.random.key(3), crops)
+  key = jax.random.key(3, impl="rbg")  # Whose draws depend on the batch.
+  one = make(key, crops)
   # Rows have degradations of their own, whatever other rows there are.
-  few = make(jax.random.key(3), np.concatenate([crops[:4], crops[:4]]))
+  few = make(key, np.concatenate([crops[:4], crops[:4]]))
   split = NamedSharding(mesh, PartitionSpec("data"))
-  many = make_own(jax.random.key(3), jax.device_put(crops, split))
+  many = make_own(key, jax.device_put(crops, split))
   assert many["lr"].sharding.spec[0] == "data"
   np.testing.assert_array_equal(one["hr"], many["hr"])
   # A level may round otherwise.
@@ -479,6 +490,60 @@ def test_eight_devices_train_as_one(whole):
       for key in keys:
         # A level of LR may round otherwise.
         assert a[key] == pytest.approx(b[key], abs=1e-3)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("kind", ["hr alone", "pairs"])
+def test_what_is_trained_goes_on_with_photos_of_ones_own(
+  kind, tmp_path, capsys
+):
+  """configs/realesrgan_finetune.py, by the command, to a report and a photo."""
+  fields = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
+  params = networks.random_params(RRDBNet(**fields), jnp.zeros((1, 8, 8, 3)))
+  begun = files.write_weights(tmp_path / "begun.safetensors", params, fields)
+  netd = tmp_path / "netD.pth"
+  state = golden.unet_state(2)
+  netd.write_bytes(weight_builders.zip_pth(state, lambda s: {"params": s}))
+  photos = _folder(tmp_path / "photos", [(60, 80), (64, 52)])
+  others = _folder(tmp_path / "others", [(64, 48)], seed=1)
+  flags = {
+    "config": ROOT / "configs/realesrgan_finetune.py",
+    "workdir": tmp_path / "run",
+    "config.init_from": begun,
+    "config.init_discriminator": netd,
+    "config.discriminator.num_feat": 2,
+    **{f"config.generator.{name}": fields[name] for name in fields},
+    "config.perceptual.weights": "random",
+    "config.batch_size": 2,
+    "config.patch_size": 32,
+    "config.phases.gan.num_train_steps": 3,
+    "config.mesh.num_devices": 1,
+    "config.eval.sample_size": 32,
+    "config.film.enabled": "false",
+    "config.log_every_steps": 1,
+    "config.data.sources": photos,
+    "config.data.eval": others,
+  }
+  del flags["config.generator.scale"]  # The config's own.
+  if kind == "pairs":
+    small = [_folder(tmp_path / "lr", [(15, 20), (16, 13)])]
+    small.append(_folder(tmp_path / "other_lr", [(16, 12)], seed=1))
+    for key, lr in zip(("sources", "eval"), small, strict=True):
+      flags[f"config.data.{key}"] = f"{flags[f'config.data.{key}']}::{lr}"
+    flags["config.degradation.enabled"] = "false"
+  assert main.main([f"--{key}={value}" for key, value in flags.items()]) == 0
+  out, _ = capsys.readouterr()
+  assert ("LR is degraded in the step" in out) == (kind == "hr alone")
+  assert "the discriminator starts from" in out
+  assert "gan 3/3" in out
+  run = tmp_path / "run"
+  losses_found = [line for line in logged(run, "gan") if "g/loss" in line]
+  assert len(losses_found) == 3
+  assert all(line["g/perceptual"] > 0 for line in losses_found)
+  assert "data:image/png;base64," in (run / "report.html").read_text()
+  command = ["upscale", others / "0.png", "-m", run, "-o", tmp_path / "x4.png"]
+  assert __main__.main([str(word) for word in command]) == 0
+  assert images.read_image(tmp_path / "x4.png").pixels.shape == (256, 192, 3)
 
 
 @pytest.mark.release

@@ -1,8 +1,9 @@
-"""Pairs of HR alone: LR is made inside the step, and a patch cut of both."""
+"""Pairs of HR alone: LR is made inside the step, and a patch cut of both.
+
+Those to train on; `data.degraded_source` has those to validate on.
+"""
 
 from __future__ import annotations
-
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from esrgan_jax import checks, degradation
 from esrgan_jax.ops import axes
+from esrgan_jax.ops import keys as keys_lib
 
 
 def degraded_pairs(
@@ -83,7 +85,8 @@ def degraded_pairs(
   room = jnp.array([height // scale - side + 1, width // scale - side + 1])
 
   def cut(key, lr, hr):
-    place = jax.random.randint(_named(key, "place"), (2,), 0, room)
+    own = keys_lib.named(key, "degraded place")
+    place = jax.random.randint(own, (2,), 0, room)
     lr, hr = (
       jax.lax.dynamic_slice(image, (*(k * place), 0), (k * side, k * side, 3))
       for image, k in ((lr, 1), (hr, scale))
@@ -92,12 +95,12 @@ def degraded_pairs(
 
   def run(hr, keys):
     clean = degradation.usm_sharpen(hr) if gt_usm else hr
-    own = jax.vmap(lambda key: _named(key, "degradation"))(keys)
-    lr = degradation.degrade(own, clean, settings, scale)
+    # No operation's name is like these: they are identifiers.
+    draws = jax.vmap(lambda key: keys_lib.named(key, "degraded degradation"))
+    lr = degradation.degrade(draws(keys), clean, settings, scale)
     return jax.vmap(cut)(keys, lr.astype(hr.dtype), hr)
 
-  rows = jnp.arange(len(hr), dtype=jnp.uint32)
-  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+  keys = keys_lib.of_rows(key, len(hr))
   if mesh is not None and mesh.size > 1:
     # Rows know nothing of each other, and nothing is differentiated.
     run = jax.shard_map(
@@ -105,9 +108,3 @@ def degraded_pairs(
     )
     return run(hr, keys)
   return axes.anywhere(run, hr, keys, kept=1)
-
-
-def _named(key, name):
-  """A row's key for something that has a name."""
-  # Operations' names are identifiers: these are none.
-  return jax.random.fold_in(key, zlib.crc32(f"degraded {name}".encode()))

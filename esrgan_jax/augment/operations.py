@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from jax import Array
 from esrgan_jax import checks
 from esrgan_jax.augment import colors, degradations, mixes
 from esrgan_jax.ops import axes
+from esrgan_jax.ops import keys as keys_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,8 +216,7 @@ def transform(
       pairs = _where(done, _all(operation, own, pairs, strengths), pairs)
     return dict(zip(("lr", "hr"), pairs, strict=True))
 
-  rows = jnp.arange(len(lr), dtype=jnp.uint32)
-  keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+  keys = keys_lib.of_rows(key, len(lr))
   return axes.anywhere(run, lr, hr, keys, kept=1)
 
 
@@ -235,8 +234,7 @@ def _all(operation, keys, pairs, strengths):
 
 def _rows(keys, name):
   """Keys of the rows for something that has a name: no other moves them."""
-  number = zlib.crc32(name.encode())
-  return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+  return jax.vmap(lambda key: keys_lib.named(key, name))(keys)
 
 
 def _uniform(keys):

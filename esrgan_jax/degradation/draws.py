@@ -35,25 +35,6 @@ NAMES = (
 )
 
 
-def as_threefry(key: Array) -> Array:
-  """Returns a key of JAX's default generator that is a function of a key.
-
-  Others, such as `rbg`, draw other numbers where they are mapped over keys, or
-  on other devices.
-
-  Args:
-    key: One typed key, of any implementation.
-
-  >>> as_threefry(jax.random.key(0, impl="rbg")).dtype
-  key<fry>
-  """
-  words = jax.random.key_data(key).reshape(-1)
-  key = jax.random.wrap_key_data(words[:2], impl="threefry2x32")
-  for word in words[2:]:
-    key = jax.random.fold_in(key, word)
-  return key
-
-
 def draw(key: Array, times: int) -> list[dict[str, Array]]:
   """Draws an image's numbers, by their names, for several degradations.
 

@@ -21,6 +21,7 @@ from esrgan_jax.degradation import (
 )
 from esrgan_jax.degradation.settings import Degradation
 from esrgan_jax.ops import axes
+from esrgan_jax.ops import keys as keys_lib
 from esrgan_jax.ops.platforms import by_platform
 
 # On a CPU, an image that is resized to no more than one of these at first is
@@ -103,7 +104,7 @@ def _check(keys, hr, settings, scale):
 def _degrade_all(hr, keys, *, settings, scale, sides):
   dtype = hr.dtype
   hr = jnp.moveaxis(hr.astype(jnp.float32), -1, 1)
-  keys = jax.vmap(draws.as_threefry)(keys)
+  keys = jax.vmap(keys_lib.as_threefry)(keys)
   run = functools.partial(_degrade, settings=settings, scale=scale, sides=sides)
   most = settings.resize_range[1] if settings.resize_prob[0] else 1.0
 

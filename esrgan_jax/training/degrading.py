@@ -1,4 +1,8 @@
-"""What `config.degradation` says: LR that is made of HR inside the step."""
+"""What `config.degradation` says, its limits, and what is made of it.
+
+That is `augment.degraded_pairs` inside the step, and `data.degraded_source` of
+validation images.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from jax.sharding import Mesh
 
 from esrgan_jax import augment
 from esrgan_jax.data import sources
-from esrgan_jax.data.degraded import Degraded
+from esrgan_jax.data.degraded_source import Degraded
 from esrgan_jax.degradation import Degradation
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training.errors import ConfigError

@@ -1,4 +1,7 @@
-"""Validation images whose LR is degraded, the same every time."""
+"""Validation images whose LR is degraded, the same every time.
+
+Those to train on are degraded inside the step, by `augment.degraded_pairs`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import functools
 import hashlib
 import math
 import threading
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import numpy as np
 
 from esrgan_jax import compilation, degradation
 from esrgan_jax.data.sources import Pair, Source
+from esrgan_jax.ops import keys
 
 __all__ = ["Degraded"]
 
@@ -84,8 +87,7 @@ class Degraded(Source):
     room = [(0, n - now) for n, now in zip(sizes, hr.shape, strict=False)]
     hr = np.pad(hr, (*room, (0, 0)), mode="symmetric")
     # Whatever generator a program has chosen for itself.
-    key = jax.random.key(self._seed, impl="threefry2x32")
-    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    key = keys.named(jax.random.key(self._seed, impl="threefry2x32"), name)
     program = _program(self._settings, self.scale, self._gt_usm)
     return np.asarray(program(key, hr))[:height, :width]
 
