@@ -1,10 +1,11 @@
-"""The student that ships: the photos it learns from, and how good it is.
+"""A student of realesrgan-x4plus: photos to learn from, and how good it is.
 
   apt-get download lomiri-wallpapers-16.04 mate-backgrounds \
     plasma-workspace-wallpapers
+  mkdir DEBS
   for file in *.deb; do dpkg-deb -x "$file" DEBS/"${file%%_*}"; done
   python -m benchmarks.student photos DEBS --out DATA [--crops 1000]
-  python -m benchmarks.student table [--model fast] --photos DATA/test
+  python -m benchmarks.student table --model WORKDIR --photos DATA/test
 
 `photos` cuts LR images for `configs/distill.py` from the photos that
 `student_photos.csv` lists, with their authors and licences: `DATA/train` and,
@@ -58,7 +59,7 @@ def main():
   command.add_argument("--out", type=pathlib.Path, required=True)
   command.add_argument("--crops", type=int, default=1000)
   command = commands.add_parser("table", help="measure the student")
-  command.add_argument("--model", default="fast")
+  command.add_argument("--model", required=True, help="a file or a workdir")
   command.add_argument("--teacher", default=TEACHER)
   command.add_argument("--photos", type=pathlib.Path, required=True)
   command.add_argument("--rounds", type=int, default=3)
@@ -73,16 +74,13 @@ def make_photos(args):
   found = collections.defaultdict(list)
   for row in rows:
     found[row["split"]].append(_path(args.debs, row))
-  for photo in sources.HELD_OUT_PHOTOS:
-    held_out = sources.SamplePhotos("held_out", scale=SCALE)
-    index = held_out.names.index(photo)
-    found["held_out"].append((photo, held_out.read_hr(index)))
-  each = math.ceil(args.crops / len(found["train"]))
-  left = args.crops
+  others = sources.SamplePhotos("held_out", scale=SCALE)
+  for index, name in enumerate(others.names):
+    found["held_out"].append((name, others.read_hr(index)))
   for number, photo in enumerate(found["train"]):
     name, pixels = _read(photo)
     shrunk = _Shrunk(pixels)
-    for k in range(min(each, left)):
+    for k in range(share(args.crops, number, len(found["train"]))):
       random = np.random.default_rng([0, number, k])
       factor = random.choice([*FACTORS], p=[*FACTORS.values()])
       chance = random.random()
@@ -97,7 +95,6 @@ def make_photos(args):
         crop = _worn(crop, random) if chance < 0.3 else crop
       # Sorted, the first few are of all photos.
       _write(args.out / "train" / f"{k:03}_{name}.png", crop)
-    left -= min(each, left)
   for photo in found["held_out"]:
     name, pixels = _read(photo)
     shrunk = _Shrunk(pixels)
@@ -112,6 +109,15 @@ def make_photos(args):
       f"{split}: {len(found.get(split, found['held_out']))} photos,", end=""
     )
     print(f" {len(files)} LR images in {args.out / split}")
+
+
+def share(crops, number, photos):
+  """How many crops are of a photo: of none fewer where there are more in all.
+
+  >>> [share(5, number, 3) for number in range(3)]
+  [2, 2, 1]
+  """
+  return max(math.ceil((crops - number) / photos), 0)
 
 
 def _path(debs, row):

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import degradation_draws, folder, train
+from benchmarks import degradation_draws, folder, student, train
 from esrgan_jax import images
 from esrgan_jax.models.rrdb import RRDBNet
 
@@ -155,6 +155,16 @@ def test_the_hosts_figures_are_those_of_images():
   assert degradation_draws.blockiness(noisy) == pytest.approx(1, abs=0.1)
   assert degradation_draws.sharpness(noisy) > 10
   assert degradation_draws.distance(np.arange(4), np.arange(2, 6)) == 0.5
+
+
+def test_more_crops_are_those_that_were_there_and_others():
+  before = np.zeros(32)
+  for crops in (5, 64, 70, 600, 1000):
+    shares = np.array([student.share(crops, n, 32) for n in range(32)])
+    assert shares.sum() == crops
+    assert np.ptp(shares) <= 1
+    assert (shares >= before).all()
+    before = shares
 
 
 def test_generator_macs_are_counted_right():
