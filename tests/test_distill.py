@@ -252,6 +252,18 @@ def test_one_teacher_a_run(tmp_path):
   )
 
 
+def test_truth_of_a_later_phase_needs_hr(tmp_path):
+  config = _config(tmp_path, targets="step")
+  again = config["phases"]["distill"] | {"kind": "distill", "truth_weight": 0.5}
+  config["phases"]["again"] = again
+  config["phase_order"] = ("distill", "again")
+  run = run_lib.make_run(config, tmp_path / "run")
+  with pytest.raises(sources.DataError, match=r"data.sources is .*: LR alone"):
+    _ = run.data
+  again["truth_weight"] = 0.0
+  assert run_lib.make_run(config, tmp_path / "run").data.report.images == 3
+
+
 def test_a_teacher_in_the_step_takes_its_own_patches(tmp_path):
   """One of pixels that are put together wants them in twos."""
   fields = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 2}

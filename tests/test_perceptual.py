@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from esrgan_jax.models import vgg
-from esrgan_jax.training import features, perceptual
+from esrgan_jax.training import perceptual, perceptual_note
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.training.config import complete
 from esrgan_jax.training.errors import ConfigError
@@ -182,17 +182,17 @@ RANDOM = {"network": "vgg16", "weights": "random", "seed": 0}
 def test_a_workdir_goes_on_with_the_same_features(tmp_path, before, now, way):
   place = _begun(tmp_path, before)
   run = run_lib.make_run({}, place)
-  features.check(run, _weights(before))
+  perceptual_note.check(run, _weights(before))
   with pytest.raises(ConfigError, match=f"was begun with .*: {way}") as caught:
-    features.check(run, _weights(now))
+    perceptual_note.check(run, _weights(now))
   assert "\n" not in str(caught.value)
   allowed = run_lib.make_run({"allow_changes": True}, place)
-  features.check(allowed, _weights(now))
+  perceptual_note.check(allowed, _weights(now))
   # Nothing is lost where nothing has been trained.
   (place / "psnr/checkpoints/4").rmdir()
-  features.check(run, _weights(now))
-  features.note(run, _weights(now))
-  assert features.noted(run.workdir) == now
+  perceptual_note.check(run, _weights(now))
+  perceptual_note.note(run, _weights(now))
+  assert perceptual_note.noted(run.workdir) == now
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_damaged_note_is_named(tmp_path, text):
   (place / "perceptual.json").write_text(text)
   run = run_lib.make_run({}, place)
   with pytest.raises(ConfigError, match=r"perceptual\.json is damaged .*move"):
-    features.check(run, _weights(RANDOM))
+    perceptual_note.check(run, _weights(RANDOM))
 
 
 # --- As losses.

@@ -14,8 +14,8 @@ from esrgan_jax.distributed import everywhere
 from esrgan_jax.models import registry
 from esrgan_jax.steps.state import init_generator
 from esrgan_jax.training import config as config_lib
-from esrgan_jax.training import features
 from esrgan_jax.training import lock as lock_lib
+from esrgan_jax.training import perceptual_note
 from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import fields
 from esrgan_jax.weights.formats import checkpoint_folders
@@ -72,7 +72,8 @@ def _compare_configs(run):
       " that is given now"
     ) from error
   changes = config_lib.difference(before, run.plain)
-  if features.noted(run.workdir):  # What was found by it is compared later.
+  # What was found by it is compared later.
+  if perceptual_note.noted(run.workdir):
     changes = [x for x in changes if not x.startswith("perceptual.weights:")]
   if not changes:
     return

@@ -29,10 +29,10 @@ from esrgan_jax.models import registry
 from esrgan_jax.report import samples
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.training import degrading as degrading_lib
-from esrgan_jax.training import features
 from esrgan_jax.training import lock as lock_lib
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.training import perceptual as perceptual_lib
+from esrgan_jax.training import perceptual_note
 from esrgan_jax.training import phases as phases_lib
 from esrgan_jax.training import progress as progress_lib
 from esrgan_jax.upscaling import upscaler
@@ -162,6 +162,8 @@ class Run:
     """Training images, decoded once; every process must ask for them."""
     section = phases_lib.taught_by(self.config)
     ahead = section is not None and section.targets == "ahead"
+    phases = (self.config.phases[n] for n in phases_lib.order(self.config))
+    truth = any(phase.get("truth_weight") for phase in phases)
     size = self.config.patch_size
     if self.degrading:
       size = self.degrading.crop_size
@@ -174,7 +176,7 @@ class Run:
         mesh=self.mesh,
         progress=progress,
         teach=self._teach("training images") if ahead else None,
-        needs_hr=section is None or bool(section.get("truth_weight")),
+        needs_hr=section is None or truth,
         unmade=bool(self.degrading),
       )
     self._tell("training images", data.report)
@@ -322,7 +324,7 @@ class Run:
     self.write("config.json", json.dumps(self.plain, indent=2) + "\n")
     weights = self.__dict__.get("_perceptual")
     if weights:
-      features.note(self, weights)
+      perceptual_note.note(self, weights)
 
   def write(self, name: str, content: str | bytes) -> None:
     """Writes a file of the workdir; only in the first process."""
@@ -438,7 +440,7 @@ class Run:
     weights = perceptual_lib.load(
       settings.network, settings.weights, seed=self.config.seed
     )
-    features.check(self, weights)
+    perceptual_note.check(self, weights)
     self.say(f"perceptual loss: {weights.description}")
     return weights
 

@@ -7,40 +7,19 @@ from the teacher's. And it measures by them.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 
-from esrgan_jax.steps import distill, shared, state
+from esrgan_jax.steps import distill, shared
 from esrgan_jax.training.phases import kinds
 
 _TARGETS = ("ahead", "step")
 
 
 def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
-  config, settings = run.config, run.config.phases[name]
-  adam = kinds.make_optimizer(config, name, settings.learning_rate)
-
-  def create(key, variables):
-    if variables is None:
-      variables = kinds.variables(config, generator, key)
-    params, collections = state.split(variables)
-    return state.create_psnr_state(
-      key, generator, adam, params=params, collections=collections
-    )
-
-  step = functools.partial(
-    distill.distill_step,
-    generator=generator,
-    optimizer=adam,
-    pixel_loss=settings.pixel_loss,
-    truth_weight=settings.truth_weight,
-    ema_decay=config.ema_decay,
-    accumulate=config.accumulate,
-    seed=config.seed,
-  )
-  return kinds.make_phase(run, name, create, step)
+  step, options = distill.distill_step, ("pixel_loss", "truth_weight")
+  return kinds.make_regression(run, name, generator, step, options)
 
 
 def _check(settings, config):

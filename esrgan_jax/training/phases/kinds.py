@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import optax
 
 from esrgan_jax.models import registry
 from esrgan_jax.steps import optimizer as optimizer_lib
-from esrgan_jax.steps.state import init_generator
+from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training.errors import ConfigError
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
   "kinds",
   "make_optimizer",
   "make_phase",
+  "make_regression",
   "order",
   "register_kind",
   "starts",
@@ -268,7 +270,7 @@ def variables(
     generator: The generator.
     key: Random key.
   """
-  found = init_generator(key, generator)
+  found = state_lib.init_generator(key, generator)
   if config.initialization != "published":
     network = registry.find_generator(config.generator.architecture)
     start = network.starts[config.initialization]
@@ -310,6 +312,45 @@ def make_phase(
     arrays=arrays or {},
     load=load,
   )
+
+
+def make_regression(
+  run: Any,
+  name: str,
+  generator: nn.Module,
+  step: Callable[..., Any],
+  options: Sequence[str],
+) -> Phase:
+  """Returns a phase of a generator alone, which is compared with an image.
+
+  Args:
+    run: As of `make_phase`.
+    name: Likewise.
+    generator: What it trains.
+    step: `steps.psnr_step`, or another with its arguments.
+    options: Further arguments of it, which the phase's section has.
+  """
+  config, settings = run.config, run.config.phases[name]
+  optimizer = make_optimizer(config, name, settings.learning_rate)
+
+  def create(key, start):
+    if start is None:
+      start = variables(config, generator, key)
+    params, collections = state_lib.split(start)
+    return state_lib.create_psnr_state(
+      key, generator, optimizer, params=params, collections=collections
+    )
+
+  step = functools.partial(
+    step,
+    generator=generator,
+    optimizer=optimizer,
+    ema_decay=config.ema_decay,
+    accumulate=config.accumulate,
+    seed=config.seed,
+    **{key: settings[key] for key in options},
+  )
+  return make_phase(run, name, create, step)
 
 
 def make_optimizer(

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
 
-from esrgan_jax.steps import psnr, shared, state
+from esrgan_jax.steps import psnr, shared
 from esrgan_jax.training.phases import kinds
 
 
 def _make(run: Any, name: str, generator: nn.Module) -> kinds.Phase:
-  config, settings = run.config, run.config.phases[name]
-  adam = kinds.make_optimizer(config, name, settings.learning_rate)
-
-  def create(key, variables):
-    if variables is None:
-      variables = kinds.variables(config, generator, key)
-    params, collections = state.split(variables)
-    return state.create_psnr_state(
-      key, generator, adam, params=params, collections=collections
-    )
-
-  step = functools.partial(
-    psnr.psnr_step,
-    generator=generator,
-    optimizer=adam,
-    pixel_loss=settings.pixel_loss,
-    gt_usm=settings.gt_usm,
-    ema_decay=config.ema_decay,
-    accumulate=config.accumulate,
-    seed=config.seed,
-  )
-  return kinds.make_phase(run, name, create, step)
+  options = ("pixel_loss", "gt_usm")
+  return kinds.make_regression(run, name, generator, psnr.psnr_step, options)
 
 
 kinds.register_kind(
