@@ -25,6 +25,7 @@ _COMPUTING = {"cpu": (2**15, 2**19, 1.15)}
 _COMPILING = {"cpu": (3.0, 1e11)}
 _COMPILING_ELSEWHERE = (30.0, 2e13)
 _MEMORY_SHARE = 0.8  # Of what a device has free; the rest is fragmentation's.
+_EASY_SHARE = 0.25
 
 
 class OutOfMemoryError(MemoryError):
@@ -118,6 +119,24 @@ def fits(
       return False
     raise
   return needed <= free * _MEMORY_SHARE
+
+
+def fits_easily(
+  device: jax.Device, program: jax.stages.Compiled, *, count: int
+) -> bool:
+  """Returns whether a program fits several times, and leaves most for others.
+
+  Args:
+    device: The device.
+    program: It may be running already.
+    count: How many times.
+
+  >>> program = jax.jit(lambda x: x + 1).lower(1.0).compile()
+  >>> fits_easily(jax.devices()[0], program, count=2)
+  True
+  """
+  free = free_memory(device)
+  return free is None or needed_memory(program) * count <= free * _EASY_SHARE
 
 
 def needed_memory(program: jax.stages.Compiled) -> int:

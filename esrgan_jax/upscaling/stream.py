@@ -8,6 +8,7 @@ what is ready is handed out, and images of the next group are read.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -25,7 +26,8 @@ _GROUP_BYTES = 3 * 2**27
 # LR pixels of a group: some full batches, of which the last is not.
 _GROUP_PIXELS = 2**23
 _GROUP_IMAGES = 1024
-# Batches on the devices: one computes while one lands.
+# Batches on the devices: one computes while one lands, or on a CPU both do:
+# while cores wait for each other in one, there is work in the other.
 _IN_FLIGHT = 2
 _MOST_PLANNED = 4096
 
@@ -96,6 +98,9 @@ class Batch:
   shape: tiles.Shape
   dtype: np.dtype
   windows: Sequence[windows.Window]
+  # Whether its images have others beside them: one alone, which may be large,
+  # takes as little memory as it can.
+  shared: bool = False
 
 
 # An image, how it is cut (or what is left of that), and whether it is grey.
@@ -139,6 +144,7 @@ class Engine:
     self._halo = tiles.choose_halo(net, settings.halo, exact=settings.exact)
     self._platform = devices[0].platform
     self._tile = self._first_tile
+    self._workers: concurrent.futures.Executor | None = None
     # Some images did not fit; those of their group share no windows.
     self._gave_up = False
     self._choices: dict[np.dtype, windows.Choice] = {}
@@ -157,7 +163,20 @@ class Engine:
       sizes: Height and width of what will come, where they are known: shapes
         are then chosen for all of it, of 8 bits, else for a group at a time.
     """
-    self._foresee(list(sizes))
+    if self._platform != "cpu" or len(self._devices) > 1:
+      yield from self._run(orders, list(sizes))
+      return
+    # What a thread dispatches is computed in order, and beside another's.
+    with concurrent.futures.ThreadPoolExecutor(_IN_FLIGHT) as self._workers:
+      try:
+        yield from self._run(orders, list(sizes))
+      finally:
+        self._workers.shutdown(cancel_futures=True)
+
+  def _run(
+    self, orders: Iterable[Order], sizes: list[tuple[int, int]]
+  ) -> Iterator[Order]:
+    self._foresee(sizes)
     ahead = _Ahead(orders)
     pending: collections.deque[Order] = collections.deque()
     batches: collections.deque[Batch] = collections.deque()
@@ -326,7 +345,7 @@ class Engine:
         )
         left += self._what_is_left(images, waiting)
       found += [
-        Batch(shape, dtype, held)
+        Batch(shape, dtype, held, shared=len(images) > 1)
         for shape, held in windows.batches(arranged, count)
       ]
     return found, left
@@ -438,10 +457,23 @@ class Engine:
         if valid is not None:
           valid[inside] = True
     program = self._program(shape, batch.dtype)
-    return program(self._variables, *self._put((lr, corners, valid, grey)))
+    arguments = self._put((lr, corners, valid, grey))
+    if not (
+      self._workers
+      and batch.shared
+      and memory.fits_easily(self._devices[0], program, count=_IN_FLIGHT)
+    ):
+      return program(self._variables, *arguments)
+
+    def compute() -> Any:
+      return jax.block_until_ready(program(self._variables, *arguments))
+
+    return self._workers.submit(compute)
 
   def _land(self, batch: Batch, landing: Any) -> None:
     """Waits for a batch, and puts it where it belongs."""
+    if isinstance(landing, concurrent.futures.Future):
+      landing = landing.result()
     # Memory that ran out on the way is an error here; fetching such an array
     # ends the process (jaxlib 0.10 on CPU: "buffer_.IsConcrete()").
     results, finite = map(np.asarray, jax.block_until_ready(landing))
