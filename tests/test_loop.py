@@ -66,6 +66,8 @@ def test_metrics_are_logged_at_their_steps(finished):
     assert "g/learning_rate" in lines[-1]
     assert 0 <= lines[-1]["data_wait_share"] <= 1
     assert lines[-1]["images_per_second"] > 0
+    assert lines[-1]["steps_per_second"] > 0
+    assert "peak_share" not in lines[-1]  # Nobody states a CPU's.
     evaluated = [
       line for line in logged(workdir, phase) if "eval/ssim_y" in line
     ]

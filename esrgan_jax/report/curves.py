@@ -69,6 +69,7 @@ _PANELS = (
     },
   ),
   _Panel("Images a second", {"images_per_second": "images/s"}),
+  _Panel("Share of the devices' peak", {"peak_share": "share"}),
   _Panel("Share of time spent waiting for data", {"data_wait_share": "share"}),
   _Panel(
     "Memory, GB", {"device_memory_gb": "device", "host_memory_gb": "host"}

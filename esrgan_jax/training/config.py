@@ -65,6 +65,7 @@ _HARMLESS = (
   "max_skipped_in_a_row",
   "mesh",
   "plugins",
+  "profile",
 )
 
 

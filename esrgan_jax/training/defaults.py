@@ -98,6 +98,9 @@ _COMMON: dict[str, Any] = {
   # docs/realesrgan.md. Validation images are degraded as well, once and for
   # all, but for pairs (HR::LR).
   degrading.SECTION: degrading.DEFAULTS,
+  # A trace of some steps of each phase, in WORKDIR/profile, for TensorBoard or
+  # Perfetto; 0 for none.
+  "profile": {"num_steps": 0, "after_steps": 10},
   "log_every_steps": 100,
   "eval_every_steps": 5000,
   "checkpoint_every_steps": 5000,

@@ -14,6 +14,7 @@
 |                              | distance                                    |
 | `curves/*.svg`, `*.png`      | each chart of the report                    |
 | `film/PHASE/*.png`           | the frames of the film                      |
+| `profile/PHASE/`             | a trace, if `config.profile` asks for one   |
 | `film.webp`                  | a picture as it was upscaled in the course  |
 |                              | of the training                             |
 | `report.html`                | all of this, to look at                     |
@@ -54,6 +55,7 @@ from esrgan_jax.training import (
   filming,
   finish,
   lineage,
+  speed,
   start,
 )
 from esrgan_jax.training import mesh as mesh_lib
@@ -300,6 +302,13 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
     progress = stack.enter_context(
       progress_lib.Progress(name, total, start, run.console)
     )
+    trace = stack.enter_context(
+      speed.Trace(
+        run.workdir / "profile" / name,
+        first=start + config.profile.after_steps + 1,
+        count=config.profile.num_steps,
+      )
+    )
     loop = _Loop(
       run=run,
       name=name,
@@ -312,6 +321,7 @@ def _run_phase(run, phase, variables, signals, origin, before, film):
       signals=signals,
       before=before,
       film=film,
+      trace=trace,
       like=like,
     )
     finished = loop.train(state, start, rated=rated)
@@ -380,6 +390,7 @@ class _Loop:
   signals: _Signals
   before: dict[str, Any]
   film: filming.Film | None
+  trace: speed.Trace
   like: Any
   went_back_to: list[int] = dataclasses.field(default_factory=list)
 
@@ -399,9 +410,15 @@ class _Loop:
       self.run.lock.check()
       raw = self.pipeline.batch(done)
       self._waited += self.pipeline.wait_seconds
-      with jax.transfer_guard("disallow"):
+      self.trace.before(done + 1)
+      with (
+        jax.profiler.StepTraceAnnotation(self.name, step_num=done + 1),
+        jax.transfer_guard("disallow"),
+      ):
         state, metrics = self.step(state, raw)
       done += 1
+      if self.trace.after(done, metrics):
+        self.progress.say(f"{self.name}: traced {self.trace}")
       if running is not None:
         rescue = self._look_at(*running)
         if rescue:
@@ -594,8 +611,13 @@ class _Loop:
     """Adds speed and memory since the last time."""
     seconds = time.perf_counter() - self._since - self._paused
     if done > self._counted:
-      count = (done - self._counted) * self.run.config.batch_size
-      figures["images_per_second"] = count / seconds
+      rate = (done - self._counted) / seconds
+      figures["steps_per_second"] = rate
+      figures["images_per_second"] = rate * self.run.config.batch_size
+      peak = speed.peak_flops(jax.devices()[0].device_kind)
+      if peak:
+        possible = peak * self.run.mesh.size
+        figures["peak_share"] = rate * self.step.flops / possible
       figures["data_wait_share"] = min(self._waited / seconds, 1.0)
     stats = self.run.mesh.local_devices[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from esrgan_jax.training import speed
+
 AXIS = "data"
 
 
@@ -174,7 +176,8 @@ def jit_step(
   Returns:
     `(state, batch) -> (state, metrics)`; state and metrics are replicated. Its
     attribute `compile`, called with both or their abstract values, compiles
-    ahead of time and returns the same function for arrays of these shapes.
+    ahead of time and returns the same function for arrays of these shapes, and
+    that has an attribute `flops`; see `speed.count_flops`.
 
   >>> import jax.numpy as jnp
   >>> def step(state, batch, *, weight):
@@ -205,8 +208,14 @@ def jit_step(
     return jitted(state, batch, arrays)
 
   def compile_ahead(state, batch):
-    compiled = jitted.lower(state, batch, arrays).compile()
-    return lambda state, batch: compiled(state, batch, arrays)
+    traced = jitted.trace(state, batch, arrays)
+    compiled = traced.lower().compile()
+
+    def compiled_call(state, batch):
+      return compiled(state, batch, arrays)
+
+    compiled_call.flops = speed.count_flops(traced.jaxpr)
+    return compiled_call
 
   call.compile = compile_ahead
   return call

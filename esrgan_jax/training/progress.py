@@ -168,5 +168,6 @@ _SHOWN = (
   ("g/adversarial", "adversarial", ".4f"),
   ("d/gap", "D gap", "+.3f"),
   ("images_per_second", "images/s", ".1f"),
+  ("peak_share", "of peak", ".0%"),
   ("data_wait_share", "data wait", ".0%"),
 )
