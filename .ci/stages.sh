@@ -43,10 +43,10 @@ passes() {
     { [ "$home" = "$(ls -A ~)" ] || { echo "left at home" && false; }; }
 }
 
-# runtimes ENVIRONMENT: installs what exports run in. TensorFlow is that of
+# runtimes ENVIRONMENT: installs what exports run in, and Zarr. TensorFlow is that of
 # requirements.txt; tensorflow-hub's dependencies would bring another.
 runtimes() {
-  "$1/bin/pip" install -q '.[onnx,tflite,ncnn]' &&
+  "$1/bin/pip" install -q '.[onnx,tflite,ncnn,zarr]' &&
     "$1/bin/pip" install -q --no-deps \
       tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81'
 }

@@ -40,6 +40,7 @@ __all__ = [
   "is_remote",
   "kvstore",
   "move_folder",
+  "publish",
   "reaching",
   "remove_unfinished",
   "require_packages",
@@ -256,11 +257,7 @@ def written_aside(
       if replaced:
         _take_over(file.fileno(), replaced)
       os.fsync(file.fileno())
-    if overwrite:
-      check_output(path, overwrite=True)
-      os.replace(aside, target)
-    else:
-      _publish(aside, path)
+    _name(aside, path, overwrite=overwrite)
   except BaseException as error:
     with contextlib.suppress(OSError):
       os.unlink(aside)
@@ -345,6 +342,59 @@ def _take_over(file, replaced):
   # As one that is no longer the owner, only root may.
   with contextlib.suppress(PermissionError):
     os.fchmod(file, mode)
+
+
+def publish(
+  aside: str | os.PathLike[str],
+  path: str | os.PathLike[str],
+  *,
+  overwrite: bool,
+) -> None:
+  """Gives a file or folder that was written elsewhere its name, at once.
+
+  Args:
+    aside: What is whole; on the same file system.
+    path: The name.
+    overwrite: Whether a file of that name is replaced, as by `written_aside`;
+      a folder is not.
+
+  Raises:
+    OSError: As `check_output`; and a `WriteError` if it cannot be renamed.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   aside, path = (pathlib.Path(folder, name) for name in "ab")
+  ...   _ = aside.write_text("all of it")
+  ...   publish(aside, path, overwrite=False)
+  ...   path.read_text()
+  'all of it'
+  """
+  aside = pathlib.Path(aside)
+  try:
+    if aside.is_dir():
+      if os.path.lexists(path):
+        raise _exists(path)
+      os.rename(aside, path)
+    else:
+      check_output(path, overwrite=overwrite)
+      if replaced := _stat(path):
+        with open(aside, "rb") as file:
+          _take_over(file.fileno(), replaced)
+      _name(aside, path, overwrite=overwrite)
+  except OSError as error:
+    if isinstance(error, FileExistsError | WriteError):
+      raise
+    raise _unwritable(path, error) from error
+  _sync_folder(pathlib.Path(path).absolute().parent)
+
+
+def _name(aside, path, *, overwrite):
+  """Renames to a name, or to where a link of that name leads."""
+  if overwrite:
+    check_output(path, overwrite=True)
+    os.replace(aside, os.path.realpath(path) if _stat(path) else path)
+  else:
+    _publish(aside, path)
 
 
 def _publish(aside, path):

@@ -62,6 +62,8 @@ values above white. Samples of more bits than a format has are rounded to it,
 and that is told as well: 16 to 8, or to AVIF's 12, and floats to integers.
 Fewer bits are widened, so that white stays white.
 
+- **Zarr**, in and out, is for [images larger than memory](gigapixel.md), and
+  needs `pip install 'esrgan-jax[zarr]'`.
 - **PNG, TIFF, OpenEXR, TGA, PGM to PFM** are written piece by piece. For the
   others the encoder has the whole picture in memory.
 - **TIFF** is read with no compression, LZW, deflate, PackBits, LZMA, zstd, fax,

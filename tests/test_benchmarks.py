@@ -221,3 +221,14 @@ def test_the_folder_is_the_same_for_a_seed(tmp_path):
     assert total == sum(width * height for width, height in sizes[-1])
   assert sizes[0] == sizes[1] != sizes[2]
   assert folder.difference(tmp_path / "a", tmp_path / "b") == 0
+
+
+@pytest.mark.slow
+def test_gigapixel_kills_and_compares():
+  output = run(
+    "gigapixel",
+    *("--side", "600", "--tile", "64", "--kills", "1", "--pyramid"),
+  )
+  assert "undisturbed: 2400 x 2400 pixels" in output
+  assert "the same bytes: yes" in output
+  assert "left behind: nothing" in output

@@ -28,7 +28,7 @@ import rich.progress
 from esrgan_jax import __version__, compilation, console, images, storage
 from esrgan_jax.commands import arguments
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import files, names, pipes, upscaler
+from esrgan_jax.upscaling import files, names, pieces, pipes, upscaler
 from esrgan_jax.upscaling import plan as plan_
 from esrgan_jax.upscaling.inputs import Input, find_inputs
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -36,7 +36,11 @@ from esrgan_jax.weights import find, mixing, zoo
 
 _FORMATS = [
   suffix[1:]
-  for suffix in {**images.OUTPUT_SUFFIXES, **images.ANIMATION_SUFFIXES}
+  for suffix in (
+    *images.OUTPUT_SUFFIXES,
+    *(s for s in images.ANIMATION_SUFFIXES if s not in images.OUTPUT_SUFFIXES),
+    ".zarr",
+  )
 ]
 
 
@@ -202,6 +206,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser, refused="results of more than 16 times as many"
   )
   parser.add_argument(
+    "--pieces",
+    choices=pieces.MODES,
+    default="auto",
+    help="read, upscale and write TIFF in pieces, and go on where an earlier"
+    " run was stopped; auto: images that outgrow memory (docs/gigapixel.md)"
+    " (default: %(default)s)",
+  )
+  parser.add_argument(
     "--background",
     type=_colour,
     metavar="COLOUR",
@@ -305,6 +317,8 @@ def _run(
     skip_existing=args.skip_existing,
     only_smaller=args.only_smaller,
     consistent=args.consistent,
+    seamless=args.seamless,
+    in_pieces=args.pieces,
     max_pixels=args.max_pixels,
     others=[args.model, *filter(None, [args.psnr_model])],
   )
@@ -338,6 +352,7 @@ def _run(
     record=None if args.no_record else _record(loaded, args),
     max_pixels=args.max_pixels,
     overwrite=args.overwrite,
+    pieces=args.pieces,
   )
   _upscale(loaded, plan.jobs, settings, report, send=for_stdout is not None)
   return report.status
@@ -364,7 +379,9 @@ def _upscale(
   with (
     report.progress(jobs) as bar,
     contextlib.closing(
-      files.upscale_files(loaded.model, jobs, settings, progress=bar.tiles)
+      files.upscale_files(
+        loaded.model, jobs, settings, progress=bar.tiles, tell=report.say
+      )
     ) as outcomes,
   ):
     for job, outcome in outcomes:
@@ -543,13 +560,14 @@ def _say_what_would_be_done(
   for job in jobs:
     target = "-" if send else job.target
     try:
-      images.check_head(job.source, max_pixels=args.max_pixels)
+      if not images.is_zarr(job.source):
+        images.check_head(job.source, max_pixels=args.max_pixels)
       if job.size is None:
         count += 1
         report.say(f"{job.source} -> {target}  its header tells no size")
         continue
       result = _result_sizes(job, naming)[0]
-      doubt = _check_fits(job, result, args)
+      doubt = "" if job.pieces else _check_fits(job, result, args)
     except ValueError as error:
       report.fail(explain(error))
       continue
@@ -557,6 +575,10 @@ def _say_what_would_be_done(
     total += _result_pixels(job, naming)
     frames = f"{job.frames} of " if job.frames > 1 else ""
     varied = bool(job.sizes)
+    if job.pieces:
+      doubt += ", in pieces"
+    elif job.whole:
+      doubt += f", not in pieces: {job.whole}"
     report.say(
       f"{job.source} -> {target}  {frames}{_sides(*job.size, varied=varied)} ->"
       f" {_sides(*result[::-1], varied=varied)}{doubt}"

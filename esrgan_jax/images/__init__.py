@@ -21,6 +21,7 @@ from esrgan_jax.images.flattening import flatten, parse_colour
 from esrgan_jax.images.frame_writing import check_frames_fit, write_frames
 from esrgan_jax.images.frames import Frames, count_frames, read_frames
 from esrgan_jax.images.heads import check_head
+from esrgan_jax.images.large import read_storage
 from esrgan_jax.images.pixels import (
   ANIMATION_SUFFIXES,
   INPUT_SUFFIXES,
@@ -39,6 +40,7 @@ from esrgan_jax.images.reading import decode_image, read_image
 from esrgan_jax.images.sizes import read_size
 from esrgan_jax.images.upright import read_upright_size
 from esrgan_jax.images.writing import can_be_lossless, check_fits, write_image
+from esrgan_jax.images.zarr_arrays import is_zarr
 
 __all__ = [
   "ANIMATION_SUFFIXES",
@@ -59,12 +61,14 @@ __all__ = [
   "flatten",
   "from_float",
   "is_image_suffix",
+  "is_zarr",
   "opaque",
   "parse_colour",
   "read_channels",
   "read_frames",
   "read_image",
   "read_size",
+  "read_storage",
   "read_upright_size",
   "to_float",
   "write_frames",

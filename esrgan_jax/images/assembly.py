@@ -145,27 +145,43 @@ def assemble(found: Found) -> Image:
   if found.pixels.dtype == np.float32:
     found, levels = _as_shown(found)
   orientation = found.orientation or meta.orientation_of(found.exif)
-  pixels = _upright(found.pixels, orientation)
+  pixels = upright(found.pixels, orientation)
   alpha, extra = (
-    None if array is None else _upright(array, orientation)
+    None if array is None else upright(array, orientation)
     for array in (found.alpha, found.extra)
   )
   H, W, C = pixels.shape
+  metadata, notes = tidy_metadata(found, (W, H), C)
+  metadata = dataclasses.replace(metadata, **levels)
+  return Image(pixels, alpha, metadata, extra, notes)
+
+
+def tidy_metadata(
+  found: Found, size: tuple[int, int], channels: int
+) -> tuple[Metadata, tuple[str, ...]]:
+  """Returns what a file says of its upright picture, and what is left out.
+
+  Args:
+    found: In the file; its pixels do not matter.
+    size: Width and height of the picture, upright.
+    channels: Of its colour.
+  """
+  orientation = found.orientation or meta.orientation_of(found.exif)
   dpi = meta.tidy_dpi(found.dpi)
   if dpi is not None and orientation >= 5:
     dpi = dpi[::-1]
   notes = [*found.notes]
   profile, exif, places = found.icc_profile, found.exif, found.geotiff
   if profile is not None and (
-    meta.profile_space(profile) != meta.SPACE_OF_CHANNELS[C]
+    meta.profile_space(profile) != meta.SPACE_OF_CHANNELS[channels]
     or len(profile) > MAX_METADATA
   ):
     notes.append("its colour profile is not one of its pixels, and left out")
     profile = None
   if exif.damaged:
     notes.append("its EXIF is damaged, and left out")
-  exif = meta.tidy_exif(exif, (W, H), (W, H), orientation=orientation)
-  packet = xmp.fit(found.xmp, (W, H), (W, H))
+  exif = meta.tidy_exif(exif, size, size, orientation=orientation)
+  packet = xmp.fit(found.xmp, size, size)
   notes += packet.notes
   if places and orientation != 1:
     notes.append("its place on the map is left out, as its pixels are turned")
@@ -177,23 +193,33 @@ def assemble(found: Found) -> Image:
     xmp=packet.packet,
     dpi=dpi,
     bits=found.bits,
-    size=(W, H),
+    size=size,
     extra_samples=found.extra_samples,
     png_chunks=found.png_chunks,
     geotiff=places or None,
-    **levels,
   )
-  return Image(pixels, alpha, metadata, extra, tuple(notes))
+  return metadata, tuple(notes)
 
 
 def _as_shown(found: Found) -> tuple[Found, dict[str, float]]:
   """Makes a display's values of floats; returns what was done as well."""
-  profile, pixels = found.icc_profile, found.pixels
-  for samples in (pixels, found.alpha, found.extra):
+  for samples in (found.pixels, found.alpha, found.extra):
     if samples is not None:
       light.check_finite(samples)
-  linear = found.linear or profiles.is_linear(profile)
-  linear = linear or meta.gamma_of(found.exif) == 1
+  linear = is_linear(found)
+  pixels, levels = light.from_file(straight(found), linear=linear)
+  return as_displayed(found, pixels, linear=linear), levels
+
+
+def is_linear(found: Found) -> bool:
+  """Tells whether floats are linear light."""
+  linear = found.linear or profiles.is_linear(found.icc_profile)
+  return linear or meta.gamma_of(found.exif) == 1
+
+
+def straight(found: Found) -> np.ndarray:
+  """Returns floats that are not multiplied by alpha."""
+  pixels = found.pixels
   if found.premultiplied and found.alpha is not None:
     pixels = np.divide(
       pixels,
@@ -202,13 +228,18 @@ def _as_shown(found: Found) -> tuple[Found, dict[str, float]]:
       where=found.alpha[..., None] > 0,
     )
     light.check_finite(pixels)
-  pixels, levels = light.from_file(pixels, linear=linear)
+  return pixels
+
+
+def as_displayed(found: Found, pixels: np.ndarray, *, linear: bool) -> Found:
+  """Returns what was found with a display's values, and their profile."""
+  profile = found.icc_profile
   if linear and profile is not None:
     profile = profiles.with_curves(profile, linear=False)
-  return dataclasses.replace(found, pixels=pixels, icc_profile=profile), levels
+  return dataclasses.replace(found, pixels=pixels, icc_profile=profile)
 
 
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
   """Undoes an EXIF orientation, 1 to 8, on [H, W, ...]."""
   if orientation in (5, 6, 7, 8):
     array = array.swapaxes(0, 1)

@@ -73,7 +73,8 @@ def fit_metadata(
     fields["xmp"] = None
     missing.append("large XMP")
   if missing:
-    notes.append(no_room(format_, ", ".join(missing)))
+    suffix = ".tif" if format_ == "Zarr" else ".png"
+    notes.append(no_room(format_, ", ".join(missing), suffix))
   places = None
   if metadata.geotiff is not None:
     places = geotiff.fit(metadata.geotiff, old_size, size)

@@ -89,27 +89,43 @@ def from_file(
     float32 `[H, W, C]`, mostly in [0, 1], and `Metadata`'s `linear`, `gain`
     and `white`.
   """
-  white = 1.0
   out = np.empty(pixels.shape, np.float32)
   for rows in bands(out):
     out[rows] = to_display(pixels[rows]) if linear else pixels[rows]
-  brightest = _brightest(out)
+  values = out.reshape(-1)[:: sampling(out.size)]
+  levels = levels_of(values, linear=linear)
+  divide(out, levels)
+  return out, levels
+
+
+def levels_of(values: np.ndarray, *, linear: bool) -> dict[str, float]:
+  """Returns `Metadata`'s `linear`, `gain` and `white` of a display's values.
+
+  Args:
+    values: Some of those of all pixels, every `sampling`th.
+    linear: Whether they were linear light.
+  """
+  white = 1.0
+  # What all but the brightest stay below.
+  brightest = float(np.quantile(values, 1 - _HIGHLIGHTS, method="lower"))
   if not linear and brightest > 1.5:
     near = (w for w in _WHITES if w / 2 < brightest <= 1.5 * w)
     white = next(near, brightest)
     brightest /= white
-  gain = max(1.0, brightest)
-  if white * gain != 1:
-    for rows in bands(out):
-      out[rows] /= np.float32(white * gain)
-  return out, {"linear": linear, "gain": gain, "white": white}
+  return {"linear": linear, "gain": max(1.0, brightest), "white": white}
 
 
-def _brightest(pixels: np.ndarray) -> float:
-  """Returns what all but the brightest values stay below."""
-  values = pixels.reshape(-1)
-  values = values[:: max(1, values.size // _SAMPLED)]
-  return float(np.quantile(values, 1 - _HIGHLIGHTS, method="lower"))
+def divide(pixels: np.ndarray, levels: dict[str, float]) -> None:
+  """Divides pixels, in place, so that they lie in about [0, 1]."""
+  factor = levels["white"] * levels["gain"]
+  if factor != 1:
+    for rows in bands(pixels):
+      pixels[rows] /= np.float32(factor)
+
+
+def sampling(size: int) -> int:
+  """Returns of how many values one is looked at."""
+  return max(1, size // _SAMPLED)
 
 
 def to_file(

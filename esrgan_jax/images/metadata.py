@@ -167,7 +167,7 @@ def tidy_exif(
   for tag, ratio in zip(_FOCAL_PLANE, ratios, strict=True):
     pixels = directories.rational(below.get(tag), order)
     if ratio != 1 and pixels is not None:
-      below[tag] = _rational(pixels * ratio, order)
+      below[tag] = make_rational(pixels * ratio, order)
   for where, tag, inner in ((below, INTEROP, related), (tree, EXIF, below)):
     if tag in where:
       where[tag] = inner
@@ -198,7 +198,7 @@ def _moved(
   return Value(kind, struct.pack(f"{order}{len(numbers)}{form}", *numbers))
 
 
-def _rational(value: fractions.Fraction, order: str) -> Value:
+def make_rational(value: fractions.Fraction, order: str) -> Value:
   """Makes a value of a number, as near as it can be."""
   value = min(max(value, fractions.Fraction(0)), fractions.Fraction(2**32 - 1))
   below = 2**32 - 1 if value < 1 else int((2**32 - 1) // value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import struct
 from typing import BinaryIO
 
-from esrgan_jax.images import directories, heif
+from esrgan_jax.images import directories, heif, zarr_arrays
 from esrgan_jax.images.decoders import exr, jp2, jxl, pnm, tga
 
 _HEAD = 2**16
@@ -39,6 +40,8 @@ def read_size(path: str | os.PathLike) -> tuple[int, int] | None:
   (3, 2)
   """
   try:
+    if zarr_arrays.is_zarr(path):
+      return zarr_arrays.read_size(pathlib.Path(path))
     if not os.path.isfile(path):
       return None
     with open(path, "rb") as file:

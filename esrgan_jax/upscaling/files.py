@@ -9,17 +9,18 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import queue
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from esrgan_jax import images, storage
 from esrgan_jax.text import printable
-from esrgan_jax.upscaling import memory, photo
+from esrgan_jax.upscaling import memory, photo, pieces
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
 
@@ -51,6 +52,9 @@ class Job:
       is their folder then. Else None.
     sizes: Width and height of each picture, if they differ; `size` is that of
       the first. Else empty.
+    pieces: Whether it is read, upscaled and written in pieces (`pieces.py`).
+    whole: Why it is not, of one that outgrows the memory it should have; else
+      empty.
   """
 
   source: pathlib.Path
@@ -59,6 +63,8 @@ class Job:
   frames: int = 1
   each: str | None = None
   sizes: tuple[tuple[int, int], ...] = ()
+  pieces: bool = False
+  whole: str = ""
 
   @property
   def pixels(self) -> int:
@@ -96,6 +102,8 @@ class Settings:
     record: A line on how results were made, for their metadata.
     max_pixels: See `images.read_image`, and `check_result_size`.
     overwrite: Whether existing results are replaced.
+    pieces: One of `pieces.MODES`: "auto" has jobs in pieces that are to be, if
+      the model takes such.
   """
 
   size: ResultSize = dataclasses.field(default_factory=ResultSize)
@@ -110,6 +118,7 @@ class Settings:
   record: str | None = None
   max_pixels: int = images.MAX_PIXELS
   overwrite: bool = False
+  pieces: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,6 +208,7 @@ def upscale_files(
   settings: Settings,
   *,
   progress: Callable[[Job, int, int], None] | None = None,
+  tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[Job, Done | Exception]]:
   """Upscales files as `Upscaler.stream` does images; none stops the others.
 
@@ -208,6 +218,7 @@ def upscale_files(
       targets are made.
     settings: What is wanted of all of them.
     progress: Called with a job, and its number of tiles done and in all.
+    tell: Called with sentences on what goes on in pieces, at once.
 
   Yields:
     Each job in order, with the facts of its result, or the exception for which
@@ -227,9 +238,65 @@ def upscale_files(
   ('c.png', False, False)
   ('a.png', True, True)
   """
-  jobs = list(jobs)
-  notes: list[str] = []
   written = _Written()
+
+  def in_pieces(job: Job) -> bool:
+    return job.pieces and (settings.pieces == "always" or pieces.takes(model))
+
+  for alone, group in itertools.groupby(jobs, key=in_pieces):
+    if not alone:
+      yield from _together(model, list(group), settings, progress, written)
+      continue
+    for job in group:
+      yield job, _in_pieces(model, job, settings, progress, written, tell)
+
+
+def _in_pieces(
+  model: Upscaler,
+  job: Job,
+  settings: Settings,
+  progress: Callable[[Job, int, int], None] | None,
+  written: _Written,
+  tell: Callable[[str], None],
+) -> Done | Exception:
+  began = time.perf_counter()
+  try:
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with written.adding(job.target):
+      (height, width), notes = pieces.upscale(
+        model,
+        job.source,
+        job.target,
+        size=settings.size,
+        tile=settings.tile,
+        exact=settings.exact,
+        halo=settings.halo,
+        record=settings.record,
+        max_pixels=settings.max_pixels,
+        overwrite=settings.overwrite,
+        progress=progress and (lambda *counts: progress(job, *counts)),
+        tell=tell,
+      )
+  except Exception as error:  # The other images are not to blame.
+    return error
+  return Done(
+    width=width,
+    height=height,
+    pixels=width * height,
+    seconds=time.perf_counter() - began,
+    notes=notes,
+  )
+
+
+def _together(
+  model: Upscaler,
+  jobs: Sequence[Job],
+  settings: Settings,
+  progress: Callable[[Job, int, int], None] | None,
+  written: _Written,
+) -> Iterator[tuple[Job, Done | Exception]]:
+  """Upscales those that are held in memory."""
+  notes: list[str] = []
   with contextlib.ExitStack() as stack:
     readers, writers = (
       stack.enter_context(_threads(name)) for name in ("read", "write")

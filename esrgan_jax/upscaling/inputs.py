@@ -119,6 +119,8 @@ def _meant(text, recursive, results, notes, problems) -> list[Input]:
   if not text:
     raise ValueError("'': no such file; . is the current folder")
   path = pathlib.Path(text)
+  if images.is_zarr(path):
+    return [Input(path)]
   if path.is_dir():
     closed = _closed(path, results)
     listing = list_images(

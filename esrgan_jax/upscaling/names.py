@@ -28,7 +28,7 @@ FIELDS = (
 )
 # Of formats that hold one picture, and of those for several.
 SUFFIXES: Mapping[str | None, Collection[str]] = {
-  None: images.OUTPUT_SUFFIXES,
+  None: (*images.OUTPUT_SUFFIXES, ".zarr"),  # Which is a folder.
   "frame": images.ANIMATION_SUFFIXES,
   "page": [s for s, name in images.OUTPUT_SUFFIXES.items() if name == "TIFF"],
 }
@@ -177,7 +177,9 @@ class Naming:
     ending = image.path.suffix
     known = {*SUFFIXES[None], *SUFFIXES[kind]}
     if ending.lower() not in known or (
-      self.lossless and not images.can_be_lossless(f"a{ending}")
+      self.lossless
+      and ending.lower() != ".zarr"
+      and not images.can_be_lossless(f"a{ending}")
     ):
       return ".png" if kind != "page" else ".tif"
     return ending
@@ -261,7 +263,9 @@ def output_of(
     return None, None
   if not output:
     raise ValueError("'' is no name of an output; . is the current folder")
-  path, suffixes = pathlib.Path(output), images.OUTPUT_SUFFIXES
+  path, suffixes = pathlib.Path(output), SUFFIXES[None]
+  if path.suffix.lower() == ".zarr" and count == 1:
+    return None, path
   if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
     if path.exists() and not path.is_dir() and not path.is_file():
       raise ValueError(

@@ -327,7 +327,12 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def resize(
-  pixels: np.ndarray, height: int, width: int, *, seamless: str | None = None
+  pixels: np.ndarray,
+  height: int,
+  width: int,
+  *,
+  seamless: str | None = None,
+  rows: tuple[float, float] | None = None,
 ) -> np.ndarray:
   """Resizes by Lanczos, antialiased; a band of channels at a time.
 
@@ -336,6 +341,8 @@ def resize(
     height: Of the result.
     width: Of the result.
     seamless: Which edges meet; see `upscale_photo`.
+    rows: Where the part begins and ends that is resized, of pixels that are a
+      part of a picture: those beyond it are its neighbours. None: it is all.
 
   Returns:
     `[height, width, C]`; integers are rounded and clipped.
@@ -345,6 +352,8 @@ def resize(
   """
   # Of what lies around the box, Pillow takes what its filter reaches.
   pixels, box = wrapping.widen_for_resize(pixels, (height, width), seamless)
+  if rows is not None:
+    box = (0, rows[0], pixels.shape[1], rows[1])
   how = ((width, height), PilImage.Resampling.LANCZOS, box)
   if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
     return np.asarray(PilImage.fromarray(pixels).resize(*how))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from esrgan_jax import images, storage
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import consistency
+from esrgan_jax.upscaling import consistency, pieces
 from esrgan_jax.upscaling.files import Job, check_result_size
 from esrgan_jax.upscaling.inputs import Input
 from esrgan_jax.upscaling.names import SUFFIXES, Naming
@@ -48,6 +48,8 @@ def make_plan(
   skip_existing: bool = False,
   only_smaller: bool = False,
   consistent: bool = False,
+  seamless: str | None = None,
+  in_pieces: str = "auto",
   max_pixels: int = images.MAX_PIXELS,
   others: Iterable[str | os.PathLike[str]] = (),
 ) -> Plan:
@@ -71,6 +73,10 @@ def make_plan(
       no smaller than their results would be.
     consistent: Whether results are to be; those that are smaller than their
       images, as headers tell, are problems.
+    seamless: See `files.Settings`.
+    in_pieces: One of `pieces.MODES`: whether images are read, upscaled and
+      written in pieces; "auto": those that outgrow memory, and TIFFs with
+      smaller copies, which the result has then, too, where that can be.
     max_pixels: See `files.Settings`; for what bounds results.
     others: Files that must not be replaced either.
 
@@ -97,7 +103,17 @@ def make_plan(
       large.append(each.path)
       continue
     try:
-      wanted.append(_job(each, size, naming, max_pixels, consistent=consistent))
+      job = _job(each, size, naming, max_pixels, consistent=consistent)
+      wanted.append(
+        _with_pieces(
+          job,
+          naming,
+          in_pieces,
+          max_pixels,
+          seamless=seamless,
+          consistent=consistent,
+        )
+      )
     except ValueError as error:
       problems.append(explain(error))
   earlier = _earlier(inputs, wanted, sizes, naming)
@@ -168,6 +184,40 @@ def _job(image, size, naming, max_pixels, *, consistent):
   return Job(image.path, target, size, count, each, sizes)
 
 
+def _with_pieces(job, naming, mode, max_pixels, *, seamless, consistent):
+  """Returns a job that knows whether it is done in pieces."""
+  if images.is_zarr(job.source) or job.target.suffix.lower() == ".zarr":
+    if mode == "never":
+      raise ValueError(
+        f"{printable(job.source)}: Zarr is read and written in pieces alone;"
+        " leave out --pieces never"
+      )
+    mode = "always"
+  if mode == "never" or (job.size is None and mode == "auto"):
+    return job
+  width, height = job.size or (1, 1)
+  scale = naming.model_scale
+  wanted = naming.size.of((height, width), model_scale=scale)
+  reason = pieces.why_not(
+    job.target,
+    several=job.frames > 1,
+    seamless=seamless,
+    consistent=consistent,
+  )
+  if mode == "always":
+    if reason:
+      raise ValueError(f"{printable(job.source)}: {reason}")
+    return dataclasses.replace(job, pieces=True)
+  a_pixel, levels = images.read_storage(job.source, max_pixels=max_pixels)
+  result = max(wanted[0] * wanted[1], width * height * scale**2)
+  large = pieces.outgrows(width * height * a_pixel, result * a_pixel)
+  if job.frames > 1 or not (large or levels):
+    return job
+  if reason:
+    return dataclasses.replace(job, whole=reason if large else "")
+  return dataclasses.replace(job, pieces=True)
+
+
 def _frames(path):
   """Returns how many pictures a file has, their kind, and sizes if several."""
   if (images.count_frames(path) or 1) > 1:
@@ -181,6 +231,13 @@ def _frames(path):
 
 def _is_there(job, kept, overwrite, skip_existing):
   """Tells whether a result is there; raises if it cannot be made."""
+  if job.target.suffix.lower() == ".zarr" and job.target.is_dir():
+    if skip_existing:
+      return True
+    raise FileExistsError(
+      f"{job.target} exists already, and no folder is replaced; choose another"
+      " name, or remove it"
+    )
   for target in job.targets:
     storage.check_output(
       target,

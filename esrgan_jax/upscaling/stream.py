@@ -48,6 +48,8 @@ class Order:
     total: Its pieces; 0 until it is planned.
     left: Those whose result is not in `out` yet.
     waited: Whether pieces of it were left to be computed with the next group.
+    part: Those of its plan's pieces that are wanted, of an image that is read
+      and written as it is computed; None: all. `Engine.settle` has the plan.
   """
 
   pixels: np.ndarray
@@ -58,6 +60,7 @@ class Order:
   total: int = 0
   left: set[tiles.Piece] = dataclasses.field(default_factory=set)
   waited: bool = False
+  part: Sequence[tiles.Piece] | None = None
 
   @classmethod
   def failed(cls, error: Exception) -> Order:
@@ -69,6 +72,13 @@ class Order:
   def ended(self) -> bool:
     """Whether it waits for nothing."""
     return self.error is not None or (self.total > 0 and not self.left)
+
+  @property
+  def held(self) -> tuple[int, int]:
+    """Its pixels, and the bytes of its result, that are in memory meanwhile."""
+    if self.part is not None:
+      return 0, 0
+    return math.prod(self.pixels.shape[:2]), self.out.nbytes
 
   def begin(self, plan: tiles.Plan) -> None:
     """Begins, perhaps anew: what of another plan is on its way counts not."""
@@ -243,6 +253,40 @@ class Engine:
     dtype = np.dtype(np.uint8)
     self._choices[dtype] = self._choose(groups, dtype)
 
+  def settle(self, shape: Sequence[int], dtype: Any) -> tiles.Plan:
+    """Returns how an image will be cut, by a program that fits into memory.
+
+    Args:
+      shape: Of the image, height and width first, as of `Order.pixels`.
+      dtype: Of the image.
+
+    Raises:
+      OutOfMemoryError: If there is none.
+      ValueError: If tiles were to be exact, and cannot be.
+    """
+    while True:
+      plan = self._plan(shape)
+      if self._settings.exact:
+        tiles.check_exact(self._net, plan, whole=self._settings.tile == 0)
+      program = functools.partial(self._program, plan.shape, np.dtype(dtype))
+      if memory.fits(self._devices[0], program):
+        return plan
+      side = max(plan.shape.height, plan.shape.width)
+      smaller = (min(self._tile, side) if self._tile else side) // 2
+      if smaller < memory.SMALLEST_TILE:
+        raise self._out_of_memory(plan.shape)
+      self._tile = smaller
+
+  @property
+  def tile(self) -> int:
+    """Side of a tile by now, in LR pixels; 0: none."""
+    return self._tile
+
+  @property
+  def halo(self) -> int:
+    """How far tiles overlap, in LR pixels."""
+    return self._halo
+
   def _plan(self, shape: Sequence[int]) -> tiles.Plan:
     return tiles.Plan.make(
       tuple(shape),
@@ -313,6 +357,7 @@ class Engine:
       Batches, and what is left for the next group.
     """
     by_dtype: dict[np.dtype, list[_Planned]] = {}
+    parts: dict[np.dtype, list[_Planned]] = {}
     for planned in waiting:
       if not planned[0].ended:
         by_dtype.setdefault(planned[0].pixels.dtype, []).append(planned)
@@ -328,16 +373,27 @@ class Engine:
       except ValueError as error:
         order.error = error
         continue
-      order.begin(plan)
       grey = order.pixels.shape[-1] < channels
-      by_dtype.setdefault(order.pixels.dtype, []).append((order, plan, grey))
+      where = by_dtype
+      if order.part is not None:
+        plan = dataclasses.replace(plan, pieces=tuple(order.part))
+        where = parts
+      order.begin(plan)
+      where.setdefault(order.pixels.dtype, []).append((order, plan, grey))
     found: list[Batch] = []
     left: list[_Planned] = []
+    count = len(self._devices)
+    for dtype, images in parts.items():
+      # In their order, whatever else is there: what is done is a beginning.
+      alone = windows.arrange(images, windows.Choice((), {}), devices=count)
+      found += [
+        Batch(shape, dtype, held)
+        for shape, held in windows.batches(alone, count)
+      ]
     for dtype, images in by_dtype.items():
       choice = self._choices.get(dtype)
       if choice is None or any(not choice.knows(p) for _, p, _ in images):
         choice = self._choose([[plan for _, plan, _ in images]], dtype)
-      count = len(self._devices)
       arranged = windows.arrange(images, choice, devices=count)
       if not last:
         arranged, waiting = windows.hold_back(
@@ -397,6 +453,12 @@ class Engine:
       expected: Whether it had looked as if it did.
     """
     self._choices.clear()
+    for order in orders:
+      if order.part is not None and not order.ended:
+        # Its pieces are those of the plan that does not fit.
+        order.error = self._out_of_memory(shape)
+    if all(order.ended for order in orders):
+      return
     was, side = self._tile, max(shape.height, shape.width)
     # Half of what was really used.
     self._tile = (min(was, side) if was else side) // 2
@@ -562,7 +624,7 @@ class _Ahead:
         self.ended = True
         return
       self._group.append(order)
-      self._limits.add(math.prod(order.pixels.shape[:2]), order.out.nbytes)
+      self._limits.add(*order.held)
 
   def take(self) -> list[Order]:
     """Returns what was read, and begins anew."""

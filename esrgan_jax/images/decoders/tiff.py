@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import mmap
+import os
 from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -198,13 +201,16 @@ class Pages:
       found = _read_at(
         self.data, offset, places, page, self.layout, self.max_pixels
       )
-      notes = [*found.notes]
-      if offset in self.masked:
-        notes.append("its mask of what is transparent is left out")
-      if self.broken and offset == self.offsets[-1]:
-        notes.append("what follows it in the file is damaged, and left out")
-      yield dataclasses.replace(found, notes=tuple(notes))
+      notes = (*found.notes, *self.notes(offset))
+      yield dataclasses.replace(found, notes=notes)
       del found
+
+  def notes(self, offset: int) -> Iterator[str]:
+    """Yields what is left out around a page."""
+    if offset in self.masked:
+      yield "its mask of what is transparent is left out"
+    if self.broken and offset == self.offsets[-1]:
+      yield "what follows it in the file is damaged, and left out"
 
 
 def _read_at(
@@ -217,6 +223,18 @@ def _read_at(
 ) -> Found:
   """Reads a page, whose directory has been read."""
   samples = _decode(page, data, layout.order, max_pixels)
+  return _found(data, offset, places, page, layout, samples)
+
+
+def _found(
+  data: bytes | mmap.mmap,
+  offset: int,
+  places: dict[int, Place],
+  page: _Page,
+  layout: Layout,
+  samples: np.ndarray,
+) -> Found:
+  """Returns what is in a page, of which those are the samples."""
 
   def bytes_of(tag: int) -> bytes | None:
     value = directories.value_of(data, places.get(tag))
@@ -490,7 +508,7 @@ def _decode(
 ) -> np.ndarray:
   """Decodes all parts; returns `[H, W, samples]`."""
   view = memoryview(data)
-  kind = np.float32 if page.floats else _kind(page)
+  kind = _kind_decoded(page)
   samples = np.zeros((page.height, page.width, page.samples), kind)
   decode = _decoder(page, order, max_pixels)
   for plane, top, left, rows, at, count in page.parts():
@@ -507,6 +525,223 @@ def _decode(
       raise ValueError(f"a part of {list(pixels.shape)}")
     target[...] = pixels[:height, :width, :depth]
   return samples
+
+
+# Bytes of decoded parts that are kept for the next window, and at which parts
+# without compression are cut; and the most of one part, which is decoded whole.
+_KEPT, _CUT = 2**27, 2**22
+_MOST_OF_PART = 2**30
+
+
+class Windows:
+  """A page of which windows are decoded, as they are wanted.
+
+  Only one thread at a time may read.
+
+  Args:
+    file: The file, which must stay open.
+    max_pixels: See `images.read_image`.
+
+  Attributes:
+    shape: Height, width and samples, as they are stored.
+    levels: How its smaller copies are kept: "pages" or "parts" of the page,
+      None where there are none.
+    head: What the file says, with some pixels that say nothing.
+
+  Raises:
+    ImageError: If it has several pages, or is not one that is read, or what
+      must be decoded at once is too large.
+  """
+
+  def __init__(self, file: BinaryIO, max_pixels: int):
+    self._descriptor, self._max_pixels = file.fileno(), max_pixels
+    with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+      pages = find_pages(data, max_pixels)
+      refuse_frames(len(pages.offsets), "pages")
+      (offset,) = pages.offsets
+      places, page = pages.look(offset)
+      self._order = pages.layout.order
+      few = np.zeros((1, 1, page.samples), _kind_decoded(page))
+      head = _found(data, offset, places, page, pages.layout, few)
+      notes = (*head.notes, *pages.notes(offset))
+      self.head = dataclasses.replace(head, notes=notes)
+      profile = directories.value_of(data, places.get(34675))
+      self._profile = None if profile is None else profile.raw
+      self.levels = _levels(data, page, places, pages)
+    self._page = page = _recut(page)
+    self.shape = page.height, page.width, page.samples
+    self._decode = _decoder(page, self._order, max_pixels)
+    self._kept: collections.OrderedDict[int, np.ndarray] = (
+      collections.OrderedDict()
+    )
+    self._held, self._most = 0, _KEPT
+    size = np.dtype(_kind_decoded(page)).itemsize
+    part = page.part_height * page.part_width * page.depth * size
+    if part > _MOST_OF_PART:
+      what = "tiles" if page.tiled else "strips"
+      raise ImageError(
+        f"its {what} are of {page.part_width} x {page.part_height} pixels,"
+        f" {part / 1e9:.1f} GB each, which must be decoded at once; save it"
+        " with tiles, of 512 x 512 pixels say"
+      )
+
+  @property
+  def part_height(self) -> int:
+    """Rows of a part."""
+    return self._page.part_height
+
+  def expect(self, height: int) -> None:
+    """Tells how high windows will be that go along the rows."""
+    page = self._page
+    if not page.tiled:
+      rows = height + 2 * page.part_height
+      size = np.dtype(_kind_decoded(page)).itemsize
+      self._most = max(_KEPT, rows * page.width * page.samples * size)
+
+  def read(
+    self, rows: slice, columns: slice
+  ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Returns pixels, alpha and further samples of a window, as stored.
+
+    Args:
+      rows: Within the page.
+      columns: Likewise.
+    """
+    page = self._page
+    down, across = page.grid
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    samples = np.zeros((height, width, page.samples), _kind_decoded(page))
+    for plane in range(page.planes):
+      channels = slice(plane, plane + 1) if page.planes > 1 else slice(None)
+      for row in range(
+        rows.start // page.part_height, -(-rows.stop // page.part_height)
+      ):
+        for column in range(
+          columns.start // page.part_width, -(-columns.stop // page.part_width)
+        ):
+          number = (plane * down + row) * across + column
+          part = self._part(number, row)
+          _paste(
+            samples[..., channels],
+            part,
+            row * page.part_height - rows.start,
+            column * page.part_width - columns.start,
+          )
+    pixels, _ = _colours(page, samples, self._profile)
+    return pixels, *_further(page, samples)
+
+  def _part(self, number: int, row: int) -> np.ndarray:
+    """Decodes a part, or returns one that is kept."""
+    if number in self._kept:
+      self._kept.move_to_end(number)
+      return self._kept[number]
+    page = self._page
+    at, count = page.offsets[number], page.counts[number]
+    rows = page.part_height
+    if not page.tiled:
+      rows = min(rows, page.height - row * page.part_height)
+    raw = os.pread(self._descriptor, count, at)
+    if len(raw) < count:
+      raise ValueError("pixel data beyond the end")
+    part = self._decode(memoryview(raw), rows)
+    width = min(
+      page.part_width, page.width - number % page.grid[1] * page.part_width
+    )
+    needed = min(rows, page.height - row * page.part_height)
+    if not (
+      needed <= part.shape[0]
+      and width <= part.shape[1]
+      and page.depth == part.shape[2]
+    ):
+      raise ValueError(f"a part of {list(part.shape)}")
+    self._kept[number] = part
+    self._held += part.nbytes
+    while self._held > self._most and len(self._kept) > 1:
+      _, oldest = self._kept.popitem(last=False)
+      self._held -= oldest.nbytes
+    return part
+
+
+def _paste(target: np.ndarray, part: np.ndarray, top: int, left: int) -> None:
+  """Copies what of a part lies in a window, whose corner is (0, 0)."""
+  up, west = max(top, 0), max(left, 0)
+  down = min(top + part.shape[0], target.shape[0])
+  east = min(left + part.shape[1], target.shape[1])
+  if down > up and east > west:
+    target[up:down, west:east] = part[
+      up - top : down - top, west - left : east - left
+    ]
+
+
+def _recut(page: _Page) -> _Page:
+  """Cuts large strips that are not compressed into smaller ones."""
+  rows = max(1, _CUT // page.row_bytes())
+  if page.tiled or page.compression != _RAW or page.part_height <= rows:
+    return page
+  down, _ = page.grid
+  if down > 1:
+    # All have one height but the last: one that divides it.
+    rows = max(n for n in range(1, rows + 1) if page.part_height % n == 0)
+  offsets, counts = [], []
+  for _, _, _, height, at, _ in page.parts():
+    for top in range(0, height, rows):
+      offsets.append(at + top * page.row_bytes())
+      counts.append(min(rows, height - top) * page.row_bytes())
+  return dataclasses.replace(
+    page, part_height=rows, offsets=tuple(offsets), counts=tuple(counts)
+  )
+
+
+def _levels(
+  data: mmap.mmap, page: _Page, places: dict[int, Place], pages: Pages
+) -> str | None:
+  """Tells whether a page has smaller copies, and where."""
+  size = page.width, page.height
+  below = directories.value_of(data, places.get(330))
+  offsets = directories.integers(below, pages.layout.order)
+  if any(_is_smaller(data, at, size, pages.layout) for at in offsets[:64]):
+    return "parts"
+  _, following = directories.read_directory(
+    data, pages.offsets[0], pages.layout
+  )
+  for _ in range(64):
+    if not following:
+      break
+    if _is_smaller(data, following, size, pages.layout):
+      return "pages"
+    try:
+      _, following = directories.read_directory(data, following, pages.layout)
+    except ValueError:
+      break
+  return None
+
+
+def _is_smaller(
+  data: mmap.mmap, offset: int, size: tuple[int, int], layout: Layout
+) -> bool:
+  """Tells whether a directory is of a picture's copy of half its size."""
+  try:
+    places, _ = directories.read_directory(data, offset, layout)
+  except ValueError:
+    return False
+  kind, width, height = (
+    sum(
+      directories.integers(
+        directories.value_of(data, places.get(tag)), layout.order
+      )[:1]
+    )
+    for tag in (254, 256, 257)
+  )
+  # A preview has any size.
+  return kind & 5 == 1 and all(
+    side // 2 <= smaller <= -(-side // 2)
+    for side, smaller in zip(size, (width, height), strict=True)
+  )
+
+
+def _kind_decoded(page: _Page) -> Any:
+  """Returns the kind of the samples as they are decoded."""
+  return np.float32 if page.floats else _kind(page)
 
 
 def _kind(page: _Page) -> np.dtype:

@@ -31,15 +31,18 @@ _TILE = 256
 def extra_samples(image: Image) -> tuple[int, ...]:
   """Returns tag 338 of an image: as its file had it, if that still holds."""
   further = 0 if image.extra is None else image.extra.shape[2]
-  kinds = image.metadata.extra_samples or ()
-  if len(kinds) == further + (image.alpha is not None) and (
-    image.alpha is None or 2 in kinds
-  ):
+  return kinds_of(image.metadata, further, alpha=image.alpha is not None)
+
+
+def kinds_of(info: Metadata, further: int, *, alpha: bool) -> tuple[int, ...]:
+  """Returns tag 338 for so many further samples, and transparency or not."""
+  kinds = info.extra_samples or ()
+  if len(kinds) == further + alpha and (not alpha or 2 in kinds):
     return kinds
-  return (2,) * (image.alpha is not None) + (0,) * further
+  return (2,) * alpha + (0,) * further
 
 
-def _profile(info: Metadata, channels: int) -> bytes:
+def linear_profile(info: Metadata, channels: int) -> bytes:
   """Returns a profile which says that the light is linear."""
   linear = None
   if info.icc_profile is not None:
@@ -136,7 +139,7 @@ def _write_page(tiff: Any, image: Image, tree: Tree, layout: Layout) -> None:
     compression="zlib",
     compressionargs={"level": 4},  # 6: 1 % less, in twice the time.
     predictor=True,
-    iccprofile=_profile(info, C) if info.linear else info.icc_profile,
+    iccprofile=linear_profile(info, C) if info.linear else info.icc_profile,
     resolution=info.dpi,
     resolutionunit=None if info.dpi is None else "inch",
     software=False,
