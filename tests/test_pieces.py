@@ -327,6 +327,7 @@ def test_a_full_disk_costs_nothing_that_was_done(here):
   assert got == whole
 
 
+@pytest.mark.slow
 def test_a_damaged_image_leaves_nothing(here):
   model = make_model(num_feat=4, num_grow_ch=2)
   tifffile.imwrite(
