@@ -44,6 +44,7 @@ __all__ = [
   "reaching",
   "remove_unfinished",
   "require_packages",
+  "scratch_folder",
   "temporary_folder",
   "write_whole",
   "written_aside",
@@ -306,8 +307,13 @@ def remove_unfinished() -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[pathlib.Path]:
-  """Yields a folder of the system's for such files, which is gone at the end.
+def temporary_folder(
+  parent: str | os.PathLike[str] | None = None,
+) -> Iterator[pathlib.Path]:
+  """Yields a folder for such files, which is gone at the end.
+
+  Args:
+    parent: Where it lies; None: where the system has such.
 
   >>> with temporary_folder() as folder:
   ...   folder.is_dir()
@@ -315,13 +321,36 @@ def temporary_folder() -> Iterator[pathlib.Path]:
   >>> folder.exists()
   False
   """
-  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+  with tempfile.TemporaryDirectory(
+    dir=parent, ignore_cleanup_errors=True
+  ) as name:
     folder = pathlib.Path(name)
     _unfinished[folder] = os.getpid()
     try:
       yield folder
     finally:
       del _unfinished[folder]
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[pathlib.Path]:
+  """Yields such a folder for a process that may be killed.
+
+  What killed ones of this host left behind is removed.
+
+  >>> with scratch_folder() as folder:
+  ...   folder.is_dir()
+  True
+  """
+  parent = pathlib.Path(tempfile.gettempdir())
+  _sweep(parent)
+  owner = f"{socket.gethostname()[:64]}.{os.getpid()}"
+  folder = parent / f".esrgan_jax.{owner}.{secrets.token_hex(8)}.part"
+  folder.mkdir(mode=0o700)
+  try:
+    yield folder
+  finally:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take_over(file, replaced):

@@ -43,6 +43,7 @@ PROGRAMS = [
   "images",
   "weights",
   "upscaling",
+  "cluster",
   "export",
   "data",
   "evaluation",

@@ -727,7 +727,8 @@ def test_gke_pods_fill_the_slice():
 
 
 @pytest.mark.parametrize(
-  "name", ["tpu_vm.sh", "local_processes.sh", "slurm.sbatch"]
+  "name",
+  ["tpu_vm.sh", "local_processes.sh", "slurm.sbatch", "ray_slurm.sbatch"],
 )
 def test_shellcheck(name):
   shellcheck = shutil.which("shellcheck")

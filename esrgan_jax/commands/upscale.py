@@ -26,7 +26,7 @@ import jax
 import rich.progress
 
 from esrgan_jax import __version__, compilation, console, images, storage
-from esrgan_jax.commands import arguments
+from esrgan_jax.commands import arguments, upscale_on_ray
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling import files, names, pieces, pipes, upscaler
 from esrgan_jax.upscaling import plan as plan_
@@ -234,6 +234,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "-q", "--quiet", action="store_true", help="print errors only"
   )
+  upscale_on_ray.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -250,6 +251,10 @@ def run(args: argparse.Namespace) -> int:
         " one of them"
       )
     zoo.weak_denoise(args.model)  # Raises where there is none.
+  if args.engine == "ray":
+    report = _Report(quiet=args.quiet, to_stdout=False, hidden=None)
+    return upscale_on_ray.run(args, report, _prepare)
+  upscale_on_ray.check_unused(args)
   piped = [text for text in args.inputs if pipes.is_pipe(text)]
   if sum(map(pipes.is_stdin, piped)) > 1:
     raise ValueError("standard input is one image, and was given twice")
@@ -293,23 +298,13 @@ def _run(
       overwrite=args.overwrite or args.skip_existing,
       inputs=storage.file_ids([each.path for each in inputs]),
     )
-  size = _size(args)
+  _size(args)  # Raises if it cannot be meant.
   loaded, scale = None, _known_scale(args)
   if scale is None:
     loaded = _load(args, report)
     scale = loaded.model.scale
-  naming = names.Naming(
-    model=loaded.model.name if loaded else args.model,
-    model_scale=scale,
-    alpha=_share(args),
-    size=size,
-    file=file,
-    folder=folder,
-    template=args.name,
-    suffix=args.suffix,
-    format=args.format,
-    lossless=args.lossless,
-  )
+  name = loaded.model.name if loaded else args.model
+  naming = _naming(args, name, scale, file, folder)
   plan = plan_.make_plan(
     inputs,
     naming,
@@ -339,8 +334,14 @@ def _run(
     return report.status
   _tell_room(plan.jobs, naming, report)
   loaded = loaded or _load(args, report)
-  settings = files.Settings(
-    size=size,
+  settings = _settings(args, loaded)
+  _upscale(loaded, plan.jobs, settings, report, send=for_stdout is not None)
+  return report.status
+
+
+def _settings(args: argparse.Namespace, loaded: _Loaded) -> files.Settings:
+  return files.Settings(
+    size=_size(args),
     tile=args.tile,
     exact=args.exact,
     halo=args.halo,
@@ -354,8 +355,37 @@ def _run(
     overwrite=args.overwrite,
     pieces=args.pieces,
   )
-  _upscale(loaded, plan.jobs, settings, report, send=for_stdout is not None)
-  return report.status
+
+
+def _naming(
+  args: argparse.Namespace,
+  name: str,
+  scale: int,
+  file: pathlib.Path | None = None,
+  folder: pathlib.Path | None = None,
+) -> names.Naming:
+  return names.Naming(
+    model=name,
+    model_scale=scale,
+    alpha=_share(args),
+    size=_size(args),
+    file=file,
+    folder=folder,
+    template=args.name,
+    suffix=args.suffix,
+    format=args.format,
+    lossless=args.lossless,
+  )
+
+
+def _prepare(
+  args: argparse.Namespace, report: _Report
+) -> tuple[upscaler.Upscaler, names.Naming, files.Settings]:
+  """Returns the model, and what is wanted of images that others upscale."""
+  loaded = _load(args, report)
+  model = loaded.model
+  naming = _naming(args, model.name, model.scale)
+  return model, naming, _settings(args, loaded)
 
 
 class _Loaded(NamedTuple):
@@ -741,8 +771,12 @@ class _Report:
     self._print(self._err, f"error: {message}")
 
   @contextlib.contextmanager
-  def progress(self, jobs: Sequence[files.Job]) -> Iterator[_Progress]:
-    """Yields a bar below what is said."""
+  def progress(self, jobs: Sequence[object]) -> Iterator[_Progress]:
+    """Yields a bar below what is said.
+
+    Args:
+      jobs: What is to be done; each tells of its `pixels`.
+    """
     with _Progress(jobs, self._err, disable=self._quiet) as self._bar:
       yield self._bar
     self._bar = None
@@ -783,7 +817,7 @@ class _Progress:
     self._count = len(jobs)
     self._total = sum(job.pixels for job in jobs)
     self._parts: dict[files.Job, int] = {}
-    self._done = self._finished = 0
+    self._done = self.finished = 0
 
   def __enter__(self) -> _Progress:
     self._task = self._bar.add_task("compiling", total=self._total or None)
@@ -809,7 +843,7 @@ class _Progress:
   def tiles(self, job: files.Job, done: int, total: int) -> None:
     """Shows how many tiles of an image are done."""
     self._move(job, job.pixels * done // max(total, 1))
-    count = f"{self._finished + 1}/{self._count} " if self._count > 1 else ""
+    count = f"{self.finished + 1}/{self._count} " if self._count > 1 else ""
     name = printable(job.source.name, limit=self._room)
     self._bar.update(
       self._task,
@@ -817,9 +851,13 @@ class _Progress:
       description=f"{count}{name} tile {done}/{total}",
     )
 
+  def tell(self, description: str) -> None:
+    """Says what is going on."""
+    self._bar.update(self._task, description=description)
+
   def finish(self, job: files.Job) -> None:
     """Counts an image as done, whatever became of it."""
-    self._finished += 1
+    self.finished += 1
     self._move(job, job.pixels)
     self._bar.update(self._task, completed=self._done)
 

@@ -1,0 +1,1 @@
+"""Images of one job on many machines, by Ray."""

@@ -1,0 +1,218 @@
+"""A job on a cluster, from what is in OUT already to the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import pickle
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from esrgan_jax import plugins, storage
+from esrgan_jax.cluster import driver, manifest, places, worker
+from esrgan_jax.text import explain
+from esrgan_jax.upscaling.inputs import find_inputs
+from esrgan_jax.upscaling.upscaler import Upscaler
+
+__all__ = [
+  "Found",
+  "Source",
+  "digest_of",
+  "find_sources",
+  "sources_of",
+  "upscale",
+]
+
+# Seconds between manifests of a job that runs, for those who look.
+_EVERY = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """An image that is meant.
+
+  Attributes:
+    address: Its whole path, or its address in a bucket.
+    below: See `upscaling.inputs.Input`.
+    size: Its bytes.
+  """
+
+  address: str
+  below: str
+  size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """As `upscaling.inputs.Inputs`, on a disk or in a bucket."""
+
+  found: tuple[Source, ...]
+  notes: tuple[str, ...]
+  problems: tuple[str, ...]
+
+
+def find_sources(texts: Sequence[str], *, recursive: bool, out: str) -> Found:
+  """Finds the images that texts stand for, as `find_inputs`; in buckets, too.
+
+  Args:
+    texts: Files, folders and patterns; addresses of such.
+    recursive: Whether a folder's subfolders are meant as well.
+    out: The folder for results, which is not looked into.
+  """
+  remote = [text for text in texts if storage.is_remote(text)]
+  local = find_inputs(
+    [text for text in texts if text not in remote],
+    recursive=recursive,
+    results=None if storage.is_remote(out) else out,
+  )
+  found: dict[str, Source] = {}
+  for each in local.found:
+    address = os.path.abspath(each.path)
+    size = os.stat(address).st_size
+    found[address] = Source(address, each.below.as_posix(), size)
+  problems = [*local.problems]
+  for text in remote:
+    try:
+      listed = places.find_images(text, recursive=recursive)
+    except (OSError, ValueError) as error:
+      problems.append(explain(error))
+      continue
+    for each in listed:
+      if not each.address.startswith(f"{out.rstrip('/')}/"):
+        source = Source(each.address, each.below, each.size)
+        found.setdefault(each.address, source)
+  return Found(tuple(found.values()), local.notes, tuple(problems))
+
+
+def digest_of(model: Upscaler) -> str:
+  """Returns the SHA-256 of a model: its weights, and what it computes of them.
+
+  >>> from esrgan_jax.models.rrdb import RRDBNet
+  >>> import jax.numpy as jnp
+  >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
+  >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+  >>> digests = {digest_of(Upscaler(net, params, name=name)) for name in "ab"}
+  >>> doubled = jax.tree.map(lambda x: 2 * x, params)
+  >>> len(digests), digest_of(Upscaler(net, doubled)) in digests
+  (1, False)
+  """
+  digest = hashlib.sha256(_said(model.net).encode())
+  variables = (model.params, model.collections)
+  for path, leaf in jax.tree.leaves_with_path(jax.device_get(variables)):
+    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype}".encode())
+    digest.update(f"{leaf.shape}".encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def _said(value: object) -> str:
+  """What decides on what a network computes; where its objects lie does not."""
+  if dataclasses.is_dataclass(value):
+    fields = {
+      field.name: _said(getattr(value, field.name, None))
+      for field in dataclasses.fields(value)
+      if field.name not in ("parent", "name")
+    }
+    return f"{type(value).__name__}{sorted(fields.items())}"
+  if isinstance(value, str | int | float | tuple | list | None):
+    return repr(value)
+  return getattr(value, "__name__", type(value).__name__)
+
+
+def sources_of(names: Sequence[str]) -> dict[str, str]:
+  """Returns the text of plugins that are files, by the names of their modules.
+
+  Those of the variable `ESRGAN_JAX_PLUGINS` are among them.
+
+  The modules of a network are found by name where a model's pickle is read;
+  those that are installed are so there as well.
+  """
+  given = os.environ.get(plugins.VARIABLE, "").split(os.pathsep)
+  files = map(pathlib.Path, (*filter(None, given), *names))
+  paths = {path.resolve() for path in files if path.is_file()}
+  return {
+    name: path.read_text()
+    for name, module in list(sys.modules.items())
+    if (file := getattr(module, "__file__", None))
+    and name != "__main__"
+    and (path := pathlib.Path(file)).resolve() in paths
+  }
+
+
+def upscale(
+  sources: Sequence[Source],
+  model: Upscaler,
+  job: worker.Job,
+  workers: driver.Workers,
+  *,
+  notify: Callable[[str], None],
+) -> Iterator[tuple[Source, worker.Reply]]:
+  """Upscales images on the cluster that is connected; keeps the manifest.
+
+  Args:
+    sources: The images.
+    model: The model.
+    job: What is wanted; its run and its digest of the model are filled in.
+    workers: See `driver.upscale`.
+    notify: Called with a sentence when something happened to the cluster.
+
+  Yields:
+    What became of each image, in the order in which they end.
+
+  Raises:
+    OSError: If OUT cannot be read or written.
+    ValueError: If there is another file of the manifest's name.
+  """
+  out = job.out
+  job = dataclasses.replace(
+    job, run=secrets.token_hex(8), model_digest=digest_of(model)
+  )
+  rows = manifest.read(out)
+  there = places.sizes_below(out)
+  left = manifest.take_over(out, rows, there)
+  contents = manifest.Contents(there)
+  images = []
+  for number, source in enumerate(sources):
+    row = rows.get(source.address)
+    done = row is not None and contents.has_result_of(row)
+    images.append(
+      worker.Image(
+        number,
+        source.address,
+        source.below,
+        source.size,
+        known=row.digest if done and not job.overwrite else None,
+        own=tuple(filter(None, (row.result, row.earlier))) if row else (),
+      )
+    )
+  manifest.write(out, rows.values())  # Now, if it cannot be at all.
+  for folder in left:
+    places.remove_folder(folder)
+  written = time.monotonic()
+  with contextlib.ExitStack() as stack:
+    stack.callback(places.remove_folder, manifest.run_folder(out, job.run))
+    stack.callback(lambda: manifest.write(out, rows.values()))
+    replies = driver.upscale(
+      images, job, pickle.dumps(model), workers, notify=notify
+    )
+    for reply in stack.enter_context(contextlib.closing(replies)):
+      row = reply.row
+      if reply.state == "failed" and (before := rows.get(row.input)):
+        earlier = before.result or before.earlier
+        row = dataclasses.replace(row, earlier=earlier)
+      if reply.state in ("made", "failed") or (
+        reply.state == "left" and row.digest
+      ):
+        rows[row.input] = row
+      yield sources[reply.number], reply
+      if time.monotonic() - written > _EVERY:
+        manifest.write(out, rows.values())
+        written = time.monotonic()
