@@ -43,11 +43,11 @@ passes() {
     { [ "$home" = "$(ls -A ~)" ] || { echo "left at home" && false; }; }
 }
 
-# runtimes ENVIRONMENT: installs what exports run in, Zarr, and Ray with a server
+# runtimes ENVIRONMENT: installs what exports run in, Zarr, PyAV, and Ray with a server
 # that stands in for S3. TensorFlow is that of requirements.txt;
 # tensorflow-hub's dependencies would bring another.
 runtimes() {
-  "$1/bin/pip" install -q '.[onnx,tflite,ncnn,ray,zarr]' \
+  "$1/bin/pip" install -q '.[onnx,tflite,ncnn,ray,video,zarr]' \
     'moto[s3,server]>=5.1' &&
     "$1/bin/pip" install -q --no-deps \
       tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81'

@@ -41,6 +41,7 @@ PROGRAMS = [
   "distributed",
   "plugins",
   "images",
+  "video",
   "weights",
   "upscaling",
   "cluster",

@@ -215,7 +215,7 @@ def test_pipes_and_files_may_be_mixed(piped):
     (["-"], {}, "stdin: the file is empty (0 bytes)"),
     (["-"], {"given": b"no image"}, "stdin: not an image of a known format"),
     (["-", "a.png"], {"given": b"x"}, "- has no name for its result; give -o"),
-    (["a.png", "b.png", "-o", "-"], {}, "2 images cannot go to standard"),
+    (["a.png", "b.png", "-o", "-"], {}, "2 inputs cannot go to standard"),
   ],
 )
 def test_what_no_pipe_is_for(piped, arguments, options, message):

@@ -23,6 +23,7 @@ from tests.training_runs import ROOT
 
 PAGE = (ROOT / "docs/upscale.md").read_text()
 COMMANDS = list(dict.fromkeys(re.findall(r"\| `(upscale [^`]*)` \|", PAGE)))
+OF_CLIPS = [command for command in COMMANDS if "clip.mp4" in command]
 
 
 def test_every_option_is_there_and_every_command_is_understood():
@@ -86,10 +87,26 @@ class _Output:
     """There is nothing to wait for."""
 
 
+@pytest.mark.runtimes  # For want of PyAV elsewhere.
+@pytest.mark.parametrize("command", OF_CLIPS)
+def test_every_command_of_clips_does_something(
+  folder, tmp_path, monkeypatch, command
+):
+  from tests import clip_builders
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
+  clip_builders.write("clip.mp4", sound="aac")
+  model = ["--model", str(folder / "my.safetensors")]
+  assert __main__.main([*shlex.split(command), *model]) == 0
+  assert clip_builders.told("clip_x4.mp4")["size"] == (144, 112)
+
+
 # What runs on Ray is run by `test_cluster_ray.py`.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "command", [each for each in COMMANDS if "--engine ray" not in each]
+  "command",
+  [c for c in COMMANDS if c not in OF_CLIPS and "--engine ray" not in c],
 )
 def test_every_command_does_something(folder, tmp_path, monkeypatch, command):
   here = tmp_path / "here"

@@ -18,7 +18,7 @@ import numpy as np
 
 from esrgan_jax import plugins, storage
 from esrgan_jax.cluster import driver, manifest, places, worker
-from esrgan_jax.text import explain
+from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling.inputs import find_inputs
 from esrgan_jax.upscaling.upscaler import Upscaler
 
@@ -73,12 +73,18 @@ def find_sources(texts: Sequence[str], *, recursive: bool, out: str) -> Found:
     recursive=recursive,
     results=None if storage.is_remote(out) else out,
   )
+  problems = [*local.problems]
   found: dict[str, Source] = {}
   for each in local.found:
+    if video.is_clip(each.path):
+      problems.append(
+        f"{printable(each.path)}: clips are upscaled on one machine; leave out"
+        " --engine ray"
+      )
+      continue
     address = os.path.abspath(each.path)
     size = os.stat(address).st_size
     found[address] = Source(address, each.below.as_posix(), size)
-  problems = [*local.problems]
   for text in remote:
     try:
       listed = places.find_images(text, recursive=recursive)

@@ -1,20 +1,24 @@
-"""Makes images larger.
+"""Makes images and clips larger.
 
   python -m esrgan_jax upscale photo.jpg                  -> photo_x4.jpg
   python -m esrgan_jax upscale photo.jpg -o large.png     -> large.png
   python -m esrgan_jax upscale holiday/ *.png -o large/   -> large/*, same names
+  python -m esrgan_jax upscale clip.mp4                   -> clip_x4.mp4
 
 Depth, grey, transparency, colour profile, metadata, frames and pages are kept
-where the format of the result has them. A file that cannot be read or written
-is reported, the others are done, and the exit status is 1. docs/upscale.md has
-each option with a command.
+where the format of the result has them; of clips, all that is no picture. A
+file that cannot be read or written is reported, the others are done, and the
+exit status is 1. docs/upscale.md has each option with a command, docs/video.md
+tells of clips.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -25,10 +29,17 @@ from typing import NamedTuple
 import jax
 import rich.progress
 
-from esrgan_jax import __version__, compilation, console, images, storage
+from esrgan_jax import (
+  __version__,
+  compilation,
+  console,
+  images,
+  storage,
+  video,
+)
 from esrgan_jax.commands import arguments, upscale_on_ray
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import files, names, pieces, pipes, upscaler
+from esrgan_jax.upscaling import clips, files, names, pieces, pipes, upscaler
 from esrgan_jax.upscaling import plan as plan_
 from esrgan_jax.upscaling.inputs import Input, find_inputs
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -40,6 +51,7 @@ _FORMATS = [
     *images.OUTPUT_SUFFIXES,
     *(s for s in images.ANIMATION_SUFFIXES if s not in images.OUTPUT_SUFFIXES),
     ".zarr",
+    *video.OUTPUT_SUFFIXES,
   )
 ]
 
@@ -50,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "inputs",
     nargs="+",
     metavar="INPUT",
-    help="image, folder of images or pattern; - is standard input",
+    help="image or clip, folder of such, or pattern; - is standard input",
   )
   parser.add_argument(
     "-r",
@@ -137,20 +149,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices=_FORMATS,
     metavar="FORMAT",
     help=f"format of results that OUT doesn't name: {', '.join(_FORMATS)}"
-    " (default: as the input); gif and apng are for animations only",
+    " (default: as the input); gif and apng are for animations only, and those"
+    " of clips decide on clips alone, as the others do on images",
   )
   parser.add_argument(
     "--quality",
     type=_quality,
     default=95,
-    help="of JPEG, WebP, AVIF, JPEG XL and JPEG 2000, 1 to 100 (default:"
-    " %(default)s)",
+    help="of JPEG, WebP, AVIF, JPEG XL and JPEG 2000, and of clips, 1 to 100"
+    " (default: %(default)s)",
   )
   parser.add_argument(
     "--lossless",
     action="store_true",
     help="keep every sample: WebP, AVIF, JPEG XL and JPEG 2000 without loss,"
-    " PNG instead of an input's JPEG",
+    " PNG instead of an input's JPEG, FFV1 in .mkv of clips",
+  )
+  parser.add_argument(
+    "--codec",
+    choices=("auto", *video.CODECS),
+    default="auto",
+    help="of clips (default: the clip's, where that is one of these and fits)",
   )
   parser.add_argument(
     "--tile",
@@ -287,7 +306,7 @@ def _run(
   if for_stdout:
     if len(inputs) > 1:
       raise ValueError(
-        f"{len(inputs)} images cannot go to standard output; give a folder"
+        f"{len(inputs)} inputs cannot go to standard output; give a folder"
       )
     folder, file = for_stdout / "result", None
   else:
@@ -326,7 +345,11 @@ def _run(
   _tell(plan, report)
   if args.dry_run:
     _say_what_would_be_done(
-      plan.jobs, naming, args, report, send=for_stdout is not None
+      plan.jobs,
+      naming,
+      _settings(args, loaded),
+      report,
+      send=for_stdout is not None,
     )
     _tell_room(plan.jobs, naming, report)
     return report.status
@@ -339,7 +362,11 @@ def _run(
   return report.status
 
 
-def _settings(args: argparse.Namespace, loaded: _Loaded) -> files.Settings:
+def _settings(
+  args: argparse.Namespace, loaded: _Loaded | None
+) -> files.Settings:
+  """Returns what is wanted; without a model, there is no record of it."""
+  is_told = loaded and not args.no_record
   return files.Settings(
     size=_size(args),
     tile=args.tile,
@@ -349,8 +376,9 @@ def _settings(args: argparse.Namespace, loaded: _Loaded) -> files.Settings:
     consistent=args.consistent,
     quality=args.quality,
     lossless=args.lossless,
+    codec=args.codec,
     background=args.background,
-    record=None if args.no_record else _record(loaded, args),
+    record=_record(loaded, args) if is_told else None,
     max_pixels=args.max_pixels,
     overwrite=args.overwrite,
     pieces=args.pieces,
@@ -403,23 +431,30 @@ def _upscale(
   *,
   send: bool,
 ) -> None:
-  """Upscales files, and tells of each."""
+  """Upscales images, then clips, and tells of each."""
   started = time.perf_counter()
-  done = pixels = 0
+  done = collections.Counter()
+  pixels = 0
+  films = [job for job in jobs if job.is_clip]
+  pictures = [job for job in jobs if not job.is_clip]
+  model = loaded.model
   with (
-    report.progress(jobs) as bar,
+    report.progress([*pictures, *films]) as bar,
     contextlib.closing(
       files.upscale_files(
-        loaded.model, jobs, settings, progress=bar.tiles, tell=report.say
+        model, pictures, settings, progress=bar.tiles, tell=report.say
       )
-    ) as outcomes,
+    ) as images_done,
+    contextlib.closing(
+      clips.upscale_clips(model, films, settings, progress=bar.frames)
+    ) as clips_done,
   ):
-    for job, outcome in outcomes:
+    for job, outcome in itertools.chain(images_done, clips_done):
       name = printable(job.source)
       if send and isinstance(outcome, files.Done):
         outcome = _sent(job, outcome)
       if isinstance(outcome, files.Done):
-        done += 1
+        done["clip" if job.is_clip else "image"] += 1
         pixels += outcome.pixels
         for note in outcome.notes:
           report.say(f"{name}: {note}")
@@ -438,7 +473,7 @@ def _upscale(
   failed = f"; {report.failures} failed" if report.failures else ""
   model = ", ".join([loaded.model.name, *loaded.mixed])
   report.say(
-    f"{_count(done, 'image')}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
+    f"{_counts(done)}, {pixels / 1e6:.1f} megapixels in {seconds:.1f} s"
     f" with {model} on {device}{failed}"
   )
 
@@ -580,28 +615,38 @@ def _tell(plan: plan_.Plan, report: _Report) -> None:
 def _say_what_would_be_done(
   jobs: Sequence[files.Job],
   naming: names.Naming,
-  args: argparse.Namespace,
+  settings: files.Settings,
   report: _Report,
   *,
   send: bool,
 ) -> None:
-  """Tells what would be made of what, by the images' headers."""
-  count = total = 0
+  """Tells what would be made of what, by the headers of images and clips."""
+  count = collections.Counter()
+  total = 0
   for job in jobs:
     target = "-" if send else job.target
+    notes: Sequence[str] = ()
     try:
-      if not images.is_zarr(job.source):
-        images.check_head(job.source, max_pixels=args.max_pixels)
+      if job.is_clip:
+        clip, encoding, notes = clips.check_clip(
+          job, settings=settings, scale=naming.model_scale
+        )
+      elif not images.is_zarr(job.source):
+        images.check_head(job.source, max_pixels=settings.max_pixels)
       if job.size is None:
-        count += 1
+        count["image"] += 1
         report.say(f"{job.source} -> {target}  its header tells no size")
         continue
       result = _result_sizes(job, naming)[0]
-      doubt = "" if job.pieces else _check_fits(job, result, args)
+      if job.is_clip:
+        result = encoding.shown_size(clip)[::-1]
+        doubt = f", {encoding.codec}"
+      else:
+        doubt = "" if job.pieces else _check_fits(job, result, settings)
     except ValueError as error:
       report.fail(explain(error))
       continue
-    count += 1
+    count["clip" if job.is_clip else "image"] += 1
     total += _result_pixels(job, naming)
     frames = f"{job.frames} of " if job.frames > 1 else ""
     varied = bool(job.sizes)
@@ -613,13 +658,15 @@ def _say_what_would_be_done(
       f"{job.source} -> {target}  {frames}{_sides(*job.size, varied=varied)} ->"
       f" {_sides(*result[::-1], varied=varied)}{doubt}"
     )
+    for note in notes:
+      report.say(f"{printable(job.source)}: {note}")
   report.say(
-    f"{_count(count, 'image')}, {total / 1e6:.1f} megapixels; nothing was done"
+    f"{_counts(count)}, {total / 1e6:.1f} megapixels; nothing was done"
   )
 
 
 def _check_fits(
-  job: files.Job, size: tuple[int, int], args: argparse.Namespace
+  job: files.Job, size: tuple[int, int], settings: files.Settings
 ) -> str:
   """Raises if the format cannot hold the result; returns what is in doubt."""
   if job.frames > 1 and not job.each:
@@ -635,7 +682,7 @@ def _check_fits(
         target,
         (*size, count),
         transparent=transparent,
-        lossless=args.lossless,
+        lossless=settings.lossless,
       )
     except images.ImageError as error:
       return error
@@ -645,7 +692,9 @@ def _check_fits(
   if all(errors):
     raise errors[0]
   doubts = ["it is grey"] if any(errors) else []
-  if alpha and not args.background and refused(channels[0], transparent=True):
+  if (
+    alpha and not settings.background and refused(channels[0], transparent=True)
+  ):
     doubts.append("nothing of it is transparent")
   return f", if {' and '.join(doubts)}" if doubts else ""
 
@@ -654,7 +703,9 @@ def _tell_room(
   jobs: Sequence[files.Job], naming: names.Naming, report: _Report
 ) -> None:
   """Tells if results might have no room."""
-  total = 3 * sum(_result_pixels(job, naming) for job in jobs if job.size)
+  total = 3 * sum(
+    _result_pixels(job, naming) for job in jobs if job.size and not job.is_clip
+  )
   if total and (free := storage.free_bytes(jobs[0].target.parent)) < total:
     report.say(
       f"note: {free / 1e6:.0f} MB are free there, and results have"
@@ -674,6 +725,12 @@ def _result_sizes(
 
 def _result_pixels(job: files.Job, naming: names.Naming) -> int:
   return sum(H * W for H, W in _result_sizes(job, naming))
+
+
+def _counts(done: collections.Counter[str]) -> str:
+  """Says how many images and clips; images also if there is neither."""
+  kinds = [kind for kind in ("image", "clip") if done[kind]] or ["image"]
+  return ", ".join(_count(done[kind], kind) for kind in kinds)
 
 
 def _count(number: int, what: str) -> str:
@@ -791,6 +848,11 @@ class _Report:
       where.print(message)
 
 
+def _work(job: files.Job) -> int:
+  """Pixels by which a job counts: of a clip, those of all its frames."""
+  return job.pixels * (job.frames if job.is_clip else 1)
+
+
 class _Progress:
   """One bar over all images, weighted by their pixels, with the time left."""
 
@@ -815,7 +877,7 @@ class _Progress:
     self._room = max(err.width - 75, 12)
     self._shown = err.is_terminal and not err.is_dumb_terminal and not disable
     self._count = len(jobs)
-    self._total = sum(job.pixels for job in jobs)
+    self._total = sum(map(_work, jobs))
     self._parts: dict[files.Job, int] = {}
     self._done = self.finished = 0
 
@@ -842,13 +904,20 @@ class _Progress:
 
   def tiles(self, job: files.Job, done: int, total: int) -> None:
     """Shows how many tiles of an image are done."""
-    self._move(job, job.pixels * done // max(total, 1))
+    self._show(job, "tile", done, total)
+
+  def frames(self, job: files.Job, done: int, total: int) -> None:
+    """Shows how many frames of a clip are done."""
+    self._show(job, "frame", done, total)
+
+  def _show(self, job: files.Job, what: str, done: int, total: int) -> None:
+    self._move(job, _work(job) * done // max(total, 1))
     count = f"{self.finished + 1}/{self._count} " if self._count > 1 else ""
     name = printable(job.source.name, limit=self._room)
     self._bar.update(
       self._task,
       completed=self._done,
-      description=f"{count}{name} tile {done}/{total}",
+      description=f"{count}{name} {what} {done}/{total}",
     )
 
   def tell(self, description: str) -> None:
@@ -858,7 +927,7 @@ class _Progress:
   def finish(self, job: files.Job) -> None:
     """Counts an image as done, whatever became of it."""
     self.finished += 1
-    self._move(job, job.pixels)
+    self._move(job, _work(job))
     self._bar.update(self._task, completed=self._done)
 
   def _move(self, job: files.Job, pixels: int) -> None:

@@ -55,6 +55,8 @@ class Job:
     pieces: Whether it is read, upscaled and written in pieces (`pieces.py`).
     whole: Why it is not, of one that outgrows the memory it should have; else
       empty.
+    is_clip: Whether it is a clip, which `clips.upscale_clips` does; `frames`
+      are as many as it says, at least one.
   """
 
   source: pathlib.Path
@@ -65,6 +67,7 @@ class Job:
   sizes: tuple[tuple[int, int], ...] = ()
   pieces: bool = False
   whole: str = ""
+  is_clip: bool = False
 
   @property
   def pixels(self) -> int:
@@ -95,8 +98,9 @@ class Settings:
     halo: Likewise.
     seamless: See `photo.upscale_photo`.
     consistent: Likewise.
-    quality: See `images.write_image`.
+    quality: See `images.write_image`; of clips, `video.choose_encoding`.
     lossless: Likewise.
+    codec: Of clips, see `video.choose_encoding`.
     background: A colour to put behind what is transparent, where a format has
       no transparency; None: that is an error.
     record: A line on how results were made, for their metadata.
@@ -114,6 +118,7 @@ class Settings:
   consistent: bool = False
   quality: int = 95
   lossless: bool = False
+  codec: str = "auto"
   background: str | None = None
   record: str | None = None
   max_pixels: int = images.MAX_PIXELS

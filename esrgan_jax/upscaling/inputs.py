@@ -1,4 +1,4 @@
-"""Finds the image files that a user means: files, folders and patterns."""
+"""Finds the images and clips that a user means: files, folders, patterns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from esrgan_jax import images
+from esrgan_jax import images, video
 from esrgan_jax.images.folders import HIDDEN, NO_FILES, SUBFOLDERS, list_images
 from esrgan_jax.images.patterns import match_images
 from esrgan_jax.text import explain, printable
@@ -58,7 +58,8 @@ def find_inputs(
   """Finds the files that texts stand for.
 
   A file that is named is meant, whatever it is. Of a folder, and of what a
-  pattern matches, images are meant, by their suffixes, and nothing hidden. In a
+  pattern matches, images are meant, and clips where they can be read, by their
+  suffixes, and nothing hidden. In a
   pattern, `**` stands for any number of folders. A text that names something
   that is there is no pattern.
 
@@ -173,12 +174,15 @@ def _matching(text, notes, problems) -> list[Input]:
 
 
 # Suffix -> the module that reads such files, and the extra that brings it.
-_READ_BY = dict.fromkeys((".heic", ".heif", ".hif"), ("pi_heif", "heif"))
+_READ_BY = {
+  **dict.fromkeys((".heic", ".heif", ".hif"), ("pi_heif", "heif")),
+  **dict.fromkeys(video.INPUT_SUFFIXES, ("av", "video")),
+}
 
 
 def _is_readable(path: str | pathlib.Path) -> bool:
-  """Tells whether a suffix is one of an image that can be read here."""
-  if not images.is_image_suffix(path):
+  """Tells whether a suffix is one of an image or clip that is read here."""
+  if not (images.is_image_suffix(path) or video.is_clip_suffix(path)):
     return False
   module, _ = _READ_BY.get(pathlib.PurePath(path).suffix.lower(), (None, None))
   return module is None or importlib.util.find_spec(module) is not None

@@ -7,8 +7,9 @@ import os
 import pathlib
 import re
 from collections.abc import Collection, Mapping
+from itertools import chain
 
-from esrgan_jax import images
+from esrgan_jax import images, video
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling.inputs import Input
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -26,11 +27,12 @@ FIELDS = (
   "width",
   "height",
 )
-# Of formats that hold one picture, and of those for several.
+# Of formats that hold one picture, of those for several, and of clips.
 SUFFIXES: Mapping[str | None, Collection[str]] = {
   None: (*images.OUTPUT_SUFFIXES, ".zarr"),  # Which is a folder.
   "frame": images.ANIMATION_SUFFIXES,
   "page": [s for s, name in images.OUTPUT_SUFFIXES.items() if name == "TIFF"],
+  "clip": video.OUTPUT_SUFFIXES,
 }
 _TEMPLATE = "{name}{suffix}"
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -53,10 +55,11 @@ class Naming:
     file: The one result's name; None if there may be several.
     folder: Where results go; None: beside their images.
     template: Name of a result, with `FIELDS` in braces; None: `{name}{suffix}`.
-      It may have folders in it, and a suffix of `images.OUTPUT_SUFFIXES`.
+      It may have folders in it, and a suffix of a format.
     suffix: What a name ends with, with fields likewise; None: `_x4` or the
       like beside images, nothing in a folder.
-    format: Suffix of the results' format; None: as the image's.
+    format: Suffix of the results' format; None: as the image's. One of clips
+      counts for them alone, and one of images for these; so does a template's.
     lossless: Whether the format must be a lossless one, where it is not given.
 
   >>> naming = Naming(model="toy", model_scale=4, template="{name}-{model}")
@@ -96,7 +99,8 @@ class Naming:
     Args:
       image: The image.
       size: Its width and height, upright; only where they are in the template.
-      kind: "frame" or "page" if it is several pictures; None: it is one.
+      kind: "frame" or "page" if it is several pictures, "clip" if it is one;
+        None: it is one picture.
 
     Returns:
       The file; the folder of several files, where `each` tells of such.
@@ -112,8 +116,8 @@ class Naming:
     if suffix is None:
       suffix = "" if self.folder else f"_{self.label}"
     name = (self.template or _TEMPLATE).replace("{suffix}", suffix)
-    if self._asked_for:
-      name = name.removesuffix(self._asked_for)
+    if self._suffix_of_template:
+      name = name.removesuffix(self._suffix_of_template)
     values = {
       "name": source.stem,
       "type": source.suffix[1:],
@@ -138,7 +142,7 @@ class Naming:
     >>> Naming(template="a.png").wider()
     ['{folder}_a.png', 'a_{type}.png', '{folder}_a_{type}.png']
     """
-    template, ending = self.template, self._asked_for
+    template, ending = self.template, self._suffix_of_template
     if template is None:
       template = "{name}" if self.folder and not self.suffix else _TEMPLATE
     folders, name = os.path.split(template.removesuffix(ending))
@@ -159,22 +163,23 @@ class Naming:
       kind: See `target`.
     """
     ending = self._ending(image, kind)
-    if kind is None or self.file or ending.lower() in SUFFIXES[kind]:
+    if kind in (None, "clip") or self.file or ending.lower() in SUFFIXES[kind]:
       return None
     return ending
 
   @property
-  def _asked_for(self):
+  def _suffix_of_template(self):
     suffix = pathlib.PurePath(self.template or "").suffix
-    known = suffix.lower() in {*SUFFIXES[None], *SUFFIXES["frame"]}
-    return suffix if known else ""
+    return suffix if suffix.lower() in {*chain(*SUFFIXES.values())} else ""
 
   def _ending(self, image, kind):
-    if self.format:
-      return f".{self.format}"
-    if self._asked_for:
-      return self._asked_for
+    for asked in (self.format and f".{self.format}", self._suffix_of_template):
+      if asked and (asked.lower() in SUFFIXES["clip"]) == (kind == "clip"):
+        return asked
     ending = image.path.suffix
+    if kind == "clip":
+      is_known = ending.lower() in SUFFIXES[kind]
+      return ending if is_known and not self.lossless else ".mkv"
     known = {*SUFFIXES[None], *SUFFIXES[kind]}
     if ending.lower() not in known or (
       self.lossless
@@ -263,7 +268,8 @@ def output_of(
     return None, None
   if not output:
     raise ValueError("'' is no name of an output; . is the current folder")
-  path, suffixes = pathlib.Path(output), SUFFIXES[None]
+  path = pathlib.Path(output)
+  suffixes = (*SUFFIXES[None], *video.OUTPUT_SUFFIXES)
   if path.suffix.lower() == ".zarr" and count == 1:
     return None, path
   if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
@@ -284,6 +290,6 @@ def output_of(
     )
   if count > 1:
     raise ValueError(
-      f"{path}: {count} images cannot go to one file; give a folder"
+      f"{path}: {count} inputs cannot go to one file; give a folder"
     )
   return None, path

@@ -9,7 +9,7 @@ import stat
 import sys
 from typing import BinaryIO
 
-from esrgan_jax import console, images
+from esrgan_jax import console, images, video
 
 __all__ = [
   "check_stdout",
@@ -88,7 +88,8 @@ def receive(text: str, folder: pathlib.Path) -> pathlib.Path:
   try:
     first = next(iter(images.read_frames(path)))
   except images.ImageError:
-    return path  # Whoever reads it says why.
+    suffix = video.suffix_of(path)  # Whoever reads it says why if it is none.
+    return path.rename(path.with_name(name + suffix)) if suffix else path
   known = {**images.OUTPUT_SUFFIXES, **images.ANIMATION_SUFFIXES}
   suffixes = [s for s, f in known.items() if f == first.metadata.format]
   return path.rename(path.with_name(name + (suffixes or [""])[0]))

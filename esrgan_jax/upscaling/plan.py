@@ -10,7 +10,7 @@ import pathlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from esrgan_jax import images, storage
+from esrgan_jax import images, storage, video
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling import consistency, pieces
 from esrgan_jax.upscaling.files import Job, check_result_size
@@ -77,7 +77,7 @@ def make_plan(
     in_pieces: One of `pieces.MODES`: whether images are read, upscaled and
       written in pieces; "auto": those that outgrow memory, and TIFFs with
       smaller copies, which the result has then, too, where that can be.
-    max_pixels: See `files.Settings`; for what bounds results.
+    max_pixels: See `files.Settings`; for what bounds results, and clips.
     others: Files that must not be replaced either.
 
   Returns:
@@ -95,7 +95,17 @@ def make_plan(
   (['a_x4.png'], True)
   """
   inputs = list(inputs)
-  sizes = {each.path: images.read_upright_size(each.path) for each in inputs}
+  clips = {
+    each.path: _look_at_clip(each.path, max_pixels)
+    for each in inputs
+    if video.is_clip(each.path)
+  }
+  sizes = {
+    each.path: _size(clips[each.path])
+    if each.path in clips
+    else images.read_upright_size(each.path)
+    for each in inputs
+  }
   wanted, problems, large = [], [], []
   for each in inputs:
     size = sizes[each.path]
@@ -103,9 +113,12 @@ def make_plan(
       large.append(each.path)
       continue
     try:
-      job = _job(each, size, naming, max_pixels, consistent=consistent)
-      wanted.append(
-        _with_pieces(
+      clip = clips.get(each.path)
+      if isinstance(clip, Exception):
+        raise clip
+      job = _job(each, size, clip, naming, max_pixels, consistent=consistent)
+      if not clip:
+        job = _with_pieces(
           job,
           naming,
           in_pieces,
@@ -113,8 +126,8 @@ def make_plan(
           seamless=seamless,
           consistent=consistent,
         )
-      )
-    except ValueError as error:
+      wanted.append(job)
+    except (ValueError, OSError) as error:
       problems.append(explain(error))
   earlier = _earlier(inputs, wanted, sizes, naming)
   kept = storage.file_ids([*(p for p in sizes if p not in earlier), *others])
@@ -153,8 +166,23 @@ def make_plan(
   )
 
 
-def _job(image, size, naming, max_pixels, *, consistent):
-  count, kind, sizes = _frames(image.path)
+def _look_at_clip(path, max_pixels) -> video.Clip | Exception:
+  """Returns what a clip is, or why it cannot be upscaled."""
+  try:
+    return video.read_clip(path, max_pixels=max_pixels)
+  except (ValueError, OSError) as error:
+    return error
+
+
+def _size(clip):
+  return None if isinstance(clip, Exception) else clip.size
+
+
+def _job(image, size, clip, naming, max_pixels, *, consistent):
+  if clip:
+    count, kind, sizes = max(clip.count, 1), "clip", ()
+  else:
+    count, kind, sizes = _frames(image.path)
   try:
     target = naming.target(image, size, kind=kind)
   except ValueError:
@@ -174,14 +202,16 @@ def _job(image, size, naming, max_pixels, *, consistent):
   suffix = each or target.suffix
   if suffix.lower() not in known:
     shown = printable(suffix)
-    if kind:
+    if clip:
+      reason = f"{shown} files hold no clip;"
+    elif kind:
       reason = f"{shown} files hold no {count} {kind}s; give a folder, or"
     else:
       reason = f"cannot write {shown} files of one picture;"
     raise ValueError(
       f"{printable(image.path)}: {reason} choose one of {', '.join(known)}"
     )
-  return Job(image.path, target, size, count, each, sizes)
+  return Job(image.path, target, size, count, each, sizes, is_clip=bool(clip))
 
 
 def _with_pieces(job, naming, mode, max_pixels, *, seamless, consistent):
@@ -263,7 +293,8 @@ def _is_large(size, naming):
 
 def _way_out(inputs, jobs, sizes, naming):
   """Returns advice by which no two results have one name."""
-  several = {job.source for job in jobs if job.frames > 1}
+  several = {job.source for job in jobs if job.frames > 1 and not job.is_clip}
+  clips = {job.source for job in jobs if job.is_clip}
   for template in naming.wider():
     wider = dataclasses.replace(naming, template=template)
     with contextlib.suppress(ValueError):
@@ -271,7 +302,11 @@ def _way_out(inputs, jobs, sizes, naming):
         wider.target(
           each,
           sizes[each.path],
-          kind=_frames(each.path)[1] if each.path in several else None,
+          kind=_frames(each.path)[1]
+          if each.path in several
+          else "clip"
+          if each.path in clips
+          else None,
         )
         for each in inputs
       ]

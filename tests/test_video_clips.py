@@ -1,0 +1,486 @@
+"""Clips, read, encoded and joined by PyAV: what they have stays."""
+
+import contextlib
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from esrgan_jax import __main__, video
+from esrgan_jax.upscaling import upscaler
+from esrgan_jax.weights import files
+from tests.test_upscaler import make_model
+
+pytestmark = pytest.mark.runtimes  # For want of PyAV elsewhere.
+
+PNG = io.BytesIO()
+PilImage.new("RGB", (8, 8), (200, 30, 9)).save(PNG, "png")
+HDR = (1, 9, 16, 9)  # Of television's range, BT.2020, PQ.
+
+
+@pytest.fixture(scope="module")
+def clips():
+  """Writes clips, and reads them with nothing of ours."""
+  from tests import clip_builders
+
+  return clip_builders
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  """A small x4 network that keeps the brightness of its image, roughly."""
+  model = make_model(num_feat=4, num_grow_ch=2)
+  path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+  config = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
+  files.write_weights(path, jax.device_get(model.params), config)
+  return path
+
+
+@pytest.fixture
+def run(weights, tmp_path, monkeypatch, capsys):
+  """Runs the command in a folder of its own; returns status, out and err."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("ESRGAN_JAX_CACHE", str(tmp_path / "cache"))
+
+  def run(*arguments):
+    arguments = ["upscale", *map(str, arguments), "--model", str(weights)]
+    status = __main__.main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+  return run
+
+
+def left():
+  return {name for name in os.listdir() if name != "cache"}
+
+
+def test_frames_and_their_times_are_those_of_the_file(clips, tmp_path):
+  """Without loss, and of a rate that varies: an oracle, sample by sample."""
+  for name, form, bits in (("a.mkv", "bgr0", 8), ("b.mkv", "gbrp16le", 16)):
+    path = tmp_path / name
+    times = [0, 40, 41, 120, 300]
+    clips.write(
+      path,
+      size=(35, 27),
+      codec="ffv1",
+      pixel_format=form,
+      times=times,
+      time_base=Fraction(1, 1000),
+    )
+    clip = video.read_clip(path)
+    assert (clip.size, clip.bits, clip.count) == ((35, 27), bits, clip.count)
+    frames = list(video.read_frames(path, clip))
+    assert [frame.time * clip.time_base for frame in frames] == [
+      Fraction(each, 1000) for each in times
+    ]
+    expected = clips.pictures(5, (35, 27), depth=bits)
+    for frame, pixels in zip(frames, expected, strict=True):
+      np.testing.assert_array_equal(frame.pixels, pixels)
+    rest = list(video.read_frames(path, clip, skip=3))
+    assert [frame.time for frame in rest] == [f.time for f in frames[3:]]
+
+
+# Name, how it is written, and what a result tells of its pictures.
+KINDS = {
+  "phone.mp4": (
+    {
+      "sound": "aac",
+      "subtitles": "mov_text",
+      "chapters": [(0, 200, "Eins"), (200, 400, "Zwei")],
+      "rotation": 90,
+      "pixel_shape": Fraction(4, 3),
+      "colours": (1, 1, 1, 1),
+      "metadata": {
+        "title": "Titel",
+        "creation_time": "2020-01-02T03:04:05.000000Z",
+        "com.apple.quicktime.make": "Firma",
+      },
+      "container_options": {"movflags": "use_metadata_tags"},
+    },
+    {"codec": "h264", "format": "yuv420p"},
+  ),
+  "varied.mkv": (
+    {
+      "times": [0, 40, 41, 120, 300, 301, 500, 700, 702, 703],
+      "time_base": Fraction(1, 1000),
+      "sound": "libopus",
+      "subtitles": "subrip",
+      "chapters": [(0, 200, "Eins"), (200, 400, "Zwei")],
+      "font": bytes(range(256)),
+      "metadata": {"title": "Titel", "own": "eigenes"},
+      "colours": (2, 1, 13, 5),
+    },
+    {"codec": "h264", "format": "yuvj420p"},
+  ),
+  "deep.mp4": (
+    {
+      "size": (70, 66),
+      "codec": "libx265",
+      "pixel_format": "yuv420p10le",
+      "colours": HDR,
+      "sound": "aac",
+      "cover": PNG.getvalue(),
+    },
+    {"codec": "hevc", "format": "yuv420p10le", "tag": "hvc1"},
+  ),
+  "studio.mov": (
+    {
+      "codec": "prores_ks",
+      "pixel_format": "yuv422p10le",
+      "sound": "pcm_s16le",
+      "colours": (1, 9, 18, 9),
+    },
+    {"codec": "hevc", "format": "yuv422p10le"},
+  ),
+  "web.webm": (
+    {
+      "codec": "libvpx-vp9",
+      "sound": "libopus",
+      "times": [n * 40 for n in range(10)],
+      "time_base": Fraction(1, 1000),
+    },
+    {"codec": "vp9", "format": "yuv420p"},
+  ),
+  "odd.mkv": (
+    {"codec": "ffv1", "size": (35, 27), "sound": "flac"},
+    {"codec": "h264", "format": "yuv420p"},
+  ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_that_a_clip_has_stays(run, clips, weights, name):
+  how, expected = KINDS[name]
+  clips.write(name, **how)
+  status, out, err = run(name, "--quality", "100")
+  assert (status, err) == (0, "")
+  target = pathlib.Path(name).stem + "_x4" + pathlib.Path(name).suffix
+  assert left() == {name, target}
+  assert f"{target}  10 of " in out
+  assert clips.copied(target) == clips.copied(name)
+  (times, before), (after_times, after) = clips.shown(name), clips.shown(target)
+  assert after_times == times
+  told, was = clips.told(target), clips.told(name)
+  width, height = was["size"]
+  expected = {
+    **was,
+    "size": (4 * width, 4 * height),
+    "codec": told["codec"],
+    "tag": told["tag"],
+    **expected,
+  }
+  told["codec"] = {"libvpx-vp9": "vp9"}.get(told["codec"], told["codec"])
+  # VP9 has no tags for what is not told.
+  assert told == expected
+  model = upscaler.load(weights)
+  for pixels, result in zip(before, after, strict=True):
+    levels = np.iinfo(pixels.dtype).max
+    wanted = model.upscale(pixels)
+    error = np.abs(wanted.astype(float) - result).mean() / levels
+    assert error < 0.03  # Chroma is sampled less, and quality has an end.
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_what_hdr_says_of_light_stays(run, clips, codec):
+  light = (
+    "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+  )
+  said = f"log-level=none:master-display={light}:max-cll=1000,400"
+  clips.write(
+    "a.mkv",
+    size=(64, 64),
+    frames=3,
+    codec="libx265",
+    pixel_format="yuv420p10le",
+    colours=HDR,
+    options={"x265-params": said},
+  )
+  assert run("a.mkv", "--codec", codec)[0] == 0
+  before, after = (video.read_clip(n).light for n in ("a.mkv", "a_x4.mkv"))
+  assert len(before.display) == 10
+  assert before.content == after.content == (1000, 400)
+  np.testing.assert_allclose(
+    np.array(after.display, float), np.array(before.display, float), rtol=1e-3
+  )
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_cover_stays(run, clips, name):
+  import av
+
+  clips.write(name, sound="aac", cover=PNG.getvalue())
+  assert run(name, "-o", "out/")[0] == 0
+  with av.open(f"out/{name}") as container:
+    (shown,) = [s for s in container.streams.video if s.disposition & 1024]
+    (packet,) = [p for p in container.demux(shown) if p.size]
+    assert bytes(packet) == PNG.getvalue()
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_without_loss_frames_are_the_models(run, clips, weights, bits):
+  form = "bgr0" if bits == 8 else "gbrp10le"
+  clips.write("a.mkv", codec="ffv1", pixel_format=form, size=(20, 14))
+  status, _, err = run("a.mkv", "--lossless", "--scale", "3")
+  assert (status, err) == (0, "")
+  assert clips.told("a_x3.mkv")["size"] == (60, 42)
+  assert run("a.mkv", "--lossless")[0] == 0
+  clip = video.read_clip("a.mkv")
+  model = upscaler.load(weights)
+  _, after = clips.shown("a_x4.mkv")
+  frames = video.read_frames("a.mkv", clip)
+  for frame, result in zip(frames, after, strict=True):
+    wanted = model.upscale(frame.pixels).astype(int)
+    allowed = 1 if bits == 8 else 64  # Of 65535; a tie may round otherwise.
+    assert np.abs(wanted - result).max() <= allowed
+
+
+@pytest.fixture
+def command(weights, tmp_path):
+  """Starts processes of the command, none of which outlives the test."""
+  environment = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": os.pathsep.join(
+      [str(pathlib.Path(__file__).parent.parent), *sys.path]
+    ),
+    "ESRGAN_JAX_CACHE": str(tmp_path / "cache"),
+  }
+  with contextlib.ExitStack() as stack:
+
+    def start(*arguments):
+      command = [sys.executable, "-m", "esrgan_jax", "upscale", *arguments]
+      process = subprocess.Popen(
+        [*command, "-m", str(weights)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      stack.enter_context(process)
+      stack.callback(process.kill)
+      return process
+
+    yield start
+
+
+def until(ready, process):
+  end = time.monotonic() + 600  # On a machine that has much else to do.
+  while not ready():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < end
+    time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+  "number",
+  [
+    signal.SIGKILL,
+    *(
+      pytest.param(each, marks=pytest.mark.slow)
+      for each in (signal.SIGTERM, signal.SIGINT)
+    ),
+  ],
+)
+def test_a_run_that_was_ended_goes_on(run, clips, command, tmp_path, number):
+  """A real process, ended where it is; its result is that of a whole one."""
+  # Segments have 240 frames; x265 takes its time for what comes after one.
+  clips.write(tmp_path / "a.mp4", size=(64, 48), frames=500, sound="aac")
+  arguments = ["a.mp4", "-o", "a_x4.mp4", "--codec", "hevc"]
+  first = command(*arguments)
+
+  def segments():
+    return sorted(tmp_path.glob(".a_x4.mp4.*.segments/00*"))
+
+  until(segments, first)
+  first.send_signal(number)
+  out, _ = first.communicate()
+  assert first.returncode != 0, out
+  assert not (tmp_path / "a_x4.mp4").exists()
+  found = len(segments())
+  second = command(*arguments)
+  out, err = second.communicate()
+  assert (second.returncode, err) == (0, "")
+  assert f"goes on after frame {min(240 * found, 500)}," in out
+  assert not list(tmp_path.glob(".*"))
+  assert clips.copied(tmp_path / "a_x4.mp4") == clips.copied(tmp_path / "a.mp4")
+  assert run("a.mp4", "-o", "whole.mp4", "--codec", "hevc")[0] == 0
+  times, result = clips.shown(tmp_path / "a_x4.mp4")
+  expected_times, expected = clips.shown(tmp_path / "whole.mp4")
+  assert times == expected_times == clips.shown(tmp_path / "a.mp4")[0]
+  assert len(times) == 500
+  for a, b in zip(result, expected, strict=True):
+    assert np.abs(a.astype(int) - b).mean() < 1  # It has other devices.
+
+
+def test_images_and_clips_of_a_folder_are_done_and_damaged_ones_told(
+  run, clips
+):
+  os.mkdir("in")
+  PilImage.new("RGB", (9, 7), (9, 99, 199)).save("in/photo.png")
+  clips.write("in/a.mp4", sound="aac")
+  whole = pathlib.Path("in/a.mp4").read_bytes()
+  pathlib.Path("in/cut.mp4").write_bytes(whole[: len(whole) // 2])
+  pathlib.Path("in/list.mkv").write_bytes(b"ffconcat version 1.0\nfile a.mp4\n")
+  status, out, err = run("in", "-o", "out")
+  assert status == 1
+  assert sorted(os.listdir("out")) == ["a.mp4", "photo.png"]
+  assert "1 image, 1 clip" in out
+  cut, listed = err.splitlines()
+  assert "in/cut.mp4: damaged or cut short" in cut
+  assert "in/list.mkv: a list" in listed
+  # And once more: what is there is left alone.
+  status, out, _ = run("in/a.mp4", "in/photo.png", "-o", "out/")
+  assert status == 1
+  status, out, err = run("in/a.mp4", "-o", "out/", "--skip-existing")
+  assert (status, err) == (0, "")
+  assert "exists, skipped" in out
+  before = os.stat("out/a.mp4").st_mtime_ns
+  assert run("in/a.mp4", "-o", "out/", "--overwrite")[0] == 0
+  assert os.stat("out/a.mp4").st_mtime_ns > before
+
+
+def test_results_beside_their_clips_are_known(run, clips):
+  clips.write("a.mp4")
+  assert run(".", "--recursive")[0] == 0
+  assert left() == {"a.mp4", "a_x4.mp4"}
+  status, out, _ = run(".", "--recursive", "--skip-existing")
+  assert status == 0
+  assert "left out a_x4.mp4" in out
+
+
+def test_a_plan_tells_sizes_and_codecs_and_does_nothing(run, clips):
+  clips.write("a.mp4", rotation=90)
+  clips.write(
+    "deep.mkv", codec="ffv1", pixel_format="yuv420p10le", size=(90, 70)
+  )
+  status, out, err = run("a.mp4", "deep.mkv", "--dry-run", "--scale", "1.5")
+  assert (status, err) == (0, "")
+  assert "a_x1.5.mp4  10 of 28 x 36 -> 42 x 54, h264" in out
+  assert "deep_x1.5.mkv  10 of 90 x 70 -> 136 x 106, hevc" in out
+  assert "2 clips" in out
+  assert left() == {"a.mp4", "deep.mkv"}
+
+
+def test_sizes_of_results(run, clips):
+  clips.write("a.mp4", rotation=90)  # Shown as 28 x 36.
+  status, out, _ = run("a.mp4", "--long-side", "63")
+  assert status == 0
+  assert "50 x 64 instead" in out or "64 x 50 instead" in out
+  assert clips.told("a_long63.mp4")["size"] == (64, 50)
+  assert clips.told("a_long63.mp4")["rotation"] == 90
+  assert run("a.mp4", "--width", "28", "--codec", "vp9")[0] == 0
+  assert clips.told("a_w28.mp4")["size"] == (36, 28)
+  status, out, _ = run("a.mp4", "--long-side", "20", "--only-smaller")
+  assert "large enough" in out
+
+
+def test_what_cannot_be_is_said_in_a_line_before_the_work(run, clips):
+  clips.write("a.mp4", sound="aac", subtitles="mov_text")
+  clips.write("b.mov", sound="pcm_s16le")
+  for arguments, message in (
+    (["a.mp4", "-o", "a.mkv"], "its subtitles (mov_text) cannot be copied"),
+    (["b.mov", "-o", "b.webm"], "its sound (pcm_s16le) cannot be copied"),
+    (["a.mp4", "-o", "a.png"], "hold no clip"),
+    (["a.mp4", "--codec", "ffv1"], "hold no ffv1"),
+    (["a.mp4", "--codec", "h264", "--lossless"], "--lossless is for FFV1"),
+    (["a.mp4", "--max-pixels", "100"], "--max-pixels"),
+  ):
+    status, _, err = run(*arguments)
+    assert status == 1, arguments
+    assert message in err
+    assert len(err.splitlines()) == 1, err
+  assert left() == {"a.mp4", "b.mov"}
+
+
+def test_a_codec_and_a_quality_can_be_chosen(run, clips):
+  clips.write("a.mkv", frames=4)
+  sizes = {}
+  for codec, decoder in (
+    ("h264", "h264"),
+    ("hevc", "hevc"),
+    ("av1", "libdav1d"),
+    ("vp9", "vp9"),
+    ("ffv1", "ffv1"),
+  ):
+    for quality in (95, 40) if codec != "ffv1" else (95,):
+      status, _, err = run(
+        *("a.mkv", "-o", f"{codec}{quality}.mkv"),
+        *("--codec", codec, "--quality", quality),
+      )
+      assert (status, err) == (0, "")
+      sizes[codec, quality] = os.path.getsize(f"{codec}{quality}.mkv")
+    told = clips.told(f"{codec}95.mkv")
+    assert told["codec"] in (decoder, "libvpx-vp9", "av1")
+    if codec != "ffv1":
+      assert sizes[codec, 40] < sizes[codec, 95], codec
+
+
+def test_a_segment_that_is_damaged_is_made_again(clips, tmp_path):
+  path = tmp_path / "a.mkv"
+  clips.write(path, codec="ffv1", size=(20, 14), frames=60)
+  clip = video.read_clip(path)
+  encoding = video.choose_encoding(clip, ".mkv", (20, 14))
+  folder = video.Folder(tmp_path / "b.mkv", "0" * 64, encoding)
+  folder.length = 20
+  with folder:
+    writer = folder.writer()
+    for frame in video.read_frames(path, clip):
+      writer.add(frame.pixels, frame.time, frame.duration)
+    assert len(folder.finished()) == 60
+    with (
+      pytest.raises(video.VideoError, match="another process"),
+      video.Folder(tmp_path / "b.mkv", "0" * 64, encoding),
+    ):
+      pass
+    second = folder.segments()[1]
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    assert len(folder.finished()) == 20
+    assert len(folder.segments()) == 1
+    folder.remove()
+  assert not folder.path.exists()
+
+
+def test_a_full_disk_is_an_error_in_a_line(run, clips, full_disk):
+  clips.write("a.mp4", size=(64, 48), frames=30)
+  with full_disk(2_000):
+    status, _, err = run("a.mp4")
+  assert status == 1
+  (line,) = err.splitlines()
+  assert "File too large" in line or "cannot be written" in line
+  assert left() == {"a.mp4"}
+
+
+@pytest.mark.slow
+def test_clips_whose_bytes_are_changed_crash_nothing(clips, tmp_path):
+  for name, how in {
+    "a.mp4": {"sound": "aac", "subtitles": "mov_text"},
+    "a.mkv": {"sound": "libopus"},
+    "a.webm": {"codec": "libvpx-vp9"},
+    "a.ts": {"sound": "aac", "container": "mpegts"},
+    "a.avi": {"codec": "mpeg4"},
+  }.items():
+    clips.write(tmp_path / name, **how)
+    content = (tmp_path / name).read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(100):
+      data = np.frombuffer(content, np.uint8).copy()
+      places = random.integers(0, len(data), random.choice([1, 20, 200]))
+      data[places] = random.integers(0, 256, len(places))
+      (tmp_path / name).write_bytes(data[: random.integers(1, len(data) + 1)])
+      with contextlib.suppress(video.VideoError):
+        clip = video.read_clip(tmp_path / name)
+        for _ in video.read_frames(tmp_path / name, clip):
+          pass
