@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from esrgan_jax import plugins, storage
+from esrgan_jax import plugins, storage, video
 from esrgan_jax.cluster import driver, manifest, places, worker
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling.inputs import find_inputs
