@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
 import pickle
@@ -13,19 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
-import numpy as np
-
 from esrgan_jax import plugins, storage, video
 from esrgan_jax.cluster import driver, manifest, places, worker
 from esrgan_jax.text import explain, printable
+from esrgan_jax.upscaling.identity import digest_of_model
 from esrgan_jax.upscaling.inputs import find_inputs
 from esrgan_jax.upscaling.upscaler import Upscaler
 
 __all__ = [
   "Found",
   "Source",
-  "digest_of",
   "find_sources",
   "sources_of",
   "upscale",
@@ -98,41 +94,6 @@ def find_sources(texts: Sequence[str], *, recursive: bool, out: str) -> Found:
   return Found(tuple(found.values()), local.notes, tuple(problems))
 
 
-def digest_of(model: Upscaler) -> str:
-  """Returns the SHA-256 of a model: its weights, and what it computes of them.
-
-  >>> from esrgan_jax.models.rrdb import RRDBNet
-  >>> import jax.numpy as jnp
-  >>> net = RRDBNet(num_feat=4, num_block=1, num_grow_ch=2)
-  >>> params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-  >>> digests = {digest_of(Upscaler(net, params, name=name)) for name in "ab"}
-  >>> doubled = jax.tree.map(lambda x: 2 * x, params)
-  >>> len(digests), digest_of(Upscaler(net, doubled)) in digests
-  (1, False)
-  """
-  digest = hashlib.sha256(_said(model.net).encode())
-  variables = (model.params, model.collections)
-  for path, leaf in jax.tree.leaves_with_path(jax.device_get(variables)):
-    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype}".encode())
-    digest.update(f"{leaf.shape}".encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
-
-
-def _said(value: object) -> str:
-  """What decides on what a network computes; where its objects lie does not."""
-  if dataclasses.is_dataclass(value):
-    fields = {
-      field.name: _said(getattr(value, field.name, None))
-      for field in dataclasses.fields(value)
-      if field.name not in ("parent", "name")
-    }
-    return f"{type(value).__name__}{sorted(fields.items())}"
-  if isinstance(value, str | int | float | tuple | list | None):
-    return repr(value)
-  return getattr(value, "__name__", type(value).__name__)
-
-
 def sources_of(names: Sequence[str]) -> dict[str, str]:
   """Returns the text of plugins that are files, by the names of their modules.
 
@@ -179,7 +140,7 @@ def upscale(
   """
   out = job.out
   job = dataclasses.replace(
-    job, run=secrets.token_hex(8), model_digest=digest_of(model)
+    job, run=secrets.token_hex(8), model_digest=digest_of_model(model)
   )
   rows = manifest.read(out)
   there = places.sizes_below(out)

@@ -15,13 +15,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-import jax
-import numpy as np
-
 from esrgan_jax import __version__, images, video
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling import photo
 from esrgan_jax.upscaling.files import Done, Job, Settings, check_result_size
+from esrgan_jax.upscaling.identity import digest_of_file, digest_of_model
 from esrgan_jax.upscaling.upscaler import Upscaler
 
 __all__ = ["check_clip", "upscale_clips"]
@@ -250,21 +248,10 @@ def _digest(
   model: Upscaler, job: Job, settings: Settings, encoding: video.Encoding
 ) -> str:
   """Of all that the frames of a result depend on."""
-  with open(job.source, "rb") as file:
-    source = hashlib.file_digest(file, "sha256").hexdigest()
-  weights = hashlib.sha256()
-  leaves = jax.tree_util.tree_leaves_with_path(
-    (model.params, model.collections)
-  )
-  for path, leaf in leaves:
-    array = np.asarray(leaf)
-    weights.update(f"{path} {array.shape} {array.dtype}".encode())
-    weights.update(array.tobytes())
   said = (
     __version__,
-    source,
-    weights.hexdigest(),
-    model.net,
+    digest_of_file(job.source),
+    digest_of_model(model),
     encoding,
     settings.tile,
     settings.exact,

@@ -35,6 +35,7 @@ from esrgan_jax.images.fitting import fit_metadata
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling import memory, photo, stream
+from esrgan_jax.upscaling.identity import digest_of_file, digest_of_model
 from esrgan_jax.upscaling.result_size import ResultSize
 from esrgan_jax.upscaling.upscaler import Upscaler
 
@@ -197,8 +198,8 @@ def upscale(
     identity = {
       "size": list(wanted),
       "version": __version__,
-      "input": _digest_of_file(source),
-      "model": _digest_of(model),
+      "input": _digest_of(source),
+      "model": digest_of_model(model),
       "platform": jax.local_devices()[0].platform,
       "tile": tile,
       "exact": exact,
@@ -231,23 +232,11 @@ def _stopped(target: pathlib.Path, error: OSError) -> OSError:
   )
 
 
-def _digest_of_file(path: pathlib.Path) -> str:
-  if path.is_dir():
-    text = zarr_arrays.stamps(path)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_of(model: Upscaler) -> str:
-  digest = hashlib.sha256(repr(model.net).encode())
-  leaves, _ = jax.tree_util.tree_flatten_with_path(
-    jax.device_get((model.params, model.collections))
-  )
-  for path, leaf in leaves:
-    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype}".encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
+def _digest_of(path: pathlib.Path) -> str:
+  if not path.is_dir():
+    return digest_of_file(path)
+  text = zarr_arrays.stamps(path)
+  return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class _Journal:
