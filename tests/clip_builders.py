@@ -7,6 +7,10 @@ import numpy as np
 
 TICKS = Fraction(1, 12800)  # 512 of them are a frame, at 25 frames a second.
 CHAPTERS = [(0, 200, "Eins"), (200, 400, "Zwei")]
+# Metadata of a file, not of what is in it; ours has a comment.
+_OF_THE_FILE = {
+  *("encoder", "comment", "major_brand", "minor_version", "compatible_brands"),
+}
 SUBTITLES = [(0, 100, "Guten Tag"), (150, 300, "noch etwas")]
 
 
@@ -176,7 +180,7 @@ def copied(path):
       "metadata": {
         name.lower(): text
         for name, text in container.metadata.items()
-        if name.lower() not in ("encoder", "comment")
+        if name.lower() not in _OF_THE_FILE
       },
     }
 
