@@ -53,6 +53,16 @@ runtimes() {
       tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81'
 }
 
+# site ENVIRONMENT: docs/, strictly: no page that the navigation leaves out, no
+# link to nowhere, every public name on the page of the API. With `-q`, MkDocs
+# would count no warnings, and be strict about nothing.
+site() {
+  "$1/bin/pip" install -q '.[docs]' &&
+    NO_MKDOCS_2_WARNING=1 "$1/bin/mkdocs" build -d site &&
+    "$1/bin/python" -m tests.documented site/api/index.html &&
+    echo "$(find site -name index.html | wc -l) pages"
+}
+
 # readme [PYTHON]: the README's test command as it stands, which must not bring
 # PyTorch along.
 readme() {

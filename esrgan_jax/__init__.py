@@ -88,7 +88,7 @@ if typing.TYPE_CHECKING:
   from esrgan_jax.weights.files import write_weights
   from esrgan_jax.weights.perceptual import load_measure
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported when first used: the command must be able to tell of an interrupt
 # before what takes a second, and loading what touches the world needs a reason.

@@ -17,30 +17,12 @@ from esrgan_jax.data.sources import SamplePhotos
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import config as config_lib
 from esrgan_jax.weights import files
-from tests.training_runs import ROOT, logged
+from tests.training_runs import ROOT, SMALLER, logged
 
 _ELSEWHERE = ("finetune", "realesrnet", "realesrgan_finetune")
 _CARDS = sorted(
   path.stem for path in ROOT.glob("configs/*.py") if path.stem not in _ELSEWHERE
 )
-# Losses, phases, layers, norms and kinds of networks stay the card's own.
-_SMALLER = {
-  "config.data.sources": "sample_photos",
-  "config.data.cache": "ram",
-  "config.perceptual.weights": "random",
-  "config.generator.num_feat": 8,
-  "config.generator.num_block": 1,
-  "config.discriminator.num_feat": 2,
-  "config.batch_size": 2,
-  "config.patch_size": 32,
-  "config.mesh.num_devices": 1,
-  "config.eval.max_images": 1,
-  "config.eval.num_samples": 1,
-  "config.eval.sample_size": 64,
-  "config.film.size": 64,
-  "config.interpolation_alphas": "0,1",
-  "config.log_every_steps": 1,
-}
 _NUM_STEPS = 3
 
 
@@ -66,7 +48,7 @@ def test_a_card_trains_reports_and_upscales(card, tmp_path, capsys):
   held_out.mkdir()
   crop = SamplePhotos("held_out", scale=4).crop(0, (0.4, 0.6), 16).hr
   PilImage.fromarray(crop).save(held_out / "crop.png")
-  flags = {"config": file, "workdir": run, **_SMALLER}
+  flags = {"config": file, "workdir": run, **SMALLER}
   flags["config.data.eval"] = held_out
   if "num_conv" in config.generator:  # It has these instead of blocks.
     flags["config.generator.num_conv"] = flags.pop("config.generator.num_block")

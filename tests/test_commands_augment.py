@@ -1,8 +1,6 @@
 """The picture of what augmentation does."""
 
-import io
 import re
-import shlex
 
 import jax
 import numpy as np
@@ -106,22 +104,6 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch, capsys, flags, message):
   assert main(["augment", *flags]) == 1
   assert message in " ".join(capsys.readouterr().err.split())
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_page(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  tiny_config(tmp_path)  # Makes photos/.
-  (tmp_path / "configs").symlink_to(ROOT / "configs")
-  commands = re.findall(r"^python -m esrgan_jax (.*)$", _PAGE, re.MULTILINE)
-  assert len(commands) == 3
-  for command in commands:
-    words = shlex.split(command, comments=True)
-    if "photos/" in words:
-      words.append("--size=32")  # They are small.
-    assert main(words) == 0
-    picture = (tmp_path / words[words.index("-o") + 1]).read_bytes()
-    assert PIL.Image.open(io.BytesIO(picture)).format == "PNG"
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """The page of degraded pictures."""
 
-import io
 import re
-import shlex
 
 import numpy as np
 import PIL.Image
@@ -82,22 +80,6 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch, capsys, flags, message):
   assert main(["degrade", *flags]) == 1
   assert message in " ".join(capsys.readouterr().err.split())
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.release
-def test_the_commands_of_the_page(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  (tmp_path / "photos").mkdir()
-  photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-  PIL.Image.fromarray(photo).save(tmp_path / "photos" / "1.png")
-  commands = re.findall(r"^python -m esrgan_jax (.*)$", _PAGE, re.MULTILINE)
-  assert len(commands) == 2
-  for command in commands:
-    words = shlex.split(command, comments=True)
-    words += ["--size=32", "--count=1"]  # They are small.
-    assert main(words) == 0
-    picture = (tmp_path / words[words.index("-o") + 1]).read_bytes()
-    assert PIL.Image.open(io.BytesIO(picture)).format == "PNG"
 
 
 def test_the_page_has_the_defaults():

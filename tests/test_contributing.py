@@ -17,7 +17,9 @@ from tests.training_runs import ROOT, environment
 
 pytestmark = pytest.mark.slow
 
-_BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+  r"^```(python|sh)(?: [^\n]*)?\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module", name="place")

@@ -1,8 +1,6 @@
 """Many images through few programs: as if each had been alone."""
 
 import itertools
-import pathlib
-import re
 
 import jax
 import numpy as np
@@ -433,14 +431,3 @@ def test_pieces_that_wait_come_in_order_and_once(monkeypatch, model):
     np.testing.assert_allclose(found[i].astype(int), expected, atol=1)
   for image, result in zip(pictures, found, strict=True):
     assert result.shape == (4 * image.shape[0], 4 * image.shape[1], 3)
-
-
-@pytest.mark.slow
-def test_the_page_of_streams(capsys):
-  page = pathlib.Path(__file__).parent.parent / "docs/folders.md"
-  (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-  exec(code, {})
-  assert capsys.readouterr().out.split("\n")[:2] == [
-    "(48, 36, 3)",
-    "(48, 64, 3)",
-  ]

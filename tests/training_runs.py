@@ -15,6 +15,26 @@ from esrgan_jax import images
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+# What makes a card of configs/ small. Losses, phases, layers, norms and kinds
+# of networks stay the card's own.
+SMALLER = {
+  "config.data.sources": "sample_photos",
+  "config.data.cache": "ram",
+  "config.perceptual.weights": "random",
+  "config.generator.num_feat": 8,
+  "config.generator.num_block": 1,
+  "config.discriminator.num_feat": 2,
+  "config.batch_size": 2,
+  "config.patch_size": 32,
+  "config.mesh.num_devices": 1,
+  "config.eval.max_images": 1,
+  "config.eval.num_samples": 1,
+  "config.eval.sample_size": 64,
+  "config.film.size": 64,
+  "config.interpolation_alphas": "0,1",
+  "config.log_every_steps": 1,
+}
+
 
 def tiny_config(folder, **changes):
   """Both phases in 12 and 8 steps, on three small images in `folder`."""
