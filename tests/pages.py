@@ -21,7 +21,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-LANGUAGES = ("python", "sh", "text")
+LANGUAGES = ("dockerfile", "python", "sh", "text", "yaml")
 _FENCE = re.compile(
   r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE
 )
@@ -91,6 +91,8 @@ def commands(snippet):
   """The words of each command of a snippet, and what a shell makes of lines."""
   if snippet.language not in ("sh", "inline"):
     return []
+  if snippet.why and "='\n" in snippet.text:  # A script within a command.
+    return []
   text = snippet.text.replace("\\\n", " ").replace("\\|", "|")
   found = []
   for line in text.replace(" && ", "\n").splitlines():
@@ -115,6 +117,8 @@ def kind(words):
     return special if special in ("demo", "export") else "command"
   if module == "esrgan_jax.main" or words[0].endswith("local_processes.sh"):
     return "training"
+  if words[0] == "tensorboard":
+    return "watching"
   if module == "esrgan_jax.data.prepare":
     return "fetching"
   if module.startswith("benchmarks."):
@@ -133,6 +137,7 @@ WHERE = {
   "fetching": "read only; of its builders: tests/test_data_tfds.py",
   "benchmark": "read only; figures beside it are of a run by hand",
   "tests": "read only",
+  "watching": "read only; a server",
   "installation": "read only; .ci/run and .ci/release install",
   "other": "",
 }
@@ -188,7 +193,7 @@ def _list():
   for page in pages():
     for snippet in snippets(page):
       where = snippet.why and f"NOT RUN: {snippet.why}"
-      if not where and snippet.language == "text":
+      if not where and snippet.language in ("dockerfile", "text", "yaml"):
         where = "text"
       elif not where and snippet.language == "python":
         where = WHERE["command"]
