@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -179,6 +181,166 @@ def test_sixty_images_on_two_nodes_of_which_one_is_lost(weights, tmp_path):
     assert same_pixels(tmp_path / "out" / name, alone / name), name
 
 
+KILLER = """
+import os
+from esrgan_jax import images
+
+read = images.read_image
+
+def read_or_die(path, **options):
+  if os.path.basename(path) == "2.png":
+    os.kill(os.getpid(), 9)
+  return read(path, **options)
+
+images.read_image = read_or_die
+"""
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_workers_is_found_out(weights, tmp_path):
+  """On a cluster of its own, which listens to nobody and leaves nothing."""
+  import psutil
+
+  save_images(tmp_path / "in", 5, size=(9, 7))
+  for path in (tmp_path / "in").iterdir():
+    path.rename(path.with_name(path.name[1:]))
+  (tmp_path / "killer.py").write_text(KILLER)
+  (tmp_path / "t").mkdir()
+  process = start(
+    weights,
+    "in",
+    "-o",
+    "out",
+    "--plugin",
+    "killer.py",
+    cwd=tmp_path,
+    TMPDIR=str(tmp_path / "t"),
+  )
+  said = read_until(process, "a worker on .* ended")
+  started = psutil.Process(process.pid).children(recursive=True)
+  assert {"raylet", "gcs_server"} <= {each.name() for each in started}
+  listening = {
+    each.laddr.ip
+    for one in started
+    for each in one.net_connections("tcp")
+    if each.status == psutil.CONN_LISTEN
+  }
+  assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+  out, err = process.communicate(timeout=LIMIT)
+  said = "".join(said) + out
+  assert process.returncode == 1
+  assert re.fullmatch(
+    r"error: /.*/in/2\.png: 3 workers ended while they were at it, .*\n", err
+  )
+  assert said.count(" ended (") == 3
+  assert re.search(r"\n4 images, .*; 1 failed\n$", said), said
+  rows = rows_of(tmp_path / "out/manifest.parquet")
+  assert {name for name, row in rows.items() if row["result"]} == {
+    f"{n}.png" for n in (0, 1, 3, 4)
+  }
+  assert not any((tmp_path / "t").iterdir())
+  _, left = psutil.wait_procs(started, timeout=20)
+  assert not left
+
+
+@contextlib.contextmanager
+def bucket():
+  """A server of S3's kind in this process; what clients need to reach it."""
+  import boto3
+  from moto.server import ThreadedMotoServer
+
+  server = ThreadedMotoServer(port=0, verbose=False)
+  server.start()
+  try:
+    _, port = server.get_host_and_port()
+    more = {
+      "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+      "AWS_ACCESS_KEY_ID": "anybody",
+      "AWS_SECRET_ACCESS_KEY": "anything",
+      "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    client = boto3.client(
+      "s3",
+      endpoint_url=more["AWS_ENDPOINT_URL"],
+      region_name="us-east-1",
+      aws_access_key_id="anybody",
+      aws_secret_access_key="anything",
+    )
+    client.create_bucket(Bucket="photos")
+    yield client, more
+  finally:
+    server.stop()
+
+
+@contextlib.contextmanager
+def tiny_disk(folder):
+  """A disk of 16 KB; where none may be mounted, the test is left out."""
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)]
+  try:
+    subprocess.run(mount, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip("no disk may be mounted here")
+  try:
+    yield str(folder)
+  finally:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_bucket_and_a_node_whose_disk_is_full(weights, tmp_path):
+  save_images(tmp_path / "in", 12, size=(40, 40))
+  with bucket() as (client, more), tiny_disk(tmp_path / "tiny") as tiny:
+    for path in sorted((tmp_path / "in").iterdir()):
+      client.upload_file(str(path), "photos", f"in/deep/{path.name}")
+    client.put_object(Bucket="photos", Key="in/poison.png", Body=b"\x89PNG")
+    client.put_object(Bucket="photos", Key="in/.hidden.png", Body=b"")
+    words = "s3://photos/in", "--recursive", "-o", "s3://photos/out"
+    with nodes(more | {"TMPDIR": tiny}, more) as (cluster, _):
+      words = *words, "--ray-address", cluster.address
+      status, out, err = run(weights, *words, cwd=tmp_path, **more)
+      assert status == 1
+      assert re.fullmatch(r"error: s3://photos/in/poison\.png: .*\n", err), err
+      assert re.search("gets no more images: .*No space left on device", out)
+      assert re.search(r"\n12 images, .*; 1 failed\n$", out)
+      found = client.list_objects_v2(Bucket="photos", Prefix="out/")
+      # Arrow leaves a mark where it has deleted a folder.
+      assert {each["Key"] for each in found["Contents"]} - {"out/"} == {
+        "out/manifest.parquet",
+        *(f"out/deep/{n:02}.png" for n in range(12)),
+      }
+      client.delete_object(Bucket="photos", Key="in/poison.png")
+      client.delete_object(Bucket="photos", Key="out/deep/03.png")
+      status, out, err = run(weights, *words, cwd=tmp_path, **more)
+      assert (status, err) == (0, "")
+      assert re.search(r"1 image, .*; 11 done before\n$", out), out
+    client.download_file("photos", "out/manifest.parquet", str(tmp_path / "m"))
+    client.download_file("photos", "out/deep/03.png", str(tmp_path / "3.png"))
+  rows = rows_of(tmp_path / "m")
+  assert {row["result"] for row in rows.values()} == {
+    None,
+    *(f"deep/{n:02}.png" for n in range(12)),
+  }
+  run_plain(weights, "in/03.png", "-o", "alone.png", cwd=tmp_path)
+  assert same_pixels(tmp_path / "alone.png", tmp_path / "3.png")
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_is_taken_over(weights, tmp_path):
+  """Its results are there, and no manifest that tells of them."""
+  save_images(tmp_path / "in", 24)
+  process = start(weights, "in", "-o", "out", cwd=tmp_path)
+  read_until(process, r"out/\d\d\.png")
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  made = {path.name for path in (tmp_path / "out").glob("*.png")}
+  status, out, err = run(weights, "in", "-o", "out", cwd=tmp_path)
+  assert (status, err) == (0, "")
+  done = int(re.search(r"; (\d+) done before\n$", out)[1])
+  assert 1 <= len(made) <= done < 24
+  assert len(rows_of(tmp_path / "out/manifest.parquet")) == 24
+  assert not [*(tmp_path / "out").glob(".*")]
+
+
 def test_the_kubernetes_manifest_keeps_its_schema():
   """kubectl refuses what the operator's schema does not know."""
   import jsonschema
@@ -197,3 +359,53 @@ def test_the_kubernetes_manifest_keeps_its_schema():
     assert [*validator.iter_errors(job)]
     group |= {"groupName": "gpu", "replicas": 1}
     group.pop("replica", None)
+
+
+STANDS_IN = """#!/usr/bin/env bash
+while [[ ${1-} == --* ]]; do shift; done
+exec "$@"
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_runs_the_command_on_a_cluster(weights, tmp_path):
+  """SLURM's commands are stand-ins, for a job of one node; Ray is not."""
+  save_images(tmp_path / "in", 3)
+  (tmp_path / "bin").mkdir()
+  for name, text in {
+    "srun": STANDS_IN,
+    "scontrol": "#!/usr/bin/env bash\necho localhost\n",
+    "hostname": "#!/usr/bin/env bash\necho 127.0.0.1\n",
+  }.items():
+    (tmp_path / "bin" / name).write_text(text)
+    (tmp_path / "bin" / name).chmod(0o755)
+  path = [tmp_path / "bin", pathlib.Path(sys.executable).parent]
+  path.append(os.environ["PATH"])
+  with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+    done = subprocess.run(
+      [
+        "bash",
+        ROOT / "launch/ray_slurm.sbatch",
+        "in",
+        "-o",
+        "out",
+        "-m",
+        weights,
+      ],
+      env=environ(
+        PATH=os.pathsep.join(map(str, path)),
+        RAY_TMPDIR=scratch,
+        SLURM_JOB_ID="77",
+        SLURM_JOB_NUM_NODES="1",
+        SLURM_JOB_NODELIST="localhost",
+        SLURM_CPUS_PER_TASK="2",
+      ),
+      cwd=tmp_path,
+      capture_output=True,
+      text=True,
+      timeout=LIMIT,
+      check=False,
+    )
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert re.search(r"\n3 images, .* on 1 machine\n", done.stdout), done.stdout
+  assert len(rows_of(tmp_path / "out/manifest.parquet")) == 3
