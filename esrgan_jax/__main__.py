@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence, Set
 from typing import NoReturn
 
-from esrgan_jax import plugins, storage, text
+from esrgan_jax import __version__, plugins, storage, text
 
 # Each is a module of `esrgan_jax.commands`, imported only when it is used.
 _COMMANDS = {
@@ -25,11 +25,19 @@ _COMMANDS = {
   "interpolate": "mix a PSNR model and a GAN model",
   "explore": "show an image by all models between a PSNR and a GAN model",
   "export": "write a model as ONNX, SavedModel, TFLite, ncnn or StableHLO",
+  "demo": "serve a page on this machine where pictures are upscaled",
   "augment": "draw a picture of what a training's augmentation does",
   "degrade": "draw a page of what second-order degradation does",
 }
 
 _TAKING_MODELS = {*_COMMANDS} - {"augment", "degrade", "models"}
+
+_EXIT = """\
+exit status:
+  0    all went well
+  1    something failed: standard error says what
+  2    the arguments cannot be used
+  130  interrupted (Ctrl-C); of another signal, 128 and its number"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,7 +61,12 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
   parser = _Parser(
     prog="python -m esrgan_jax",
     description="ESRGAN in JAX: upscale, evaluate, convert.",
-    epilog="Training is `python -m esrgan_jax.main --config=configs/gan.py`.",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="`python -m esrgan_jax COMMAND --help` explains a command.\nTraining"
+    f" is `python -m esrgan_jax.main --config=configs/gan.py`.\n\n{_EXIT}",
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"esrgan_jax {__version__}"
   )
   commands = parser.add_subparsers(
     title="commands", dest="command", required=True, metavar="COMMAND"
@@ -63,6 +76,7 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     if name == chosen:
       module = importlib.import_module(f"esrgan_jax.commands.{name}")
       child.description = module.__doc__
+      child.epilog = _EXIT
       child.formatter_class = argparse.RawDescriptionHelpFormatter
       module.add_arguments(child)
       child.add_argument(

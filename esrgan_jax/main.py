@@ -19,6 +19,17 @@ import jax
 from esrgan_jax import compilation, distributed, storage, text
 
 _OVERRIDE = "--config."
+_EPILOG = """\
+Configs are in configs/; keys, and what they mean, in
+esrgan_jax/training/defaults.py.
+
+exit status:
+  0    the training is complete
+  1    something failed: standard error says what
+  2    the arguments cannot be used
+  143  stopped by SIGTERM, as by preemption, and all is saved; started again,
+       it goes on
+  130  likewise, by Ctrl-C"""
 # TensorFlow, which writes events and prepares DIV2K, greets on every start.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
@@ -40,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
-    epilog="Configs are in configs/; keys in esrgan_jax/training/defaults.py",
+    epilog=_EPILOG,
   )
   parser.add_argument("--config", required=True, help="a config file")
   parser.add_argument(
@@ -94,6 +105,9 @@ def _run(args, overrides):
     config, [(key, value) for key, value in overrides if key != "plugins"]
   )
   config = config_lib.complete(config)
+  if jax.process_index() == 0:
+    for line in config_lib.foretell(args.config, config):
+      print(line, flush=True)  # noqa: T201
   from esrgan_jax.training import loop
 
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")

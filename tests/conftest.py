@@ -14,6 +14,8 @@ import pytest
 
 _RUN = "ESRGAN_JAX_TEST_RUN"
 
+_OTHER_TIERS = ("slow", "torch", "runtimes", "browser", "release")
+
 # They import PyTorch, and are imported by tests that ask for it.
 collect_ignore = ["oracles"]
 
@@ -87,7 +89,10 @@ def pytest_collection_modifyitems(config, items):
   quick, others = [], []
   for item in items:
     other = any(
-      map(item.get_closest_marker, ("slow", "torch", "runtimes", "release"))
+      map(
+        item.get_closest_marker,
+        ("slow", "torch", "runtimes", "browser", "release"),
+      )
     )
     (others if other else quick).append(item)
   config.hook.pytest_deselected(items=others)

@@ -49,6 +49,7 @@ PROGRAMS = [
   "data",
   "evaluation",
   "report",
+  "demo",
   "training",
   "commands",
   "main",

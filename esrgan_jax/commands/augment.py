@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=pathlib.Path("augmentation.png"),
     help="the picture (default: %(default)s)",
   )
-  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace a picture of that name"
+  )
   parser.add_argument("--config", metavar="FILE", help="a training's config")
   parser.add_argument(
     "--phase",
@@ -65,7 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--pairs", type=int, default=3, help="how many (default: %(default)s)"
   )
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    help="another one draws other values (default: %(default)s)",
+  )
 
 
 def run(args: argparse.Namespace) -> int:

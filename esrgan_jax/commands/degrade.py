@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "photos",
     nargs="?",
     default="sample_photos",
-    help="a folder, a pattern, or what else config.data.sources may be",
+    help="a folder, a pattern, or what else config.data.sources may be"
+    " (default: %(default)s)",
   )
   parser.add_argument(
     "-o",
@@ -44,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=pathlib.Path("degradation.png"),
     help="the page (default: %(default)s)",
   )
-  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace a page of that name"
+  )
   parser.add_argument(
     "--set",
     action="append",
@@ -62,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--count", type=int, default=3, help="photos (default: %(default)s)"
   )
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    help="another one draws other values (default: %(default)s)",
+  )
 
 
 def run(args: argparse.Namespace) -> int:

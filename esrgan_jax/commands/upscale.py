@@ -29,17 +29,18 @@ from typing import NamedTuple
 import jax
 import rich.progress
 
-from esrgan_jax import (
-  __version__,
-  compilation,
-  console,
-  images,
-  storage,
-  video,
-)
+from esrgan_jax import compilation, console, images, storage, video
 from esrgan_jax.commands import arguments, upscale_on_ray
 from esrgan_jax.text import explain, printable
-from esrgan_jax.upscaling import clips, files, names, pieces, pipes, upscaler
+from esrgan_jax.upscaling import (
+  clips,
+  files,
+  names,
+  pieces,
+  pipes,
+  record,
+  upscaler,
+)
 from esrgan_jax.upscaling import plan as plan_
 from esrgan_jax.upscaling.inputs import Input, find_inputs
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -130,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   for name, what in {
     "width": "pixels of the result; with --height, a frame that it fits into",
-    "height": "likewise",
+    "height": "pixels of the result, likewise",
     "long-side": "likewise, of the longer side, whichever that is",
     "short-side": "likewise, of the shorter side",
   }.items():
@@ -572,16 +573,13 @@ def _load(args: argparse.Namespace, report: _Report) -> _Loaded:
 
 def _record(loaded: _Loaded, args: argparse.Namespace) -> str:
   """Returns a line on how results are made, for whoever finds them."""
-  size, model = _size(args), loaded.model
-  said = [f"esrgan_jax {__version__}", f"{model.name} x{model.scale}"]
-  said += loaded.mixed
-  said += [f"{k}={v}" for k, v in vars(size).items() if v is not None]
-  settings = ("tile", "exact", "halo", "seamless", "consistent", "ensemble")
-  for name in (*settings, "precision"):
-    value = getattr(args, name)
-    if value not in (None, False, "auto"):
-      said.append(f"{name}={value}")
-  return printable(", ".join(said))
+  told = ("tile", "exact", "halo", "seamless", "consistent", "ensemble")
+  return record.describe(
+    loaded.model,
+    mixed=loaded.mixed,
+    size=_size(args),
+    **{name: getattr(args, name) for name in (*told, "precision")},
+  )
 
 
 def _size(args: argparse.Namespace) -> ResultSize:

@@ -38,6 +38,7 @@ __all__ = [
   "complete",
   "defaults",
   "difference",
+  "foretell",
   "override",
   "plain",
   "read_config",
@@ -111,6 +112,46 @@ def read_config(
   with config.unlocked():
     config.plugins = (*names, *plugin_names)
   return config
+
+
+def foretell(path: str | os.PathLike, config: Any) -> list[str]:
+  """Returns lines on what a training will do, and how long that took before.
+
+  Args:
+    path: The config's file, whose docstring tells the latter: what stands after
+      `Cost:`.
+    config: What `complete` returned.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as folder:
+  ...   path = pathlib.Path(folder, "a.py")
+  ...   text = "A short one.", "", "Cost: an hour,", "  on a GPU.", "Result: 1"
+  ...   _ = path.write_text(repr(chr(10).join(text)))
+  ...   phases = {"psnr": {"num_train_steps": 9000}}
+  ...   for line in foretell(path, complete({"phases": phases})):
+  ...     print(line)
+  A short one.
+  trains psnr for 9,000 steps, then gan for 400,000, then evaluates and ...
+  cost: an hour, on a GPU.
+  """
+  try:
+    told = ast.get_docstring(ast.parse(pathlib.Path(path).read_text())) or ""
+  except (SyntaxError, ValueError):
+    told = ""  # It has run; what it says of itself is for people.
+  phases = [
+    f"{name} for {config['phases'][name]['num_train_steps']:,}"
+    for name in phases_lib.order(config)
+  ]
+  if phases:
+    phases[0] += " steps"
+  plan = ", then ".join(phases) or "nothing"
+  lines = [f"trains {plan}, then evaluates and writes report.html"]
+  if told:
+    lines.insert(0, told.splitlines()[0])
+  if cost := re.search(r"^Cost: (.*(?:\n .*)*)", told, re.MULTILINE):
+    words = " ".join(cost[1].split())
+    lines.append(f"cost: {words}")
+  return [text_lib.printable(line, limit=1000) for line in lines]
 
 
 def _plugins(config):
