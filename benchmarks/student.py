@@ -70,15 +70,12 @@ def main():
 
 def make_photos(args):
   """Cuts all LR images."""
-  rows = list(csv.DictReader(LIST.open()))
-  found = collections.defaultdict(list)
-  for row in rows:
-    found[row["split"]].append(_path(args.debs, row))
+  found = listed(args.debs)
   others = sources.SamplePhotos("held_out", scale=SCALE)
   for index, name in enumerate(others.names):
     found["held_out"].append((name, others.read_hr(index)))
   for number, photo in enumerate(found["train"]):
-    name, pixels = _read(photo)
+    name, pixels = read(photo)
     shrunk = _Shrunk(pixels)
     for k in range(share(args.crops, number, len(found["train"]))):
       random = np.random.default_rng([0, number, k])
@@ -96,7 +93,7 @@ def make_photos(args):
       # Sorted, the first few are of all photos.
       _write(args.out / "train" / f"{k:03}_{name}.png", crop)
   for photo in found["held_out"]:
-    name, pixels = _read(photo)
+    name, pixels = read(photo)
     shrunk = _Shrunk(pixels)
     frame = _centre(shrunk.filling(TEST_SIZE), TEST_SIZE)
     _write(args.out / "test" / f"{name}.png", frame)
@@ -120,6 +117,14 @@ def share(crops, number, photos):
   return max(math.ceil((crops - number) / photos), 0)
 
 
+def listed(debs):
+  """Paths of the list's photos by split, `train` and `held_out`."""
+  found = collections.defaultdict(list)
+  for row in csv.DictReader(LIST.open()):
+    found[row["split"]].append(_path(debs, row))
+  return found
+
+
 def _path(debs, row):
   pattern = f"{row['package']}/usr/share/*/{row['file']}"
   paths = list(debs.glob(pattern))
@@ -128,7 +133,7 @@ def _path(debs, row):
   return paths[0]
 
 
-def _read(photo):
+def read(photo):
   """Its name, without what could not be a file's, and its pixels."""
   if isinstance(photo, tuple):
     return photo[0].partition(".")[0], photo[1]

