@@ -5,17 +5,20 @@ is the first phase of configs/realesrgan, and configs/realesrgan_finetune the
 second, of other data: test_realesrgan.py has those.
 """
 
+import io
 import json
 
 import jax
 import numpy as np
 import pytest
+import rich.console
 from PIL import Image as PilImage
 
 from esrgan_jax import __main__, main
 from esrgan_jax.data.sources import SamplePhotos
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import run as run_lib
 from esrgan_jax.weights import files
 from tests.training_runs import ROOT, SMALLER, logged
 
@@ -32,6 +35,25 @@ def _teacher(folder):
   lr = np.zeros((1, 8, 8, 3), np.float32)
   params = jax.jit(net.init)(jax.random.key(0), lr)["params"]
   return files.write_weights(folder / "large.safetensors", params, fields)
+
+
+@pytest.mark.runtimes
+def test_the_quickstart_takes_trained_features_where_they_are(tmp_path):
+  told = io.StringIO()
+  config = config_lib.read_config(ROOT / "configs/quickstart.py")
+  run = run_lib.make_run(
+    config, tmp_path, console=rich.console.Console(file=told)
+  )
+  distance = run.perceptual()
+  assert "VGG16 features, trained on ImageNet" in " ".join(
+    told.getvalue().split()
+  )
+  run.write_config()
+  noted = json.loads((tmp_path / "perceptual.json").read_text())
+  assert (noted["network"], noted["weights"]) == ("vgg16", "trained")
+  hr = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+  near, far = (distance(hr + step, hr) for step in (0.01, 0.1))
+  assert 0 < near < far
 
 
 @pytest.mark.slow
