@@ -12,7 +12,7 @@ from benchmarks import tpu_smoke
 from tests.training_runs import ROOT
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_all_of_it_with_toy_networks(tmp_path):
   folder = tmp_path / "smoke"
   # As `python -m venv` lays it out; the running one, wherever it is.
