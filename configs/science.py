@@ -69,7 +69,11 @@ def get_config():
         "criterion": "l1",
       },
       # No photos are named: the command does that.
-      "data": {"sources": "", "eval": "", "cache": "ram"},
+      "data": {
+        "sources": "sample_photos",
+        "eval": "sample_photos:held_out",
+        "cache": "ram",
+      },
       "log_every_steps": 50,
       "eval_every_steps": 1000,
       "checkpoint_every_steps": 200,
