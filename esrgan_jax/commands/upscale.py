@@ -830,7 +830,7 @@ class _Report:
     """Yields a bar below what is said.
 
     Args:
-      jobs: What is to be done; each tells of its `pixels`.
+      jobs: What is to be done; each tells of its `work`.
     """
     with _Progress(jobs, self._err, disable=self._quiet) as self._bar:
       yield self._bar
@@ -844,11 +844,6 @@ class _Report:
     aside = self._bar.aside() if self._bar else contextlib.nullcontext()
     with aside:
       where.print(message)
-
-
-def _work(job: files.Job) -> int:
-  """Pixels by which a job counts: of a clip, those of all its frames."""
-  return job.pixels * (job.frames if job.is_clip else 1)
 
 
 class _Progress:
@@ -875,7 +870,7 @@ class _Progress:
     self._room = max(err.width - 75, 12)
     self._shown = err.is_terminal and not err.is_dumb_terminal and not disable
     self._count = len(jobs)
-    self._total = sum(map(_work, jobs))
+    self._total = sum(job.work for job in jobs)
     self._parts: dict[files.Job, int] = {}
     self._done = self.finished = 0
 
@@ -909,7 +904,7 @@ class _Progress:
     self._show(job, "frame", done, total)
 
   def _show(self, job: files.Job, what: str, done: int, total: int) -> None:
-    self._move(job, _work(job) * done // max(total, 1))
+    self._move(job, job.work * done // max(total, 1))
     count = f"{self.finished + 1}/{self._count} " if self._count > 1 else ""
     name = printable(job.source.name, limit=self._room)
     self._bar.update(
@@ -925,7 +920,7 @@ class _Progress:
   def finish(self, job: files.Job) -> None:
     """Counts an image as done, whatever became of it."""
     self.finished += 1
-    self._move(job, _work(job))
+    self._move(job, job.work)
     self._bar.update(self._task, completed=self._done)
 
   def _move(self, job: files.Job, pixels: int) -> None:

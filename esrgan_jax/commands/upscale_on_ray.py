@@ -71,7 +71,7 @@ def check_unused(args: argparse.Namespace) -> None:
 class _Part:
   """An image as the bar counts it: by its bytes, for nobody has its header."""
 
-  pixels: int
+  work: int
 
 
 def run(

@@ -76,6 +76,11 @@ class Job:
     return width * height
 
   @property
+  def work(self) -> int:
+    """Pixels by which it counts beside others: a clip's, of all its frames."""
+    return self.pixels * (self.frames if self.is_clip else 1)
+
+  @property
   def targets(self) -> list[pathlib.Path]:
     """The files that there will be."""
     if not self.each:
