@@ -68,7 +68,7 @@ def get_config():
         },
         "criterion": "l1",
       },
-      # No photos are named: the command does that.
+      # A few, for a trial: the command names more.
       "data": {
         "sources": "sample_photos",
         "eval": "sample_photos:held_out",
