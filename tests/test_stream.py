@@ -1,6 +1,7 @@
 """Many images through few programs: as if each had been alone."""
 
 import itertools
+import threading
 
 import jax
 import numpy as np
@@ -230,6 +231,96 @@ def test_little_memory_makes_windows_smaller_in_a_stream(monkeypatch):
   monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
   with pytest.raises(upscaler.OutOfMemoryError, match="too little memory"):
     next(model.stream(pictures, exact=True))
+
+
+class _Counted:
+  """A program that tells how many of its calls were under way at a time."""
+
+  def __init__(self, program, barrier=None):
+    self.memory_analysis = program.memory_analysis
+    self._program, self._barrier = program, barrier
+    self._lock, self._now = threading.Lock(), 0
+    self.calls = self.most = 0
+
+  def __call__(self, *args):
+    with self._lock:
+      self.calls += 1
+      self._now += 1
+      self.most = max(self.most, self._now)
+    if self._barrier:
+      self._barrier.wait()
+    results = jax.block_until_ready(self._program(*args))
+    with self._lock:
+      self._now -= 1
+    return results
+
+
+def _count_programs(monkeypatch, barrier=None):
+  made = {}
+  original = Upscaler._program
+
+  def program(self, shape, dtype):
+    if shape not in made:
+      made[shape] = _Counted(original(self, shape, dtype), barrier)
+    return made[shape]
+
+  monkeypatch.setattr(Upscaler, "_program", program)
+  return made
+
+
+def test_a_cpu_computes_two_windows_side_by_side(monkeypatch):
+  model = make_model()
+  pictures = [picture(96, 96, 3, dtype=np.uint8, seed=i) for i in range(4)]
+  expected = [model.upscale(each) for each in pictures]
+  # One that came alone would wait here until the time is up, and fail.
+  made = _count_programs(monkeypatch, threading.Barrier(2, timeout=100))
+  found = list(model.stream(pictures))
+  assert [(each.calls, each.most) for each in made.values()] == [(4, 2)]
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("why", ["alone", "little memory", "two devices"])
+def test_a_window_is_computed_by_itself(monkeypatch, why):
+  model = make_model(devices=2 if why == "two devices" else 1)
+  side = 200 if why == "alone" else 96
+  pictures = [picture(side, side, 3, dtype=np.uint8, seed=i) for i in range(4)]
+  made = _count_programs(monkeypatch)
+  if why == "little memory":  # Enough for one, and no quarter for two.
+    needed = memory.needed_memory
+    monkeypatch.setattr(
+      memory, "free_memory", lambda _: 7 * max(map(needed, made.values()))
+    )
+    monkeypatch.setattr(memory, "fits", lambda *_: True)
+  images_of_it = pictures[:1] if why == "alone" else pictures
+  list(model.stream(images_of_it, tile=64 if why == "alone" else "auto"))
+  assert all(each.most == 1 for each in made.values())
+  assert sum(each.calls for each in made.values()) >= 2
+
+
+def test_memory_that_runs_out_side_by_side_makes_tiles_smaller(monkeypatch):
+  model = make_model()
+  pictures = [picture(96, 96, 3, dtype=np.uint8, seed=i) for i in range(3)]
+  expected = [model.upscale(each, tile=48) for each in pictures]
+  original = Upscaler._program
+
+  def program(self, shape, dtype):
+    if max(shape.height, shape.width) < 96:
+      return original(self, shape, dtype)
+
+    def full(*_):
+      raise MemoryError
+
+    full.memory_analysis = original(self, shape, dtype).memory_analysis
+    return full
+
+  monkeypatch.setattr(Upscaler, "_program", program)
+  said = []
+  found = list(model.stream(pictures, notify=said.append))
+  assert len(said) == 1
+  assert "--tile" in said[0]
+  for one, other in zip(found, expected, strict=True):
+    assert np.abs(one.astype(int) - other).max() <= 1
 
 
 def plan_of(height, width):

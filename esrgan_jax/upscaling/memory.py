@@ -25,6 +25,7 @@ _COMPUTING = {"cpu": (2**15, 2**19, 1.15)}
 _COMPILING = {"cpu": (3.0, 1e11)}
 _COMPILING_ELSEWHERE = (30.0, 2e13)
 _MEMORY_SHARE = 0.8  # Of what a device has free; the rest is fragmentation's.
+# Of that, what windows may take that are computed beside each other.
 _EASY_SHARE = 0.25
 
 
