@@ -79,7 +79,11 @@ def test_peaks_of_devices_by_their_whole_name():
   assert speed.peak_flops("TPU v5p") == 459e12
   assert speed.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
   assert speed.peak_flops("NVIDIA H100 PCIe") == 756e12
-  assert speed.peak_flops("TPU v99") is None
+  assert speed.peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+  assert speed.peak_flops("NVIDIA L40S") == 362e12
+  assert speed.peak_flops("NVIDIA L4") == 121e12
+  for unknown in ("TPU v99", "NVIDIA L41", "cpu", ""):
+    assert speed.peak_flops(unknown) is None
 
 
 def test_a_run_traces_the_steps_that_it_is_asked_for(tmp_path):

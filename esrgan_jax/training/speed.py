@@ -11,8 +11,8 @@ import jax
 from jax.extend import core as jax_core
 
 # Products and sums a second in bfloat16 (T4: float16), dense, as their makers
-# state them: cloud.google.com/tpu/docs, nvidia.com's data sheets. By how
-# `Device.device_kind` begins, the longer first.
+# state them: cloud.google.com/tpu/docs, nvidia.com's data sheets. By the words
+# that `Device.device_kind` begins with; the most of them count.
 _PEAKS = {
   "TPU v2": 45e12 / 2,
   "TPU v3": 123e12 / 2,  # A device is a core, of two.
@@ -21,15 +21,19 @@ _PEAKS = {
   "TPU v5 lite": 197e12,
   "TPU v5e": 197e12,
   "TPU v5": 459e12,
+  "TPU v5p": 459e12,
   "TPU v6 lite": 918e12,
   "TPU v6e": 918e12,
   "Tesla T4": 65e12,
   "Tesla V100": 125e12,
   "NVIDIA A100": 312e12,
+  "NVIDIA H100 NVL": 835e12,
   "NVIDIA H100 PCIe": 756e12,
   "NVIDIA H100": 989e12,
   "NVIDIA H200": 989e12,
   "NVIDIA L4": 121e12,
+  "NVIDIA L40": 181e12,
+  "NVIDIA L40S": 362e12,
 }
 
 
@@ -45,7 +49,8 @@ def peak_flops(device_kind: str) -> float | None:
   >>> peak_flops("TPU v5 lite") / 1e12, peak_flops("cpu")
   (197.0, None)
   """
-  found = [kind for kind in _PEAKS if device_kind.startswith(kind)]
+  found = [kind for kind in _PEAKS if f"{device_kind} ".startswith(f"{kind} ")]
+  found += [kind for kind in _PEAKS if device_kind.startswith(f"{kind}-")]
   return _PEAKS[max(found, key=len)] if found else None
 
 
