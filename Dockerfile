@@ -11,8 +11,9 @@
 #
 # Training is another program of the same image:
 #
-#   docker run --rm -v "$PWD:/work" --entrypoint python esrgan_jax \
-#     -m esrgan_jax.main --config=configs/gan.py --workdir=runs/gan
+#   docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/work" \
+#     --entrypoint python esrgan_jax -m esrgan_jax.main \
+#     --config=configs/gan.py --workdir=runs/gan
 #
 # The page of `demo` listens in the container, which is reached by this machine
 # alone with -p 127.0.0.1:7860:7860 (EXTRAS=demo; demo --host 0.0.0.0 --port

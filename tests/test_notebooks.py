@@ -7,7 +7,9 @@ import re
 import pytest
 
 import esrgan_jax
+from esrgan_jax.training import config as config_lib
 from tests import notebooks
+from tests.training_runs import ROOT
 
 PATHS = sorted(notebooks.FOLDER.glob("*.ipynb"))
 
@@ -32,3 +34,19 @@ def test_both_are_there():
   assert len(PATHS) == 2
   for path in PATHS:
     assert f"`{path.name}`" in listed
+
+
+def test_the_training_is_the_quickstart_with_half_of_phase_one():
+  content = json.loads((notebooks.FOLDER / "train_and_look.ipynb").read_text())
+  cells = ["".join(cell["source"]) for cell in content["cells"]]
+  (code,) = (cell for cell in cells if cell.startswith("%%writefile"))
+  names = {}
+  exec(code.partition("\n")[2], names)
+  ours = config_lib.complete(names["get_config"]())
+  theirs = config_lib.read_config(ROOT / "configs" / "quickstart.py")
+  theirs = config_lib.plain(config_lib.complete(theirs))
+  assert config_lib.difference(theirs, config_lib.plain(ours)) == [
+    "phases.psnr.num_train_steps: 700 -> 350",
+    "phases.psnr.schedule: {'name': 'cosine_restart', 'periods': [700]} ->"
+    " {'name': 'cosine_restart', 'periods': [350]}",
+  ]

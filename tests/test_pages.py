@@ -151,6 +151,16 @@ def test_links_lead_somewhere(page):
       assert anchor in pages.anchors(name), f"{page}: {target}"
 
 
+def test_each_program_is_on_its_page():
+  listed = pages.read("docs/benchmarks.md")
+  for path in ROOT.glob("benchmarks/*.py"):
+    if "__main__" in path.read_text():
+      assert f"`python -m benchmarks.{path.stem}" in listed, path.stem
+  listed = pages.read("launch/README.md")
+  for path in ROOT.glob("launch/*.*"):
+    assert path.name == "README.md" or f"`{path.name}`" in listed, path.name
+
+
 def test_the_check_of_addresses_finds_what_is_missing():
   assert any("arxiv.org" in address for address in pages.external())
   with file_server.serving() as server:
