@@ -61,8 +61,11 @@ def test_it_ends_with_an_error_and_with_a_kill(tmp_path):
   # A child made by a fork, which lives on, and a program started by it.
   with _holder(
     tmp_path,
+    "ready, said = os.pipe()",
     "if not os.fork():",
-    "  os.close(0); os.close(1); time.sleep(60); os._exit(0)",
+    "  os.write(said, b'.'); os.close(0); os.close(1); time.sleep(60)",
+    "  os._exit(0)",
+    "os.read(ready, 1)",  # What a fork does at its beginning, it has done.
     "import subprocess",
     "subprocess.Popen(['sleep', '60'], stdin=-3, stdout=-3, close_fds=False)",
   ) as process:

@@ -21,7 +21,9 @@ from PIL import Image as PilImage
 
 from esrgan_jax import __main__, images, main
 from esrgan_jax.data import prepare
+from esrgan_jax.models import registry
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import phases
 from esrgan_jax.weights import zoo
 from tests import file_server, pages, promises, training_runs
 from tests import weight_builders as build
@@ -60,7 +62,19 @@ def test_what_is_no_text_is_run_or_says_why_not(page):
         assert pages.WHERE[pages.kind(words)], f"{place}: who runs {words}?"
 
 
+@pytest.fixture(name="own_names")
+def _own_names():
+  """What a page's plugins register is gone afterwards."""
+  networks, kinds = {*registry.generators()}, {*phases.kinds()}
+  yield
+  for name in {*registry.generators()} - networks:
+    registry.unregister(name)
+  for name in {*phases.kinds()} - kinds:
+    phases.unregister_kind(name)
+
+
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("own_names")
 def test_commands_are_understood(page, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   _write_files(page)
