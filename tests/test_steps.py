@@ -65,11 +65,13 @@ SGD = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
 
 
 def assert_trees_close(actual, expected, *, rtol):
-  """Differences below `rtol` of each leaf's norm.
+  """Differences below `rtol` of each leaf's norm, and rounding.
 
   A relativistic loss does not change when all logits do: the gradient of D's
-  last bias is 0, or nearly so, but for rounding.
+  last bias is 0, or nearly so, but for rounding. That is what float32 leaves of
+  sums of many terms; processors round in another order.
   """
+  rounding = 1e-6
   assert jax.tree.structure(actual) == jax.tree.structure(expected)
   for (path, x), y in zip(
     jax.tree_util.tree_leaves_with_path(actual),
@@ -81,10 +83,10 @@ def assert_trees_close(actual, expected, *, rtol):
     error, norm = np.linalg.norm(x - y), np.linalg.norm(y)
     name = jax.tree_util.keystr(path)
     if name.endswith("['linear2']['bias']"):
-      assert error <= 2e-7, (name, error)
+      assert error <= rounding, (name, error)
     else:
       assert norm > 0, name
-      assert error <= rtol * norm, (name, error / norm)
+      assert error <= rtol * norm + rounding, (name, error, norm)
 
 
 def assert_trees_equal(actual, expected):

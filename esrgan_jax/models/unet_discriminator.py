@@ -48,7 +48,8 @@ class UNetDiscriminatorSN(nn.Module):
 
   Spectral norm divides a kernel by its largest singular value, as power
   iteration has it by now. Its two vectors are the layer's `u` and `v` in the
-  collection `batch_stats`, which the steps keep, save and restore. Each call
+  collection `batch_stats`, which the steps keep, save and restore; they begin 15
+  iterations on, so that the first logits are of normal size. Each call
   with `train=True` goes one iteration on, before the kernel is divided; with
   `train=False` they stay as they are. Gradients pass through the singular
   value, not through the vectors. The steps call it twice, for real images and
@@ -166,9 +167,9 @@ class _NormalizedKernel(nn.Module):
         " collection batch_stats, which is missing: apply with all that `init`"
         " returned, params and batch_stats"
       )
+    begun = self._begin(kernel) if beginning else {}
     u, v = (
-      self.variable("batch_stats", name, self._draw, size)
-      for name, size in (("u", shape[3:]), ("v", shape[:3]))
+      self.variable("batch_stats", name, begun.get, name) for name in "uv"
     )
     left, right = u.value, v.value
     if train and not beginning:
@@ -177,8 +178,16 @@ class _NormalizedKernel(nn.Module):
         u.value, v.value = left, right
     return kernel / singular_value(kernel, left, right)
 
-  def _draw(self, shape):
-    return _unit(jax.random.normal(self.make_rng("params"), shape, jnp.float32))
+  def _begin(self, kernel):
+    """The vectors after some steps: what is drawn is far from the value.
+
+    Source: PyTorch's `torch/nn/utils/parametrizations.py::_SpectralNorm`.
+    """
+    shape = kernel.shape[3:]
+    u = jax.random.normal(self.make_rng("params"), shape, jnp.float32)
+    u, v = iterate(kernel, _unit(u))
+    u, v = jax.lax.fori_loop(1, 15, lambda _, uv: iterate(kernel, uv[0]), (u, v))
+    return {"u": u, "v": v}
 
 
 def iterate(kernel: Array, u: Array) -> tuple[Array, Array]:
