@@ -7,7 +7,7 @@ The two results must have the same bytes. Each process's peak memory is what the
 system says of it at its end (`ru_maxrss`).
 
   python -m benchmarks.gigapixel                       # 32,000 x 32,000
-  python -m benchmarks.gigapixel --side 1024 --model realesr-animevideov3
+  python -m benchmarks.gigapixel --side 1024 --model animevideov3-x4
 
 `--model tiny`, the default, is a compact network of a few channels and random
 weights: it shows that memory is bounded, in minutes on a CPU.

@@ -263,12 +263,15 @@ def test_a_result_that_nobody_wants_is_stopped(page, tmp_path):
   drop(page, picture)
   said(page, "A square")
   page.locator("#model input").click()
-  page.get_by_role("option", name="realesrgan-x4plus:").click()
-  page.locator("#command", has_text="--model realesrgan-x4plus").wait_for()
+  page.get_by_role("option", name="realesrgan-x4plus-anime:").click()
+  page.locator(
+    "#command", has_text="--model realesrgan-x4plus-anime"
+  ).wait_for()
   page.locator("#start").click()
   page.get_by_text("upscaling").first.wait_for()
   shot(page, "progress")
   page.locator("#stop").click()
+  said(page, "Stopping, after the tile that it is at.")
   said(page, "Stopped.")
 
 

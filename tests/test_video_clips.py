@@ -403,6 +403,20 @@ def test_what_cannot_be_is_said_in_a_line_before_the_work(run, clips):
   assert left() == {"a.mp4", "b.mov"}
 
 
+def test_what_a_result_lacks_or_finds_there_is_told(run, clips):
+  clips.write("a.webm", codec="libvpx-vp9", pixel_format="yuva420p", frames=3)
+  with clips.av.open("a.webm") as written:
+    assert written.streams.video[0].metadata["alpha_mode"] == "1"
+  of_others = ".a_x4.webm.0123456789abcdef.segments"
+  os.mkdir(of_others)
+  status, out, err = run("a.webm", "-o", "a_x4.webm")
+  assert (status, err) == (0, "")
+  said = " ".join(out.split())
+  assert "its transparency is left out" in said
+  assert f"{of_others} is of another model, clip or setting" in said
+  assert left() == {"a.webm", "a_x4.webm", of_others}
+
+
 def test_a_codec_and_a_quality_can_be_chosen(run, clips):
   clips.write("a.mkv", frames=4)
   sizes = {}

@@ -55,9 +55,10 @@ class _Runs:
       self._stops.pop(request.session_hash, None)
 
   def stop(self, session):
-    """Ends what a page has asked for."""
+    """Ends what a page has asked for; returns whether there was something."""
     if stop := self._stops.get(session):
       stop.set()
+    return stop is not None
 
 
 def make_app(studio: Studio, *, max_upload: int, hosts: set[str] | None) -> Any:
@@ -269,6 +270,11 @@ def _page(gr, studio):
         return (0.5, 0.5)
 
     def halt(request: gr.Request):
+      if runs.stop(request.session_hash):
+        return _said("Stopping, after the tile that it is at.")
+      return gr.skip()
+
+    def leave(request: gr.Request):
       runs.stop(request.session_hash)
 
     options = {
@@ -295,8 +301,8 @@ def _page(gr, studio):
     alpha.input(look, **latest)
     denoise.input(look, **latest)
     start.click(whole, **options)
-    stop.click(halt, queue=False, **quiet)
-    page.unload(halt)
+    stop.click(halt, None, said, queue=False, **quiet)
+    page.unload(leave)
   return page
 
 

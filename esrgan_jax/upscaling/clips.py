@@ -113,6 +113,11 @@ def _upscale(model, job, settings, progress, began) -> Done:
     if finished:
       said.append(f"goes on after frame {finished}, from {folder.path.name}")
     counted = _Counted(job, max(clip.count, finished), finished, progress)
+    said += [
+      f"{printable(other.name)} is of another model, clip or setting; remove it"
+      " if that is not gone on with"
+      for other in folder.others()
+    ]
     frames = video.read_frames(
       job.source, clip, skip=finished, max_pixels=settings.max_pixels
     )

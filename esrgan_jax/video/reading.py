@@ -139,7 +139,9 @@ def read_clip(
         "it is interlaced, and its fields are not taken apart: deinterlace it"
         " before"
       )
-    if any(c.is_alpha for c in format_.components):
+    # Of VP8 and VP9 it is in packets of its own, which are not decoded.
+    is_beside = _tag(stream.metadata, "ALPHA_MODE") == "1"
+    if is_beside or any(c.is_alpha for c in format_.components):
       notes.append("its transparency is left out")
     matrix = _display_matrix(frame)
     return Clip(
@@ -246,7 +248,7 @@ def _count(container, stream, rate) -> int:
   if stream.frames:
     return stream.frames
   with contextlib.suppress(ValueError, TypeError):
-    if words := _statistic(stream.metadata, "NUMBER_OF_FRAMES"):
+    if words := _tag(stream.metadata, "NUMBER_OF_FRAMES"):
       return max(int(words), 0)
   if stream.duration:
     return max(round(stream.duration * stream.time_base * rate), 1)
@@ -255,7 +257,7 @@ def _count(container, stream, rate) -> int:
   return 0
 
 
-def _statistic(metadata: Mapping[str, str], name: str) -> str | None:
+def _tag(metadata: Mapping[str, str], name: str) -> str | None:
   found = (v for k, v in metadata.items() if k.split("-")[0].upper() == name)
   return next(found, None)
 

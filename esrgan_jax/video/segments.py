@@ -8,6 +8,7 @@ folder has them by number, and only whole ones: they are written aside.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import pathlib
@@ -35,6 +36,7 @@ _END = struct.Struct("<I")  # CRC-32 of all before it.
 # Result pixels of a segment: some seconds' work, or minutes' on a CPU.
 _PIXELS = 2**25
 _FEWEST, _MOST = 24, 240
+_SUFFIX = ".segments"
 
 
 class Folder:
@@ -53,8 +55,8 @@ class Folder:
   """
 
   def __init__(self, target: pathlib.Path, digest: str, encoding: Encoding):
-    name = f".{target.name[:40]}.{digest[:16]}.segments"
-    self.path = target.with_name(name)
+    self._start = f".{target.name[:40]}."
+    self.path = target.with_name(f"{self._start}{digest[:16]}{_SUFFIX}")
     self._encoding = encoding
     area = encoding.width * encoding.height
     self.length = min(max(_PIXELS // area, _FEWEST), _MOST)
@@ -82,6 +84,12 @@ class Folder:
     # Nothing in it but the lock: there is nothing to go on with.
     if self.path.is_dir() and not self.segments():
       self.remove()
+
+  def others(self) -> list[pathlib.Path]:
+    """Returns folders of the same result by another model or setting."""
+    pattern = f"{glob.escape(self._start)}{'[0-9a-f]' * 16}{_SUFFIX}"
+    found = sorted(self.path.parent.glob(pattern))
+    return [path for path in found if path != self.path]
 
   def segments(self) -> list[pathlib.Path]:
     """Returns the finished ones, as far as none is missing."""
