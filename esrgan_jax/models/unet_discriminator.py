@@ -48,8 +48,8 @@ class UNetDiscriminatorSN(nn.Module):
 
   Spectral norm divides a kernel by its largest singular value, as power
   iteration has it by now. Its two vectors are the layer's `u` and `v` in the
-  collection `batch_stats`, which the steps keep, save and restore; they begin 15
-  iterations on, so that the first logits are of normal size. Each call
+  collection `batch_stats`, which the steps keep, save and restore. They begin
+  after 15 iterations, so that the first logits are of usual size. Each call
   with `train=True` goes one iteration on, before the kernel is divided; with
   `train=False` they stay as they are. Gradients pass through the singular
   value, not through the vectors. The steps call it twice, for real images and
@@ -186,7 +186,9 @@ class _NormalizedKernel(nn.Module):
     shape = kernel.shape[3:]
     u = jax.random.normal(self.make_rng("params"), shape, jnp.float32)
     u, v = iterate(kernel, _unit(u))
-    u, v = jax.lax.fori_loop(1, 15, lambda _, uv: iterate(kernel, uv[0]), (u, v))
+    u, v = jax.lax.fori_loop(
+      1, 15, lambda _, uv: iterate(kernel, uv[0]), (u, v)
+    )
     return {"u": u, "v": v}
 
 
