@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import jax
 
-from esrgan_jax import compilation, distributed, storage, text
+from esrgan_jax import compilation, distributed, heap, storage, text
 
 _OVERRIDE = "--config."
 _EPILOG = """\
@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args, overrides):
+  heap.keep_freed_memory()
   # TensorFlow, orbax and the like take seconds: not for a wrong argument.
   distributed.maybe_initialize()
   from esrgan_jax.training import config as config_lib

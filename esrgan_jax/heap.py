@@ -1,0 +1,79 @@
+"""The C library's heap: what XLA frees at the end of a step, the next one takes.
+
+glibc maps a large buffer for itself, and gives it back to the system when it is
+freed. On a CPU, XLA's buffers are such, at each call of a program: the system
+finds their pages again, one by one, and fills them with zeros first. A training
+step spends a tenth of its time and more in that; docs/compiling.md has how much.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+__all__ = ["keep_freed_memory"]
+
+# mallopt's, in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_HUGE_PAGES = 14  # madvise's, in Linux's mman.h.
+# By these a user has chosen: then nothing is changed.
+_CHOICES = (
+  "MALLOC_ARENA_MAX",
+  "MALLOC_MMAP_MAX_",
+  "MALLOC_MMAP_THRESHOLD_",
+  "MALLOC_TRIM_THRESHOLD_",
+)
+
+
+def keep_freed_memory() -> bool:
+  """Has the C library keep what is freed, for what is asked for next.
+
+  For a program that computes the same over and over, on a CPU, such as a
+  training: its memory stays at its most, and no step waits for the system.
+  Call it first, before JAX has started its threads. It is for the whole
+  process, so nothing of this package does it but the training program.
+
+  Returns:
+    Whether it was done: not where the C library is another than glibc, nor
+    where the process's variables (`MALLOC_TRIM_THRESHOLD_` and its like,
+    `GLIBC_TUNABLES`) say how it is to be.
+
+  Source: mallopt(3).
+
+  >>> keep_freed_memory() in (True, False)
+  True
+  """
+  chosen = any(name in os.environ for name in _CHOICES)
+  if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    return False
+  if not sys.platform.startswith("linux"):
+    return False
+  library = ctypes.CDLL(None)
+  try:
+    library.gnu_get_libc_version  # noqa: B018
+    mallopt = library.mallopt
+  except AttributeError:
+    return False
+  # No buffer is mapped for itself; the end of the heap is never given back; and
+  # there is one heap, whose size has no limit, for all threads.
+  chosen = (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1)
+  if not all([mallopt(*each) for each in chosen]):
+    return False
+  _ask_for_large_pages(library)
+  return True
+
+
+def _ask_for_large_pages(library):
+  """Of what the heap will have: not a byte of it is taken by that."""
+  library.malloc.restype = ctypes.c_void_p
+  library.malloc.argtypes = [ctypes.c_size_t]
+  library.free.argtypes = [ctypes.c_void_p]
+  library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+  page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+  size = page * pages // 2
+  # What was freed before is too small for it: it is the heap's new end.
+  if start := library.malloc(size):
+    whole = -start % page
+    library.madvise(start + whole, size - page, _HUGE_PAGES)
+    library.free(start)

@@ -1,0 +1,71 @@
+"""What is freed is kept: counted by the system, in processes of their own."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+BUFFERS = """\
+import resource
+import numpy as np
+from esrgan_jax import heap
+
+kept = heap.keep_freed_memory()
+
+def faults():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def use():
+  a, b = (np.empty(2**24, np.uint8) for _ in range(2))
+  a.fill(1), b.fill(1)
+
+use()
+before = faults()
+for _ in range(20):
+  use()
+print(kept, faults() - before)
+"""
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def _counted(**environment):
+  done = subprocess.run(
+    [sys.executable, "-c", BUFFERS],
+    env=_without_choices() | environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  kept, faults = done.stdout.split()
+  return kept == "True", int(faults)
+
+
+def _without_choices():
+  return {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"))
+  }
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_what_is_freed_is_taken_again():
+  kept, faults = _counted()
+  assert kept
+  # A buffer has 4096 pages, or 8 large ones.
+  assert faults < 100
+
+
+@pytest.mark.parametrize(
+  "choice",
+  [
+    {"MALLOC_TRIM_THRESHOLD_": "131072"},
+    {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"},
+  ],
+  ids=lambda choice: next(iter(choice)),
+)
+def test_what_a_user_has_chosen_stays(choice):
+  kept, _ = _counted(**choice)
+  assert not kept
