@@ -1,9 +1,9 @@
-"""The C library's heap: what XLA frees at the end of a step, the next one takes.
+"""The C library's heap: what a step frees, the next one takes again.
 
 glibc maps a large buffer for itself, and gives it back to the system when it is
-freed. On a CPU, XLA's buffers are such, at each call of a program: the system
-finds their pages again, one by one, and fills them with zeros first. A training
-step spends a tenth of its time and more in that; docs/compiling.md has how much.
+freed. XLA's buffers on a CPU are such, at each call of a program: the system
+finds their pages anew, one by one, and fills them with zeros first. That is a
+tenth of a training step and more (docs/compiling.md).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def keep_freed_memory() -> bool:
   # No buffer is mapped for itself; the end of the heap is never given back; and
   # there is one heap, whose size has no limit, for all threads.
   chosen = (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1)
-  if not all([mallopt(*each) for each in chosen]):
+  if not all(mallopt(*each) for each in chosen):
     return False
   _ask_for_large_pages(library)
   return True

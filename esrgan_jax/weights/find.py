@@ -158,7 +158,7 @@ def locate(
   if entry := zoo.lookup(text):
     notes = ()
     if os.path.exists(text):
-      if text != entry.name:
+      if text not in (entry.name, entry.short):
         return _locate(pathlib.Path(text), phase)
       notes = (
         f"took the model of the name {text}; for what lies here say"

