@@ -37,6 +37,7 @@ PROGRAMS = [
   "console",
   "storage",
   "download",
+  "heap",
   "compilation",
   "distributed",
   "plugins",
