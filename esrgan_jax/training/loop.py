@@ -67,7 +67,7 @@ __all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
 
 # What tells that training has gone off, and not into a bad patch. Images are
 # from 0 to 1, so that black ones are off by less than 1.
-_ABSURD_PIXEL_LOSS = 10.0
+_ABSURD_PIXEL_LOSS = 1.0
 # Decibels under the phase's best: healthy GAN training loses two or three.
 _ABSURD_FALL, _GOOD_FALL = 10.0, 3.0
 # It is the average that is measured, which stays good for a while: the last
