@@ -10,9 +10,9 @@ is given float batches. Neither loads data or logs.
   pip install torch
   python -m benchmarks.train [--task psnr gan tile] [--batch 2] [--patch 128]
 
-Every side is a process of its own; they take turns. On a CPU, both keep in steps
-what they free, as the training program does (`esrgan_jax.heap`). On a GPU, all compute in
-bfloat16; a row that fails says why, and the others go on.
+Every side is a process of its own; they take turns. On a CPU, both keep what a
+step frees, as the training program does (`esrgan_jax.heap`). On a GPU, all
+compute in bfloat16; a row that fails says why, and the others go on.
 """
 
 import argparse
