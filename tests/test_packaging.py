@@ -73,7 +73,11 @@ def test_archives_hold_the_package_and_no_more(
     assert found == [f"{archive.name} {what} {top}{each}" for each in expected]
 
 
-def test_the_package_is_its_modules_and_one_picture():
+def test_the_package_is_its_modules_a_picture_and_a_model():
   """A file of another kind is one to look at: does it belong there?"""
-  others = [name for name in built.package() if not name.endswith(".py")]
-  assert others == ["esrgan_jax/export/photo.png"]
+  others = {name for name in built.package() if not name.endswith(".py")}
+  assert others == {
+    "esrgan_jax/export/photo.png",
+    "esrgan_jax/weights/shipped/esrgan-jax-fast-x4.md",
+    "esrgan_jax/weights/shipped/esrgan-jax-fast-x4.safetensors",
+  }
