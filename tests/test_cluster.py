@@ -1,10 +1,12 @@
 """What a worker does, and what OUT tells of it afterwards; no Ray needed."""
 
+import concurrent.futures
 import dataclasses
 import json
 import pickle
 import resource
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -123,6 +125,53 @@ def test_what_is_done_is_done_again_if_anything_is_another(here, model):
   assert again(dataclasses.replace(job_of(here), settings=silent)) == "same"
   PilImage.new("RGB", (9, 9)).save(here / "images/a.png")
   assert again(job_of(here), own=("a.png",)) == "made"
+
+
+def test_an_image_that_another_worker_had_or_has(here, model):
+  """What that made of it, or makes of it now, is in nobody's way."""
+  job = job_of(here)
+  image = images_of(here)[0]
+  again = dataclasses.replace(image, again=True)
+  out = here / "out/a.png"
+  # It had done everything, and ended before it said so.
+  assert run(job, [image], model)["a.png"].state == "made"
+  before = out.read_bytes()
+  for changes in {}, {"skip_existing": True}:
+    each = dataclasses.replace(job, **changes)
+    assert run(each, [again], model)["a.png"].state == "made"
+  # A file without a row of this run is somebody's.
+  other = dataclasses.replace(job, run="other")
+  assert run(other, [again], model)["a.png"].state == "failed"
+  assert out.read_bytes() == before
+
+
+def test_two_workers_at_the_same_image(here, model, monkeypatch):
+  """One was given up, and is not dead: it ends no earlier than the other."""
+  job = job_of(here)
+  image = images_of(here)[0]
+  images = image, dataclasses.replace(image, again=True)
+  out = here / "out/a.png"
+  publish, both = places.publish, threading.Barrier(2, timeout=60)
+
+  def publish_together(*args, **options):
+    both.wait()
+    publish(*args, **options)
+
+  monkeypatch.setattr(places, "publish", publish_together)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = pool.map(lambda each: run(job, [each], model)["a.png"], images)
+    given_up, other = found
+  assert other.state == "made"
+  # Nobody listens to this one.
+  assert given_up.state in ("made", "failed")
+  row = manifest.from_json(
+    places.read(manifest.row_file(job.out, job.run, image.number))
+  )
+  assert row.bytes == other.row.bytes == out.stat().st_size
+  assert {*places.sizes_below(job.out)} == {
+    "a.png",
+    manifest.row_file("", job.run, image.number).lstrip("/"),
+  }
 
 
 def test_rows_of_a_worker_that_said_nothing_are_taken_over(here, model):

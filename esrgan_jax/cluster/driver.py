@@ -82,12 +82,14 @@ class _Task:
     deaths: Workers that ended while they were at it; one that is out of reach,
       with its machine or without, counts for half.
     error: What became of it last.
+    tried: Whether a worker has had it.
   """
 
   image: worker.Image
   avoid: set[str] = dataclasses.field(default_factory=set)
   deaths: float = 0
   error: worker.Reply | None = None
+  tried: bool = False
 
   @property
   def suspected(self) -> bool:
@@ -374,9 +376,13 @@ class _Driver:
       tasks = [] if each.alone else self._take(each)
       if not tasks:
         return
-      images = [task.image for task in tasks]
+      images = [
+        dataclasses.replace(task.image, again=task.tried) for task in tasks
+      ]
       run = each.actor.run.options(num_returns="streaming")
       replies = run.remote(images)
+      for task in tasks:
+        task.tried = True
       by_number = {task.image.number: task for task in tasks}
       each.turns.append(_Turn(replies, by_number))
 

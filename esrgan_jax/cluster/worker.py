@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import pathlib
 import pickle
+import secrets
 import socket
 import sys
 import threading
@@ -48,6 +49,8 @@ class Image:
     known: Digest of what is done already, and is there.
     own: Names below OUT that this program made of it before; they may be
       replaced.
+    again: Whether another worker has been at it, in this run. It may have ended
+      after its result was there; out of reach only, it may be at it still.
   """
 
   number: int
@@ -56,6 +59,7 @@ class Image:
   size: int
   known: str | None = None
   own: tuple[str, ...] = ()
+  again: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,7 +211,8 @@ class Worker:
 
     job = self._job
     row = manifest.Row(input=image.address, node=self._node)
-    folder = aside / str(image.number)
+    # Nobody else's, even if another worker is at the same image.
+    folder = aside / f"{image.number}.{secrets.token_hex(4)}"
     path = pathlib.Path(image.address)
     try:
       if ".." in pathlib.PurePath(image.below).parts:
@@ -246,7 +251,7 @@ class Worker:
     try:
       for target in task.job.targets:
         name = target.relative_to(folder).as_posix()
-        if job.overwrite or _is_own(name, image):
+        if job.overwrite or self._is_ours(name, image):
           continue
         if places.size_of(places.join(job.out, name)) is None:
           continue
@@ -262,6 +267,22 @@ class Worker:
     except OSError as error:
       return self._failed(task, error)
     return task
+
+  def _is_ours(self, name: str, image: Image) -> bool:
+    """Whether a file that may be there is this program's, of this image.
+
+    Of this run, for it has a row, which is written before the result.
+    """
+    if _is_own(name, image):
+      return True
+    if not image.again:
+      return False
+    file = manifest.row_file(self._job.out, self._job.run, image.number)
+    try:
+      row = manifest.from_json(places.read(file))
+    except (FileNotFoundError, ValueError):  # None, or a part of one.
+      return False
+    return row.result in (name, name.rpartition("/")[0])
 
   def _compute(self, tasks: Sequence[_Task]) -> Iterator[Reply]:
     from esrgan_jax.upscaling import files
@@ -316,7 +337,9 @@ class Worker:
         places.publish(
           path,
           places.join(job.out, name),
-          overwrite=job.overwrite or _is_own(name, task.image),
+          overwrite=(
+            job.overwrite or _is_own(name, task.image) or task.image.again
+          ),
         )
     except Exception as error:
       return self._failed(task, error)
