@@ -44,16 +44,16 @@ def get_config():
       "clip_norm": 0.1,
       "phases": {
         "psnr": {
-          "num_train_steps": 6_500,
+          "num_train_steps": 5_000,
           "learning_rate": 5e-4,
-          "schedule": {"name": "cosine_restart", "periods": (6_500,)},
+          "schedule": {"name": "cosine_restart", "periods": (5_000,)},
           "pixel_loss": "l1",
         },
         "gan": {
-          "num_train_steps": 800,
+          "num_train_steps": 1_000,
           "learning_rate": 2e-4,
           "d_learning_rate": 2e-4,
-          "schedule": {"name": "milestones", "milestones": (600,)},
+          "schedule": {"name": "milestones", "milestones": (700,)},
           "pixel_weight": 1.0,
           "perceptual_weight": 1.0,
           "adversarial": "relativistic",
