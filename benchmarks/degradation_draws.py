@@ -93,7 +93,7 @@ def _make_up_torchvision():
   """Its grey, and a name that is imported and not used."""
   try:
     importlib.import_module("torchvision.transforms.functional_tensor")
-  except ImportError:
+  except (ImportError, RuntimeError):  # Or is built for another PyTorch.
 
     def rgb_to_grayscale(image, num_output_channels=1):
       red, green, blue = image.unbind(dim=-3)

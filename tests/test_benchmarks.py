@@ -52,6 +52,21 @@ def test_help(script):
 
 
 @pytest.mark.slow
+def test_the_first_result_is_waited_for_and_explained():
+  output = run("first_result", "--models", "fast", "--rounds", "1")
+  table = rows(output)
+  (times,) = [cells[1:] for cells in table if len(cells) == 5][2:]
+  cold, cold_end, warm, warm_end = map(float, times)
+  assert 0 < cold <= cold_end and 0 < warm <= warm_end
+  # Programs are told by name: the tiles' own among them.
+  assert ["backend_compile_duration", "`jit(upscale_tiles)`"] in [
+    cells[1:3] for cells in table if len(cells) == 4
+  ]
+  imports = dict(cells for cells in table if len(cells) == 2)
+  assert float(imports["jax"]) > float(imports["Python alone"])
+
+
+@pytest.mark.slow
 def test_saving_tells_how_long_the_loop_waits():
   output = run("saving", "--tiny", "--repeat", "1")
   for name in ("digest of all", "save returns after", "written after"):

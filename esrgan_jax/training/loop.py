@@ -66,9 +66,9 @@ from esrgan_jax.training import run as run_lib
 __all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
 
 # What tells that training has gone off, and not into a bad patch. Images are
-# from 0 to 1, so that black ones are off by less than 1: what was once nearer
-# than those and is no more. A network may begin farther off.
-_ABSURD_PIXEL_LOSS, _ABSURD_FIRST_PIXEL_LOSS = 1.0, 10.0
+# from 0 to 1, so that black ones are off by less than 1; but a network may begin
+# farther off than that, and has diverged if it was far nearer before.
+_BLACK_PIXEL_LOSS, _ABSURD_PIXEL_LOSS, _ABSURD_RISE = 1.0, 10.0, 10.0
 # Decibels under the phase's best: healthy GAN training loses two or three.
 _ABSURD_FALL, _GOOD_FALL = 10.0, 3.0
 # It is the average that is measured, which stays good for a while: the last
@@ -394,7 +394,7 @@ class _Loop:
   trace: speed.Trace
   like: Any
   went_back_to: list[int] = dataclasses.field(default_factory=list)
-  max_pixel_loss: float = _ABSURD_FIRST_PIXEL_LOSS
+  least_pixel_loss: float = np.inf
 
   def train(self, state, start, *, rated):
     config = self.run.config
@@ -498,13 +498,14 @@ class _Loop:
         f"the last {row} updates up to step {done} were not finite and have"
         " been skipped",
       )
-    if pixel < _ABSURD_PIXEL_LOSS:
-      self.max_pixel_loss = _ABSURD_PIXEL_LOSS
-    if not row and pixel > self.max_pixel_loss:
+    limit = max(_BLACK_PIXEL_LOSS, _ABSURD_RISE * self.least_pixel_loss)
+    if not row and pixel > min(limit, _ABSURD_PIXEL_LOSS):
       return self._rescue(
         done,
         f"the pixel loss of step {done} is {pixel:.3g}, of images from 0 to 1",
       )
+    if not row:
+      self.least_pixel_loss = min(self.least_pixel_loss, pixel)
     return None
 
   def _rescue(self, done, problem):
