@@ -57,7 +57,8 @@ def test_the_first_result_is_waited_for_and_explained():
   table = rows(output)
   (times,) = [cells[1:] for cells in table if len(cells) == 5][2:]
   cold, cold_end, warm, warm_end = map(float, times)
-  assert 0 < cold <= cold_end and 0 < warm <= warm_end
+  assert 0 < cold <= cold_end
+  assert 0 < warm <= warm_end
   # Programs are told by name: the tiles' own among them.
   assert ["backend_compile_duration", "`jit(upscale_tiles)`"] in [
     cells[1:3] for cells in table if len(cells) == 4

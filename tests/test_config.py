@@ -194,6 +194,52 @@ def test_unusable_files(tmp_path, content, message):
   assert message in str(caught.value)
 
 
+def test_a_file_is_called_with_what_follows_a_colon(tmp_path):
+  path = tmp_path / "config.py"
+  path.write_text("def get_config(text='8'): return {'batch_size': int(text)}")
+  read = config_lib.read_config
+  assert read(path).batch_size == read(f"{path}:8").batch_size == 8
+  assert read(f"{path}:64").batch_size == 64
+  with pytest.raises(config_lib.ConfigError, match="ValueError: invalid"):
+    read(f"{path}:many")
+  with pytest.raises(config_lib.ConfigError, match="no config file"):
+    read(f"{path}s:64")
+  path.write_text("def get_config(): return {}")
+  with pytest.raises(config_lib.ConfigError, match="takes 0 positional"):
+    read(f"{path}:64")
+  # A file's own name is taken as it is.
+  other = tmp_path / "a:8"
+  other.write_text("def get_config(): return {'batch_size': 4}")
+  assert read(other).batch_size == 4
+  assert config_lib.foretell(f"{path}:64", config_lib.complete({}))
+
+
+def test_the_large_batch_sees_as_many_images_as_the_published_one():
+  path = next(p for p in _CARDS if p.stem == "large_batch")
+  published = config_lib.complete({})
+  one = config_lib.complete(config_lib.read_config(f"{path}:1"))
+  for name in ("psnr", "gan"):
+    phase = config_lib.plain(one)["phases"][name]
+    assert phase["schedule"].pop("warmup_steps") == 0
+    assert phase == config_lib.plain(published)["phases"][name]
+  assert one.batch_size == published.batch_size
+  for chips in (8, 64, 256):
+    config = config_lib.complete(config_lib.read_config(f"{path}:{chips}"))
+    assert config.batch_size == 16 * chips
+    for name in ("psnr", "gan"):
+      phase, before = config.phases[name], published.phases[name]
+      seen = config.batch_size * phase.num_train_steps
+      assert seen == pytest.approx(16 * before.num_train_steps, rel=1e-3)
+      assert phase.learning_rate == before.learning_rate * chips**0.5
+      assert phase.schedule.milestones == tuple(
+        step // chips for step in before.schedule.milestones
+      )
+      assert 0 < phase.schedule.warmup_steps < phase.schedule.milestones[0]
+  for wrong in ("0", "257", "-8"):
+    with pytest.raises(config_lib.ConfigError, match="from 1 to 256"):
+      config_lib.read_config(f"{path}:{wrong}")
+
+
 class Nearest(nn.Module):
   """A network of somebody's own."""
 

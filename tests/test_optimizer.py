@@ -108,6 +108,24 @@ def test_schedules_by_name():
   assert float(make_schedule(1.0, card)(2)) == pytest.approx(0.5)
 
 
+def test_a_warm_up_is_before_any_schedule():
+  card = {"name": "cosine_restart", "periods": [100]}
+  whole = make_schedule(2.0, card)
+  warmed = make_schedule(2.0, card | {"warmup_steps": 10})
+  for step in (0, 4, 8, 9, 10, 50, 100):
+    share = min((step + 1) / 10, 1.0)
+    assert float(warmed(step)) == pytest.approx(share * float(whole(step)))
+  assert float(make_schedule(2.0, card | {"warmup_steps": 0})(0)) == 2.0
+  # As `optax.join_schedules` and PyTorch have it for a constant.
+  ramp = optax.linear_schedule(0.5, 2.0, 3)
+  constant = make_schedule(2.0, {"name": "constant", "warmup_steps": 4})
+  for step in range(8):
+    assert float(constant(step)) == pytest.approx(float(ramp(step)))
+  for wrong in (-1, 2.5):
+    with pytest.raises(ValueError, match="warmup_steps must be whole and >= 0"):
+      make_schedule(1.0, {"name": "constant", "warmup_steps": wrong})
+
+
 @pytest.mark.parametrize("clip_norm", golden.CLIP_NORMS)
 def test_adam_is_pytorchs(clip_norm):
   schedule = {

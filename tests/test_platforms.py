@@ -17,7 +17,7 @@ def choose(x):
 
 
 @pytest.mark.parametrize(
-  ("platform", "expected"), [("cpu", 2), ("tpu", 3), ("gpu", 2), ("odd", 1)]
+  ("platform", "expected"), [("cpu", 2), ("tpu", 3), ("gpu", 1), ("odd", 1)]
 )
 def test_a_known_platform_decides_while_it_is_traced(platform, expected):
   # Of one function, JAX would keep what it traced first.
@@ -26,6 +26,16 @@ def test_a_known_platform_decides_while_it_is_traced(platform, expected):
     assert soon(0.0) == expected
   # Not any more: this is a CPU.
   assert late(0.0) == 2
+
+
+def test_a_gpu_of_unknown_kind_is_left_to_lowering():
+  def choose(x):
+    return by_platform(
+      x, default=lambda x: x + 1, cpu=lambda x: x + 2, rocm=lambda x: x + 3
+    )
+
+  with tracing_for("gpu"):
+    assert jax.jit(choose)(0.0) == 2  # This is a CPU.
 
 
 @functools.cache

@@ -11,7 +11,9 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from esrgan_jax.models.rrdb import RRDBNet
+from esrgan_jax.ops import platforms
 from esrgan_jax.training import loop, speed
+from esrgan_jax.training import mesh as mesh_lib
 from tests.training_runs import tiny_config
 
 
@@ -38,6 +40,29 @@ def test_a_network_is_counted_layer_by_layer():
   an_lr_pixel += 4 * 9 * 8 * 8 + 16 * (2 * 9 * 8 * 8 + 9 * 8 * 3)
   expected = 2 * 60 * an_lr_pixel
   assert _flops(net.apply, variables, lr) == expected
+
+
+@pytest.mark.slow
+def test_a_step_is_counted_in_the_form_that_runs():
+  # At real width: forms depend on it.
+  net = RRDBNet(num_block=1)
+  lr = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)
+  variables = jax.eval_shape(net.init, jax.random.key(0), lr)
+
+  def step(variables, lr):
+    loss = lambda variables: net.apply(variables, lr).sum()  # noqa: E731
+    return variables, jax.grad(loss)(variables)
+
+  compiled = mesh_lib.jit_step(step, mesh_lib.make_mesh(1)).compile(
+    variables, lr
+  )
+  counted = {}
+  for platform in ("cpu", "tpu", "gpu"):
+    with platforms.tracing_for(platform):
+      counted[platform] = _flops(lambda v, x: step(v, x), variables, lr)
+  # They differ, so that the dearest of all would be none of the others.
+  assert len({*counted.values()}) > 1
+  assert compiled.flops == counted["cpu"] < _flops(step, variables, lr)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -16,6 +16,7 @@ from jax import lax
 
 __all__ = ["by_platform", "tracing_for"]
 
+_GPUS = {"cuda", "rocm"}
 _known: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "esrgan_jax_platform", default=None
 )
@@ -38,7 +39,7 @@ def by_platform(
   -2.0
   """
   platform = _known.get()
-  if platform is None:
+  if platform is None or (platform == "gpu" and _GPUS & choices.keys()):
     return lax.platform_dependent(*args, default=default, **choices)
   return choices.get(platform, default)(*args)
 
@@ -51,14 +52,14 @@ def tracing_for(platform: str) -> Iterator[None]:
   other program shares.
 
   Args:
-    platform: As a device tells it. A GPU's says nothing of its kind, so nothing
-      is known.
+    platform: As a device tells it. A GPU's says nothing of its kind: where
+      choices differ by that, they are left to lowering.
 
   >>> with tracing_for("tpu"):
   ...   float(by_platform(2.0, default=lambda x: x, cpu=lambda x: -x))
   2.0
   """
-  token = _known.set(None if platform == "gpu" else platform)
+  token = _known.set(platform)
   try:
     yield
   finally:

@@ -176,6 +176,9 @@ def make_schedule(
     learning_rate: The first value, > 0.
     schedule: `{"name": ...}` and the keyword arguments of that schedule:
       `"constant"`, `"milestones"` or `"cosine_restart"`. `None` is constant.
+      Any of them takes `warmup_steps` as well, >= 0: so many first steps have
+      1, 2, 3... parts of so many of what the schedule has there. It moves
+      nothing else.
 
   Returns:
     Function of the step, int scalar >= 0, to a float32 scalar.
@@ -184,17 +187,35 @@ def make_schedule(
     ValueError: If the name is unknown, or a value is out of range.
     TypeError: If the schedule has no argument of a given name.
 
+  Source: for the warm-up, Goyal et al. (arXiv:1706.02677), section 2.2; BasicSR
+  `models/base_model.py::update_learning_rate`, whose `warmup_iter` it is.
+
   >>> card = {"name": "milestones", "milestones": (10, 20)}
   >>> [float(make_schedule(1.0, card)(step)) for step in (9, 10, 20)]
   [1.0, 0.5, 0.25]
+  >>> card["warmup_steps"] = 4
+  >>> [float(make_schedule(1.0, card)(step)) for step in (0, 1, 3, 4, 10)]
+  [0.25, 0.5, 1.0, 1.0, 0.5]
   """
   options = dict(schedule) if schedule else {"name": "constant"}
   name = options.pop("name", None)
+  warmup_steps = options.pop("warmup_steps", 0)
   if name not in _SCHEDULES:
     raise ValueError(
       f"schedule's name must be one of {tuple(_SCHEDULES)}, got {name!r}"
     )
-  return _SCHEDULES[name](learning_rate, **options)
+  whole = _SCHEDULES[name](learning_rate, **options)
+  checks.check_number(warmup_steps, "warmup_steps")
+  if warmup_steps < 0 or warmup_steps != int(warmup_steps):
+    raise ValueError(f"warmup_steps must be whole and >= 0, got {warmup_steps}")
+  if not warmup_steps:
+    return whole
+
+  def warmed(step):
+    share = (jnp.asarray(step) + 1).astype(jnp.float32) / warmup_steps
+    return whole(step) * jnp.minimum(share, 1.0)
+
+  return warmed
 
 
 def make_optimizer(

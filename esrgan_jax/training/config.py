@@ -76,7 +76,8 @@ def read_config(
   """Runs a config file and fills in defaults.
 
   Args:
-    path: A Python file with `get_config()`.
+    path: A Python file with `get_config()`; or, as of `config_flags`, the file,
+      a colon, and a text, with which it calls `get_config(text)`.
     plugin_names: Plugins to load besides those that the config names; these
       are files relative to its folder, or to the working folder.
 
@@ -91,19 +92,18 @@ def read_config(
   ...
   esrgan_jax.training.errors.ConfigError: no config file nowhere.py
   """
+  path, arguments = _file_and_arguments(path)
   if not os.path.isfile(path):
-    raise ConfigError(f"no config file {os.fspath(path)}")
+    raise ConfigError(f"no config file {path}")
   try:
-    found = runpy.run_path(os.fspath(path))["get_config"]()
+    found = runpy.run_path(path)["get_config"](*arguments)
   except KeyError as error:
     if error.args != ("get_config",):
-      raise ConfigError(
-        f"{os.fspath(path)} fails: KeyError: {error}"
-      ) from error
-    raise ConfigError(f"{os.fspath(path)} has no get_config()") from error
+      raise ConfigError(f"{path} fails: KeyError: {error}") from error
+    raise ConfigError(f"{path} has no get_config()") from error
   except Exception as error:
     raise ConfigError(
-      f"{os.fspath(path)} fails: {type(error).__name__}: {error}"
+      f"{path} fails: {type(error).__name__}: {error}"
     ) from error
   folder = pathlib.Path(path).parent
   names = [_beside(folder, name) for name in _plugins(found)]
@@ -114,12 +114,21 @@ def read_config(
   return config
 
 
+def _file_and_arguments(path):
+  """A config's file, and what its `get_config` is called with."""
+  path = os.fspath(path)
+  file, colon, argument = path.rpartition(":")
+  if colon and not os.path.isfile(path):
+    return file, (argument,)
+  return path, ()
+
+
 def foretell(path: str | os.PathLike, config: Any) -> list[str]:
   """Returns lines on what a training will do, and how long that took before.
 
   Args:
-    path: The config's file, whose docstring tells the latter: what stands after
-      `Cost:`.
+    path: The config's file, as `read_config` takes it. Its docstring tells the
+      latter: what stands after `Cost:`.
     config: What `complete` returned.
 
   >>> import tempfile
@@ -134,6 +143,7 @@ def foretell(path: str | os.PathLike, config: Any) -> list[str]:
   trains psnr for 9,000 steps, then gan for 400,000, then evaluates and ...
   cost: an hour, on a GPU.
   """
+  path, _ = _file_and_arguments(path)
   try:
     told = ast.get_docstring(ast.parse(pathlib.Path(path).read_text())) or ""
   except (SyntaxError, ValueError):

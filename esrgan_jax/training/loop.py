@@ -66,8 +66,8 @@ from esrgan_jax.training import run as run_lib
 __all__ = ["IncompleteError", "StoppedError", "TrainingError", "train"]
 
 # What tells that training has gone off, and not into a bad patch. Images are
-# from 0 to 1, so that black ones are off by less than 1; but a network may begin
-# farther off than that, and has diverged if it was far nearer before.
+# from 0 to 1, so that black ones are off by less than 1. A network may begin
+# farther off than that; it has diverged if it was far nearer before.
 _BLACK_PIXEL_LOSS, _ABSURD_PIXEL_LOSS, _ABSURD_RISE = 1.0, 10.0, 10.0
 # Decibels under the phase's best: healthy GAN training loses two or three.
 _ABSURD_FALL, _GOOD_FALL = 10.0, 3.0

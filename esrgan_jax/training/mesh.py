@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from esrgan_jax.ops import platforms
 from esrgan_jax.training import speed
 
 AXIS = "data"
@@ -208,8 +209,11 @@ def jit_step(
     return jitted(state, batch, arrays)
 
   def compile_ahead(state, batch):
-    traced = jitted.trace(state, batch, arrays)
-    compiled = traced.lower().compile()
+    # Tracing what other platforms would do takes longer than all else.
+    with platforms.tracing_for(mesh.devices.flat[0].platform):
+      traced = jitted.trace(state, batch, arrays)
+      lowered = traced.lower()
+    compiled = lowered.compile()
 
     def compiled_call(state, batch):
       return compiled(state, batch, arrays)
