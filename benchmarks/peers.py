@@ -5,18 +5,23 @@ function of an image, uint8 `[H, W, 3]`, to its result, of any size, in float32
 with all cores. Nothing here imports JAX.
 """
 
-import os
+import functools
+import shutil
 
 import numpy as np
 
+from benchmarks import machine
 
-def make_torch(state):
-  """PyTorch, channels last."""
+TILE, TILE_PAD = 128, 10  # Real-ESRGAN's own way with images too large.
+
+
+def make_torch(state, *, compiled=False, tiled=False):
+  """PyTorch, channels last; each block compiled; in tiles of its own."""
   import torch
 
   from benchmarks import torch_networks
 
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(machine.num_cores())
   num_feat = len(state["conv_first.bias"])
   net = torch_networks.RRDBNet(
     num_feat=num_feat,
@@ -28,6 +33,9 @@ def make_torch(state):
     assert ours.shape == tuple(theirs.shape)
     theirs.data = torch.tensor(ours)
   net = net.to(memory_format=torch.channels_last)
+  if compiled:
+    for block in net.body:
+      block.compile()
 
   def run(lr):
     with torch.inference_mode():
@@ -36,7 +44,30 @@ def make_torch(state):
       sr = net(x).clamp(0, 1)[0].permute(1, 2, 0)
       return (sr * 255).round().to(torch.uint8).numpy()
 
-  return run
+  return functools.partial(_in_tiles, run) if tiled else run
+
+
+def make_compiled_torch(state, *, tiled=False):
+  """PyTorch with each block compiled, where there is a compiler."""
+  if not shutil.which("g++"):
+    raise ImportError("torch.compile needs a C++ compiler")
+  return make_torch(state, compiled=True, tiled=tiled)
+
+
+def _in_tiles(run, lr):
+  """As `RealESRGANer.tile_process`: tiles, each with what is around it."""
+  height, width = lr.shape[:2]
+  sr = np.empty((4 * height, 4 * width, 3), np.uint8)
+  for top in range(0, height, TILE):
+    for left in range(0, width, TILE):
+      bottom, right = min(top + TILE, height), min(left + TILE, width)
+      above, before = max(top - TILE_PAD, 0), max(left - TILE_PAD, 0)
+      tile = run(lr[above : bottom + TILE_PAD, before : right + TILE_PAD])
+      down, across = 4 * (top - above), 4 * (left - before)
+      sr[4 * top : 4 * bottom, 4 * left : 4 * right] = tile[
+        down : down + 4 * (bottom - top), across : across + 4 * (right - left)
+      ]
+  return sr
 
 
 def onnx_model(state):
@@ -103,7 +134,7 @@ def make_onnxruntime(state):
   import onnxruntime
 
   options = onnxruntime.SessionOptions()
-  options.intra_op_num_threads = os.cpu_count()
+  options.intra_op_num_threads = machine.num_cores()
   session = onnxruntime.InferenceSession(
     onnx_model(state), options, providers=["CPUExecutionProvider"]
   )

@@ -26,6 +26,7 @@ import os
 import pathlib
 import resource
 import select
+import shutil
 import statistics
 import subprocess
 import sys
@@ -637,7 +638,8 @@ def make_parser():
     "--peer",
     nargs="*",
     choices=FORMS,
-    help="forms of PyTorch; default: eager; with blocks graph on a GPU",
+    help="forms of PyTorch; default: eager, and blocks where there is a C++"
+    " compiler; with graph on a GPU",
   )
   add("--torch_mode", default="default", help="torch.compile's mode")
   add("--limit", type=float, help="seconds in all; default: none; 510 on a GPU")
@@ -674,6 +676,8 @@ def main(arguments=None):
   peers = args.peer
   if peers is None:
     peers = ["eager", "blocks", "graph"] if on_gpu else ["eager"]
+    if not on_gpu and shutil.which("g++"):
+      peers.append("blocks")
   steps = args.steps or (10 if on_gpu else 3)
   patch = args.patch
   if args.tiny:

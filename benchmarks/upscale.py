@@ -1,7 +1,10 @@
 """Upscaling a photo on this CPU, beside PyTorch, ONNX Runtime and OpenVINO.
 
 All run realesrgan-x4plus, float32, the same weights on the same photo, with all
-cores, in one process, taking turns. Compiling and loading are timed apart.
+cores, in one process, taking turns, after a first call each, which compiles and
+loads and is timed apart. PyTorch comes with its blocks compiled as well, where
+there is a C++ compiler, and of large photos in tiles, as Real-ESRGAN's own
+command cuts them: their margin of 10 pixels is not all that a pixel depends on.
 
   pip install torch onnx onnxruntime openvino scikit-image
   python -m benchmarks.upscale [--size 128 512] [--rounds 5]
@@ -10,6 +13,7 @@ A peer that is not installed is left out.
 """
 
 import argparse
+import functools
 import pathlib
 import statistics
 import time
@@ -42,12 +46,24 @@ def make_ours(state):
   return ours.upscale
 
 
-SIDES = {
-  "esrgan_jax": make_ours,
-  **peers.PEERS,
-  # Where all images have one size.
-  "OpenVINO": peers.make_openvino_of_one_size,
-}
+def sides(size):
+  """What makes each side, by its name, for photos of a size."""
+  found = {
+    "esrgan_jax": make_ours,
+    **peers.PEERS,
+    "PyTorch, compiled blocks": peers.make_compiled_torch,
+    # Where all images have one size.
+    "OpenVINO": peers.make_openvino_of_one_size,
+  }
+  if size > 2 * peers.TILE:
+    # It is slower on a whole photo than on so many small ones.
+    tiles = f"tiles of {peers.TILE}"
+    for name in ("PyTorch, channels_last", "PyTorch, compiled blocks"):
+      make = functools.partial(found[name], tiled=True)
+      found[f"{name}, {tiles}"] = make
+    # The whole at once takes as long as all others together.
+    del found["PyTorch, compiled blocks"]
+  return found
 
 
 def main():
@@ -70,15 +86,13 @@ def main():
 def compare(state, lr, rounds):
   """Times all peers on one photo, taking turns."""
   runs, prepared = {}, {}
-  for name, make in SIDES.items():
+  for name, make in sides(lr.shape[0]).items():
     started = time.perf_counter()
     try:
       runs[name] = make(state)
     except ImportError:
       continue
-    # The first call may compile; of large photos, it counts as a round.
-    if lr.shape[0] <= 128 or name == "esrgan_jax":
-      runs[name](lr)
+    runs[name](lr)  # It may compile.
     prepared[name] = time.perf_counter() - started
   seconds = {name: [] for name in runs}
   results = {}

@@ -80,6 +80,7 @@ def test_train_compares_with_pytorch():
   output = run(
     "train",
     *("--device", "cpu", "--tiny", "--task", "tile", "--rounds", "2"),
+    *("--peer", "eager"),
   )
   assert re.search(r"^jax \d\S+, jaxlib \d\S+, flax \d\S+, torch \d", output)
   assert "upscaling, 16 x 16 pixels to x4, float32" in output

@@ -211,6 +211,26 @@ def test_what_is_absurd_has_diverged_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ("losses", "absurd"),
+  [
+    ((8.0, 1.5), False),  # A network that begins far off.
+    ((11.0,), True),
+    ((0.9, 1.1), False),  # A toy that learns by leaps.
+    ((0.05, 1.2), True),
+    ((0.05, 0.9), False),  # Black images.
+    ((0.3, 2.9), False),
+    ((0.3, 0.2, 2.9), True),
+  ],
+)
+def test_a_pixel_loss_is_absurd_beside_what_it_was(losses, absurd):
+  least, found = np.inf, []
+  for loss in losses:
+    found.append(loop._is_absurd(loss, least))
+    least = min(least, loss)
+  assert found == [False] * (len(losses) - 1) + [absurd]
+
+
+@pytest.mark.parametrize(
   ("scores", "done", "step"),
   [
     ({}, 5, None),

@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import os
+import pathlib
+import socket
+import subprocess
 import sys
+import textwrap
 
 import jax
 import numpy as np
@@ -204,6 +209,43 @@ def test_a_damaged_note_is_named(tmp_path, text):
   run = run_lib.make_run({}, place)
   with pytest.raises(ConfigError, match=r"perceptual\.json is damaged .*move"):
     perceptual_note.check(run, _weights(RANDOM))
+
+
+@pytest.mark.slow
+def test_a_process_without_features_ends_all(tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  code = f"""
+    import sys, jax
+    jax.config.update("jax_platforms", "cpu")
+    number = int(sys.argv[1])
+    jax.distributed.initialize(
+      "127.0.0.1:{port}", num_processes=2, process_id=number
+    )
+    from esrgan_jax.training import run
+    weights = ("random", "nowhere.pth")[number]
+    config = {{"network": "vgg16", "layers": {{"conv1_2": 1.0}}}}
+    config = {{"perceptual": {{**config, "weights": weights}}}}
+    try:
+      run.make_run(config, sys.argv[2]).perceptual
+    except (ValueError, FileNotFoundError) as error:
+      print(error)
+  """
+  command = [sys.executable, "-c", textwrap.dedent(code)]
+  root = pathlib.Path(perceptual.__file__).parents[2]
+  processes = [
+    subprocess.Popen(
+      [*command, str(number), str(tmp_path / "run")],
+      env=os.environ | {"PYTHONPATH": str(root)},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for number in range(2)
+  ]
+  first, second = (each.communicate(timeout=240)[0] for each in processes)
+  assert second.startswith("no file nowhere.pth: VGG16's trained weights are")
+  assert first == f"of process 1: {second}"
 
 
 # --- As losses.

@@ -366,6 +366,16 @@ def _compile_step(run, phase, state, augmentation):
   return compiled
 
 
+def _is_absurd(loss, least):
+  """Whether a pixel loss says that training has diverged, by the least before.
+
+  >>> _is_absurd(1.5, 0.02), _is_absurd(1.5, 0.9), _is_absurd(11.0, np.inf)
+  (True, False, True)
+  """
+  limit = max(_BLACK_PIXEL_LOSS, _ABSURD_RISE * least)
+  return loss > min(limit, _ABSURD_PIXEL_LOSS)
+
+
 def _last_good(scores, done):
   """The newest step before one whose PSNR is not far below the best's."""
   scores = {step: score for step, score in scores.items() if step < done}
@@ -498,8 +508,7 @@ class _Loop:
         f"the last {row} updates up to step {done} were not finite and have"
         " been skipped",
       )
-    limit = max(_BLACK_PIXEL_LOSS, _ABSURD_RISE * self.least_pixel_loss)
-    if not row and pixel > min(limit, _ABSURD_PIXEL_LOSS):
+    if not row and _is_absurd(pixel, self.least_pixel_loss):
       return self._rescue(
         done,
         f"the pixel loss of step {done} is {pixel:.3g}, of images from 0 to 1",

@@ -22,7 +22,7 @@ __all__ = ["check", "note", "noted"]
 _NAME = "perceptual.json"
 
 
-def check(run: Any, found: perceptual.PerceptualWeights) -> None:
+def check(run: Any, found: perceptual.PerceptualWeights | Exception) -> None:
   """Compares the features that are here with those that a workdir began with.
 
   Every process must call it.
@@ -30,13 +30,21 @@ def check(run: Any, found: perceptual.PerceptualWeights) -> None:
   Args:
     run: The run, as `training.run.make_run` returns it; it is told of a change
       that is allowed.
-    found: What is here.
+    found: What is here, or why there is nothing.
 
   Raises:
-    ConfigError: If processes have different ones, or they are not those that
-      what was trained here was trained with, and nothing allows that.
+    ConfigError: If other processes have none, or different ones, or they are
+      not those that what was trained here was trained with, and nothing allows
+      that.
   """
-  texts = distributed.gather(json.dumps(found.identity))
+  failed = isinstance(found, Exception)
+  mine = {"failed": str(found)} if failed else found.identity
+  texts = distributed.gather(json.dumps(mine))
+  if failed:
+    return
+  for number, text in enumerate(texts):
+    if problem := json.loads(text).get("failed"):
+      raise ConfigError(f"of process {number}: {problem}")
   if len(all_found := dict.fromkeys(texts)) > 1:
     listed = " and ".join(_name(json.loads(text)) for text in all_found)
     raise ConfigError(

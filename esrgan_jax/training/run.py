@@ -437,9 +437,13 @@ class Run:
   @functools.cached_property
   def _perceptual(self) -> perceptual_lib.PerceptualWeights:
     settings = self.config.perceptual
-    weights = perceptual_lib.load(
-      settings.network, settings.weights, seed=self.config.seed
-    )
+    try:
+      weights = perceptual_lib.load(
+        settings.network, settings.weights, seed=self.config.seed
+      )
+    except Exception as error:
+      perceptual_note.check(self, error)  # Others wait to compare theirs.
+      raise
     perceptual_note.check(self, weights)
     self.say(f"perceptual loss: {weights.description}")
     return weights
