@@ -10,9 +10,12 @@ nothing here has run on a TPU.
   python -m benchmarks.tpu_aot --chips v5e:1 v5e:8
   python -m benchmarks.tpu_aot --topology v6e:16x16 --programs gan_step
 
-Programs: `psnr_step` (configs/psnr.py), `gan_step` (configs/gan.py), `tile`
-(256 x 256 LR pixels of a large photo by `Upscaler.upscale(tile=256)`, a tile a
-chip) and `net` (`net.apply` of 1 x 256 x 256, no halo, on each chip).
+Programs: `psnr_step` (configs/psnr.py), `gan_step` (configs/gan.py),
+`realesrgan_step` (phase two of configs/realesrgan.py, which degrades inside the
+step), `tile` (256 x 256 LR pixels of a large photo by
+`Upscaler.upscale(tile=256)`, a tile a chip), `student_tile` (the same by
+esrgan-jax-fast-x4) and `net` (`net.apply` of 1 x 256 x 256, no halo, on each
+chip).
 
 XLA counts a loop's body once; here it counts as often as it runs
 (`benchmarks/hlo.py`). Each case is a process of its own. Minutes a case.
@@ -48,14 +51,23 @@ from esrgan_jax.steps import gan, psnr
 from esrgan_jax.steps import optimizer as optimizer_lib
 from esrgan_jax.steps import state as state_lib
 from esrgan_jax.training import config as config_lib
+from esrgan_jax.training import degrading
 from esrgan_jax.training import mesh as mesh_lib
 from esrgan_jax.upscaling import memory, tiles
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIGS = {"psnr_step": "psnr", "gan_step": "gan"}
-PROGRAMS = (*CONFIGS, "tile", "net")
+# Of a training step: its config's name, and the phase.
+CONFIGS = {
+  "psnr_step": ("psnr", "psnr"),
+  "gan_step": ("gan", "gan"),
+  "realesrgan_step": ("realesrgan", "gan"),
+}
+PROGRAMS = (*CONFIGS, "tile", "student_tile", "net")
+STUDENT = {"architecture": "SRVGGNetCompact", "num_feat": 64, "num_conv": 8}
 TILE = 256
 PHOTO = (1440, 2560)  # LR pixels; its tiles are as large as any photo's.
+
+_INITS = {"vgg19": vgg.init_vgg19, "vgg16": vgg.init_vgg16}
 
 # libtpu asks where it is, unless it is told.
 ENVIRONMENT = {
@@ -170,7 +182,8 @@ class Program:
 
 def _read_config(program, num_block, settings):
   """The config of a program, changed by "key=value" texts."""
-  config = config_lib.read_config(ROOT / "configs" / f"{CONFIGS[program]}.py")
+  name, _ = CONFIGS[program]
+  config = config_lib.read_config(ROOT / "configs" / f"{name}.py")
   settings = [tuple(s.split("=", 1)) for s in settings]
   if num_block:
     settings.append(("generator.num_block", str(num_block)))
@@ -181,7 +194,7 @@ def _read_config(program, num_block, settings):
 
 
 def training_step(
-  config: Any, phase: str, *, form: str = "fast"
+  config: Any, phase: str, *, form: str = "fast", mesh: Mesh | None = None
 ) -> tuple[Any, Any, dict[str, Any]]:
   """Returns a phase's step on 8-bit batches, as `training.loop` builds it.
 
@@ -189,6 +202,7 @@ def training_step(
     config: A complete config.
     phase: "psnr" or "gan".
     form: Of the generator.
+    mesh: Where images are degraded, if the config has them so.
 
   Returns:
     The step, `(state, raw, **arrays) -> (state, metrics)`; an abstract state;
@@ -224,7 +238,9 @@ def training_step(
   arrays = {}
   if phase == "psnr":
     create = state_lib.create_psnr_state
-    step = functools.partial(psnr.psnr_step, **networks, **common)
+    step = functools.partial(
+      psnr.psnr_step, **networks, **common, gt_usm=settings.gt_usm
+    )
   else:
     networks |= {
       "discriminator": registry.make_discriminator(
@@ -238,6 +254,9 @@ def training_step(
       "perceptual_weight",
       "adversarial",
       "adversarial_weight",
+      "l1_gt_usm",
+      "percep_gt_usm",
+      "gan_gt_usm",
       *losses.find_adversarial_loss(settings.adversarial).options,
     )
     step = functools.partial(
@@ -248,22 +267,32 @@ def training_step(
       **{name: settings[name] for name in options},
     )
     if settings.perceptual_weight:
+      network = config.perceptual.network
+      if network not in _INITS:
+        raise ValueError(
+          f"perceptual.network is {network!r}; have {', '.join(_INITS)}"
+        )
       arrays["perceptual"] = gan.vgg_perceptual(
-        jax.eval_shape(vgg.init_vgg19, jax.random.key(0)),
+        jax.eval_shape(_INITS[network], jax.random.key(0)),
         layer_weights=config.perceptual.layers.to_dict(),
         criterion=config.perceptual.criterion,
+        network=network,
         dtype=dtype,
       )
   state = jax.eval_shape(
     functools.partial(create, **networks), jax.random.key(0)
   )
-  seed = config.seed + tuple(CONFIGS.values()).index(phase)
+  seed = config.seed + ("psnr", "gan").index(phase)
+  degraded = degrading.of(config)
 
   def run_step(state, raw, **arrays):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     if config.data.augment:  # What `Pipeline.preprocess` does, "ram".
       raw = augment.augment(key, raw)
-    return step(state, augment.to_float(raw), **arrays)
+    batch = augment.to_float(raw)
+    if degraded:
+      batch = degraded.pairs(key, batch["hr"], mesh)
+    return step(state, batch, **arrays)
 
   return run_step, state, arrays
 
@@ -283,12 +312,15 @@ def training_program(
   Returns:
     The program.
   """
-  step, state, arrays = training_step(config, phase, form=form)
+  step, state, arrays = training_step(config, phase, form=form, mesh=mesh)
   whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
   size = config.patch_size
+  sides = {"lr": size // config.scale, "hr": size}
+  if degraded := degrading.of(config):
+    sides = {"hr": degraded.crop_size}
   raw = {
     name: jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
-    for name, side in (("lr", size // config.scale), ("hr", size))
+    for name, side in sides.items()
   }
 
   def run(state, raw, arrays):
@@ -319,20 +351,20 @@ def upscaling_program(
   """Returns the program of a tile, or the network alone.
 
   Args:
-    program: "tile", what `Upscaler.upscale(photo, tile=256)` runs, 8-bit, or
-      "net", `net.apply` of a float image of 256 x 256.
+    program: "tile" or "student_tile", what `Upscaler.upscale(photo, tile=256)`
+      runs, 8-bit, or "net", `net.apply` of a float image of 256 x 256.
     mesh: From `make_mesh`; one tile a device.
-    num_block: Of the network.
+    num_block: Of the network, but the student's.
     form: Of the network.
 
   Returns:
     The program.
   """
-  net = registry.make_generator(
-    num_block=num_block,
-    form=form,
-    dtype=compilation.compute_dtype("auto", "tpu"),
-  )
+  dtype = compilation.compute_dtype("auto", "tpu")
+  if program == "student_tile":
+    net = registry.make_generator(**STUDENT, form=form, dtype=dtype)
+  else:
+    net = registry.make_generator(num_block=num_block, form=form, dtype=dtype)
   params = jax.eval_shape(
     lambda: net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
   )
@@ -419,7 +451,8 @@ def make_program(
     kind = GENERATIONS[_generation(mesh)]
     batch_size = batch_per_chip * mesh.size // kind.devices
   batch_size = max(1, batch_size // mesh.size) * mesh.size
-  return training_program(config, CONFIGS[program], mesh, batch_size, form=form)
+  _, phase = CONFIGS[program]
+  return training_program(config, phase, mesh, batch_size, form=form)
 
 
 def _generation(mesh):
