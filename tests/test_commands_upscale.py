@@ -560,3 +560,11 @@ def test_a_large_result_lies_in_a_file_until_it_is_written(run, monkeypatch):
   np.testing.assert_array_equal(array_of("small.png"), array_of("large.png"))
   left = set(os.listdir()) - {"cache"}
   assert left == {"a.png", "small.png", "large.png"}
+
+
+def test_a_precision_that_costs_time_says_so(run):
+  save("a.png")
+  status, out, err = run("a.png", "--precision", "bfloat16")
+  assert status == 0
+  assert "bfloat16 takes longer than float32 on a CPU" in out + err
+  assert run("a.png", "--overwrite", "--precision", "float32")[2] == ""

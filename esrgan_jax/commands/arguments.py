@@ -21,7 +21,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     "--precision",
     choices=("auto", "float32", "bfloat16"),
     default="auto",
-    help="auto: bfloat16 on GPU and TPU, float32 on CPU (default: auto)",
+    help="auto: bfloat16 on GPU and TPU; float32 on CPU, where bfloat16 is"
+    " slower (default: auto)",
   )
 
 

@@ -566,6 +566,11 @@ def _load(args: argparse.Namespace, report: _Report) -> _Loaded:
     )
     model = upscaler.load_mixture(pair, alpha, dtype=args.precision)
     mixed = f"psnr_model={pair.first.name}", f"alpha={alpha:.12g}"
+  if args.precision == "bfloat16" and not compilation.favours_bfloat16():
+    report.say(
+      "note: bfloat16 takes longer than float32 on a CPU, and rounds more:"
+      " leave --precision out"
+    )
   for note in model.notes:
     report.say(f"note: {note}")
   return _Loaded(model.with_ensemble() if args.ensemble else model, mixed)
