@@ -1,5 +1,6 @@
 """Clips with all that a clip may have; needs PyAV, the extra `video`."""
 
+import collections
 from fractions import Fraction
 
 import av
@@ -124,6 +125,49 @@ def write(
       packet.stream, packet.pts, packet.dts = read, start, start
       packet.duration, packet.time_base = end - start, Fraction(1, 1000)
       output.mux(packet)
+
+
+def write_twice(path, source):
+  """Writes a clip with the pictures of another one twice."""
+  with (
+    av.open(str(source)) as first,
+    av.open(str(source)) as second,
+    av.open(str(path), "w") as output,
+  ):
+    streams = [each.streams.video[0] for each in (first, second)]
+    copies = [output.add_stream_from_template(each) for each in streams]
+    for pair in zip(
+      first.demux(streams[0]), second.demux(streams[1]), strict=True
+    ):
+      for packet, copy in zip(pair, copies, strict=True):
+        if packet.size:
+          packet.stream = copy
+          output.mux(packet)
+
+
+def restamp(path, change):
+  """Changes the times of an FLV.
+
+  Args:
+    path: The file.
+    change: Called with what a tag is of, "audio" or "video", its number among
+      them, the time of the one before it, and its own, in milliseconds; returns
+      the new one.
+  """
+  data = bytearray(path.read_bytes())
+  at = 13  # After the header, and the size of no tag before it.
+  count, before = collections.Counter(), {}
+  while at < len(data):
+    kind = {8: "audio", 9: "video"}.get(data[at])
+    size = int.from_bytes(data[at + 1 : at + 4])
+    if kind:
+      time = int.from_bytes(data[at + 4 : at + 7])
+      time = change(kind, count[kind], before.get(kind, 0), time)
+      data[at + 4 : at + 7] = time.to_bytes(3)
+      before[kind] = time
+      count[kind] += 1
+    at += 11 + size + 4
+  path.write_bytes(data)
 
 
 def _write_sound(output, stream, seconds):

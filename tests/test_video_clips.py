@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import pathlib
 import signal
@@ -415,6 +416,97 @@ def test_what_a_result_lacks_or_finds_there_is_told(run, clips):
   assert "its transparency is left out" in said
   assert f"{of_others} is of another model, clip or setting" in said
   assert left() == {"a.webm", "a_x4.webm", of_others}
+
+
+@pytest.mark.parametrize(
+  ("name", "container", "sound"),
+  [
+    ("a.ts", "mpegts", "aac"),
+    ("silent.ts", "mpegts", None),
+    ("a.mpg", "vob", "mp2"),
+    ("a.flv", "flv", "aac"),
+  ],
+)
+def test_a_clock_that_begins_anew_is_refused_before_the_work(
+  run, clips, name, container, sound
+):
+  """As of two recordings that are put one after the other, byte by byte."""
+  codec = "mpeg2video" if container == "vob" else "libx264"
+  clips.write(
+    name,
+    codec=codec,
+    container=container,
+    sound=sound,
+    times=list(range(50)),
+    time_base=Fraction(1, 25),
+  )
+  part = pathlib.Path(name)
+  once = part.read_bytes()
+  part.write_bytes(once + once[13 if container == "flv" else 0 :])
+  for options in ((), ("--dry-run",)):
+    status, _, err = run(name, *options)
+    assert status == 1
+    (line,) = err.splitlines()
+    assert f"{name}: its clock goes back by 1.96 s, 1.96 s after" in line
+  assert left() == {name}
+  clip = video.read_clip(name)
+  with pytest.raises(video.VideoError, match="its clock goes back"):
+    list(video.read_frames(name, clip))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_times_that_stand_still_or_go_back_a_little_are_mended(
+  run, clips, suffix
+):
+  """Packets of sound and frames stay all, and rise."""
+  path = pathlib.Path("a.flv")
+  clips.write(path, sound="aac", options={"bf": "0"}, frames=40)
+  whole = clips.copied(path)["streams"]
+  frames, _ = clips.shown(path)
+
+  def change(kind, number, before, time):
+    if kind == "audio" and number % 5 == 4:
+      return before - 7
+    return before if number % 9 == 8 else time
+
+  clips.restamp(path, change)
+  target = f"b{suffix}"
+  status, _, err = run("a.flv", "-o", target)
+  assert (status, err) == (0, "")
+  times, _ = clips.shown(target)
+  assert all(a < b for a, b in itertools.pairwise(times))
+  for seen, wanted in zip(times, frames, strict=True):
+    assert abs(seen - wanted) <= Fraction(1, 20)
+  (before,), (after,) = whole, clips.copied(target)["streams"]
+  assert [data for _, data in after[-1]] == [data for _, data in before[-1]]
+  heard = [seconds for seconds, _ in after[-1]]
+  assert heard == sorted(heard)
+  if suffix == ".mp4":
+    assert len(set(heard)) == len(heard)
+  for seconds, (wanted, _) in zip(heard, before[-1], strict=True):
+    assert abs(seconds - wanted) <= Fraction(1, 20)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_further_pictures_are_copied(run, clips, name):
+  """Those that come in another order than they are shown in, too."""
+  clips.write("one.mp4", frames=20)
+  clips.write_twice(name, "one.mp4")
+  os.remove("one.mp4")
+  assert run(name)[0] == 0
+
+  def further(path):
+    with clips.av.open(str(path)) as container:
+      stream = container.streams.video[1]
+      return [
+        (packet.pts * packet.time_base, bytes(packet))
+        for packet in container.demux(stream)
+        if packet.size
+      ]
+
+  (target,) = left() - {name}
+  assert len(further(name)) == 20
+  assert further(target) == further(name)
 
 
 def test_a_codec_and_a_quality_can_be_chosen(run, clips):

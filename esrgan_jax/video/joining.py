@@ -27,7 +27,7 @@ from esrgan_jax.video.containers import (
   opened,
 )
 from esrgan_jax.video.encoding import CODECS, Encoder, Encoding
-from esrgan_jax.video.reading import SHIFTED, Clip, main_stream
+from esrgan_jax.video.reading import SHIFTED, Clip, Clock, main_stream
 from esrgan_jax.video.segments import read_packets
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ _TAGS = {
 # MP4 says with such a packet that no subtitle is shown; what writes MP4 puts
 # them where they belong.
 _NO_TEXT = b"\0\0"
+# Frames that may come before one that is shown earlier: of H.264 and HEVC, 16.
+_MOST_REORDERED = 16
 # Covers are files there, not streams.
 _ATTACHING = ("matroska",)
 _WHAT = {
@@ -83,6 +85,9 @@ def check_fits(
 ) -> tuple[str, ...]:
   """Raises if a result cannot hold what its clip has beside pictures.
 
+  All packets of the clip are read, and none is decoded: what would not fit at
+  the end is told before the work.
+
   Args:
     source: The clip.
     clip: What `read_clip` says of it.
@@ -94,8 +99,8 @@ def check_fits(
     Sentences on what is left out.
 
   Raises:
-    VideoError: If sound or subtitles would be left out, or there is no encoder
-      for frames of such a size.
+    VideoError: If sound or subtitles would be left out, the clip's clock begins
+      anew in its midst, or there is no encoder for frames of such a size.
   """
   with naming(source):
     Encoder(encoding)
@@ -104,6 +109,10 @@ def check_fits(
     contextlib.closing(io.BytesIO()) as nowhere,
     _begun(container, clip, target, encoding, nowhere) as output,
   ):
+    clock = Clock()
+    wanted = [main_stream(container).index, *output.copies]
+    for packet in container.demux([container.streams[n] for n in wanted]):
+      clock.check(packet)
     return output.notes
 
 
@@ -153,7 +162,7 @@ def join(
         output.container.mux_one(packet)
 
     ahead = next(pictures, None)
-    for packet, when in _copied(container, output.copies, start):
+    for packet, when in _copied(container, output, start):
       while ahead is not None and ahead.dts * encoding.time_base <= when:
         put(ahead)
         ahead = next(pictures, None)
@@ -220,26 +229,94 @@ def _start(container: av.container.InputContainer) -> Fraction:
   return Fraction(container.start_time or 0, 1_000_000)
 
 
-def _copied(container, copies, start):
+def _copied(container, output, start):
   """Yields packets of other streams, and their seconds."""
+  copies = output.copies
   wanted = [container.streams[index] for index in copies]
   if not wanted:
     return
   fillers = {s.index for s in wanted if _is_text(s)}
-  for packet in container.demux(wanted):
-    if packet.dts is None and not packet.size:
-      continue  # The end of a stream.
-    if packet.dts is None:  # A cover has neither.
-      packet.dts = packet.pts = packet.pts or 0
+  rising = {
+    index: _Rising(copy, output.container.format)
+    for index, copy in copies.items()
+  }
+  for packet in _with_times(container.demux(wanted)):
     if packet.stream_index in fillers and bytes(packet) == _NO_TEXT:
       continue
     shift = round(start / packet.time_base)
     packet.dts -= shift
     if packet.pts is not None:
       packet.pts -= shift
+    rising[packet.stream_index].mend(packet)
     when = packet.dts * packet.time_base
     packet.stream = copies[packet.stream_index]
     yield packet, when
+
+
+def _with_times(packets):
+  """Yields packets that have bytes; all have times for decoding.
+
+  Matroska has only those for showing. Of pictures that come in another order
+  than they are shown in, the first have none for decoding then: they get what
+  comes before the first that has one.
+  """
+  clock = Clock()
+  held, begun = collections.defaultdict(list), set()
+  for packet in packets:
+    clock.check(packet)
+    own = held[packet.stream_index]
+    is_early = packet.dts is None and packet.stream_index not in begun
+    if is_early and _is_reordered(packet) and len(own) < _MOST_REORDERED:
+      own.append(packet)
+      continue
+    begun.add(packet.stream_index)
+    for back, each in zip(range(len(own), 0, -1), own, strict=True):
+      if packet.dts is not None:
+        each.dts = packet.dts - back * max(packet.duration or 0, 1)
+    for each in [*own, packet]:
+      if each.dts is None:  # A cover has neither.
+        each.dts = each.pts = each.pts or 0
+      if each.size:  # Else it is the end of a stream.
+        yield each
+    own.clear()
+
+
+def _is_reordered(packet: av.Packet) -> bool:
+  stream = packet.stream
+  return packet.size > 0 and stream.type == "video" and not _is_cover(stream)
+
+
+class _Rising:
+  """Has the times of a copied stream rise, where they only jitter.
+
+  What writes a file refuses it otherwise. A step is one of the result's: in
+  Matroska several packets may have one time, and keep it.
+  """
+
+  def __init__(
+    self, copy: av.stream.Stream, container: av.format.ContainerFormat
+  ):
+    import av.format
+
+    self._base = copy.time_base
+    may_stay = container.flags & av.format.Flags.ts_nonstrict.value
+    self._step = 0 if may_stay or copy.type in ("subtitle", "data") else 1
+    self._least: int | None = None
+
+  def mend(self, packet: av.Packet) -> None:
+    """Gives a packet another time if its own is too early."""
+    factor = packet.time_base / self._base
+    time = round(packet.dts * factor)
+    if self._least is not None and time < self._least:
+      time = self._least
+      shown = packet.pts
+      packet.dts = time
+      packet.pts = None if shown is None else round(shown * factor)
+      packet.duration = round((packet.duration or 0) * factor)
+      packet.time_base = self._base
+    if packet.pts is not None:
+      packet.pts = max(packet.pts, packet.dts)
+    self._least = time + self._step
 
 
 def _is_text(stream) -> bool:

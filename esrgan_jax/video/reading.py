@@ -16,14 +16,19 @@ from esrgan_jax.video import colours
 from esrgan_jax.video.containers import VideoError, opened
 
 if TYPE_CHECKING:
+  import av
   import av.container
+  import av.stream
   import av.video
 
-__all__ = ["Clip", "Frame", "main_stream", "read_clip", "read_frames"]
+__all__ = ["Clip", "Clock", "Frame", "main_stream", "read_clip", "read_frames"]
 
 _QUARTER_TURNS = (90, 270)
 # Containers whose times begin anywhere, and count from there.
 SHIFTED = ("mpegts", "mpeg")
+# Seconds that times may go back, which is mended; FFmpeg takes more for a clock
+# that begins anew.
+_JITTER = fractions.Fraction(1, 10)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,52 @@ class Frame:
   time: int
   duration: int
   is_damaged: bool = False
+
+
+class Clock:
+  """Finds where the times of a clip begin anew, packet by packet.
+
+  So they do where recordings were put one after the other, byte by byte. What
+  is shown when, and heard with what, is not told there.
+  """
+
+  def __init__(self) -> None:
+    # Of streams: how far their times may go back, their first, and their last.
+    self._streams: dict[int, tuple[int, int, int]] = {}
+
+  def check(self, packet: av.Packet) -> None:
+    """Looks at the next packet.
+
+    Raises:
+      VideoError: If its time is earlier than those before it in its stream, by
+        more than what is mended.
+    """
+    # Pictures come in another order than they are shown in; but all that come
+    # before a key frame are shown before it.
+    pictures = packet.stream.type == "video"
+    time = packet.pts if pictures else packet.dts
+    if time is None:
+      return
+    index = packet.stream_index
+    if index not in self._streams:
+      self._streams[index] = _room(packet.stream), time, time
+    room, first, last = self._streams[index]
+    if time < last - room and (packet.is_keyframe or not pictures):
+      back = float((last - time) * packet.time_base)
+      at = float((last - first) * packet.time_base)
+      raise VideoError(
+        f"its clock goes back by {back:.2f} s, {at:.2f} s after its beginning,"
+        " as where two recordings are put together; cut it there"
+      )
+    self._streams[index] = room, first, max(last, time)
+
+
+def _room(stream: av.stream.Stream) -> int:
+  """Returns by how many steps a stream's times may go back."""
+  seconds = _JITTER
+  if stream.type == "video" and stream.average_rate:
+    seconds = max(seconds, 2 / stream.average_rate)
+  return round(seconds / stream.time_base)
 
 
 def main_stream(
@@ -172,8 +223,8 @@ def read_frames(
 ) -> Iterator[Frame]:
   """Yields a clip's frames in the order in which they are shown.
 
-  Times rise from each to the next: where a file has none, or has them wrong,
-  they are counted by the rate.
+  Times rise from each to the next: where a file has none, they are counted by
+  the rate; where they stand still or go back a little, by a step.
 
   Args:
     path: The file.
@@ -182,8 +233,8 @@ def read_frames(
     max_pixels: Refuse frames of more.
 
   Raises:
-    VideoError: If a part of it cannot be decoded, or its frames change their
-      size.
+    VideoError: If a part of it cannot be decoded, its frames change their size,
+      or its clock begins anew.
     OSError: If it cannot be opened.
   """
   with opened(path, max_pixels=max_pixels) as container:
@@ -229,7 +280,9 @@ def _decoded(
   context.options = {"max_pixels": str(max_pixels)}
   context.thread_type = "AUTO"
   begun = False
+  clock = Clock()
   for packet in container.demux(stream):
+    clock.check(packet)
     try:
       frames = packet.decode()
     except av.InvalidDataError as error:
