@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 
 from esrgan_jax import __main__, video
 from esrgan_jax.upscaling import upscaler
+from esrgan_jax.video import reading
 from esrgan_jax.weights import files
 from tests.test_upscaler import make_model
 
@@ -452,6 +453,41 @@ def test_a_clock_that_begins_anew_is_refused_before_the_work(
   clip = video.read_clip(name)
   with pytest.raises(video.VideoError, match="its clock goes back"):
     list(video.read_frames(name, clip))
+
+
+@pytest.mark.parametrize(
+  ("name", "codec", "pixel_format"),
+  [
+    ("a.avi", "zmbv", "bgr0"),
+    ("a.avi", "asv1", "yuv420p"),
+    ("a.mkv", "snow", "yuv420p"),
+    ("a.mov", "jpeg2000", "rgb24"),
+  ],
+)
+def test_only_decoders_of_the_list_are_opened(
+  run, clips, name, codec, pixel_format
+):
+  """Whatever a stranger's clip asks for; its header tells a size."""
+  clips.write(
+    name,
+    codec=codec,
+    pixel_format=pixel_format,
+    frames=3,
+    times=[0, 1, 2],
+    time_base=Fraction(1, 25),
+    options={"strict": "-2"},
+  )
+  for options in ((), ("--dry-run",)):
+    status, _, err = run(name, *options)
+    assert status == 1
+    (line,) = err.splitlines()
+    assert f"{name}: its pictures ({codec}) are of a codec" in line
+  assert left() == {name}
+  # And where the list does not know of it, the decoder does.
+  with clips.av.open(name) as container:
+    stream = container.streams.video[0]
+    with pytest.raises(clips.av.FFmpegError):
+      list(reading._decoded(container, stream, 10**6))
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])

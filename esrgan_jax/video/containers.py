@@ -28,6 +28,7 @@ __all__ = [
   "INPUT_SUFFIXES",
   "OUTPUT_SUFFIXES",
   "VideoError",
+  "decoders",
   "explained",
   "is_clip",
   "is_clip_suffix",
@@ -243,7 +244,7 @@ def opened(
         file,
         format=name,
         options={
-          "codec_whitelist": _decoders(),
+          "codec_whitelist": decoders(),
           "format_whitelist": av.ContainerFormat(name).name,
           "max_pixels": str(max_pixels),
           "protocol_whitelist": "none",
@@ -283,7 +284,12 @@ def _refuse(url: str, *_: object) -> None:
 
 
 @functools.cache
-def _decoders() -> str:
+def decoders() -> str:
+  """Returns FFmpeg's names of what may decode, with commas between them.
+
+  It holds for the search for streams alone if a container is told: what decodes
+  a stream then, PyAV opens for itself (`reading.main_stream`).
+  """
   import av
 
   subtitles = [

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esrgan_jax.images import MAX_PIXELS
+from esrgan_jax.text import printable
 from esrgan_jax.video import colours
-from esrgan_jax.video.containers import VideoError, opened
+from esrgan_jax.video.containers import VideoError, decoders, opened
 
 if TYPE_CHECKING:
   import av
@@ -160,6 +161,11 @@ def main_stream(
   if context is None or not (context.width and context.height):
     name = "an unknown codec" if context is None else context.name
     raise VideoError(f"its pictures ({name}) cannot be decoded")
+  if context.name not in decoders().split(","):
+    raise VideoError(
+      f"its pictures ({printable(context.name)}) are of a codec that is not"
+      " decoded here; save it with another one"
+    )
   return found[0]
 
 
@@ -277,7 +283,10 @@ def _decoded(
       f" max_pixels={max_pixels}; if you trust the file, raise max_pixels"
       " (--max-pixels)"
     )
-  context.options = {"max_pixels": str(max_pixels)}
+  context.options = {
+    "codec_whitelist": decoders(),
+    "max_pixels": str(max_pixels),
+  }
   context.thread_type = "AUTO"
   begun = False
   clock = Clock()
