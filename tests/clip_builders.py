@@ -44,6 +44,7 @@ def write(
   colours=None,
   options=None,
   metadata=None,
+  stream_metadata=None,
   container_options=None,
   container=None,
 ):
@@ -66,6 +67,7 @@ def write(
       context.color_trc, context.colorspace = colours[2:]
     if rotation:
       stream.set_display_rotation(rotation)
+    stream.metadata.update(stream_metadata or {})
     stream.metadata["language"] = "deu"
     heard = read = shown = None
     if sound:
@@ -242,6 +244,13 @@ def shown(path):
       for frame in container.decode(stream)
     ]
   return [time for time, _ in found], [pixels for _, pixels in found]
+
+
+def stamps(path):
+  """Seconds at which frames are shown, in order."""
+  with av.open(str(path)) as container:
+    frames = container.decode(video=0)
+    return [frame.pts * frame.time_base for frame in frames]
 
 
 def told(path):

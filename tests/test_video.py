@@ -4,6 +4,7 @@ import dataclasses
 import os
 import struct
 import sys
+import types
 
 import pytest
 
@@ -11,7 +12,7 @@ from esrgan_jax import video
 from esrgan_jax.images import boxes
 from esrgan_jax.upscaling import inputs
 from esrgan_jax.upscaling.names import Naming, output_of
-from esrgan_jax.video import colours
+from esrgan_jax.video import colours, segments
 
 
 @pytest.fixture
@@ -33,6 +34,9 @@ def _movie(flags, kind=b"url "):
   )
 
 
+# Its samples come first, and a box before the track that is elsewhere is none.
+_GARBLED = boxes.pack(b"ftyp", b"isom\0\0\2\0isom") + boxes.pack(b"mdat", b"")
+_GARBLED += boxes.pack(b"moov", struct.pack(">I4s", 3, b"free"), bytes(99))
 REFUSED = {
   "playlist.mp4": (b"#EXTM3U\n#EXTINF:1,\nother.ts\n", "a list"),
   "playlist.m3u8": (b"\xef\xbb\xbf#EXTM3U\n", "a list"),
@@ -44,6 +48,7 @@ REFUSED = {
   "alias.mov": (_movie(0, b"alis"), "another file"),
   "movie.mov": (boxes.pack(b"moov", boxes.pack(b"rmra", b"")), "a list"),
   "packed.mov": (boxes.pack(b"moov", boxes.pack(b"cmov", b"")), "packed"),
+  "garbled.mp4": (_GARBLED, "damaged"),
   "cut.mp4": (_movie(1)[:-9], "cut short"),
   "cut.mkv": (bytes.fromhex("1a45dfa3 80 18538067 88"), "cut short"),
   "cut.avi": (b"RIFF\xff\0\0\0AVI " + bytes(9), "cut short"),
@@ -145,3 +150,61 @@ def test_hidden_folders_of_segments_are_no_inputs(tmp_path):
   (tmp_path / "a.png").touch()
   found = inputs.find_inputs([str(tmp_path)], recursive=True)
   assert [os.path.basename(each.path) for each in found.found] == ["a.png"]
+
+
+def _folder(target):
+  encoding = types.SimpleNamespace(width=8, height=8)
+  return video.Folder(target, "0" * 64, encoding)
+
+
+def test_names_that_begin_alike_have_folders_of_their_own(tmp_path):
+  first, second = (
+    _folder(tmp_path / f"{'long' * 20}{end}.mp4") for end in ("1", "2")
+  )
+  short = _folder(tmp_path / f"{'long' * 10}")
+  assert len({each.path for each in (first, second, short)}) == 3
+  for each in (first, second, short):
+    each.path.mkdir()
+  assert [each.others() for each in (first, second, short)] == [[], [], []]
+  other = video.Folder(
+    tmp_path / f"{'long' * 20}1.mp4", "1" * 64, first._encoding
+  )
+  assert other.others() == [first.path]
+
+
+@pytest.mark.skipif(segments.fcntl is None, reason="no locks here")
+def test_a_folder_is_removed_under_its_lock(tmp_path, monkeypatch):
+  folder = _folder(tmp_path / "a.mp4")
+  remove, seen = folder.remove, []
+
+  def look():
+    with (
+      pytest.raises(video.VideoError, match="another process"),
+      _folder(tmp_path / "a.mp4"),
+    ):
+      pass
+    seen.append(folder.path.is_dir())
+    remove()
+
+  monkeypatch.setattr(folder, "remove", look)
+  with folder:
+    pass
+  assert seen == [True]
+  assert not folder.path.exists()
+
+
+@pytest.mark.skipif(segments.fcntl is None, reason="no locks here")
+def test_a_lock_of_a_folder_that_is_gone_is_none(tmp_path, monkeypatch):
+  folder = _folder(tmp_path / "a.mp4")
+  flock, calls = segments.fcntl.flock, []
+
+  def removed_meanwhile(*arguments):
+    if not calls:
+      folder.remove()
+    calls.append(arguments)
+    return flock(*arguments)
+
+  monkeypatch.setattr(segments.fcntl, "flock", removed_meanwhile)
+  with folder:
+    assert (folder.path / "lock").exists()
+  assert len(calls) == 2

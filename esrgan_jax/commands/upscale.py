@@ -663,6 +663,12 @@ def _say_what_would_be_done(
     )
     for note in notes:
       report.say(f"{printable(job.source)}: {note}")
+  if count["clip"]:
+    free = storage.free_bytes(next(j for j in jobs if j.is_clip).target.parent)
+    report.say(
+      f"note: {free / 1e6:.0f} MB are free there; of a clip, what is encoded"
+      " lies there twice while it is joined"
+    )
   report.say(
     f"{_counts(count)}, {total / 1e6:.1f} megapixels; nothing was done"
   )
@@ -719,15 +725,20 @@ def _tell_room(
 def _result_sizes(
   job: files.Job, naming: names.Naming
 ) -> list[tuple[int, int]]:
-  """Returns height and width of a job's results, by its header."""
-  sizes = (job.size, *(job.sizes[1:] or (job.size,) * (job.frames - 1)))
+  """Returns height and width of a job's results, by its header.
+
+  Of a clip it is that of a frame: how many it has, a stranger has written.
+  """
+  frames = 1 if job.is_clip else job.frames
+  sizes = (job.size, *(job.sizes[1:] or (job.size,) * (frames - 1)))
   return [
     naming.size.of(size[::-1], model_scale=naming.model_scale) for size in sizes
   ]
 
 
 def _result_pixels(job: files.Job, naming: names.Naming) -> int:
-  return sum(H * W for H, W in _result_sizes(job, naming))
+  times = job.frames if job.is_clip else 1
+  return times * sum(H * W for H, W in _result_sizes(job, naming))
 
 
 def _counts(done: collections.Counter[str]) -> str:

@@ -307,19 +307,24 @@ def _is_subtitle(codec, name):
 def _look_at_boxes(file: BinaryIO) -> None:
   """Refuses MP4 that is cut short, or whose samples are in other files."""
   data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-  seen = set()
+  movies, seen = [], set()
   try:
     for kind, body in boxes.walk(data):
       seen.add(kind)
       if kind == b"moov":
-        _look_at_movie(body)
-  except VideoError:
-    raise
-  except (ValueError, struct.error, IndexError) as error:
+        movies.append(body)
+  except (ValueError, struct.error) as error:
     if not {b"moov", b"mdat"} <= seen:  # Else it is what comes after them.
       raise VideoError(f"damaged or cut short ({error})") from error
-  if b"moov" not in seen:
+  if not movies:
     raise VideoError("damaged or cut short (no box 'moov')")
+  try:
+    for body in movies:
+      _look_at_movie(body)
+  except VideoError:
+    raise
+  except (ValueError, struct.error) as error:
+    raise VideoError(f"damaged or cut short ({error})") from error
 
 
 def _look_at_movie(movie: memoryview) -> None:

@@ -54,8 +54,12 @@ _TAGS = {
 _NO_TEXT = b"\0\0"
 # Frames that may come before one that is shown earlier: of H.264 and HEVC, 16.
 _MOST_REORDERED = 16
+# Hidden, as all that is no segment and is left behind.
+_JOINED = ".joined"
 # Covers are files there, not streams.
 _ATTACHING = ("matroska",)
+# Where a file's head cannot be written: packets come later.
+_ADVICE = "; choose another --format"
 _WHAT = {
   "audio": "sound",
   "subtitle": "subtitles",
@@ -129,12 +133,15 @@ def join(
 ) -> None:
   """Writes a result.
 
+  It is written into the folder of its segments, where `Folder` removes what a
+  process that was killed has left.
+
   Args:
     source: The clip.
     clip: What `read_clip` says of it.
     target: The result; its suffix is one of `containers.OUTPUT_SUFFIXES`.
     encoding: How its frames were encoded.
-    segments: Their files.
+    segments: Their files, at least one.
     record: A line on how it was made, for its metadata.
     overwrite: Whether to replace a file of that name.
     max_pixels: As of `read_clip`.
@@ -143,11 +150,14 @@ def join(
     VideoError: If the clip is damaged, or the result cannot hold what it has.
     OSError: If it cannot be written.
   """
+  storage.check_output(target, overwrite=overwrite)
   times, delay = _times(segments)
   covers = _covers(source, max_pixels=max_pixels)
+  joined = segments[0].with_name(_JOINED)
+  _check_room(target, segments)
   with (
     opened(source, max_pixels=max_pixels) as container,
-    storage.written_aside(target, overwrite=overwrite) as file,
+    storage.written_aside(joined, overwrite=True) as file,
     _begun(
       container, clip, target, encoding, file, record=record, covers=covers
     ) as output,
@@ -170,6 +180,19 @@ def join(
     while ahead is not None:
       put(ahead)
       ahead = next(pictures, None)
+  storage.publish(joined, target, overwrite=overwrite)
+
+
+def _check_room(target: pathlib.Path, segments: Sequence[pathlib.Path]) -> None:
+  """Raises if there is no room for a result beside its segments."""
+  needed = sum(path.stat().st_size for path in segments)
+  free = storage.free_bytes(segments[0].parent)
+  if needed > free:
+    raise OSError(
+      f"{target} needs {needed / 1e6:.0f} MB beside its parts, which are"
+      f" finished, and {free / 1e6:.0f} MB are free; make room, and the same"
+      " command goes on"
+    )
 
 
 def _times(segments: Sequence[pathlib.Path]) -> tuple[list[int], int]:
@@ -352,12 +375,12 @@ def _begun(
   others = {key.lower().partition("-")[0] for key in metadata} - _TAGS
   if others and name in ("mp4", "mov"):  # A device's own, for one.
     options["movflags"] = "use_metadata_tags"
-  with explained_result(target):
+  with explained_result(target, advice=_ADVICE):
     container = av.open(
       file, "w", format=name, container_options=options, buffer_size=2**20
     )
   try:
-    with explained_result(target):
+    with explained_result(target, advice=_ADVICE):
       container.metadata.update(metadata)
       container.set_chapters(source.chapters())
       copies = {}
@@ -380,8 +403,8 @@ def _begun(
 
 
 @contextlib.contextmanager
-def explained_result(target: pathlib.Path) -> Iterator[None]:
-  """Says in one line why a result cannot be written."""
+def explained_result(target: pathlib.Path, advice: str = "") -> Iterator[None]:
+  """Says in one line why a result cannot be written, and perhaps a way out."""
   import av
 
   try:
@@ -393,8 +416,7 @@ def explained_result(target: pathlib.Path) -> Iterator[None]:
       raise
     reason = " ".join(str(error).split())
     raise VideoError(
-      f"{printable(target)} cannot be written: {printable(reason)}; choose"
-      " another --format"
+      f"{printable(target)} cannot be written: {printable(reason)}{advice}"
     ) from error
 
 

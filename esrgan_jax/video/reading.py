@@ -30,6 +30,8 @@ SHIFTED = ("mpegts", "mpeg")
 # Seconds that times may go back, which is mended; FFmpeg takes more for a clock
 # that begins anew.
 _JITTER = fractions.Fraction(1, 10)
+# Whatever a header says: a thousand years have fewer frames.
+_MOST_FRAMES = 2**40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,7 @@ def read_clip(
       width=frame.width,
       height=frame.height,
       is_turned=round(frame.rotation) % 360 in _QUARTER_TURNS,
-      count=_count(container, stream, rate),
+      count=min(_count(container, stream, rate), _MOST_FRAMES),
       rate=rate,
       time_base=stream.time_base,
       bits=max(c.bits for c in format_.components),

@@ -37,6 +37,7 @@ _END = struct.Struct("<I")  # CRC-32 of all before it.
 _PIXELS = 2**25
 _FEWEST, _MOST = 24, 240
 _SUFFIX = ".segments"
+_LETTERS = 40  # Of a result's name, in that of its folder.
 
 
 class Folder:
@@ -45,7 +46,8 @@ class Folder:
   Use it as a context, which keeps other processes out.
 
   Args:
-    target: The result that is to be; the folder lies beside it, hidden.
+    target: The result that is to be; the folder lies beside it, hidden. Beside
+      what a link leads to, if it is one that is to be replaced.
     digest: Of all that the result depends on, in hexadecimal.
     encoding: How frames are encoded.
 
@@ -55,7 +57,13 @@ class Folder:
   """
 
   def __init__(self, target: pathlib.Path, digest: str, encoding: Encoding):
-    self._start = f".{target.name[:40]}."
+    name = target.name[:_LETTERS]
+    if len(target.name) > _LETTERS:  # Others may begin like it.
+      whole = hashlib.sha256(os.fsencode(target.name)).hexdigest()
+      name = f"{name}.{whole[:8]}"
+    self._start = f".{name}."
+    if target.exists():  # It may be a link to elsewhere.
+      target = pathlib.Path(os.path.realpath(target))
     self.path = target.with_name(f"{self._start}{digest[:16]}{_SUFFIX}")
     self._encoding = encoding
     area = encoding.width * encoding.height
@@ -63,7 +71,8 @@ class Folder:
     self._lock = None
 
   def __enter__(self) -> Folder:
-    self.path.mkdir(exist_ok=True)
+    # Nobody else's, as a result that is replaced may be.
+    self.path.mkdir(mode=0o700, exist_ok=True)
     self._lock = open(self.path / "lock", "ab")
     if fcntl:
       try:
@@ -75,15 +84,28 @@ class Folder:
         ) from None
       except OSError:
         pass  # Some network drives have no locks.
+      if not self._is_there():
+        self._lock.close()
+        return self.__enter__()
     for aside in self.path.glob(".*"):  # Of a process that was killed.
       aside.unlink(missing_ok=True)
     return self
 
+  def _is_there(self) -> bool:
+    """Tells whether the lock is not of a folder that is removed meanwhile."""
+    own = os.fstat(self._lock.fileno())
+    with contextlib.suppress(FileNotFoundError):
+      return os.path.samestat(own, os.stat(self.path / "lock"))
+    return False
+
   def __exit__(self, *_: object) -> None:
-    self._lock.close()
-    # Nothing in it but the lock: there is nothing to go on with.
-    if self.path.is_dir() and not self.segments():
-      self.remove()
+    # Nothing in it but the lock: there is nothing to go on with. Afterwards it
+    # may be another's.
+    try:
+      if self.path.is_dir() and not self.segments():
+        self.remove()
+    finally:
+      self._lock.close()
 
   def others(self) -> list[pathlib.Path]:
     """Returns folders of the same result by another model or setting."""
