@@ -25,6 +25,12 @@ stage() {
     $verdict "$name" $((SECONDS - began)) "$(tail -n 1 log)")")
 }
 
+# left_out NAME WHY: not tried, which the verdicts tell as well.
+left_out() {
+  printf '\n=== %s: left out, %s\n' "$1" "$2"
+  verdicts+=("$(printf 'left out %-12s %s' "$1" "$2")")
+}
+
 # Prints how the stages went, each with its closing line, and exits.
 finish() {
   printf '\n'

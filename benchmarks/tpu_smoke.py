@@ -1,4 +1,4 @@
-"""A TPU's first ten minutes: does all of it run there, and as was estimated?
+"""A TPU's first minutes: does all of it run there, and as was estimated?
 
 The network and batch of configs/gan.py, on sample photos, with random VGG19
 features: 100 steps of each phase, phase two stopped in its middle by SIGTERM,
@@ -11,7 +11,7 @@ TPU's compiler estimates for the same programs (`benchmarks.tpu_aot`).
 
 docs/tpu.md says how to read it. It was never run on a TPU; with --small, toy
 networks go the same way on a CPU in a minute, and a test runs that. The exit
-status is 1 if something failed. FOLDER must be new.
+status is 1 if something failed, 2 where there is no TPU. FOLDER must be new.
 """
 
 from __future__ import annotations
@@ -221,6 +221,11 @@ class Smoke:
 
 
 # Each in a process of its own: a TPU belongs to one at a time.
+_DEVICES = """
+import jax
+print(*jax.devices())
+print(jax.devices()[0].platform)
+"""
 _PHOTO = """
 import sys
 from benchmarks import upscale
@@ -288,6 +293,18 @@ def table(
   return lines
 
 
+def _devices():
+  """Returns what JAX finds, in words, and the platform's name."""
+  done = subprocess.run(
+    [sys.executable, "-c", _DEVICES],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
+    check=True,
+  )
+  return done.stdout.splitlines()[-2:]
+
+
 def main(arguments: list[str] | None = None) -> int:
   """Runs everything; returns the exit status."""
   parser = argparse.ArgumentParser(
@@ -300,13 +317,21 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument("--small", action="store_true", help="toy networks")
   args = parser.parse_args(arguments)
   folder = pathlib.Path(args.folder).absolute()
+  if folder.exists():
+    parser.error(f"{folder}: it is there; name a new folder")
+  devices, platform = _devices()
+  if platform != "tpu" and not args.small:
+    # On a CPU the full network's steps would take days.
+    parser.error(
+      f"JAX finds no TPU here but {devices}; is libtpu installed, and no other"
+      " process at the chip? --small (SMALL=1) tries toy networks on a CPU"
+    )
   try:
     folder.mkdir(parents=True)
   except OSError as error:
     parser.error(f"{folder}: {error.strerror}; name a new folder")
   began = time.monotonic()
-  devices = "import jax; print(*jax.devices())"
-  subprocess.run([sys.executable, "-c", devices], cwd=ROOT, check=True)
+  print(devices)
   print(machine.describe())
   print(machine.versions("jax", "jaxlib", "libtpu", "flax"), flush=True)
   smoke = Smoke(folder, small=args.small)

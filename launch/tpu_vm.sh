@@ -172,8 +172,9 @@ wait_for() { # group, state
 
 install() {
   local files=() file
+  # The last two are for launch/tpu_smoke.sh there.
   for file in esrgan_jax configs pyproject.toml requirements.txt README.md \
-    LICENSE; do
+    LICENSE benchmarks launch; do
     if [[ -e $root/$file ]]; then files+=("$file"); fi
   done
   run tar -C "$root" --exclude=__pycache__ -czf "$scratch/esrgan_jax.tar.gz" \
