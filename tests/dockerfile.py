@@ -5,7 +5,8 @@ python -m tests.dockerfile ROOT [NAME=VALUE...] [-- ARGUMENT...]
 ROOT is a system's root folder with a Python of its own, what FROM would bring
 (`debootstrap`); steps run in it by `chroot`, as root. NAME=VALUE are build
 arguments. After `--`, the image's entry point is run with those arguments, as
-its user, in its folder. Steps that are not known here are an error.
+its user, in its folder. Steps that are not known here are an error, as is a
+file that .dockerignore keeps from them.
 """
 
 import dataclasses
@@ -29,6 +30,30 @@ def steps(text):
   joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
   found = [line.split(None, 1) for line in joined.splitlines() if line.strip()]
   return [(name.upper(), rest.strip()) for name, rest in found]
+
+
+def is_sent(path, ignored):
+  """Tells whether a path below the context reaches an image's steps.
+
+  Args:
+    path: With slashes.
+    ignored: The text of .dockerignore, of which the last line that fits counts.
+  """
+  parts = path.split("/")
+  above = ["/".join(parts[: n + 1]) for n in range(len(parts))]
+  kept = True
+  for line in ignored.splitlines():
+    pattern = line.strip().lstrip("!").strip("/")
+    if pattern and not line.startswith("#"):
+      expression = re.sub(
+        r"\\\*\\\*/|\\\*|\\\?", lambda m: _WILD[m[0]], re.escape(pattern)
+      )
+      if any(re.fullmatch(expression, each) for each in above):
+        kept = line.strip().startswith("!")
+  return kept
+
+
+_WILD = {r"\*\*/": "(?:.*/)?", r"\*": "[^/]*", r"\?": "[^/]"}
 
 
 @dataclasses.dataclass
@@ -92,11 +117,18 @@ class Image:
   def _copy(self, rest, context):
     *sources, target = shlex.split(rest)
     place = self.root / self.folder.lstrip("/") / target
+    ignored = (context / ".dockerignore").read_text()
+
+    def left_out(folder, names):
+      below = pathlib.Path(folder).relative_to(context)
+      return [n for n in names if not is_sent((below / n).as_posix(), ignored)]
+
     for name in sources:
       source = context / name
+      if name != "." and not is_sent(name, ignored):
+        raise ValueError(f".dockerignore keeps {name} from the image")
       if source.is_dir():  # Its content goes there.
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, place, dirs_exist_ok=True, ignore=ignored)
+        shutil.copytree(source, place, dirs_exist_ok=True, ignore=left_out)
       else:
         shutil.copy(source, place)
 
