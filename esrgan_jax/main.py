@@ -48,6 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     one stopped it and all is saved: 143 for SIGTERM, 130 for SIGINT.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
+  overrides, rest = _split(argv)
+  args = _parser().parse_args(rest)
+  text.log_warnings(force=True)
+  for name, value in _QUIET.items():
+    os.environ.setdefault(name, value)
+  try:
+    return _run(args, overrides)
+  except KeyboardInterrupt:
+    print("\ninterrupted", file=sys.stderr)  # noqa: T201
+    return _end(128 + signal.SIGINT)
+  except Exception as error:
+    if os.environ.get("ESRGAN_JAX_TRACEBACK"):
+      raise
+    print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
+    return _end(1)
+
+
+def _parser():
   parser = argparse.ArgumentParser(
     prog="python -m esrgan_jax.main",
     description=__doc__,
@@ -71,21 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="run a Python file that registers networks, phases and measures of"
     " your own, as those of config.plugins; may be given several times",
   )
-  overrides, rest = _split(argv)
-  args = parser.parse_args(rest)
-  text.log_warnings(force=True)
-  for name, value in _QUIET.items():
-    os.environ.setdefault(name, value)
-  try:
-    return _run(args, overrides)
-  except KeyboardInterrupt:
-    print("\ninterrupted", file=sys.stderr)  # noqa: T201
-    return _end(128 + signal.SIGINT)
-  except Exception as error:
-    if os.environ.get("ESRGAN_JAX_TRACEBACK"):
-      raise
-    print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
-    return _end(1)
+  return parser
 
 
 def _run(args, overrides):

@@ -1,5 +1,6 @@
 """`python -m esrgan_jax demo`: what it does with pictures, without its page."""
 
+import argparse
 import asyncio
 import re
 import shlex
@@ -201,7 +202,7 @@ def test_programs_are_kept_for_another_alpha(studio, picture):
   assert len(programs) == compiled
 
 
-def _asked(app, **headers):
+def _asked(app, method="GET", **headers):
   """Status and headers of an answer."""
   got = []
 
@@ -210,7 +211,10 @@ def _asked(app, **headers):
 
   scope = {
     "type": "http",
-    "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+    "method": method,
+    "headers": [
+      (k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()
+    ],
   }
   asyncio.run(app(scope, None, send))
   return got[0]["status"], dict(got[0]["headers"])
@@ -229,6 +233,7 @@ LOCAL = {"localhost", "127.0.0.1"}
   [
     (LOCAL, {"host": "127.0.0.1:7860"}, 200),
     (LOCAL, {"host": "localhost", "origin": "http://localhost"}, 200),
+    (LOCAL, {"host": "LocalHost:7860"}, 200),
     (LOCAL, {"host": "evil.example:7860"}, 403),
     (LOCAL, {}, 403),
     (LOCAL, {"host": "localhost:1", "origin": "http://evil.example"}, 403),
@@ -242,6 +247,51 @@ def test_other_pages_and_names_are_refused(hosts, headers, status):
   assert found == status
   if status == 200:
     assert b"default-src 'self'" in told[b"content-security-policy"]
+
+
+@pytest.mark.parametrize(
+  ("method", "headers", "status"),
+  [
+    ("GET", {}, 200),
+    ("POST", {"content_length": "1064000"}, 200),
+    ("POST", {"content_length": "1064001"}, 413),
+    ("PUT", {"content_length": "9" * 99}, 413),
+    ("POST", {}, 413),
+    ("POST", {"content_length": "-1"}, 413),
+    ("POST", {"content_length": "9", "transfer_encoding": "chunked"}, 413),
+  ],
+)
+def test_what_is_uploaded_is_bounded(method, headers, status):
+  app = guard.Guard(_behind, None, max_upload=64_000)
+  assert _asked(app, method, **headers)[0] == status
+
+
+def test_uploads_are_bounded_together(tmp_path):
+  seen = []
+
+  async def behind(scope, receive, send):
+    """While it is at a request, others come."""
+    await _behind(scope, receive, send)
+    if len(seen) < 2:
+      seen.append(None)
+      seen.append(await asyncio.to_thread(_asked, app, "POST", **two))
+
+  two = {"content_length": "2000000"}
+  app = guard.Guard(
+    behind, None, max_upload=4_000_000, quota=5_000_000, folder=tmp_path
+  )
+  # Two are on their way; with a third they would be too many.
+  assert _asked(app, "POST", **two)[0] == 200
+  assert [each[0] for each in seen if each] == [413, 200]
+  assert _asked(app, "POST", content_length="5000000")[0] == 200
+  (tmp_path / "a").mkdir()
+  (tmp_path / "a" / "picture").write_bytes(bytes(3_000_001))
+  assert _asked(app, "POST", **two)[0] == 413
+  # Clicks go on.
+  assert _asked(app, "POST", content_length="1000")[0] == 200
+  assert _asked(app)[0] == 200
+  (tmp_path / "a" / "picture").unlink()
+  assert _asked(app, "POST", **two)[0] == 200
 
 
 def test_the_port_is_the_usual_one_or_one_that_is_free():
@@ -273,6 +323,24 @@ def test_an_address_of_another_machine_is_told():
 def test_only_a_loopback_has_names(address, names):
   found = demo._hosts(address, address)
   assert found is names is None or names <= found
+  with_name = demo._hosts(address, address, ["pictures.example"])
+  assert {"pictures.example", "localhost", "127.0.0.1"} <= with_name
+  assert "evil.example" not in with_name
+
+
+@pytest.mark.parametrize(
+  ("given", "sent"),
+  [
+    ("Pictures.example", "pictures.example"),
+    ("192.0.2.1", "192.0.2.1"),
+    ("2001:DB8::1", "[2001:db8::1]"),
+    ("[2001:db8::1]", "[2001:db8::1]"),
+  ],
+)
+def test_names_are_as_browsers_send_them(given, sent):
+  parser = argparse.ArgumentParser()
+  demo.add_arguments(parser)
+  assert parser.parse_args(["--name", given]).name == [sent]
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
@@ -283,7 +351,14 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-  "wrong", [["--port", "70000"], ["--port", "-1"], ["--max-upload", "0"]]
+  "wrong",
+  [
+    ["--port", "70000"],
+    ["--port", "-1"],
+    ["--max-upload", "0"],
+    ["--name", "http://pictures.example"],
+    ["--name", "pictures.example:7860"],
+  ],
 )
 def test_wrong_arguments(wrong, capsys):
   with pytest.raises(SystemExit) as stop:

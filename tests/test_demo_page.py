@@ -1,6 +1,7 @@
 """The demo's page in a browser, Chromium, driven by Playwright."""
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -299,6 +300,51 @@ def test_files_of_the_machine_are_not_served(address, models):
   assert _ask(address, "", Origin="http://evil.example")[0] == 403
   for page in ("docs", "openapi.json", "monitoring", "gradio_api/mcp"):
     assert _ask(address, page)[0] in (403, 404)
+
+
+def _upload(address, *contents, **headers):
+  """Status of a request as the page's own, with so many files."""
+  parts = [
+    b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.png"'
+    b"\r\ncontent-type: image/png\r\n\r\n" + content + b"\r\n"
+    for content in contents
+  ]
+  body = b"".join([*parts, b"--x--\r\n"])
+  headers = {"content-type": "multipart/form-data; boundary=x", **headers}
+  url = f"{address}gradio_api/upload"
+  return _status(urllib.request.Request(url, body, headers))[0]
+
+
+def test_a_name_of_ones_own_and_no_more_than_so_many_uploads(tmp_path):
+  with serving(
+    tmp_path,
+    *("--host", "0.0.0.0", "--name", "pictures.example"),
+    *("--max-upload", "1"),
+  ) as address:
+    address = address.replace("0.0.0.0", "127.0.0.1")
+    # As by a proxy, which leaves the names as browsers sent them.
+    theirs = {"Host": "pictures.example:8443", "X-Forwarded-Proto": "https"}
+    theirs["Origin"] = "https://pictures.example:8443"
+    status, config = _ask(address, "config", **theirs)
+    assert status == 200
+    assert json.loads(config)["root"] == "https://pictures.example:8443"
+    assert _ask(address, "", Host="evil.example")[0] == 403
+    assert _upload(address, b"picture", **theirs) == 200
+
+    # A thousand files are one request, but not longer than one file may be.
+    connection = http.client.HTTPConnection(address.split("/")[2])
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("content-length", "2000001")
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+    random = np.random.default_rng(0)
+    statuses = [
+      _upload(address, random.bytes(990_000), random.bytes(900_000))
+      for _ in range(17)
+    ]
+    assert statuses == [*(16 * [200]), 413]
+    assert _ask(address, "")[0] == 200
 
 
 def _queued(address, data):

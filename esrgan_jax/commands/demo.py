@@ -15,10 +15,13 @@ docs/demo.md has more. It needs `pip install 'esrgan-jax[demo]'`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import ipaddress
 import os
+import re
 import socket
+from collections.abc import Sequence
 
 from esrgan_jax import compilation, console, storage
 from esrgan_jax.commands import arguments
@@ -61,6 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     " is free)",
   )
   parser.add_argument(
+    "--name",
+    action="append",
+    default=[],
+    type=_host_name,
+    metavar="HOST",
+    help="answer browsers that call the page by this name, a proxy's or this"
+    " machine's; names that were not given, but for localhost, are refused then"
+    " with --host as well; may be given several times",
+  )
+  parser.add_argument(
     "--max-upload",
     type=_megabytes,
     default=64,
@@ -90,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     address, port = bound.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
     out.print("loading; the address comes when the page is there")
-    _serve(args, bound, own, _hosts(args.host, address), out, url)
+    hosts = _hosts(args.host, address, args.name)
+    _serve(args, bound, own, hosts, out, url)
   return 0
 
 
@@ -121,7 +135,11 @@ def _serve(args, bound, folder, hosts, out, url):
       if self.started:
         out.print(f"the page is at {url}  (Ctrl-C ends it)")
         if hosts is None:
-          out.print("note: everybody who can reach that address can use it")
+          out.print(
+            "note: everybody who can reach that address can use it, and web"
+            " pages that lead a browser there; --name HOST, the name that you"
+            " call it by, keeps those out"
+          )
 
   Server(
     uvicorn.Config(
@@ -156,11 +174,28 @@ def _bound(host: str, port: int | None) -> socket.socket:
   ) from problem
 
 
-def _hosts(host: str, address: str) -> set[str] | None:
+def _hosts(
+  host: str, address: str, names: Sequence[str] = ()
+) -> set[str] | None:
   """Returns names by which a page may be asked for; None for any."""
-  if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+  is_local = ipaddress.ip_address(address.partition("%")[0]).is_loopback
+  if not (is_local or names):
     return None
-  return {"localhost", "127.0.0.1", "[::1]", host, f"[{address}]"}
+  own = {"localhost", "127.0.0.1", "[::1]", host.lower(), address}
+  return {*own, f"[{address}]", *names}
+
+
+def _host_name(text: str) -> str:
+  """Returns a name as browsers send it, without its port."""
+  with contextlib.suppress(ValueError):
+    if ipaddress.ip_address(text.strip("[]")).version == 6:
+      return f"[{text.strip('[]').lower()}]"
+  if not re.fullmatch(r"[\w.-]+", text, re.ASCII):
+    raise argparse.ArgumentTypeError(
+      f"{text} is no name of a machine, such as pictures.example: without"
+      " http:// and port"
+    )
+  return text.lower()
 
 
 def _port(text: str) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +17,10 @@ _POLICY = (
   " script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:;"
   " frame-ancestors 'none'; form-action 'self'; base-uri 'self'"
 )
+# Of a request, beside a picture's file: the form around it.
+_MORE = 10**6
+# Methods that bring nothing along.
+_EMPTY = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
   (b"content-security-policy", _POLICY.encode()),
   (b"referrer-policy", b"no-referrer"),
@@ -26,15 +33,29 @@ class Guard:
 
   It answers who asks for it by its name, and not who leads a browser here by a
   name of theirs (DNS rebinding), or from a page of theirs. Browsers are told to
-  load nothing from elsewhere.
+  load nothing from elsewhere. What is uploaded is bounded, each request and all
+  of them together: the one behind bounds a file, not how many come.
 
   Args:
     app: The one behind.
-    hosts: The names, without ports; None for any.
+    hosts: The names, in lower case and without ports; None for any.
+    max_upload: Most bytes of a file.
+    quota: Most bytes that lie in `folder`, and are on their way to it.
+    folder: Where files are put.
   """
 
-  def __init__(self, app: Any, hosts: set[str] | None):
+  def __init__(
+    self,
+    app: Any,
+    hosts: set[str] | None,
+    *,
+    max_upload: float = math.inf,
+    quota: float = math.inf,
+    folder: str | os.PathLike[str] | None = None,
+  ):
     self._app, self._hosts = app, hosts
+    self._most, self._quota, self._folder = max_upload + _MORE, quota, folder
+    self._coming = 0
 
   async def __call__(
     self,
@@ -49,12 +70,42 @@ class Guard:
     headers = dict(scope["headers"])
     host = headers.get(b"host", b"").decode("latin-1")
     origin = headers.get(b"origin", b"").decode("latin-1")
-    if self._hosts is not None and _name(host) not in self._hosts:
-      await _refuse(send, "this is no name of this page")
-    elif origin and origin.partition("://")[2] != host:
-      await _refuse(send, "another page asks")
-    else:
+    if self._hosts is not None and _name(host).lower() not in self._hosts:
+      await _refuse(send, 403, "this is no name of this page")
+      return
+    if origin and origin.partition("://")[2] != host:
+      await _refuse(send, 403, "another page asks")
+      return
+    size = 0
+    if scope["method"] not in _EMPTY:
+      length = headers.get(b"content-length", b"")
+      # One that comes in chunks tells none, or one that does not count.
+      if not length.isdigit() or b"transfer-encoding" in headers:
+        await _refuse(send, 413, "the request does not tell its length")
+        return
+      size = int(length)
+    if size > self._most:
+      await _refuse(send, 413, "this exceeds what may be uploaded at once")
+      return
+    if size > _MORE and self._lying() + self._coming + size > self._quota:
+      await _refuse(send, 413, "too much was uploaded; come again in an hour")
+      return
+    self._coming += size
+    try:
       await self._app(scope, receive, functools.partial(_add_headers, send))
+    finally:
+      self._coming -= size
+
+  def _lying(self):
+    """Returns the bytes that are in the folder."""
+    if self._folder is None:
+      return 0
+    total = 0
+    for root, _, names in os.walk(self._folder):
+      for name in names:
+        with contextlib.suppress(OSError):  # It is gone by now.
+          total += os.lstat(os.path.join(root, name)).st_size
+    return total
 
 
 async def _add_headers(send, message):
@@ -64,12 +115,12 @@ async def _add_headers(send, message):
   await send(message)
 
 
-async def _refuse(send, reason):
+async def _refuse(send, status, reason):
   await send(
     {
       "type": "http.response.start",
-      "status": 403,
-      "headers": [(b"content-type", b"text/plain")],
+      "status": status,
+      "headers": [(b"content-type", b"text/plain"), (b"connection", b"close")],
     }
   )
   await send({"type": "http.response.body", "body": reason.encode()})

@@ -12,6 +12,8 @@ __all__ = ["make_app"]
 
 # Those who wait for their turn; more are told that there are too many.
 _MOST_WAITING = 16
+# What lies in the folder, uploaded and made, in the largest uploads.
+_MOST_UPLOADS = 32
 # Files that nobody has asked for since, and how often they are looked for, in
 # seconds.
 _FORGOTTEN, _LOOKING = 3600, 600
@@ -99,7 +101,13 @@ def make_app(studio: Studio, *, max_upload: int, hosts: set[str] | None) -> Any:
     theme=gr.themes.Default(font=font, font_mono=mono),
     css=_STYLE,
   )
-  return guard.Guard(app, hosts)
+  return guard.Guard(
+    app,
+    hosts,
+    max_upload=max_upload,
+    quota=_MOST_UPLOADS * max_upload,
+    folder=studio.folder,
+  )
 
 
 def _page(gr, studio):
