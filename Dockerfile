@@ -17,8 +17,9 @@
 #
 # The page of `demo` listens in the container, which is reached by this machine
 # alone with -p 127.0.0.1:7860:7860 (EXTRAS=demo; demo --host 0.0.0.0 --port
-# 7860). No image was built where this was written: its steps were run in a
-# folder with Debian's Python, `.ci/release docker`.
+# 7860 --name localhost: other names, of web pages that lead a browser there,
+# are refused). No image was built where this was written: its steps were run in
+# a folder with Debian's Python, `.ci/release docker`.
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 

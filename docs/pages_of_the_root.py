@@ -14,6 +14,7 @@ PAGES = {
   "CHANGELOG.md": "changelog.md",
   "CONTRIBUTING.md": "contributing.md",
   "launch/README.md": "launch.md",
+  "notebooks/README.md": "notebooks.md",
   "tests/README.md": "tests.md",
 }
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")

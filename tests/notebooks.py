@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 
+_LEAST = 3  # Pictures, in each.
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 
 
@@ -38,6 +39,8 @@ def main(names):
       for cell in notebook.cells
       for output in cell.get("outputs", [])
     )
+    if shown < _LEAST:
+      raise AssertionError(f"{path.name} shows {shown} pictures")
     seconds = time.monotonic() - began
     print(
       f"{path.name}: {len(notebook.cells)} cells, {shown} pictures,"

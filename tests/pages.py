@@ -4,8 +4,10 @@ python -m tests.pages              lists them, and what no test runs, and why
 python -m tests.pages --external   asks for every address of other places
 
 A block is run unless its opening line has `title="Not run by a test: WHY"`,
-which readers of the site see as well. Commands in running text and in tables
-are read by the parsers of what they name; `python -m esrgan_jax ...` is run.
+which readers of the site see as well, or it is of a kind that `WHERE` calls
+"read only": benchmarks, set-up and servers, whose options are looked for in
+their parsers. Commands in running text and in tables are read by the parsers of
+what they name; `python -m esrgan_jax ...` is run.
 """
 
 import argparse
@@ -49,7 +51,9 @@ class Snippet:
 def pages():
   """The pages' paths below the root, sorted."""
   found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-  found += [ROOT / "launch/README.md", ROOT / "tests/README.md"]
+  found += [
+    ROOT / f"{name}/README.md" for name in ("launch", "notebooks", "tests")
+  ]
   return sorted(str(path.relative_to(ROOT)) for path in found)
 
 
@@ -110,7 +114,7 @@ def kind(words):
   is_module = words[0].startswith("python") and words[1:2] == ["-m"]
   module = words[2] if is_module and words[2:] else ""
   of_set_up = words[0] in ("pip", ".") or words[0].startswith(".venv/")
-  if of_set_up or module == "venv":
+  if of_set_up or module in ("build", "venv"):
     return "installation"
   if module == "esrgan_jax":
     special = words[3] if words[3:] else ""

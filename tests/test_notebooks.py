@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import tomllib
+import types
 
 import pytest
 
@@ -34,6 +36,27 @@ def test_both_are_there():
   assert len(PATHS) == 2
   for path in PATHS:
     assert f"`{path.name}`" in listed
+
+
+def test_colab_gets_what_training_needs():
+  """All of the extra `train` but TensorFlow, whose own Colab has."""
+  text = (ROOT / "pyproject.toml").read_text()
+  train = tomllib.loads(text)["project"]["optional-dependencies"]["train"]
+  wanted = {re.match(r"[\w-]+", each)[0] for each in train}
+  code = (notebooks.FOLDER / "train_and_look.ipynb").read_text()
+  lines = re.findall(r"%pip install -q (.*?)(?:\\n)?\",?$", code, re.MULTILINE)
+  words = " ".join(lines).split()
+  assert words.pop(0) == "$SOURCE"
+  names = {re.match(r"[\w-]+", each)[0] for each in words}
+  assert names == wanted - {"tensorflow-cpu"}
+
+
+def test_a_notebook_that_shows_too_little_is_told(monkeypatch):
+  monkeypatch.setattr(
+    notebooks, "execute", lambda _: types.SimpleNamespace(cells=[])
+  )
+  with pytest.raises(AssertionError, match="shows 0 pictures"):
+    notebooks.main(["train_and_look"])
 
 
 def test_the_training_is_the_quickstart_with_half_of_phase_one():
