@@ -1,5 +1,6 @@
 """Images in pieces: as in one, whatever interrupts them."""
 
+import errno
 import os
 import pathlib
 import resource
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 
 from esrgan_jax import images
-from esrgan_jax.images import Image, Metadata
+from esrgan_jax.images import Image, Metadata, large
 from esrgan_jax.upscaling import pieces, upscaler
 from tests import image_builders as build
 from tests.image_builders import SRGB, noise
@@ -325,6 +326,45 @@ def test_a_full_disk_costs_nothing_that_was_done(here):
   assert counts[0] > 5
   whole, got = (pathlib.Path(f"{n}.tif").read_bytes() for n in ("whole", "b"))
   assert got == whole
+
+
+@pytest.mark.parametrize(
+  ("error", "reason"),
+  [
+    (OSError(errno.EIO, "Input/output error"), "cannot be read: Input/output"),
+    (MemoryError(), "not enough memory"),
+  ],
+)
+def test_what_may_pass_costs_nothing_that_was_done(
+  here, monkeypatch, error, reason
+):
+  """A disk that fails, or memory that is short, while the image is read."""
+  model = make_model(num_feat=4, num_grow_ch=2)
+  images.write_image("a.tif", pictures()["rgb"])
+  read, failing = large._Tiff._stored_window, []
+
+  def read_or_not(*args, **options):
+    if failing:
+      raise error
+    return read(*args, **options)
+
+  def progress(done, total):
+    if done >= 8:
+      failing.append(done)
+
+  monkeypatch.setattr(large._Tiff, "_stored_window", read_or_not)
+  with pytest.raises(
+    images.ImageError, match=rf"a\.tif: {reason}.*; what is done is kept"
+  ):
+    upscale(model, "a.tif", "b.tif", progress=progress)
+  assert len(parts()) == 1
+  failing.clear()
+  counts = []
+  upscale(
+    model, "a.tif", "b.tif", progress=lambda *done: counts.append(done[0])
+  )
+  assert counts[0] >= 8
+  assert parts() == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -134,11 +135,17 @@ def explained(path: str | pathlib.Path, frame: str = "") -> Iterator[None]:
       yield
   except ImageError as error:
     raise ImageError(f"{name}: {error}") from error.__cause__
-  except MemoryError:
+  except MemoryError as error:
     raise ImageError(
       f"{name}: not enough memory to decode it; use a smaller picture"
-    ) from None
+    ) from error
   except Exception as error:
+    # Of the system: what decoders raise of damaged files has no number, or
+    # that of a place which no file has.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+      raise ImageError(
+        f"{name}: cannot be read: {printable(error.strerror)}"
+      ) from error
     # Decoders fed with damaged files raise nearly anything: OSError,
     # RuntimeError, struct.error, IndexError, TypeError, zlib.error ...
     raise ImageError(

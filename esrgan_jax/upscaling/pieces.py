@@ -167,7 +167,8 @@ def upscale(
     Height and width of the result, and sentences on what it could not keep.
 
   Raises:
-    ImageError: If the image cannot be read.
+    ImageError: If the image cannot be read. What is done stays where memory is
+      short, or a disk or its server fails, and not the image.
     ValueError: If such a network's images are not upscaled in pieces.
     FloatingPointError: As `Upscaler.upscale`.
     OutOfMemoryError: Likewise.
@@ -213,9 +214,13 @@ def upscale(
         notes = run.run(tile=tile, exact=exact, halo=halo, record=record)
       except OSError as error:
         raise _stopped(target, error) from error
-      except (ValueError, FloatingPointError):
-        journal.remove()  # Nobody could go on with it.
-        raise
+      except (ValueError, FloatingPointError) as error:
+        if not (journal.state and _may_pass(error)):
+          journal.remove()  # Nobody could go on with it.
+          raise
+        raise images.ImageError(
+          f"{error}; what is done is kept: the same command goes on there"
+        ) from error.__cause__
       storage.publish(run.path, target, overwrite=overwrite)
       journal.remove()
   return wanted, (*picture.notes, *notes)
@@ -229,6 +234,15 @@ def _stopped(target: pathlib.Path, error: OSError) -> OSError:
   return storage.WriteError(
     f"{target} cannot be written: {printable(reason)}; what is done is kept:"
     f" {way_out} goes on there"
+  )
+
+
+def _may_pass(error: Exception) -> bool:
+  """Whether an image that could not be read may be so another time."""
+  cause = error.__cause__
+  return isinstance(cause, MemoryError) or (
+    # Of the system; what decoders find in damaged files has no other number.
+    isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL)
   )
 
 
