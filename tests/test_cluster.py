@@ -2,18 +2,23 @@
 
 import concurrent.futures
 import dataclasses
+import errno
+import itertools
 import json
+import os
+import pathlib
 import pickle
 import resource
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image as PilImage
 
 from esrgan_jax import __main__, storage
-from esrgan_jax.cluster import engine, manifest, places, worker
+from esrgan_jax.cluster import driver, engine, manifest, places, worker
 from esrgan_jax.upscaling import files, names
 from tests.test_upscaler import make_model
 
@@ -194,6 +199,214 @@ def test_rows_of_a_worker_that_said_nothing_are_taken_over(here, model):
   table = pq.read_table(out / manifest.NAME)
   assert {"input", "result", "bytes", "seconds", "error"} <= {
     *table.column_names
+  }
+
+
+class _Killed(BaseException):
+  """As an interrupt, a signal, the end of a process."""
+
+
+def command(here, model, monkeypatch, job=None, stop=None):
+  """States by the names of images, by a command with a worker of this process.
+
+  Args:
+    stop: Raised after its first word, when it has done all of it.
+  """
+
+  def in_process(images, job, model, workers, *, notify):
+    replies = list(worker.Worker(job, model).run(images))
+    if stop:
+      yield replies[0]
+      raise stop
+    yield from replies
+
+  monkeypatch.setattr(driver, "upscale", in_process)
+  job = job or job_of(here)
+  found = engine.find_sources(
+    [str(here / "images")], recursive=True, out=job.out
+  )
+  return {
+    source.address.rpartition("/")[2]: reply.state
+    for source, reply in engine.upscale(
+      found.found, model, job, driver.Workers(), notify=print
+    )
+  }
+
+
+@pytest.mark.parametrize(
+  "stop", [_Killed(), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_what_was_done_and_not_heard_of_is_done(here, model, monkeypatch, stop):
+  """A command that is ended, or whose manifest finds no room."""
+  write, full = manifest.write, isinstance(stop, OSError)
+
+  def write_or_not(out, rows):
+    if full and pathlib.Path(out, "a.png").exists():
+      raise stop
+    write(out, rows)
+
+  monkeypatch.setattr(manifest, "write", write_or_not)
+  with pytest.raises(type(stop)):
+    command(here, model, monkeypatch, stop=None if full else stop)
+  made = places.sizes_below(str(here / "out"))
+  assert {"a.png", "deep/b.jpg", "c.gif"} <= {*made}
+  monkeypatch.setattr(manifest, "write", write)
+  states = command(here, model, monkeypatch)
+  done = dict.fromkeys(("a.png", "b.jpg", "c.gif"), "same")
+  assert states == done | {"poison.jpg": "failed"}
+  assert not [*(here / "out").glob(".*")]
+
+
+def test_one_command_at_a_time_writes_to_a_folder(here, model, monkeypatch):
+  job = job_of(here)
+  live = here / "out" / manifest.run_folder("", "other")[1:] / "rows"
+  with places.claimed(job.out):
+    live.mkdir(parents=True)
+    (live / "0.json").write_text("{}")
+    with pytest.raises(
+      OSError, match="out: another command writes there; wait"
+    ):
+      command(here, model, monkeypatch)
+    assert (live / "0.json").exists()
+  assert command(here, model, monkeypatch)["a.png"] == "made"
+  assert not [*(here / "out").glob(".*")]
+
+
+def test_a_result_of_several_files_among_others(here, model, monkeypatch):
+  """Those of another format, and what a desktop leaves."""
+  for path in (here / "images").rglob("*.*"):
+    if path.name != "c.gif":
+      path.unlink()
+  jobs = [
+    job_of(here, naming=names.Naming(model="t", model_scale=4, format=suffix))
+    for suffix in ("bmp", "jpg")
+  ]
+  assert command(here, model, monkeypatch, jobs[0]) == {"c.gif": "made"}
+  assert command(here, model, monkeypatch, jobs[1]) == {"c.gif": "made"}
+  (here / "out/c/.DS_Store").write_bytes(b"of a desktop")
+  (row,) = manifest.read(jobs[1].out).values()
+  assert (row.result, row.files) == ("c", 3)
+  there = places.sizes_of(jobs[1].out, "c")
+  assert len(there) == 7
+  assert manifest.Contents(there).has_result_of(row)
+  assert command(here, model, monkeypatch, jobs[1]) == {"c.gif": "same"}
+  for path in (here / "out/c").glob("*.jpg"):
+    path.unlink()
+  (here / "out/c/.DS_Store").unlink()
+  (here / "out/c/c_0003.bmp").unlink()
+  assert command(here, model, monkeypatch, jobs[1]) == {"c.gif": "made"}
+
+  # Killed when some of them have their names.
+  for path in (here / "out").rglob("*.*"):
+    if path.is_file():
+      path.unlink()
+  publish, count = places.publish, itertools.count()
+
+  def publish_two(*args, **options):
+    if next(count) == 2:
+      raise _Killed
+    publish(*args, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(places, "publish", publish_two)
+    with pytest.raises(_Killed):
+      command(here, model, patch, jobs[0])
+  assert len([*(here / "out/c").iterdir()]) == 2
+  assert command(here, model, monkeypatch, jobs[0]) == {"c.gif": "made"}
+  assert len([*(here / "out/c").iterdir()]) == 3
+
+  # And not killed.
+  count = itertools.count()
+
+  def publish_one(*args, **options):
+    if next(count) == 1:
+      raise ValueError("no more")
+    publish(*args, **options)
+
+  for path in (here / "out").rglob("*.*"):
+    if path.is_file():
+      path.unlink()
+  with monkeypatch.context() as patch:
+    patch.setattr(places, "publish", publish_one)
+    assert command(here, model, patch, jobs[0]) == {"c.gif": "failed"}
+  (row,) = manifest.read(jobs[0].out).values()
+  assert (row.result, row.earlier) == (None, "c")
+  assert command(here, model, monkeypatch, jobs[0]) == {"c.gif": "made"}
+
+
+def test_a_result_as_large_as_the_one_before_it(here, model, monkeypatch):
+  """BMP: killed between its row and its name, it is not taken for done."""
+  for path in (here / "images").rglob("*.*"):
+    if path.name != "a.png":
+      path.unlink()
+  naming = names.Naming(model="t", model_scale=4, format="bmp")
+  job, out = job_of(here, naming=naming), here / "out/a.bmp"
+  assert command(here, model, monkeypatch, job) == {"a.png": "made"}
+  before = out.read_bytes()
+  other = make_model(1, num_feat=4, num_grow_ch=2)
+
+  def publish(*_, **__):
+    raise _Killed
+
+  with monkeypatch.context() as patch:
+    patch.setattr(places, "publish", publish)
+    with pytest.raises(_Killed):
+      command(here, other, patch, job)
+  ((folder, number),) = [
+    (path.parent.parent.name, int(path.stem))
+    for path in (here / "out").glob(".*/rows/*")
+  ]
+  run = folder.removeprefix(manifest.ASIDE)
+  assert manifest.is_aside(job.out, run, number, "a.bmp")
+  assert not manifest.is_aside(job.out, run, number + 1, "a.bmp")
+  assert out.read_bytes() == before
+  assert command(here, other, monkeypatch, job) == {"a.png": "made"}
+  assert len(out.read_bytes()) == len(before)
+  assert out.read_bytes() != before
+
+
+@pytest.mark.runtimes
+def test_a_zarr_is_replaced_whole(here, model, monkeypatch):
+  import zarr
+
+  for path in (here / "images").rglob("*.*"):
+    if path.name != "a.png":
+      path.unlink()
+  naming = names.Naming(model="t", model_scale=4, format="zarr")
+  job = job_of(here, naming=naming)
+  assert command(here, model, monkeypatch, job) == {"a.png": "made"}
+  result = here / "out/a.zarr"
+  assert zarr.open_array(result, mode="r")[...].any()
+  assert command(here, model, monkeypatch, job) == {"a.png": "same"}
+  PilImage.new("RGB", (9, 13)).save(here / "images/a.png")
+  black = jax.tree.map(np.zeros_like, model.params)
+  black = type(model)(model.net, black, name="black")
+  # What is all zero has no file.
+  assert command(here, black, monkeypatch, job) == {"a.png": "made"}
+  assert not zarr.open_array(result, mode="r")[...].any()
+  # That of somebody stays, whatever is asked for.
+  manifest.write(job.out, [])
+  (result / "mine").touch()
+  asked = dataclasses.replace(job, overwrite=True)
+  assert command(here, model, monkeypatch, asked) == {"a.png": "failed"}
+  assert (result / "mine").exists()
+
+
+def test_what_a_disk_keeps_from_others_is_asked_anew(tmp_path, monkeypatch):
+  """NFS may tell what it knew of a file, until that is opened."""
+  path = tmp_path / "a.png"
+  path.write_bytes(b"before")
+  stat, stale = os.stat, os.stat(path)
+  path.write_bytes(b"of another machine")
+
+  def stat_of_before(name, **options):
+    return stale if str(name) == str(path) else stat(name, **options)
+
+  monkeypatch.setattr(os, "stat", stat_of_before)
+  assert places.size_of(str(path)) == 18
+  assert places.sizes_of(str(tmp_path), "a.png") == {"a.png": 18}
+  assert places.sizes_of(str(tmp_path.parent), tmp_path.name) == {
+    f"{tmp_path.name}/a.png": 18
   }
 
 

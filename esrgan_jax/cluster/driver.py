@@ -542,8 +542,10 @@ class _Driver:
       row = manifest.from_json(places.read(file))
     except (OSError, ValueError):
       return False
-    if not self._is_there(row):
-      return False
+    if not self._is_there(row) or manifest.is_aside(
+      self._job.out, self._job.run, number, row.result
+    ):
+      return False  # What is there may be of before, and as large.
     self._done.append(worker.Reply(task.image.number, row, "made"))
     return True
 

@@ -135,9 +135,15 @@ def upscale(
     What became of each image, in the order in which they end.
 
   Raises:
-    OSError: If OUT cannot be read or written.
+    OSError: If OUT cannot be read or written, or another command writes there.
     ValueError: If there is another file of the manifest's name.
   """
+  with places.claimed(job.out):
+    yield from _upscale(sources, model, job, workers, notify)
+
+
+def _upscale(sources, model, job, workers, notify):
+  """Upscales images into a folder that is this process's alone."""
   out = job.out
   job = dataclasses.replace(
     job, run=secrets.token_hex(8), model_digest=digest_of_model(model)
@@ -164,22 +170,29 @@ def upscale(
   for folder in left:
     places.remove_folder(folder)
   written = time.monotonic()
-  with contextlib.ExitStack() as stack:
-    stack.callback(places.remove_folder, manifest.run_folder(out, job.run))
-    stack.callback(lambda: manifest.write(out, rows.values()))
-    replies = driver.upscale(
-      images, job, pickle.dumps(model), workers, notify=notify
-    )
-    for reply in stack.enter_context(contextlib.closing(replies)):
-      row = reply.row
-      if reply.state == "failed" and (before := rows.get(row.input)):
-        earlier = before.result or before.earlier
-        row = dataclasses.replace(row, earlier=earlier)
-      if reply.state in ("made", "failed") or (
-        reply.state == "left" and row.digest
-      ):
-        rows[row.input] = row
-      yield sources[reply.number], reply
-      if time.monotonic() - written > _EVERY:
-        manifest.write(out, rows.values())
-        written = time.monotonic()
+  replies = driver.upscale(
+    images, job, pickle.dumps(model), workers, notify=notify
+  )
+  try:
+    with contextlib.closing(replies):
+      for reply in replies:
+        row = reply.row
+        if reply.state == "failed" and (before := rows.get(row.input)):
+          earlier = row.earlier or before.result or before.earlier
+          row = dataclasses.replace(row, earlier=earlier)
+        if reply.state in ("made", "failed") or (
+          reply.state == "left" and row.digest
+        ):
+          rows[row.input] = row
+        yield sources[reply.number], reply
+        if time.monotonic() - written > _EVERY:
+          manifest.write(out, rows.values())
+          written = time.monotonic()
+  except BaseException:
+    # Workers have done more than they have said: their rows stay, for the next
+    # command, as they do if this cannot be written.
+    with contextlib.suppress(OSError):
+      manifest.write(out, rows.values())
+    raise
+  manifest.write(out, rows.values())
+  places.remove_folder(manifest.run_folder(out, job.run))

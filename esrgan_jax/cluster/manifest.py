@@ -7,12 +7,15 @@ those behind, and the next one takes them over.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import io
 import json
+import pathlib
 import typing
 from collections.abc import Iterable, Mapping
 
+from esrgan_jax import storage
 from esrgan_jax.cluster import places
 from esrgan_jax.text import printable
 
@@ -22,6 +25,7 @@ __all__ = [
   "Contents",
   "Row",
   "from_json",
+  "is_aside",
   "read",
   "row_file",
   "run_folder",
@@ -145,7 +149,9 @@ def take_over(
 
   Args:
     out: The folder.
-    rows: By input; of results that are there as a row tells, it is replaced.
+    rows: By input; of results that are there as a row tells, it is replaced. Of
+      those that are there in part, or were about to replace what is there, it
+      becomes one of an error: they are ours, and to be made again.
     there: Bytes of all files below the folder, by name.
 
   Returns:
@@ -153,19 +159,52 @@ def take_over(
     written.
   """
   contents, folders = Contents(there), set()
+  told, aside = [], collections.defaultdict(list)
   for name in sorted(there):
     folder, _, rest = name.partition("/")
     if not (folder.startswith(ASIDE) and rest):
       continue
     folders.add(places.join(out, folder))
-    if rest.startswith("rows/"):
-      try:
-        row = from_json(places.read(places.join(out, name)))
-      except (ValueError, OSError):
-        continue  # It was ended while it wrote this.
-      if contents.has_result_of(row):
-        rows[row.input] = row
+    place, _, made = rest.partition("/")
+    number = place.partition(".")[0]
+    if place == "rows":
+      told.append((name, folder, made.partition(".")[0]))
+    else:
+      aside[folder, number].append(made)
+  for name, folder, number in told:
+    try:
+      row = from_json(places.read(places.join(out, name)))
+    except (ValueError, OSError):
+      continue  # It was ended while it wrote this.
+    waiting = Contents(dict.fromkeys(aside[folder, number], 0))
+    # What has its name by now may be as large as what it was to replace.
+    if contents.has_result_of(row) and row.result not in waiting:
+      rows[row.input] = row
+    elif row.result in contents:
+      rows[row.input] = Row(
+        input=row.input,
+        error="was ended while its result was written",
+        node=row.node,
+        earlier=row.result,
+      )
   return sorted(folders)
+
+
+def is_aside(out: str, run: str, number: int, result: str) -> bool:
+  """Tells whether a result, or some of its files, still wait for their names.
+
+  Of a bucket nobody knows: they wait on the worker's disk.
+
+  Args:
+    out: The folder.
+    run: The run.
+    number: Of the image in it.
+    result: The result's name below the folder.
+  """
+  if storage.is_remote(out):
+    return False
+  folders = pathlib.Path(run_folder(out, run)).glob(f"{number}.*")
+  return any(places.sizes_of(str(folder), result) for folder in folders)
 
 
 def to_json(row: Row) -> bytes:
@@ -207,9 +246,12 @@ class Contents:
   ...   Row(input="a", digest="0", result="a.png", files=1, bytes=9),
   ...   Row(input="b", digest="0", result="b", files=2, bytes=5),
   ...   Row(input="c", digest="0", result="a.png", files=1, bytes=8),
+  ...   Row(input="d", digest="0", result="b", files=3, bytes=5),
   ... ]
   >>> [there.has_result_of(row) for row in done]
-  [True, True, False]
+  [True, True, False, False]
+  >>> "b" in there, "b/3.png" in there
+  (True, False)
   """
 
   def __init__(self, sizes: Mapping[str, int]):
@@ -221,13 +263,22 @@ class Contents:
         files, total = self._found.get(name, (0, 0))
         self._found[name] = (files + 1, total + size)
 
+  def __contains__(self, name: str | None) -> bool:
+    """Tells whether there is such a file, or a folder with files in it."""
+    return name in self._found
+
   def has_result_of(self, row: Row) -> bool:
     """Tells whether a row's result is there, and has the size that it had.
 
-    One without a result, of an image that was left alone, lacks nothing.
+    One without a result, of an image that was left alone, lacks nothing. Beside
+    the files of one that is a folder others may lie: of the same image in
+    another format, of a desktop.
     """
     if row.error is not None or row.digest is None:
       return False
     if row.result is None:
       return True
-    return self._found.get(row.result) == (row.files, row.bytes)
+    files, size = self._found.get(row.result, (0, 0))
+    if (row.files or 0) > 1:
+      return files >= row.files and size >= (row.bytes or 0)
+    return (files, size) == (row.files, row.bytes)

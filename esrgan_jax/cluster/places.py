@@ -14,6 +14,7 @@ import functools
 import os
 import pathlib
 import shutil
+import stat
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -21,13 +22,20 @@ from typing import Any
 from esrgan_jax import images, storage
 from esrgan_jax.text import printable
 
+try:
+  import fcntl
+except ImportError:  # Windows.
+  fcntl = None
+
 __all__ = [
   "Found",
+  "claimed",
   "copy_here",
   "find_images",
   "join",
   "publish",
   "read",
+  "remove",
   "remove_folder",
   "size_of",
   "sizes_below",
@@ -36,6 +44,7 @@ __all__ = [
 ]
 
 _PIECE = 2**22
+_LOCK = ".esrgan_jax.lock"
 # By botocore, and so by everything else that speaks to S3; Arrow reads neither.
 _S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _GCS_PATIENCE = datetime.timedelta(seconds=60)
@@ -131,9 +140,15 @@ def size_of(name: str) -> int | None:
   True
   """
   if not storage.is_remote(name):
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-      return os.stat(name).st_size
-    return None
+    try:
+      status = os.stat(name)
+      if stat.S_ISREG(status.st_mode):
+        # Of what is opened NFS asks the server; else it may tell what it knew.
+        with contextlib.suppress(PermissionError), open(name, "rb") as file:
+          status = os.fstat(file.fileno())
+    except (FileNotFoundError, NotADirectoryError):
+      return None
+    return status.st_size
   with _reaching(name):
     system, path = _find(name)
     [info] = system.get_file_info([path])
@@ -151,11 +166,15 @@ def sizes_of(folder: str, name: str) -> dict[str, int]:
   {'null': 0}
   """
   whole = join(folder, name)
-  if storage.is_remote(whole) or not os.path.isdir(whole):
+  remote = storage.is_remote(whole)
+  if remote or not os.path.isdir(whole):
     size = size_of(whole)
     if size is not None:
       return {name: size}
-  return {join(name, each): n for each, n in sizes_below(whole).items()}
+  sizes = sizes_below(whole)
+  if not remote:
+    sizes = {each: size_of(join(whole, each)) or 0 for each in sizes}
+  return {join(name, each): size for each, size in sizes.items()}
 
 
 def read(name: str) -> bytes:
@@ -227,6 +246,74 @@ def publish(file: pathlib.Path, name: str, *, overwrite: bool) -> None:
       stream.write(content)
   if size_of(name) != len(content):
     raise OSError(f"{name} is not in the bucket as it was sent; try again")
+
+
+def remove(name: str) -> None:
+  """Removes a file of ours, where it is there."""
+  if not storage.is_remote(name):
+    pathlib.Path(name).unlink(missing_ok=True)
+    return
+  with _reaching(name), contextlib.suppress(FileNotFoundError):
+    system, path = _find(name)
+    system.delete_file(path)
+
+
+@contextlib.contextmanager
+def claimed(folder: str) -> Iterator[None]:
+  """Keeps other processes that ask for it out of a folder, which is made.
+
+  By a lock of the operating system, which ends with the process, on a file
+  that is gone at the end. A bucket has no such locks, nor have some network
+  drives: there, nothing keeps another away.
+
+  Raises:
+    OSError: If another process has it, or nothing can be written there.
+
+  >>> import tempfile
+  >>> with tempfile.TemporaryDirectory() as out:
+  ...   with claimed(out):
+  ...     claimed(out).__enter__()
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.storage.WriteError: ... another command writes there; wait for it
+  """
+  if fcntl is None or storage.is_remote(folder):
+    yield
+    return
+  file = _lock(folder)
+  try:
+    yield
+  finally:
+    # While it is locked: who has it open by now looks whether it is there yet.
+    with contextlib.suppress(OSError):
+      os.unlink(join(folder, _LOCK))
+    os.close(file)
+
+
+def _lock(folder: str) -> int:
+  name = join(folder, _LOCK)
+  flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+  while True:
+    try:
+      os.makedirs(folder, exist_ok=True)
+      file = os.open(name, flags, 0o666)
+    except OSError as error:
+      raise storage.WriteError(
+        f"{folder} cannot be written: {error.strerror}"
+      ) from error
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      os.close(file)
+      raise storage.WriteError(
+        f"{folder}: another command writes there; wait for it"
+      ) from None
+    except OSError:
+      return file  # No locks on this file system.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(file), os.stat(name)):
+        return file
+    os.close(file)  # It was removed by who had it: once more.
 
 
 def remove_folder(folder: str) -> None:

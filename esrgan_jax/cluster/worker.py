@@ -251,22 +251,31 @@ class Worker:
     try:
       for target in task.job.targets:
         name = target.relative_to(folder).as_posix()
-        if job.overwrite or self._is_ours(name, image):
-          continue
-        if places.size_of(places.join(job.out, name)) is None:
+        # No folder of somebody's is replaced, as on one machine.
+        may_replace = job.overwrite and target.suffix.lower() != ".zarr"
+        if (
+          may_replace or self._is_ours(name, image) or not self._is_there(name)
+        ):
           continue
         if job.skip_existing:
           row = dataclasses.replace(
             row, notes=("exists, skipped",), digest=None
           )
           return Reply(image.number, row, "left")
+        way_out = "" if job.overwrite else ", or give --overwrite"
         raise FileExistsError(
           f"{places.join(job.out, name)} exists already, and is not of this"
-          " image by the manifest; choose another folder, or give --overwrite"
+          f" image by the manifest; choose another folder{way_out}"
         )
     except OSError as error:
       return self._failed(task, error)
     return task
+
+  def _is_there(self, name: str) -> bool:
+    """Whether there is such a file, or a Zarr, which is a folder."""
+    if name.lower().endswith(".zarr"):
+      return bool(places.sizes_of(self._job.out, name))
+    return places.size_of(places.join(self._job.out, name)) is not None
 
   def _is_ours(self, name: str, image: Image) -> bool:
     """Whether a file that may be there is this program's, of this image.
@@ -282,7 +291,7 @@ class Worker:
       row = manifest.from_json(places.read(file))
     except (FileNotFoundError, ValueError):  # None, or a part of one.
       return False
-    return row.result in (name, name.rpartition("/")[0])
+    return row.result in _wholes(name)
 
   def _compute(self, tasks: Sequence[_Task]) -> Iterator[Reply]:
     from esrgan_jax.upscaling import files
@@ -332,8 +341,12 @@ class Worker:
     try:
       name = manifest.row_file(job.out, job.run, number)
       places.write(name, manifest.to_json(row))
-      for path in made:
-        name = path.relative_to(folder).as_posix()
+      below = [path.relative_to(folder).as_posix() for path in made]
+      if task.job.target.suffix.lower() == ".zarr":
+        # What is all zero has no file: one of before would stand for it.
+        for name in places.sizes_of(job.out, row.result).keys() - {*below}:
+          places.remove(places.join(job.out, name))
+      for path, name in zip(made, below, strict=True):
         places.publish(
           path,
           places.join(job.out, name),
@@ -341,6 +354,8 @@ class Worker:
             job.overwrite or _is_own(name, task.image) or task.image.again
           ),
         )
+        # Whatever comes, this one is ours.
+        task.row = dataclasses.replace(task.row, earlier=row.result)
     except Exception as error:
       return self._failed(task, error)
     places.remove_folder(str(folder))
@@ -354,7 +369,9 @@ class Worker:
       task.row, error=self._said(task, explain(error)), result=None
     )
     cause = error.__cause__
-    if isinstance(cause, OSError) and cause.errno is not None:
+    if isinstance(cause, MemoryError) or (
+      isinstance(cause, OSError) and cause.errno is not None
+    ):
       error = cause  # Of the system; what decoders find has no number.
     elsewhere = isinstance(error, OSError | MemoryError) and not isinstance(
       error, FileExistsError
@@ -373,7 +390,17 @@ class Worker:
 
 def _is_own(name: str, image: Image) -> bool:
   """Whether a file may be replaced, for what this program made before."""
-  return bool({name, name.rpartition("/")[0]} & {*image.own})
+  return not _wholes(name).isdisjoint(image.own)
+
+
+def _wholes(name: str) -> set[str]:
+  """Returns what a file may be all of, or a part of: itself, and its folders.
+
+  >>> sorted(_wholes("deep/a.zarr/c/0"))
+  ['deep', 'deep/a.zarr', 'deep/a.zarr/c', 'deep/a.zarr/c/0']
+  """
+  path = pathlib.PurePosixPath(name)
+  return {each.as_posix() for each in (path, *path.parents)} - {"."}
 
 
 def _run_plugin(name: str, text: str) -> None:

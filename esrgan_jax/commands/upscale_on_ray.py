@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -146,15 +147,19 @@ def _run(sources, model, job, workers, report, *, shown):
 
   counts = {"made": 0, "same": 0, "pixels": 0, "hosts": set()}
   parts = {each: _Part(each.size) for each in sources}
-  with report.progress([*parts.values()]) as bar:
+  done = engine.upscale(
+    sources,
+    model,
+    job,
+    workers,
+    notify=lambda message: report.say(f"note: {message}"),
+  )
+  with (
+    report.progress([*parts.values()]) as bar,
+    contextlib.closing(done),  # While there is a cluster.
+  ):
     bar.tell("starting")
-    for source, reply in engine.upscale(
-      sources,
-      model,
-      job,
-      workers,
-      notify=lambda message: report.say(f"note: {message}"),
-    ):
+    for source, reply in done:
       row = reply.row
       name = printable(source.address)
       for note in row.notes:
