@@ -11,6 +11,7 @@ import pickle
 import resource
 import sys
 import threading
+import types
 
 import jax
 import numpy as np
@@ -408,6 +409,183 @@ def test_what_a_disk_keeps_from_others_is_asked_anew(tmp_path, monkeypatch):
   assert places.sizes_of(str(tmp_path.parent), tmp_path.name) == {
     f"{tmp_path.name}/a.png": 18
   }
+
+
+def test_errors_of_devices_are_of_the_machine(here, model, monkeypatch):
+  error = jax.errors.JaxRuntimeError("INTERNAL: the device is lost")
+
+  def broken(model, jobs, settings):
+    for job in jobs:
+      yield job, error
+
+  monkeypatch.setattr(files, "upscale_files", broken)
+  replies = run(job_of(here), images_of(here)[:1], model)
+  assert replies["a.png"].state == "trouble"
+
+
+class _Ray:
+  """Stands in for Ray: its machines' workers run here, and answer at once.
+
+  Args:
+    cpus: Of each machine, by name.
+    broken: Machines on which no model is loaded.
+  """
+
+  def __init__(self, cpus, broken=()):
+    self._cpus, self._free, self._broken = cpus, dict(cpus), broken
+    self.started = []
+    self.here = self.never = object()
+    self.exceptions = types.SimpleNamespace(
+      **{
+        name: type(name, (Exception,), {})
+        for name in (
+          "RayError",
+          "ActorUnavailableError",
+          "ActorUnschedulableError",
+        )
+      }
+    )
+
+  def nodes(self):
+    return [
+      {"NodeID": name, "Alive": True, "Resources": {"CPU": count}}
+      for name, count in self._cpus.items()
+    ]
+
+  def get_runtime_context(self):
+    return types.SimpleNamespace(get_node_id=lambda: self.here)
+
+  def put(self, value):
+    return value
+
+  get = put
+
+  def remote(self, cls):
+    return types.SimpleNamespace(
+      options=lambda **options: types.SimpleNamespace(
+        remote=lambda *args: _Actor(self, cls, args, options)
+      )
+    )
+
+  def wait(self, references, num_returns, timeout):
+    ready = [each for each in references if each is not self.never]
+    return ready[:num_returns], references
+
+  def kill(self, actor):
+    self._free[actor.node] += actor.cpus
+    actor.cpus = 0
+
+  def place(self, num_cpus, strategy):
+    wanted = getattr(strategy, "node_id", None)
+    for name, free in self._free.items():
+      if free >= num_cpus and wanted in (None, name):
+        self._free[name] -= num_cpus
+        self.started.append((name, num_cpus))
+        return name
+    return None
+
+  def is_broken(self):
+    return self.here in self._broken
+
+
+class _Actor:
+  """A worker of such a machine."""
+
+  def __init__(self, ray, cls, args, options):
+    self.cpus = options["num_cpus"]
+    self.node = ray.place(self.cpus, options.get("scheduling_strategy"))
+    self._ray, self._actor = ray, cls(*args)
+    self.hello = types.SimpleNamespace(remote=self._hello)
+    self.run = types.SimpleNamespace(
+      options=lambda **_: types.SimpleNamespace(remote=self._run)
+    )
+
+  def _hello(self):
+    if self.node is None:
+      return self._ray.never  # It waits for room.
+    self._ray.here = self.node
+    return self._actor.hello()
+
+  def _run(self, images):
+    self._ray.here = self.node
+    return iter([*self._actor.run(images)])
+
+
+@pytest.fixture
+def ray_of(monkeypatch):
+  """Has a cluster of such machines in place of Ray."""
+
+  def make(cpus, broken=()):
+    ray = _Ray(cpus, broken)
+    strategies = types.SimpleNamespace(
+      NodeAffinitySchedulingStrategy=lambda node, soft: types.SimpleNamespace(
+        node_id=node
+      )
+    )
+    for name, module in {
+      "ray": ray,
+      "ray.util": types.SimpleNamespace(scheduling_strategies=strategies),
+    }.items():
+      monkeypatch.setitem(sys.modules, name, module)
+    load = worker.Worker._load
+
+    def load_or_not(self):
+      if ray.is_broken():
+        raise RuntimeError("no device here")
+      return load(self)
+
+    monkeypatch.setattr(worker.Worker, "_load", load_or_not)
+    return ray
+
+  return make
+
+
+def on_cluster(here, model, most=None):
+  """Replies' states by the names of images, and what was told."""
+  told, images = [], images_of(here)
+  replies = driver.upscale(
+    images,
+    job_of(here),
+    pickle.dumps(model),
+    driver.Workers(most=most),
+    notify=told.append,
+  )
+  return {
+    images[reply.number].address.rpartition("/")[2]: reply.state
+    for reply in replies
+  }, told
+
+
+ALL = dict.fromkeys(("a.png", "b.jpg", "c.gif"), "made") | {
+  "poison.jpg": "failed"
+}
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_a_machine_that_cannot_load_the_model_gets_no_images(
+  here, model, ray_of, most
+):
+  ray = ray_of({"good": 2, "bad": 4}, broken={"bad"})
+  states, told = on_cluster(here, model, most)
+  assert states == ALL
+  assert len(told) == 1
+  assert told[0].endswith("did not come up: no device here")
+  assert 1 <= ray.started.count(("bad", 4)) <= 3
+
+
+def test_a_model_that_no_machine_loads_ends_the_command(here, model, ray_of):
+  ray = ray_of({"one": 2, "other": 2}, broken={"one", "other"})
+  with pytest.raises(RuntimeError, match="no worker comes up: no device here"):
+    on_cluster(here, model)
+  assert len(ray.started) == 6
+  assert not [*(here / "out").rglob("*.json")]
+
+
+def test_one_worker_a_machine_however_many_cpus_it_has(here, model, ray_of):
+  ray = ray_of({"large": 64, "small": 2, "none": 0})
+  states, told = on_cluster(here, model)
+  assert (states, told) == (ALL, [])
+  assert sorted(ray.started) == [("large", 64), ("small", 2)]
 
 
 def test_a_file_that_is_no_manifest_is_named_and_kept(here):

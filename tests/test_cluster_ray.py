@@ -181,6 +181,34 @@ def test_sixty_images_on_two_nodes_of_which_one_is_lost(weights, tmp_path):
     assert same_pixels(tmp_path / "out" / name, alone / name), name
 
 
+PICKY = """
+import os
+
+with open(os.environ["LOADED"], "a") as file:
+  file.write(os.environ.get("DEVICE", "none") + "\\n")
+if os.environ.get("DEVICE") == "broken":
+  raise RuntimeError("its device is lost")
+"""
+
+
+def test_unequal_nodes_of_which_one_cannot_load_the_model(weights, tmp_path):
+  """The large one has one worker; no image is given to the other."""
+  save_images(tmp_path / "in", 6)
+  (tmp_path / "picky.py").write_text(PICKY)
+  more = {"LOADED": str(tmp_path / "loaded")}
+  words = "in", "-o", "out", "--plugin", "picky.py"
+  with nodes(more | {"DEVICE": "broken"}) as (cluster, _):
+    cluster.add_node(num_cpus=4, env_vars=more | {"DEVICE": "whole"})
+    words = *words, "--ray-address", cluster.address
+    status, out, err = run(weights, *words, cwd=tmp_path, **more)
+  assert (status, err) == (0, ""), out
+  assert re.search(r"\n6 images, ", out), out
+  assert out.count(" did not come up: its device is lost\n") == 1
+  loaded = (tmp_path / "loaded").read_text().split()
+  assert loaded.count("none") == loaded.count("whole") == 1
+  assert 1 <= loaded.count("broken") <= 3
+
+
 KILLER = """
 import os
 from esrgan_jax import images

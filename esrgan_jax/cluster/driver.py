@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 KINDS = ("CPU", "GPU", "TPU")
+_HOLDS = {"GPU": {"num_gpus": 1}, "TPU": {"resources": {"TPU": 1}}}
 
 # Bytes of a path that Ray has room for in the names of its sockets.
 _LONGEST_FOLDER = 25
@@ -50,7 +51,8 @@ _TURNS = 2
 _MOST_DEATHS = 3
 # Images in a row that a machine may fail at, for reasons of its own.
 _MOST_STRIKES = 3
-# Workers in a row that do not come up before none is tried any more.
+# Workers in a row that do not come up before none is tried any more; on one
+# machine, if it is known.
 _MOST_FALSE_STARTS = 3
 # Seconds that an image waits for a worker that is coming up somewhere.
 _PATIENCE = 120.0
@@ -113,10 +115,11 @@ class _Worker:
     actor: Ray's handle.
     greeting: What its first answer will be; None once it is there.
     begun: When it was asked for, by the clock.
-    node: Ray's name of its machine; empty as long as there is none.
+    node: Ray's name of its machine; empty as long as nobody knows.
     host: What people call it.
     full: Whether its machine has no room, or fails at everything: it gets no
       images, and holds its place, so that no other worker comes up there.
+    broken: Whether it is so because it cannot load the model.
     strikes: At how many images in a row its machine failed.
     turns: In order.
   """
@@ -127,6 +130,7 @@ class _Worker:
   node: str = ""
   host: str = ""
   full: bool = False
+  broken: bool = False
   strikes: int = 0
   turns: list[_Turn] = dataclasses.field(default_factory=list)
 
@@ -290,16 +294,14 @@ class _Driver:
 
     self._ray = ray
     self._notify = notify
-    room, holds = _resources(ray, limits.kind)
     self._job, self._kind = job, limits.kind
-    self._most = limits.most or max(room, limits.least, 1)
+    self._most = limits.most or max(_room(ray, limits.kind), limits.least, 1)
     self._least = min(limits.least, self._most)
-    actor = ray.remote(_Actor).options(
-      max_concurrency=_TURNS, max_restarts=0, max_task_retries=0, **holds
-    )
-    shared = ray.put(model)
-    self._start = lambda: actor.remote(job, shared)
+    self._actor = ray.remote(_Actor)
+    self._model = ray.put(model)
     self._workers: list[_Worker] = []
+    # By Ray's names of machines: workers that could not load the model there.
+    self._unable: collections.Counter[str] = collections.Counter()
     self._todo: collections.deque[_Task] = collections.deque()
     self._done: collections.deque[worker.Reply] = collections.deque()
     self._false_starts = 0
@@ -329,18 +331,19 @@ class _Driver:
     useful = [each for each in self._workers if not each.full]
     if not useful and self._workers and self._todo:
       for each in self._workers:  # None has room: perhaps for this one.
-        each.full = False
-      useful = list(self._workers)
+        each.full = each.broken
+      useful = [each for each in self._workers if not each.full]
     open_ = len(self._todo) + sum(
       len(turn.tasks) for each in useful for turn in each.turns
     )
-    wanted = min(max(open_, self._least), self._most - self._full)
+    most = self._most - self._full
+    if most < 1 and not self._is_broken_everywhere():
+      most = 1  # Who holds a place keeps nobody from another machine.
+    wanted = min(max(open_, self._least), most)
     if self._false_starts >= _MOST_FALSE_STARTS:
       wanted = min(wanted, len(useful))
     for _ in range(wanted - len(useful)):
-      actor = self._start()
-      greeting = actor.hello.remote()
-      self._workers.append(_Worker(actor, greeting, time.monotonic()))
+      self._workers.append(self._start())
     if not self._todo:
       self._let_go(useful)
     young = [each for each in self._workers if not each.ready]
@@ -356,6 +359,18 @@ class _Driver:
         " its time"
       )
 
+  def _start(self):
+    """Asks for a worker."""
+    if self._kind == "CPU":
+      taken = {each.node for each in self._workers}
+      node, holds = _find_place(self._ray, taken)
+    else:
+      node, holds = "", _HOLDS[self._kind]
+    actor = self._actor.options(
+      max_concurrency=_TURNS, max_restarts=0, max_task_retries=0, **holds
+    ).remote(self._job, self._model)
+    return _Worker(actor, actor.hello.remote(), time.monotonic(), node)
+
   def _let_go(self, useful):
     """Ends idle workers; what fails on one machine may need another yet."""
     for each in [each for each in useful if not each.turns]:
@@ -370,6 +385,11 @@ class _Driver:
   @property
   def _full(self):
     return sum(each.full for each in self._workers)
+
+  def _is_broken_everywhere(self):
+    """Whether no machine that is there can load the model."""
+    broken = {each.node for each in self._workers if each.broken}
+    return bool(broken) and (broken >= _machines(self._ray, self._kind).keys())
 
   def _hand_out(self, each):
     while each.ready and not each.full and len(each.turns) < _TURNS:
@@ -417,6 +437,9 @@ class _Driver:
       not each.ready and now - each.begun < _PATIENCE for each in self._workers
     ):
       return
+    up = [each for each in self._workers if each.ready and not each.broken]
+    if not up and self._is_broken_everywhere():
+      raise RuntimeError(f"no worker comes up: {self._reason}")
     # Those that were tried before come first.
     tried = itertools.takewhile(lambda t: t.avoid or t.deaths, self._todo)
     for task in [task for task in tried if task.avoid and task.avoid >= nodes]:
@@ -448,14 +471,26 @@ class _Driver:
         self._bury(each, error)
 
   def _greet(self, each, greeting):
-    each.node, each.host, version = greeting
+    each.node, each.host, version, problem = greeting
     each.greeting = None
-    self._false_starts = 0
     if version != __version__:
       raise RuntimeError(
         f"{each.host} has esrgan_jax {version}, and this is {__version__};"
         " install the same on all machines"
       )
+    if not problem:
+      self._false_starts = 0
+      return
+    problem = printable(" ".join(problem.split()), limit=300)
+    if problem != self._reason:
+      self._reason = problem
+      self._notify(f"a worker on {each.host} did not come up: {problem}")
+    self._unable[each.node] += 1
+    # It may have been memory that a worker before had not given back yet.
+    each.full = each.broken = self._unable[each.node] >= _MOST_FALSE_STARTS
+    if not each.broken:
+      self._workers.remove(each)
+      self._kill(each)
 
   def _receive(self, each, turn):
     try:
@@ -501,6 +536,11 @@ class _Driver:
     self._workers.remove(each)
     self._kill(each)
     if not each.ready:
+      unschedulable = self._ray.exceptions.ActorUnschedulableError
+      if isinstance(error, unschedulable) and not _is_alive(
+        self._ray, each.node
+      ):
+        return  # The machine that it was to be on is gone: it is no start.
       self._false_starts += 1
       self._reason = _reason(error)
       if self._false_starts == 1:
@@ -554,18 +594,54 @@ class _Driver:
       self._ray.kill(each.actor)
 
 
-def _resources(ray, kind):
-  """Returns how many workers have room, and what each holds."""
-  nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-  if kind == "CPU":
-    # One worker a machine: XLA uses all of its cores.
-    counts = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    each = min(counts, default=1)
-    return sum(count // each for count in counts), {"num_cpus": each}
-  room = sum(int(node.get(kind, 0)) for node in nodes)
-  if kind == "GPU":
-    return room, {"num_gpus": 1}
-  return room, {"resources": {"TPU": 1}}
+def _room(ray, kind):
+  """Returns how many workers have room."""
+  machines = _machines(ray, kind)
+  # One worker a machine: XLA uses all of its cores.
+  return len(machines) if kind == "CPU" else sum(machines.values())
+
+
+def _machines(ray, kind):
+  """Returns how many of a kind each machine has, by Ray's names of them."""
+  counts = {
+    node["NodeID"]: int(node["Resources"].get(kind, 0))
+    for node in ray.nodes()
+    if node["Alive"]
+  }
+  return {node: count for node, count in counts.items() if count}
+
+
+def _find_place(ray, taken):
+  """Finds a machine for a worker that has all of its CPUs.
+
+  Ray would put several on a machine that is larger than others, whatever it is
+  asked for: where a worker is to be is said.
+
+  Args:
+    ray: The module.
+    taken: Machines that have a worker, or are to get one.
+
+  Returns:
+    Ray's name of it, and the actor's options. Where all are taken the name is
+    empty: it waits for a machine that may come.
+  """
+  from ray.util import scheduling_strategies as strategies
+
+  machines = _machines(ray, "CPU")
+  free = {node: n for node, n in machines.items() if node not in taken}
+  if not free:
+    holds = min(machines.values(), default=1)
+    return "", {"num_cpus": holds, "scheduling_strategy": "SPREAD"}
+  # Those first that nobody else has work on.
+  with contextlib.suppress(Exception):
+    there = ray._private.state.available_resources_per_node()
+    idle = {
+      node: n for node, n in free.items() if there[node].get("CPU", 0) >= n
+    }
+    free = idle or free
+  node = max(free, key=free.get)
+  strategy = strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+  return node, {"num_cpus": free[node], "scheduling_strategy": strategy}
 
 
 def _is_alive(ray, node):

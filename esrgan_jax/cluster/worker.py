@@ -33,6 +33,9 @@ from esrgan_jax.upscaling.inputs import Input
 __all__ = ["Image", "Job", "Reply", "Worker"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+# Errors for which another machine may have none: of its disks, its memory, its
+# devices.
+_OF_MACHINES = OSError, MemoryError, jax.errors.JaxRuntimeError
 _THREADS = 4
 _PIECE = 2**22
 
@@ -169,9 +172,18 @@ class Worker:
     if job.platforms:
       jax.config.update("jax_platforms", job.platforms)
 
-  def hello(self) -> tuple[str, str]:
-    """Tells who this is: the machine, and the program's version."""
-    return self._node, __version__
+  def hello(self) -> tuple[str, str, str]:
+    """Loads the model.
+
+    Returns:
+      Who this is: the machine, and the program's version; and why it cannot
+      work: nothing, or the message of what was raised.
+    """
+    try:
+      self._load()
+    except Exception as error:  # A network's module, a driver: anything.
+      return self._node, __version__, explain(error)
+    return self._node, __version__, ""
 
   def run(self, images: Sequence[Image]) -> Iterator[Reply]:
     """Yields what became of images, each as soon as it is known.
@@ -373,7 +385,7 @@ class Worker:
       isinstance(cause, OSError) and cause.errno is not None
     ):
       error = cause  # Of the system; what decoders find has no number.
-    elsewhere = isinstance(error, OSError | MemoryError) and not isinstance(
+    elsewhere = isinstance(error, _OF_MACHINES) and not isinstance(
       error, FileExistsError
     )
     full = getattr(error, "errno", None) in _FULL
