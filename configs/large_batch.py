@@ -11,8 +11,8 @@ Data: as configs/gan.py; the accelerators hold it (7 GB each).
 Hardware: 8 to 256 chips, 16 GB of memory each.
 Cost: not measured. By the TPU compiler's estimate a step takes as long as one
   of configs/gan.py on one chip (docs/tpu.md), so that it is so many times less.
-Result: not measured. A small network's phase one, beside its published batch:
-  docs/results.md.
+Result: not measured. What batches do to a small network's phase one, at as many
+  images: python -m benchmarks.large_batch, and docs/results.md.
 """
 
 import ml_collections

@@ -236,9 +236,10 @@ def test_results_are_those_of_evaluate_and_shown(tmp_path, capsys):
   assert str(tmp_path) not in (out / "table.md").read_text()
 
 
-@pytest.mark.slow
-def test_precisions_are_compared_and_not_trained_again(tmp_path):
-  (tmp_path / "config.py").write_text(
+def tiny_card(folder):
+  """A config file of two steps of phase one."""
+  path = folder / "config.py"
+  path.write_text(
     "def get_config():\n"
     "  return {\n"
     "    'generator': {'num_feat': 4, 'num_block': 1, 'num_grow_ch': 2},\n"
@@ -250,7 +251,29 @@ def test_precisions_are_compared_and_not_trained_again(tmp_path):
     "             'eval': 'sample_photos:held_out'},\n"
     "  }\n"
   )
-  flags = ("--config", str(tmp_path / "config.py"), "--seeds", "3")
+  return str(path)
+
+
+@pytest.mark.slow
+def test_batches_see_as_many_images(tmp_path):
+  out = tmp_path / "runs"
+  flags = ("--config", tiny_card(tmp_path), "--out", str(out), "--epochs", "12")
+  flags += ("--times", "2", "--rules", "the same", "root")
+  output = run("large_batch", *flags)
+  assert "of 48 images" in output
+  table = {cells[0]: cells[1:] for cells in rows(output)}
+  assert table["published"][:3] == ["2", "24", "0.0002"]
+  assert table["2 times, the same"][:3] == ["4", "12", "0.0002"]
+  assert table["2 times, root"][:3] == ["4", "12", "0.00028"]
+  for cells in list(table.values())[2:]:
+    assert all(0 < float(cell) < 60 for cell in cells[3:])
+  assert images.read_image(out / "curves.png").pixels.size
+  assert "trains" not in run("large_batch", *flags)
+
+
+@pytest.mark.slow
+def test_precisions_are_compared_and_not_trained_again(tmp_path):
+  flags = ("--config", tiny_card(tmp_path), "--seeds", "3")
   flags += ("--out", str(tmp_path / "runs"))
   first = run("half_precision_training", *flags)
   assert "psnr 2/2" in first
