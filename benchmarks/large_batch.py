@@ -10,8 +10,9 @@ times the root of how many times larger it is, and times that itself, the latter
 two with a warm-up of a fiftieth. The average's decay goes with the steps.
 
 The table has PSNR (Y) on the config's validation photos at quarters of the
-images; `curves.png` in the folder draws all. What was trained before is not
-trained again: stopped, the command goes on where it was.
+images; a chart in the folder draws each batch beside the published one. What
+was trained before is not trained again: stopped, the command goes on where it
+was.
 """
 
 import argparse
@@ -42,7 +43,7 @@ class Side:
     """In a path and a table."""
     if self.times == 1:
       return "published"
-    return f"{self.times} times, {self.rule}"
+    return f"x{self.times}, {self.rule}"
 
 
 def values(config, side, epochs):
@@ -115,7 +116,7 @@ def main(arguments=None):
   sides += [Side(times, rule) for times in args.times for rule in args.rules]
   print(machine.versions("jax", "jaxlib", "flax", "optax"))
   print(machine.describe())
-  lines, table = [], []
+  lines, table = {}, []
   for side in sides:
     given = values(config, side, args.epochs)
     folder = args.out / side.name.replace(", ", "_").replace(" ", "_")
@@ -125,7 +126,7 @@ def main(arguments=None):
     cells = [side.name, f"{batch}", f"{steps:,}", rate]
     if found:
       images, scores = zip(*found, strict=True)
-      lines.append(chart.Line(side.name, list(images), list(scores)))
+      lines[side] = chart.Line(side.name, list(images), list(scores))
       at = [scores[round(share * len(scores)) - 1] for share in SHARES]
       cells += [f"{score:.2f}" for score in at]
     else:
@@ -137,10 +138,14 @@ def main(arguments=None):
   titles += [f"{share:.0%} of the images" for share in SHARES]
   for cells in (titles, ["---"] * len(titles), *table):
     print(f"| {' | '.join(cells)} |")
-  drawn = chart.plan(lines, x_label="images seen")
-  file = args.out / "curves.png"
-  file.write_bytes(chart_files.png(drawn, "PSNR Y of held-out photos, dB"))
-  print(f"\nwrote {file}")
+  print()
+  for times in args.times:
+    chosen = [line for side, line in lines.items() if side.times in (1, times)]
+    drawn = chart.plan(chosen, x_label="images seen")
+    file = args.out / f"batch_{times}_times.png"
+    title = f"PSNR Y, batch of {config.batch_size * times}"
+    file.write_bytes(chart_files.png(drawn, title))
+    print(f"wrote {file}")
 
 
 if __name__ == "__main__":

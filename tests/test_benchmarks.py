@@ -263,11 +263,11 @@ def test_batches_see_as_many_images(tmp_path):
   assert "of 48 images" in output
   table = {cells[0]: cells[1:] for cells in rows(output)}
   assert table["published"][:3] == ["2", "24", "0.0002"]
-  assert table["2 times, the same"][:3] == ["4", "12", "0.0002"]
-  assert table["2 times, root"][:3] == ["4", "12", "0.00028"]
+  assert table["x2, the same"][:3] == ["4", "12", "0.0002"]
+  assert table["x2, root"][:3] == ["4", "12", "0.00028"]
   for cells in list(table.values())[2:]:
     assert all(0 < float(cell) < 60 for cell in cells[3:])
-  assert images.read_image(out / "curves.png").pixels.size
+  assert images.read_image(out / "batch_2_times.png").pixels.size
   assert "trains" not in run("large_batch", *flags)
 
 
