@@ -207,10 +207,11 @@ class _Killed(BaseException):
   """As an interrupt, a signal, the end of a process."""
 
 
-def command(here, model, monkeypatch, job=None, stop=None):
+def command(here, model, monkeypatch, job=None, stop=None, of="images"):
   """States by the names of images, by a command with a worker of this process.
 
   Args:
+    of: What is upscaled.
     stop: Raised after its first word, when it has done all of it.
   """
 
@@ -223,9 +224,7 @@ def command(here, model, monkeypatch, job=None, stop=None):
 
   monkeypatch.setattr(driver, "upscale", in_process)
   job = job or job_of(here)
-  found = engine.find_sources(
-    [str(here / "images")], recursive=True, out=job.out
-  )
+  found = engine.find_sources([str(here / of)], recursive=True, out=job.out)
   return {
     source.address.rpartition("/")[2]: reply.state
     for source, reply in engine.upscale(
@@ -391,6 +390,28 @@ def test_a_zarr_is_replaced_whole(here, model, monkeypatch):
   asked = dataclasses.replace(job, overwrite=True)
   assert command(here, model, monkeypatch, asked) == {"a.png": "failed"}
   assert (result / "mine").exists()
+
+
+@pytest.mark.runtimes
+def test_a_zarr_is_an_image(here, model, monkeypatch):
+  import zarr
+
+  pixels = np.random.default_rng(0).integers(0, 256, (13, 9, 3), np.uint8)
+  source = here / "a.zarr"
+  array = zarr.create_array(
+    source, shape=pixels.shape, dtype="uint8", chunks=(8, 8, 3)
+  )
+  array[...] = pixels
+  job = job_of(here, naming=names.Naming(model="t", model_scale=4))
+  words = here, model, monkeypatch, job
+  assert command(*words, of="a.zarr") == {"a.zarr": "made"}
+  (row,) = manifest.read(job.out).values()
+  result = zarr.open_array(here / "out" / row.result, mode="r")
+  assert result.shape == (52, 36, 3)
+  assert result[...].any()
+  assert command(*words, of="a.zarr") == {"a.zarr": "same"}
+  array[12, 8] = 255 - pixels[12, 8]
+  assert command(*words, of="a.zarr") == {"a.zarr": "made"}
 
 
 def test_what_a_disk_keeps_from_others_is_asked_anew(tmp_path, monkeypatch):

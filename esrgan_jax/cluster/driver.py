@@ -17,7 +17,9 @@ import math
 import os
 import re
 import secrets
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -220,6 +222,7 @@ def connected(address: str) -> Iterator[None]:
         # For models; results do not go through it.
         "object_store_memory": 2**29,
       }
+    handler = signal.getsignal(signal.SIGTERM)
     try:
       ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -228,6 +231,9 @@ def connected(address: str) -> Iterator[None]:
         f"no Ray cluster at {printable(address)}: {reason}"
       ) from error
     stack.callback(ray.shutdown)
+    main = threading.current_thread() is threading.main_thread()
+    if main and callable(handler):
+      signal.signal(signal.SIGTERM, handler)  # Ray's would end it with a 15.
     # Last lines of a raylet that died, on our stdout: there is no option.
     ray._private.worker._worker_logs_enabled = False
     yield

@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import hashlib
 import importlib.util
+import os
 import pathlib
 import pickle
 import secrets
@@ -128,11 +129,21 @@ class Reply:
 
 
 def _digest_of(path, job):
-  """Returns the digest of an image with a job's model and settings."""
+  """Returns the digest of an image with a job's model and settings.
+
+  A Zarr's is of all files in it, and of their names.
+  """
   digest = hashlib.sha256(job.digest)
-  with open(path, "rb") as file:
-    while piece := file.read(_PIECE):
-      digest.update(piece)
+  files = [path]
+  if path.is_dir():
+    files = sorted(each for each in path.rglob("*") if each.is_file())
+  for each in files:
+    if each != path:
+      name = os.fsencode(each.relative_to(path))
+      digest.update(b"%d %s %d " % (len(name), name, each.stat().st_size))
+    with open(each, "rb") as file:
+      while piece := file.read(_PIECE):
+        digest.update(piece)
   return digest.hexdigest()
 
 
