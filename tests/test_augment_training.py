@@ -180,7 +180,7 @@ def _place(tmp_path_factory):
   return folder, config
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_step_has_the_pairs_of_its_seed_and_step(place):
   folder, config = place
   run = run_lib.make_run(config_lib.complete(config), folder / "again")
@@ -207,7 +207,7 @@ def test_a_step_has_the_pairs_of_its_seed_and_step(place):
   assert abs(plain - augmented) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_killed_in_the_middle_it_ends_the_same(place):
   folder, config = place
   workdir = folder / "killed"

@@ -52,7 +52,7 @@ def _generator():
   return net, params, run(params, _images())
 
 
-@pytest.mark.slow  # Other widths and forms are in test_transforms.
+@pytest.mark.release  # Other widths and forms are in test_transforms.
 def test_explicit_axes():
   net, params, expected = _generator()
   mesh = _mesh(AxisType.Explicit)
@@ -88,7 +88,7 @@ def test_shard_map():
   _assert_close(run(params, _images()), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_discriminator_and_vgg_under_explicit_axes():
   mesh = _mesh(AxisType.Explicit)
   put = jax.device_put

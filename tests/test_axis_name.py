@@ -218,7 +218,8 @@ def test_microbatches(form, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ("form", "num_block"), [("pmap", 2), ("shard_map", 23)]
+  ("form", "num_block"),
+  [("pmap", 2), pytest.param("shard_map", 23, marks=pytest.mark.release)],
 )
 def test_real_widths(form, num_block):
   # Real weights: D's BatchNorm of the flat images that random ones make divides
@@ -274,7 +275,7 @@ def test_a_loop_over_steps_inside():
   _assert_alike(jax.jit(run)(state, batches), expected, state, 1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_trainings_apart_need_no_name():
   """A state a device, stacked: each does what it does alone."""
   create, step = _make("relativistic", accumulate=2)

@@ -51,7 +51,7 @@ def test_help(script):
   assert "--tiny" in run(script, "--help")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_first_result_is_waited_for_and_explained():
   output = run("first_result", "--models", "fast", "--rounds", "1")
   table = rows(output)
@@ -149,7 +149,7 @@ def test_input_compares_caches():
       assert float(cores) == pytest.approx(100 / float(per_core), rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_augmentation_is_timed_beside_a_step():
   output = run("augmentation", "--tiny", "--task", "psnr", "--rounds", "2")
   assert "augmentation: permute_channels, color_jitter, mixup," in output
@@ -181,7 +181,7 @@ def test_the_hosts_figures_are_those_of_images():
   assert degradation_draws.distance(np.arange(4), np.arange(2, 6)) == 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_losses_are_balanced_by_their_gradients():
   output = run(
     "balance",
@@ -201,7 +201,7 @@ def test_losses_are_balanced_by_their_gradients():
     assert float(times) == pytest.approx(product / (0.5 * alone), rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_results_are_those_of_evaluate_and_shown(tmp_path, capsys):
   pytest.importorskip("skimage")
   fields = {"num_feat": 4, "num_block": 1, "num_grow_ch": 2, "scale": 4}
@@ -254,7 +254,7 @@ def tiny_card(folder):
   return str(path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_batches_see_as_many_images(tmp_path):
   out = tmp_path / "runs"
   flags = ("--config", tiny_card(tmp_path), "--out", str(out), "--epochs", "12")
@@ -271,7 +271,7 @@ def test_batches_see_as_many_images(tmp_path):
   assert "trains" not in run("large_batch", *flags)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_precisions_are_compared_and_not_trained_again(tmp_path):
   flags = ("--config", tiny_card(tmp_path), "--seeds", "3")
   flags += ("--out", str(tmp_path / "runs"))
@@ -357,7 +357,7 @@ def test_the_folder_is_the_same_for_a_seed(tmp_path):
   assert folder.difference(tmp_path / "a", tmp_path / "b") == 0
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_gigapixel_kills_and_compares():
   output = run(
     "gigapixel",

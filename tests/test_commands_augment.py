@@ -61,7 +61,7 @@ def test_a_column_is_one_augmentation(tmp_path):
   assert out.read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_configs_last_column_is_its_training(tmp_path):
   config = tiny_config(tmp_path)
   config["augmentation"] = {"blur": {"probability": 1.0, "sigmas": (2.0, 2.0)}}

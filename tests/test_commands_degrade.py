@@ -15,7 +15,7 @@ from tests.training_runs import ROOT
 _PAGE = (ROOT / "docs/degradation.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_row_goes_from_the_least_to_the_most(tmp_path):
   out = tmp_path / "page.png"
   flags = ["-o", str(out), "--size=32", "--scale=2", "--count=2"]

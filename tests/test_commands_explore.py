@@ -166,7 +166,7 @@ def test_a_sweep_is_each_model_alone_and_one_program(here, options):
   assert np.abs(found[0].astype(int) - found[2]).max() > 20
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_sweep_of_a_network_that_unshuffles():
   net = RRDBNet(**NET | {"scale": 2})
   lr = photo(21, 15, 3, dtype=np.uint8)
@@ -251,7 +251,7 @@ def test_what_is_not_taken_of_an_image_is_told(here, capsys):
   assert "transparency" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_perceptual_distance_is_the_axis_where_it_can_be(here, capsys):
   command = [*COMMAND, "--alphas", "0,1", "--reference", "hr.png"]
   assert main([*command, "--vgg", "random"]) == 0

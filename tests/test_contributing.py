@@ -67,6 +67,7 @@ def _trained(place):
   return outs
 
 
+@pytest.mark.release
 def test_a_network(place, trained):
   assert "psnr 20/20" in trained[0]
   large = images.read_image(place / "large.png").pixels
@@ -76,6 +77,7 @@ def test_a_network(place, trained):
   assert info["generator"]["architecture"] == "Toy"
 
 
+@pytest.mark.release
 def test_a_network_is_not_run_because_a_file_names_it(place, trained):
   (command,) = _commands("upscale photo.png --model runs/toy")
   done = _run(
@@ -119,6 +121,7 @@ def test_a_program(place):
   assert (place / "anime.jax.gz").stat().st_size > 1e3
 
 
+@pytest.mark.release
 def test_a_phase(place):
   (command,) = _commands("smooth_config.py")
   done = _run(place, command)

@@ -266,7 +266,7 @@ def test_the_command_prints_where_it_is(data_dir, capsys):
   assert capsys.readouterr().out.strip().endswith("div2k/bicubic_x4/2.0.0")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_prepares_it_and_trains_both_phases(
   archives, tmp_path, capsys
 ):
@@ -539,7 +539,7 @@ def test_div2k_has_both_names(tmp_path):
     Div2k("train", scale=2)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_is_that_of_the_folder_and_resumes(place, tiny, tmp_path):
   changes = {"phase_order": ("psnr",), "film": {"enabled": False}}
   config = tiny_config(tmp_path, **changes)

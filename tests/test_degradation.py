@@ -366,7 +366,7 @@ def test_jpeg_keeps_what_is_flat():
 # --- All of it.
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_an_image_goes_by_its_key_alone():
   hr = jnp.asarray(_photo(48, 64), jnp.float32)[None] / 255
   hr = jnp.repeat(hr, 3, axis=0)

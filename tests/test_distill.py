@@ -276,7 +276,7 @@ def test_a_teacher_in_the_step_takes_its_own_patches(tmp_path):
     phases.make_phases(run)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ahead_and_in_the_step_are_the_same_training(tmp_path):
   """But for 256 levels, and for what lies around a patch."""
   for folder, targets in (("ahead", "ahead"), ("step", "step")):

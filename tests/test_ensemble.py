@@ -74,7 +74,7 @@ def test_rounding_comes_last(model):
   assert np.abs(found - expected).max() <= 0.5 + 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_stream_is_each_alone():
   one, many = make_model(), make_model(devices=8)
   sizes = [(9, 14), (20, 7), (12, 12), (31, 17)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_researchers_network_trains_alike_in_every_way(capsys):
   from examples import researcher
 

@@ -84,7 +84,7 @@ def _without_this_package(folder, programs):
   return {name: dict(np.load(folder / f"{name}.out.npz")) for name in programs}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_program_of_the_whole_network_runs_without_this_package(tmp_path):
   """At the published widths, real weights, for three platforms."""
   weights = find.find_model("realesrgan-x4plus").weights

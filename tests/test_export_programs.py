@@ -360,7 +360,7 @@ def _export_and_corrupt(name, tmp_path, capsys, config, *options):
   assert any(each in error for each in (*wrong, "Checksum does not match"))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_stablehlo_and_a_flipped_weight(tmp_path, capsys):
   _export_and_corrupt(
     "stablehlo", tmp_path, capsys, CASES[0], "--dtype", "float16"

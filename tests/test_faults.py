@@ -7,7 +7,11 @@ from tests import faults
 pytestmark = pytest.mark.slow
 
 # A machine, a file, a process.
-_STRUCK = ("kill", "flip", "one_of_two")
+_STRUCK = (
+  pytest.param("kill", marks=pytest.mark.release),
+  "flip",
+  pytest.param("one_of_two", marks=pytest.mark.release),
+)
 
 
 @pytest.fixture(scope="module", name="place")

@@ -343,7 +343,7 @@ def _train(config, workdir, **settings):
 
 
 # That one that was stopped at random moments is the same: `faults.py`.
-@pytest.mark.slow
+@pytest.mark.release
 def test_more_of_phase_one_begins_the_next_one_anew(finished):
   workdir, config = finished
   before = _film(workdir)
@@ -366,7 +366,7 @@ def test_more_of_phase_one_begins_the_next_one_anew(finished):
   assert all(after[name] != before[name] for name in gan)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_switched_off_and_on(tmp_path):
   config = tiny_config(tmp_path)
   config["data"]["eval"] = config["data"]["sources"]

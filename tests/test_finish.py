@@ -67,7 +67,7 @@ def test_a_measure_of_ones_own_is_in_all_that_is_shown(workdir, register):
   assert "<th>brightness</th>" in write_report(folder).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_model_that_cannot_be_measured_leaves_the_others(workdir, register):
   folder, config = workdir
   calls = itertools.count()

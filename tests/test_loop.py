@@ -131,7 +131,7 @@ def test_the_interpolated_model_lies_between(finished):
   assert interpolate.interpolate_params is finish.interpolate_params
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_more_steps_are_a_changed_config(finished, tmp_path):
   finished, config, _ = finished
   workdir = shutil.copytree(finished, tmp_path / "run")
@@ -162,7 +162,7 @@ def _exploding(folder, **changes):
   return config
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_failing_updates_go_back_once_and_then_stop(tmp_path):
   with pytest.raises(loop.TrainingError, match=r"not\s+finite") as caught:
     _train(_exploding(tmp_path), tmp_path / "run")
@@ -182,7 +182,7 @@ def test_failing_before_any_checkpoint(tmp_path):
     _train(_exploding(tmp_path, checkpoint_every_steps=9), tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_what_is_absurd_has_diverged_too(tmp_path):
   config = tiny_config(tmp_path, checkpoint_every_steps=1, eval_every_steps=1)
   config["data"]["eval"] = config["data"]["sources"]
@@ -245,7 +245,7 @@ def test_the_checkpoint_to_go_back_to(scores, done, step):
   assert loop._last_good(scores, done) == step
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_init_from_skips_phase_one(finished, tmp_path):
   workdir, config, _ = finished
   # The phase that is evaluated and upscaled with too, unless one is named.

@@ -62,7 +62,7 @@ def _progress(workdir):
   return sum(len(logged(workdir, phase)) for phase in ("psnr", "gan"))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_killed_at_random_moments_it_ends_the_same(place, undisturbed):
   workdir = place / "killed"
   chance = random.Random(0)
@@ -102,7 +102,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(place, undisturbed):
   assert_same_models(undisturbed[0], workdir)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_finished_run_is_recognised(place, undisturbed):
   finished, before = undisturbed
   workdir = shutil.copytree(finished, place / "finished")

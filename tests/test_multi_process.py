@@ -78,6 +78,7 @@ def _whole(place):
   return place / "two", out
 
 
+@pytest.mark.release
 def test_two_processes_do_all_of_it(place, whole):
   workdir, out = whole
   assert "4 cpu device(s) in 2 process(es)" in out
@@ -128,6 +129,7 @@ def test_processes_change_nothing_but_roundings(place, whole):
     assert a["means"]["psnr_y"] == pytest.approx(b["means"]["psnr_y"], abs=0.05)
 
 
+@pytest.mark.release
 def test_one_process_goes_on_where_two_were(place, whole):
   workdir = place / "goes_on"
   status, out = _run(place, workdir, "--config.phases.gan.num_train_steps=4")
@@ -142,6 +144,7 @@ def test_one_process_goes_on_where_two_were(place, whole):
     assert abs(array - b[key]).max() < 1e-3, key
 
 
+@pytest.mark.release
 def test_a_process_dies_and_all_end_then_the_run_goes_on(place):
   workdir = place / "dies"
   with _start(place, workdir) as process:
@@ -166,6 +169,7 @@ def test_a_process_dies_and_all_end_then_the_run_goes_on(place):
   assert pathlib.Path(workdir, "models/gan.safetensors").exists()
 
 
+@pytest.mark.release
 def test_sigterm_stops_all_at_one_step(place):
   workdir = place / "stopped"
   flag = "--config.phases.psnr.num_train_steps=100000"

@@ -94,7 +94,7 @@ def test_everything_else_is_a_violation_with_its_case(read, message):
   assert "1 files, 1 violations" in str(report)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_long_form_survives_what_kills_the_process(tmp_path):
   (tmp_path / "deadly.py").write_text(
     textwrap.dedent("""

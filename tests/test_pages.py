@@ -327,6 +327,7 @@ _LONG = {  # To compile; or how long has not been measured.
   "docs/gigapixel.md",
   "docs/index.md",
   "docs/realesrgan.md",
+  "docs/tutorials/in_research_code.md",
 }
 
 

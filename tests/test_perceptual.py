@@ -211,7 +211,7 @@ def test_a_damaged_note_is_named(tmp_path, text):
     perceptual_note.check(run, _weights(RANDOM))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_process_without_features_ends_all(tmp_path):
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))

@@ -40,7 +40,7 @@ def test_phases_in_order(tmp_path):
   assert only.name == "gan"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_phases_of_one_kind(tmp_path):
   fine = {"kind": "gan", "num_train_steps": 5, "perceptual_weight": 0.0}
   phases = tiny_config(tmp_path)["phases"] | {"fine": fine, "more": fine}

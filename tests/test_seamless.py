@@ -141,7 +141,7 @@ def test_colours_beside_a_network_of_one_channel_meet_too():
     same(rolled, np.roll(result, by, (0, 1)))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_at_real_width():
   model = upscaler.load("realesrgan-x4plus-anime")
   pixels = texture(8, 28, 3)

@@ -58,7 +58,7 @@ def test_is_chosen_by_either_name(tmp_path, monkeypatch, capsys):
   assert "--model fast" in told
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_is_nearer_to_its_teacher_than_bicubic():
   """On photos that it hasn't learned from."""
   photos = SamplePhotos("held_out", scale=4)

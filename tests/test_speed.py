@@ -42,7 +42,7 @@ def test_a_network_is_counted_layer_by_layer():
   assert _flops(net.apply, variables, lr) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_step_is_counted_in_the_form_that_runs():
   # At real width: forms depend on it.
   net = RRDBNet(num_block=1)

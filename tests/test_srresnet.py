@@ -320,7 +320,7 @@ def test_bilinear_start_is_for_batch_norm_and_color():
       start_bilinear(variables_of(net)["params"])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_devices_share_their_statistics():
   """Under an axis, BatchNorm inside the loop over blocks has all images."""
   net = SRResNet(**SMALL, scale=2)

@@ -339,7 +339,7 @@ def norm_states():
   )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_generators_statistics_move_by_the_images():
   batch = make_batch()
   bad = {**batch, "hr": batch["hr"] * np.float32("nan")}
@@ -571,7 +571,7 @@ def test_wgan_gp_needs_a_key():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_wgan_gp_draws_anew_each_step_and_again_on_resume():
   adam = make_optimizer(1e-3)
   critic = VGGStyleDiscriminator(2, input_size=SIZE, norm="layer")

@@ -472,7 +472,7 @@ print("done")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_in_a_bucket(tmp_path):
   pytest.importorskip("fsspec")
   config = tiny_config(tmp_path)

@@ -32,10 +32,10 @@ def model():
   ("fields", "devices", "most"),
   [
     ({}, 1, 16),
-    pytest.param({}, 8, 60, marks=pytest.mark.slow),
+    pytest.param({}, 8, 60, marks=pytest.mark.release),
     pytest.param({}, 2, 60, marks=pytest.mark.slow),
-    pytest.param({"scale": 2}, 2, 30, marks=pytest.mark.slow),
-    pytest.param({"scale": 3}, 1, 30, marks=pytest.mark.slow),
+    pytest.param({"scale": 2}, 2, 30, marks=pytest.mark.release),
+    pytest.param({"scale": 3}, 1, 30, marks=pytest.mark.release),
   ],
 )
 def test_images_of_many_sizes_are_as_if_alone(fields, devices, most):
@@ -63,7 +63,7 @@ def test_images_of_many_sizes_are_as_if_alone(fields, devices, most):
     assert image.dtype != np.uint8 or unequal.mean() < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_as_if_alone_at_real_width():
   one, many = (
     upscaler.load("realesrgan-x4plus-anime", dtype="float32") for _ in range(2)
@@ -214,7 +214,7 @@ def test_photos_through_networks_of_other_channels(channels):
     photo.upscale_photo(make_model(num_out_ch=1), images.Image(colour))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_little_memory_makes_windows_smaller_in_a_stream(monkeypatch):
   model = make_model()
   pictures = [

@@ -74,7 +74,7 @@ def test_images_of_several_sizes_share_a_program(name):
   np.testing.assert_allclose(run(sr, hr, size=sizes), expected, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", RUNS)
 def test_leading_axes_vmap_and_half_precision(name):
   params, (sr, hr) = golden.measure_params(name), golden.measure_images()

@@ -150,6 +150,15 @@ def _together(functions):
 
 FUNCTIONS = ALONE | {name: _together(each) for name, each in TOGETHER.items()}
 QUICK = ("imresize",)
+LONG = (
+  "RRDBNet",
+  "RRDBNet, x2",
+  "RRDBNet, 64/2/32",
+  "SRResNet",
+  "SRGANDiscriminator",
+  "UNetDiscriminatorSN",
+  "measures",
+)
 
 
 @functools.cache
@@ -215,14 +224,15 @@ def _put(mesh, params, image):
 
 
 def _each(*others):
-  return pytest.mark.parametrize(
-    "name",
-    [
-      name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-      for name in FUNCTIONS
-      if name not in others
-    ],
-  )
+  names = [name for name in FUNCTIONS if name not in others]
+  return pytest.mark.parametrize("name", list(map(_in_its_tier, names)))
+
+
+def _in_its_tier(name):
+  if name in QUICK:
+    return name
+  tier = pytest.mark.release if name in LONG else pytest.mark.slow
+  return pytest.param(name, marks=tier)
 
 
 every = _each()

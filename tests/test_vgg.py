@@ -160,7 +160,7 @@ KERAS = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_layer_equals_keras(tmp_path):
   # In a process of its own: Keras configures JAX when imported.
   environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}

@@ -84,6 +84,7 @@ def _digests(folder, *, ignore=(".lock",)):
   }
 
 
+@pytest.mark.release
 def test_another_generator_is_refused_and_all_stays(place, finished, tmp_path):
   workdir = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
   before = _digests(workdir)
@@ -113,6 +114,7 @@ def test_another_generator_is_refused_and_all_stays(place, finished, tmp_path):
   assert_same_models(workdir, finished)
 
 
+@pytest.mark.release
 def test_larger_patches_keep_the_generator(place, finished, tmp_path):
   workdir = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
   before = _digests(workdir / "gan/checkpoints")
@@ -135,6 +137,7 @@ def test_larger_patches_keep_the_generator(place, finished, tmp_path):
   assert "gan: finished before, at step 4" in out
 
 
+@pytest.mark.release
 def test_more_of_phase_one_has_phase_two_trained_again(
   place, finished, tmp_path
 ):
@@ -166,6 +169,7 @@ def test_more_of_phase_one_has_phase_two_trained_again(
   assert not (workdir / "earlier/2").exists()
 
 
+@pytest.mark.release
 def test_two_runs_in_one_workdir(place, finished, tmp_path):
   workdir = tmp_path / "run"
   long = "phases.psnr.num_train_steps=1000000"
@@ -196,6 +200,7 @@ def test_two_runs_in_one_workdir(place, finished, tmp_path):
   assert "psnr: going on from step" in out
 
 
+@pytest.mark.release
 def test_a_workdir_of_the_version_before_goes_on(tmp_path):
   """As 0.1 left it: phase one is done, phase two at step 2 of 4."""
   with tarfile.open(ROOT / "tests/goldens/workdir_of_0.1.tar.xz") as file:
@@ -258,6 +263,7 @@ def _statistics(workdir, phase):
   return found.weights.collections["batch_stats"]["norm"]["mean"]
 
 
+@pytest.mark.release
 def test_a_network_and_phases_of_ones_own(own, tmp_path):
   folder, out = own
   run = folder / "run"
@@ -296,6 +302,7 @@ def test_a_network_and_phases_of_ones_own(own, tmp_path):
   )
 
 
+@pytest.mark.release
 def test_a_phase_in_the_middle_that_goes_on(own, tmp_path):
   folder, _ = own
   workdir = shutil.copytree(folder / "run", tmp_path / "run")
@@ -315,6 +322,7 @@ def test_a_phase_in_the_middle_that_goes_on(own, tmp_path):
   assert "fine: finished before, at step 2" in out
 
 
+@pytest.mark.release
 def test_one_phase_from_weights_and_a_discriminator(own, tmp_path):
   folder, _ = own
   run = folder / "run"
