@@ -12,7 +12,7 @@ import ctypes
 import os
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back", "keep_freed_memory"]
 
 # mallopt's, in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -64,7 +64,29 @@ def keep_freed_memory() -> bool:
   if not all(mallopt(*each) for each in settings):
     return False
   _ask_for_large_pages(library)
+  _kept.append(library)
   return True
+
+
+# The C library, once it keeps what is freed.
+_kept: list[ctypes.CDLL] = []
+
+
+def give_back() -> None:
+  """Gives the system what is free now, where the heap is kept; else nothing.
+
+  After what is done once: a compiler takes a gigabyte, in pieces that a step's
+  buffers do not fit into. And after a program's first calls: until what is
+  small has found its place, it lies where a large buffer was, which then goes
+  to the heap's end, so that memory grows by one each call. What is given back
+  is found anew when it is needed.
+
+  Source: malloc_trim(3).
+
+  >>> give_back()
+  """
+  for library in _kept:
+    library.malloc_trim(0)
 
 
 def _ask_for_large_pages(library):

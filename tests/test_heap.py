@@ -58,6 +58,41 @@ def test_what_is_freed_is_taken_again():
   assert faults < 100
 
 
+PIECES = """\
+import numpy as np
+from esrgan_jax import heap
+
+def resident():
+  with open("/proc/self/statm") as file:
+    return int(file.read().split()[1]) * 4096
+
+heap.give_back()  # Nothing is kept yet.
+heap.keep_freed_memory()
+large = np.ones(2**28, np.uint8)
+behind = np.ones(2**20, np.uint8)
+before = resident()
+del large
+kept = resident()
+heap.give_back()
+print(before - kept, kept - resident(), behind.sum())
+"""
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_what_is_free_in_the_middle_is_given_back():
+  done = subprocess.run(
+    [sys.executable, "-c", PIECES],
+    env=_without_choices(),
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  freed, given, left = map(int, done.stdout.split())
+  assert freed < 2**24
+  assert given > 2**28 - 2**24
+  assert left == 2**20
+
+
 @pytest.mark.skipif(not GLIBC, reason="another C library")
 @pytest.mark.parametrize(
   ("platforms", "kept"), [("cpu", True), ("cuda,cpu", False)]

@@ -43,7 +43,7 @@ import rich.console
 from clu import parameter_overview
 from etils import epath
 
-from esrgan_jax import augment, compilation
+from esrgan_jax import augment, compilation, heap
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.evaluation import measures
@@ -74,6 +74,8 @@ _ABSURD_FALL, _GOOD_FALL = 10.0, 3.0
 # It is the average that is measured, which stays good for a while: the last
 # checkpoint of those that look good may not be.
 _MAX_RESCUES = 2
+# Steps after which what they have freed is given back; more do not need less.
+_SETTLING = 4
 
 
 class TrainingError(RuntimeError):
@@ -362,6 +364,7 @@ def _compile_step(run, phase, state, augmentation):
     **phase.arrays,
   )
   compiled = jitted.compile(state, raw)
+  heap.give_back()
   wait_for_all()
   return compiled
 
@@ -437,6 +440,9 @@ class _Loop:
           state, done, running = *rescue, None
           continue
       running = done, metrics
+      if done - start <= _SETTLING:
+        jax.block_until_ready(metrics)
+        heap.give_back()
       if not self._warm:  # Compilation is no training time.
         jax.block_until_ready(metrics)
         self._reset_clock(done)
