@@ -4,14 +4,10 @@ import pytest
 
 from tests import faults
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 # A machine, a file, a process.
-_STRUCK = (
-  pytest.param("kill", marks=pytest.mark.release),
-  "flip",
-  pytest.param("one_of_two", marks=pytest.mark.release),
-)
+_STRUCK = ("kill", "flip", "one_of_two")
 
 
 @pytest.fixture(scope="module", name="place")

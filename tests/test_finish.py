@@ -34,7 +34,7 @@ def train(workdir, config, **settings):
   return console.file.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_measure_of_ones_own_is_in_all_that_is_shown(workdir, register):
   folder, config = workdir
   register(

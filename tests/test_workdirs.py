@@ -361,6 +361,7 @@ def test_one_phase_from_weights_and_a_discriminator(own, tmp_path):
   assert "a discriminator of another shape" in err
 
 
+@pytest.mark.release
 def test_what_fits_of_another_network(own, tmp_path):
   folder, _ = own
   flags = [f"init_from={folder / 'run/soft'}", "phase_order=soft"]
