@@ -59,12 +59,13 @@ def test_what_is_freed_is_taken_again():
 
 
 PIECES = """\
+import os
 import numpy as np
 from esrgan_jax import heap
 
 def resident():
   with open("/proc/self/statm") as file:
-    return int(file.read().split()[1]) * 4096
+    return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 heap.give_back()  # Nothing is kept yet.
 heap.keep_freed_memory()

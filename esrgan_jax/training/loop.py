@@ -443,8 +443,7 @@ class _Loop:
       if done - start <= _SETTLING:
         jax.block_until_ready(metrics)
         heap.give_back()
-      if not self._warm:  # Compilation is no training time.
-        jax.block_until_ready(metrics)
+      if not self._warm:  # The first call's loading is no training time.
         self._reset_clock(done)
         self._warm = True
 
