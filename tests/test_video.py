@@ -52,6 +52,29 @@ REFUSED = {
   "cut.mp4": (_movie(1)[:-9], "cut short"),
   "cut.mkv": (bytes.fromhex("1a45dfa3 80 18538067 88"), "cut short"),
   "cut.avi": (b"RIFF\xff\0\0\0AVI " + bytes(9), "cut short"),
+  "cut.flv": (b"FLV\1\5\0\0\0\x09" + bytes(4) + b"\x12\0\0\x63", "cut short"),
+  "hole.flv": (b"FLV\1\5\0\0\0\x09" + bytes(99), "at byte 13"),
+  "cut.ogv": (b"OggS\0\2" + bytes(20) + b"\2\x1e", "cut short"),
+  "hole.ogv": (b"OggS\0\2" + bytes(20) + b"\1\1x", "at byte 0"),
+  "cut.y4m": (
+    b"YUV4MPEG2 W4 H3 F25:1 C444\nFRAME\n" + bytes(35),
+    "68 bytes of 69",
+  ),
+  "hole.y4m": (b"YUV4MPEG2 W4 H3\nFRAME\n" + bytes(99), "at byte 42"),
+  "cut.wmv": (
+    bytes.fromhex("3026b2758e66cf11 a6d900aa0062ce6c") + b"\x63" + bytes(9),
+    "26 bytes of 99",
+  ),
+  # A cluster with a time, and something that leads nowhere.
+  "hole.mkv": (
+    bytes.fromhex("1a45dfa3 80 18538067 8b 1f43b675 86 e78107 fe8000"),
+    "at byte 18",
+  ),
+  # Of the cluster's block, frames as long as each other cannot fill it.
+  "lace.mkv": (
+    bytes.fromhex("1a45dfa3 80 18538067 8d 1f43b675 88 a386 81 0000 04 01 63"),
+    "at byte 15",
+  ),
   "empty.webm": (b"", "empty"),
   "text.mp4": (b"no clip at all", "known kind"),
 }

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -561,6 +562,114 @@ def test_a_clock_that_begins_anew_is_refused_before_the_work(
   clip = video.read_clip(name)
   with pytest.raises(video.VideoError, match="its clock goes back"):
     list(video.read_frames(name, clip))
+
+
+# Of each container, a clip whose sound ends with its pictures.
+WHOLE = {
+  "a.avi": {"codec": "mpeg4", "sound": "mp2"},
+  "a.flv": {"sound": "aac"},
+  "a.m2ts": {
+    "container": "mpegts",
+    "container_options": {"mpegts_m2ts_mode": "1"},
+    "sound": "aac",
+  },
+  "a.mkv": {"sound": "libopus"},
+  "a.mp4": {"sound": "aac"},
+  "a.mpg": {
+    "codec": "mpeg2video",
+    "container": "vob",
+    "sound": "mp2",
+    "times": list(range(30)),
+    "time_base": Fraction(1, 25),
+  },
+  "a.ogv": {"codec": "libvpx", "container": "ogg", "sound": "libopus"},
+  "a.ts": {"container": "mpegts", "sound": "aac"},
+  "a.webm": {"codec": "libvpx-vp9", "sound": "libopus"},
+  "a.wmv": {"codec": "wmv2", "container": "asf", "sound": "aac"},
+  "a.y4m": {"codec": "wrapped_avframe"},
+  "live.mkv": {"sound": "libopus", "container_options": {"live": "1"}},
+}
+
+
+def told(path):
+  """What is said of a clip before the work, and how many frames it has."""
+  clip = video.read_clip(path)
+  encoding = video.choose_encoding(clip, ".mkv", clip.size)
+  notes = video.check_fits(path, clip, path.with_suffix(".mkv"), encoding)
+  return (*clip.notes, *notes), list(video.read_frames(path, clip))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_cut_short_is_refused_or_told(clips, tmp_path, name):
+  path = tmp_path / name
+  clips.write(path, frames=30, options={"g": "6"}, **WHOLE[name])
+  notes, frames = told(path)
+  assert not notes
+  assert len(frames) == 30
+  assert frames[-1].lost == 0
+  content = path.read_bytes()
+  for part in (0.3, 0.5, 0.9):
+    path.write_bytes(content[: int(part * len(content)) // 192 * 192 + 7])
+    try:
+      said = " ".join(told(path)[0])
+    except video.VideoError as error:
+      said = str(error)
+    # Whoever records live does not know for how long.
+    assert "cut short" in said or name == "live.mkv"
+
+
+def test_a_hole_is_refused_or_told(run, clips):
+  """As of a disk with a bad sector; FFmpeg would go on after it in silence."""
+  clips.write("a.webm", frames=30, **WHOLE["a.webm"])
+  clips.write("a.ts", frames=30, options={"g": "6"}, **WHOLE["a.ts"])
+  clips.write("b.flv", frames=30, options={"g": "6"}, **WHOLE["a.flv"])
+  whole = {name: pathlib.Path(name).read_bytes() for name in sorted(left())}
+  noise = np.random.default_rng(0).bytes(400)
+
+  block = whole["a.webm"].index(b"\xa3", len(whole["a.webm"]) // 2)
+  data = whole["a.webm"]
+  pathlib.Path("a.webm").write_bytes(data[:block] + noise + data[block + 400 :])
+  status, _, err = run("a.webm")
+  assert status == 1
+  assert "a.webm: damaged or cut short (at byte " in err
+
+  data = whole["a.ts"]
+  pathlib.Path("a.ts").write_bytes(data[: 188 * 20] + data[188 * 60 :])
+  status, out, _ = run("a.ts", "--dry-run")
+  assert status == 0
+  assert re.search(r"packets are missing at \d+ places of it", out)
+  status, out, _ = run("a.ts")
+  assert status == 0
+  assert re.search(r"packets are missing at \d+ places of it", out)
+  middle = len(data) // 2 // 188 * 188
+  pathlib.Path("a.ts").write_bytes(data[:middle] + noise + data[middle + 400 :])
+  assert "3 of its" in told(pathlib.Path("a.ts"))[0][0]
+
+  # Between two tags: nothing but its header tells.
+  data, at = whole["b.flv"], 13
+  while at < len(data) // 2:
+    at += 15 + int.from_bytes(data[at + 1 : at + 4])
+  pathlib.Path("b.flv").write_bytes(data[:at])
+  notes, frames = told(pathlib.Path("b.flv"))
+  assert len(frames) < 30
+  assert notes[0].startswith("it should last 1.28 s by its header, and ends")
+
+
+def test_pictures_that_cannot_be_decoded_are_counted(run, clips):
+  """Of a recording that begins in the midst, those before a key frame."""
+  clips.write("a.ts", frames=30, options={"g": "10"}, container="mpegts")
+  data = pathlib.Path("a.ts").read_bytes()
+  packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+  # Its tables, and what begins after the first picture.
+  begins = [n for n, p in enumerate(packets) if p[1] & 0x41 == 0x41]
+  kept = [*packets[: begins[0]], *packets[begins[1] :]]
+  pathlib.Path("a.ts").write_bytes(b"".join(kept))
+  status, out, _ = run("a.ts")
+  assert status == 0
+  found = re.search(r"(\d+) of its frames could not be decoded, and are", out)
+  clip = video.read_clip("a_x4.mkv")
+  frames = list(video.read_frames("a_x4.mkv", clip))
+  assert int(found[1]) + len(frames) == 29
 
 
 @pytest.mark.parametrize(

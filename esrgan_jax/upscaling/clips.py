@@ -129,6 +129,10 @@ def _upscale(model, job, settings, progress, began) -> Done:
         f"{counted.damaged} of its frames are damaged, and were upscaled as"
         " they are decoded"
       )
+    if counted.lost:
+      said.append(
+        f"{counted.lost} of its frames could not be decoded, and are left out"
+      )
     video.join(
       job.source,
       clip,
@@ -156,7 +160,8 @@ class _Counted:
 
   def __init__(self, job, total, done, progress):
     self.job, self._total, self._progress = job, total, progress
-    self.done, self.damaged = done, 0
+    self.done = done
+    self.damaged = self.lost = 0
     self._tell()
 
   def add(self) -> None:
@@ -182,6 +187,7 @@ def _encode(model, frames, writer, counted, size, settings, said, clip):
         yield frame
         return
       counted.damaged += frame.is_damaged
+      counted.lost += frame.lost
       stamps.append((frame.time, frame.duration))
       picture = images.Image(frame.pixels)
       yield photo.Task(picture, size=size, folder=counted.job.target.parent)

@@ -13,13 +13,13 @@ taken for what strangers wrote (`containers.py`).
 from esrgan_jax.video.containers import (
   INPUT_SUFFIXES,
   OUTPUT_SUFFIXES,
-  VideoError,
   is_clip,
   is_clip_suffix,
   naming,
   suffix_of,
 )
 from esrgan_jax.video.encoding import CODECS, Encoding, choose_encoding
+from esrgan_jax.video.errors import VideoError
 from esrgan_jax.video.joining import check_fits, join
 from esrgan_jax.video.reading import Clip, Frame, read_clip, read_frames
 from esrgan_jax.video.segments import Folder

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import mmap
 import os
 import pathlib
-import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from esrgan_jax import images
-from esrgan_jax.images import boxes
 from esrgan_jax.text import printable
+from esrgan_jax.video import structure
+from esrgan_jax.video.errors import VideoError
 
 if TYPE_CHECKING:
   import av.container
@@ -27,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
   "INPUT_SUFFIXES",
   "OUTPUT_SUFFIXES",
-  "VideoError",
   "decoders",
   "explained",
   "is_clip",
   "is_clip_suffix",
+  "losses",
   "naming",
   "opened",
   "require_av",
@@ -74,7 +73,6 @@ _LISTS = (
   *(b"#extm3u", b"ffconcat", b"[playlist]", b"[reference]", b"<asx", b"<smil"),
   *(b"v=0\n", b"v=0\r", b"rtsptext", b"<mpd", b"<smoothstreamingmedia"),
 )
-_PACKET = 188  # Bytes of MPEG-TS.
 # What decodes: of what is common, not all of what FFmpeg knows.
 _DECODERS = (
   "h264,hevc,vvc,libdav1d,av1,libvpx,vp8,libvpx-vp9,vp9,mpeg4,mpeg2video,"
@@ -92,10 +90,6 @@ _SOUND_DECODERS = (
   "pcm_f32be,pcm_f64le,pcm_alaw,pcm_mulaw,pcm_bluray,pcm_dvd"
 )
 _BUFFER = 2**18
-
-
-class VideoError(ValueError):
-  """A clip that cannot be read or written; the message is one line."""
 
 
 def is_clip_suffix(path: str | os.PathLike[str]) -> bool:
@@ -155,7 +149,7 @@ def _container(head: bytes) -> str | None:
     if head.startswith(start):
       return name
   for before in (0, 4):  # Of M2TS, a packet has a time before it.
-    marks = head[before :: _PACKET + before][:5]
+    marks = head[before :: structure.TS_PACKET + before][:5]
     if len(head) == _HEAD and marks == b"G" * 5:
       return "mpegts"
   return None
@@ -234,7 +228,9 @@ def opened(
   """
   with open(path, "rb") as file:
     with naming(path):
-      name = _look(file)
+      name = _named(file)
+      structure.check(name, file)
+    file.seek(0)
     require_av(path)
     import av
 
@@ -257,8 +253,8 @@ def opened(
       yield container
 
 
-def _look(file: BinaryIO) -> str:
-  """Returns FFmpeg's name of a container, after a look at its structure."""
+def _named(file: BinaryIO) -> str:
+  """Returns FFmpeg's name of a container, by how a file begins."""
   head = file.read(_HEAD)
   if not head:
     raise VideoError("an empty file")
@@ -273,10 +269,20 @@ def _look(file: BinaryIO) -> str:
       "not a clip of a known kind: MP4, QuickTime, Matroska, WebM, AVI, MPEG,"
       " FLV, ASF, Ogg or Y4M"
     )
-  if name in _LOOKS:
-    _LOOKS[name](file)
-  file.seek(0)
   return name
+
+
+def losses(path: str | os.PathLike[str]) -> tuple[str, ...]:
+  """Returns sentences on what a recording lacks, as far as it tells.
+
+  Args:
+    path: A clip that was opened.
+
+  Raises:
+    OSError: If it cannot be opened.
+  """
+  with open(path, "rb") as file, naming(path):
+    return structure.losses(_named(file), file)
 
 
 def _refuse(url: str, *_: object) -> None:
@@ -302,105 +308,3 @@ def _is_subtitle(codec, name):
   with contextlib.suppress(Exception):
     return codec(name, "r").type == "subtitle"
   return False
-
-
-def _look_at_boxes(file: BinaryIO) -> None:
-  """Refuses MP4 that is cut short, or whose samples are in other files."""
-  data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-  movies, seen = [], set()
-  try:
-    for kind, body in boxes.walk(data):
-      seen.add(kind)
-      if kind == b"moov":
-        movies.append(body)
-  except (ValueError, struct.error) as error:
-    if not {b"moov", b"mdat"} <= seen:  # Else it is what comes after them.
-      raise VideoError(f"damaged or cut short ({error})") from error
-  if not movies:
-    raise VideoError("damaged or cut short (no box 'moov')")
-  try:
-    for body in movies:
-      _look_at_movie(body)
-  except VideoError:
-    raise
-  except (ValueError, struct.error) as error:
-    raise VideoError(f"damaged or cut short ({error})") from error
-
-
-def _look_at_movie(movie: memoryview) -> None:
-  for kind, body in boxes.walk(movie):
-    if kind == b"rmra":
-      raise VideoError(
-        "a list of other files, which are not opened; name the clip itself"
-      )
-    if kind == b"cmov":
-      raise VideoError(
-        "its header is packed, which is not read; save it as another MP4"
-      )
-    if kind == b"trak":
-      _look_at_track(body)
-
-
-def _look_at_track(track: memoryview) -> None:
-  """Refuses a track whose samples are elsewhere."""
-  inside = track
-  for kind in (b"mdia", b"minf", b"dinf", b"dref"):
-    inside = next((b for k, b in boxes.walk(inside) if k == kind), None)
-    if inside is None:
-      return
-  for _, entry in boxes.walk(inside, 8):
-    if not int.from_bytes(entry[:4]) & 1:
-      raise VideoError(
-        "a track of it is in another file, which is not opened; save it as a"
-        " self-contained one"
-      )
-
-
-def _look_at_elements(file: BinaryIO) -> None:
-  """Refuses Matroska that is shorter than it says."""
-  file.seek(0)
-  size = os.fstat(file.fileno()).st_size
-  at = 0
-  for _ in range(3):  # The header, perhaps something void, the segment.
-    file.seek(at)
-    head = file.read(16)
-    try:
-      identity, begin = _number(head, 0, keep=True)
-      length, begin = _number(head, begin)
-    except IndexError:
-      raise VideoError("damaged or cut short (no segment)") from None
-    if length is None:
-      return  # A live one: it ends where it ends.
-    at += begin + length
-    if identity == 0x18538067:
-      break
-  if at > size:
-    raise VideoError(f"damaged or cut short ({size} bytes of {at})")
-
-
-def _number(head: bytes, at: int, *, keep: bool = False):
-  """Reads EBML's number; None if it stands for what is unknown."""
-  length = 9 - head[at].bit_length()
-  if length > 8 or at + length > len(head):
-    raise IndexError
-  value = int.from_bytes(head[at : at + length])
-  if not keep:
-    mask = (1 << 7 * length) - 1
-    value = None if value & mask == mask else value & mask
-  return value, at + length
-
-
-def _look_at_chunks(file: BinaryIO) -> None:
-  """Refuses an AVI that is shorter than it says."""
-  file.seek(4)
-  end = 8 + int.from_bytes(file.read(4), "little")
-  size = os.fstat(file.fileno()).st_size
-  if end > size:
-    raise VideoError(f"damaged or cut short ({size} bytes of {end})")
-
-
-_LOOKS = {
-  "mov": _look_at_boxes,
-  "matroska": _look_at_elements,
-  "avi": _look_at_chunks,
-}

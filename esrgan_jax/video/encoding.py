@@ -12,7 +12,8 @@ import numpy as np
 
 from esrgan_jax.text import printable
 from esrgan_jax.video import colours
-from esrgan_jax.video.containers import OUTPUT_SUFFIXES, VideoError
+from esrgan_jax.video.containers import OUTPUT_SUFFIXES
+from esrgan_jax.video.errors import VideoError
 from esrgan_jax.video.reading import Clip
 
 if TYPE_CHECKING:

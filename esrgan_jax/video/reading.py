@@ -14,7 +14,8 @@ import numpy as np
 from esrgan_jax.images import MAX_PIXELS
 from esrgan_jax.text import printable
 from esrgan_jax.video import colours
-from esrgan_jax.video.containers import VideoError, decoders, opened
+from esrgan_jax.video.containers import decoders, losses, opened
+from esrgan_jax.video.errors import VideoError
 
 if TYPE_CHECKING:
   import av
@@ -22,14 +23,26 @@ if TYPE_CHECKING:
   import av.stream
   import av.video
 
-__all__ = ["Clip", "Clock", "Frame", "main_stream", "read_clip", "read_frames"]
+__all__ = [
+  "Clip",
+  "Clock",
+  "Extent",
+  "Frame",
+  "main_stream",
+  "read_clip",
+  "read_frames",
+]
 
 _QUARTER_TURNS = (90, 270)
 # Containers whose times begin anywhere, and count from there.
 SHIFTED = ("mpegts", "mpeg")
+# Those that list all their packets, by FFmpeg's whole name.
+_LISTED = ("mov,mp4,m4a,3gp,3g2,mj2",)
 # Seconds that times may go back, which is mended; FFmpeg takes more for a clock
 # that begins anew.
 _JITTER = fractions.Fraction(1, 10)
+# Codecs with a picture a packet; others have hidden ones, or several.
+_ONE_EACH = {"h264", "hevc", "mpeg1video", "mpeg2video"}
 # Whatever a header says: a thousand years have fewer frames.
 _MOST_FRAMES = 2**40
 
@@ -90,12 +103,15 @@ class Frame:
     time: When it is shown, in steps of the clip's `time_base`.
     duration: How long, likewise; 0 if nothing tells.
     is_damaged: Whether the decoder had to guess at parts.
+    lost: Of the last one, how many pictures of the clip could not be decoded,
+      so that there is none of them; 0 of all others.
   """
 
   pixels: np.ndarray
   time: int
   duration: int
   is_damaged: bool = False
+  lost: int = 0
 
 
 class Clock:
@@ -134,6 +150,43 @@ class Clock:
         " as where two recordings are put together; cut it there"
       )
     self._streams[index] = room, first, max(last, time)
+
+
+class Extent:
+  """Compares how long a clip is with what its header says, packet by packet."""
+
+  def __init__(self) -> None:
+    self._begin: fractions.Fraction | None = None
+    self._end = self._room = fractions.Fraction(0)
+
+  def add(self, packet: av.Packet) -> None:
+    """Looks at the next packet, of any stream."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    if time is None:
+      return
+    begin = time * packet.time_base
+    self._begin = begin if self._begin is None else min(begin, self._begin)
+    self._end = max(
+      self._end, begin + (packet.duration or 0) * packet.time_base
+    )
+    room = _room(packet.stream) * packet.time_base
+    self._room = max(self._room, room)
+
+  def notes(self, container: av.container.InputContainer) -> Iterator[str]:
+    """Yields a sentence if it ends before its header says.
+
+    Where all packets are listed (MP4), or nothing is said (MPEG), there is
+    none.
+    """
+    if container.format.name in (*SHIFTED, *_LISTED) or self._begin is None:
+      return
+    said = fractions.Fraction(container.duration or 0, 1_000_000)
+    length = self._end - self._begin
+    if length + self._room < said:
+      yield (
+        f"it should last {float(said):.2f} s by its header, and ends after"
+        f" {float(length):.2f} s: it may be cut short"
+      )
 
 
 def _room(stream: av.stream.Stream) -> int:
@@ -188,7 +241,8 @@ def read_clip(
   with opened(path, max_pixels=max_pixels) as container:
     stream = main_stream(container)
     rate = stream.average_rate or stream.guessed_rate or fractions.Fraction(25)
-    frame, _ = next(_decoded(container, stream, max_pixels), (None, None))
+    decoding = _Decoding(container, stream, max_pixels)
+    frame, _ = next(iter(decoding), (None, None))
     if frame is None:
       raise VideoError("not a single frame of it can be decoded")
     format_ = frame.format
@@ -218,7 +272,7 @@ def read_clip(
       light=colours.light_of_frame(frame),
       pixel_shape=stream.sample_aspect_ratio or None,
       matrix=matrix,
-      notes=tuple(notes),
+      notes=(*notes, *losses(path)),
     )
 
 
@@ -248,9 +302,11 @@ def read_frames(
   with opened(path, max_pixels=max_pixels) as container:
     stream = main_stream(container)
     usual = max(round(1 / (clip.rate * clip.time_base)), 1)
-    last = None
-    frames = _decoded(container, stream, max_pixels)
-    for number, (frame, time) in enumerate(frames, 1):
+    last = ready = None
+    number = 0
+    is_counted = clip.codec in _ONE_EACH
+    decoding = _Decoding(container, stream, max_pixels)
+    for number, (frame, time) in enumerate(decoding, 1):
       if (frame.width, frame.height) != (clip.width, clip.height):
         raise VideoError(
           f"frame {number} has {frame.width} x {frame.height} pixels, and those"
@@ -261,51 +317,71 @@ def read_frames(
       if last is not None and time <= last:
         time = last + 1
       last = time
+      # A field of an interlaced picture may be a packet of its own.
+      is_counted &= not frame.interlaced_frame
+      if ready:
+        yield ready
       if number > skip:
-        yield Frame(
+        ready = Frame(
           colours.to_rgb(frame, clip.colours, deep=clip.bits > 8),
           time,
           frame.duration or 0,
           frame.is_corrupt,
         )
+    if ready:
+      lost = max(decoding.packets - number, 0) if is_counted else 0
+      yield dataclasses.replace(ready, lost=lost)
 
 
-def _decoded(
-  container: av.container.InputContainer,
-  stream: av.video.VideoStream,
-  max_pixels: int,
-) -> Iterator[tuple[av.VideoFrame, int | None]]:
-  """Yields frames, with their times as the file has them."""
-  import av
+class _Decoding:
+  """A clip's frames, with their times as the file has them.
 
-  context = stream.codec_context
-  if context.width * context.height > max_pixels:
-    raise VideoError(
-      f"{context.width} x {context.height} pixels are more than"
-      f" max_pixels={max_pixels}; if you trust the file, raise max_pixels"
-      " (--max-pixels)"
-    )
-  context.options = {
-    "codec_whitelist": decoders(),
-    "max_pixels": str(max_pixels),
-  }
-  context.thread_type = "AUTO"
-  begun = False
-  clock = Clock()
-  for packet in container.demux(stream):
-    clock.check(packet)
-    try:
-      frames = packet.decode()
-    except av.InvalidDataError as error:
-      # What is broadcast begins anywhere.
-      if container.format.name in SHIFTED and not begun:
-        continue
-      when = packet.pts if packet.pts is not None else packet.dts
-      at = "" if when is None else f" at {float(when * packet.time_base):.2f} s"
-      raise VideoError(f"damaged{at}: a frame cannot be decoded") from error
-    for frame in frames:
-      begun = True
-      yield frame, frame.pts
+  Attributes:
+    packets: How many there were so far, of pictures.
+  """
+
+  def __init__(
+    self,
+    container: av.container.InputContainer,
+    stream: av.video.VideoStream,
+    max_pixels: int,
+  ):
+    context = stream.codec_context
+    if context.width * context.height > max_pixels:
+      raise VideoError(
+        f"{context.width} x {context.height} pixels are more than"
+        f" max_pixels={max_pixels}; if you trust the file, raise max_pixels"
+        " (--max-pixels)"
+      )
+    context.options = {
+      "codec_whitelist": decoders(),
+      "max_pixels": str(max_pixels),
+    }
+    context.thread_type = "AUTO"
+    self.packets = 0
+    self._container, self._stream = container, stream
+
+  def __iter__(self) -> Iterator[tuple[av.VideoFrame, int | None]]:
+    import av
+
+    begun = False
+    clock = Clock()
+    for packet in self._container.demux(self._stream):
+      clock.check(packet)
+      self.packets += packet.size > 0 and not packet.is_discard
+      try:
+        frames = packet.decode()
+      except av.InvalidDataError as error:
+        # What is broadcast begins anywhere.
+        if self._container.format.name in SHIFTED and not begun:
+          continue
+        when = packet.pts if packet.pts is not None else packet.dts
+        seconds = 0 if when is None else float(when * packet.time_base)
+        at = "" if when is None else f" at {seconds:.2f} s"
+        raise VideoError(f"damaged{at}: a frame cannot be decoded") from error
+      for frame in frames:
+        begun = True
+        yield frame, frame.pts
 
 
 def _count(container, stream, rate) -> int:

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from esrgan_jax import storage
-from esrgan_jax.video.containers import VideoError
 from esrgan_jax.video.encoding import Encoder, Encoding, Packet
+from esrgan_jax.video.errors import VideoError
 
 try:
   import fcntl
