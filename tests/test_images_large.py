@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import struct
 
 import numpy as np
 import pytest
@@ -266,7 +267,22 @@ def test_one_that_was_stopped_has_the_same_bytes(tmp_path, stops):
   assert whole.read_bytes() == stopped.read_bytes()
 
 
-def test_the_order_of_bytes_is_that_of_the_exif(tmp_path):
+def test_without_makers_notes_pillow_can_read_it(tmp_path):
+  """Which has no BigTIFF whose numbers begin with the highest byte."""
+  exif = build.exif_block(order=">")
+  # A user's comment, whose bytes are in no order.
+  tags = [struct.pack(">HH", tag, 7) for tag in (37500, 37510)]
+  image = Image(noise(300, 280, 3), metadata=Metadata(exif=exif.replace(*tags)))
+  path = write_in_pieces(tmp_path, image, levels="parts")
+  assert path.read_bytes()[:4] == b"II+\0"
+  with PilImage.open(path) as picture:
+    np.testing.assert_array_equal(picture, image.pixels)
+  main, sub = build.exif_of(path)
+  assert (main[271], sub[37510]) == ("Cam", b"maker's note")
+  assert images.read_image(path).metadata.exif is not None
+
+
+def test_the_order_of_bytes_is_that_of_makers_notes(tmp_path):
   """On which makers' notes may count."""
   exif = build.exif_block(order=">")
   image = Image(

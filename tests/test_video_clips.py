@@ -704,7 +704,7 @@ def test_only_decoders_of_the_list_are_opened(
   with clips.av.open(name) as container:
     stream = container.streams.video[0]
     with pytest.raises(clips.av.FFmpegError):
-      list(reading._decoded(container, stream, 10**6))
+      list(reading._Decoding(container, stream, 10**6))
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])

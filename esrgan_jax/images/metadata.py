@@ -39,6 +39,7 @@ WORDS = {18246, 18249, *range(40091, 40096), *ASCII_WORDS}
 _OF_FILE = {_ORIENTATION, _WIDTH, _HEIGHT, _UNIT, *_RESOLUTION, _SOFTWARE, 531}
 _OF_BLOCK = {36864, 37121, 40960, 40961, *_SEEN}
 # Where another file's pixels, thumbnails and further directories lay.
+_MAKER_NOTE = 37500
 _POINTERS = {273, 279, 288, 289, 324, 325, 330, 513, 514}
 
 
@@ -87,6 +88,16 @@ def load_exif(block: bytes | None) -> Exif:
     except (ValueError, struct.error):
       pass
   return Exif({}, "<", damaged=True)
+
+
+def big_order(exif: Exif) -> str:
+  """Returns the byte order of a BigTIFF with these tags: little-endian.
+
+  Pillow reads no other. With makers' notes, whose order is not ours to change,
+  it is that of the tags.
+  """
+  has_notes = _MAKER_NOTE in exif.tree.get(EXIF, {})
+  return exif.order if has_notes else "<"
 
 
 def says_something(exif: Exif) -> bool:

@@ -73,11 +73,10 @@ def write_pages(
   size = first.pixels.nbytes
   for part in (first.alpha, first.extra):
     size += 0 if part is None else part.nbytes
+  exif = meta.load_exif(first.metadata.exif)
+  big = size * (count or 1) > CLASSIC_BYTES
   # For makers' notes, whose order is not ours to change.
-  layout = Layout(
-    meta.load_exif(first.metadata.exif).order,
-    big=size * (count or 1) > CLASSIC_BYTES,
-  )
+  layout = Layout(meta.big_order(exif) if big else exif.order, big=big)
   pages, trees = itertools.chain([first], images), []
   del first  # It may be large.
   with tifffile.TiffWriter(

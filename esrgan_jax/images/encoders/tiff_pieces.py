@@ -29,6 +29,7 @@ from esrgan_jax.images.directories import (
   Tree,
   Value,
   pack_tree,
+  swapped,
 )
 from esrgan_jax.images.encoders.tiff import linear_profile
 from esrgan_jax.images.pixels import Metadata
@@ -106,9 +107,11 @@ class TiffPieces:
   ):
     self._metadata, self._channels, self._kinds = metadata, channels, (*kinds,)
     self._levels = levels
-    self._exif = meta.load_exif(metadata.exif)
-    # For makers' notes, whose order is not ours to change.
-    self._layout = Layout(self._exif.order, big=True)
+    exif = meta.load_exif(metadata.exif)
+    self._layout = Layout(meta.big_order(exif), big=True)
+    self._said = exif.tree
+    if exif.order != self._layout.order:
+      self._said = swapped(exif.tree, exif.order)
     self._kind = np.dtype(dtype)
     if dtype == np.float32 and metadata.bits == 16:
       self._kind = np.dtype(np.float16)
@@ -321,7 +324,7 @@ class TiffPieces:
     """Returns the tags that tell of the picture."""
     order, info = self._layout.order, self._metadata
     tree: Tree = {}
-    for tag, value in self._exif.tree.items():
+    for tag, value in self._said.items():
       if tag in meta.WORDS:
         kind = 2 if tag in meta.ASCII_WORDS else value.kind
         tree[tag] = Value(kind, value.raw)
