@@ -360,12 +360,24 @@ def test_a_driver_that_is_ended_is_taken_over(
   weights, tmp_path, number, status
 ):
   """Its results are there, and no manifest that tells of all of them."""
+  import psutil
+  import ray  # noqa: F401 (For its psutil.)
+
   save_images(tmp_path / "in", 24)
-  process = start(weights, "in", "-o", "out", cwd=tmp_path)
+  scratch = tmp_path / "t"
+  scratch.mkdir()
+  process = start(weights, "in", "-o", "out", cwd=tmp_path, TMPDIR=str(scratch))
   read_until(process, r"out/\d\d\.png")
+  begun = psutil.Process(process.pid).children(recursive=True)
   process.send_signal(getattr(signal, number))
   process.communicate()
   assert process.returncode == status
+  assert len(begun) > 2
+  if number != "SIGKILL":
+    dead = psutil.STATUS_ZOMBIE  # That nobody has asked for yet.
+    there = [each for each in begun if each.is_running()]
+    assert [each for each in there if each.status() != dead] == []
+    assert not [*scratch.glob(".esrgan_jax.*.part")]
   made = {path.name for path in (tmp_path / "out").glob("*.png")}
   status, out, err = run(weights, "in", "-o", "out", cwd=tmp_path)
   assert (status, err) == (0, "")

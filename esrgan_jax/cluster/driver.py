@@ -21,7 +21,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from esrgan_jax import __version__, storage
@@ -56,6 +56,8 @@ _MOST_STRIKES = 3
 # Workers in a row that do not come up before none is tried any more; on one
 # machine, if it is known.
 _MOST_FALSE_STARTS = 3
+# Seconds that processes have to end by themselves.
+_TO_END = 2.0
 # Seconds that an image waits for a worker that is coming up somewhere.
 _PATIENCE = 120.0
 _WAITING = 30.0
@@ -183,6 +185,12 @@ def find_ray(address: str | None) -> str:
   return address
 
 
+# That ask a process to end.
+_SIGNALS = [
+  getattr(signal, name)
+  for name in ("SIGINT", "SIGTERM", "SIGHUP")
+  if hasattr(signal, name)
+]
 _SETTINGS = {
   "RAY_USAGE_STATS_ENABLED": "0",  # Nothing is told to anybody.
   "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Else a warning of what it is.
@@ -222,7 +230,7 @@ def connected(address: str) -> Iterator[None]:
         # For models; results do not go through it.
         "object_store_memory": 2**29,
       }
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
       ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -230,13 +238,66 @@ def connected(address: str) -> Iterator[None]:
       raise OSError(
         f"no Ray cluster at {printable(address)}: {reason}"
       ) from error
-    stack.callback(ray.shutdown)
-    main = threading.current_thread() is threading.main_thread()
-    if main and callable(handler):
-      signal.signal(signal.SIGTERM, handler)  # Ray's would end it with a 15.
+    if threading.current_thread() is threading.main_thread():
+      for number, handler in handlers.items():
+        if callable(handler):  # Ray has put one of its own in its place.
+          own = _ending_before(handler) if address == "local" else handler
+          signal.signal(number, own)
+          stack.callback(signal.signal, number, handler)
+    stack.callback(_shut_down if address == "local" else ray.shutdown)
     # Last lines of a raylet that died, on our stdout: there is no option.
     ray._private.worker._worker_logs_enabled = False
     yield
+
+
+def _shut_down() -> None:
+  """Ends a cluster of its own, and all processes of it.
+
+  Ray ends those that it began, and leaves it to the others, workers and agents,
+  to find that out: seconds, or a minute.
+  """
+  import psutil  # Ray brings it.
+  import ray
+
+  begun = psutil.Process().children(recursive=True)
+  ray.shutdown()
+  _end(begun)
+
+
+def _end_now() -> None:
+  """Ends what would outlive this process, which is about to end."""
+  import psutil
+
+  own = psutil.Process().children()
+  begun = set(psutil.Process().children(recursive=True)) - {*own}
+  for process in own:  # Else they begin others, or end this process.
+    with contextlib.suppress(psutil.Error):
+      process.suspend()
+  _end(begun)
+  for process in own:
+    with contextlib.suppress(psutil.Error):
+      process.kill()
+
+
+def _end(processes: Iterable[Any]) -> None:
+  """Ends processes, if need be without their doing."""
+  import psutil
+
+  for end in ("terminate", "kill"):
+    for process in processes:
+      with contextlib.suppress(psutil.Error):
+        getattr(process, end)()
+    _, processes = psutil.wait_procs(processes, timeout=_TO_END)
+
+
+def _ending_before(handler: Callable[[int, Any], Any]) -> Callable:
+  """Returns a handler of a signal that ends a cluster of its own before."""
+
+  def handle(number: int, frame: Any) -> Any:
+    _end_now()
+    return handler(number, frame)
+
+  return handle
 
 
 def find_kind(wanted: str | None) -> str:
