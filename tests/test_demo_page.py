@@ -260,7 +260,7 @@ def test_a_file_that_is_too_long_is_refused(page, tmp_path):
 
 def test_a_result_that_nobody_wants_is_stopped(page, tmp_path):
   picture = tmp_path / "a.png"
-  images.write_image(picture, images.Image(np.zeros((600, 800, 3), np.uint8)))
+  images.write_image(picture, images.Image(np.zeros((64, 4096, 3), np.uint8)))
   drop(page, picture)
   said(page, "A square")
   page.locator("#model input").click()
