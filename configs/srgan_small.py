@@ -52,7 +52,8 @@ def get_config():
         },
       },
       "perceptual": {
-        "weights": "random",
+        "network": "vgg16",
+        "weights": "installed",
         "layers": {"relu2_2": 1.0},
         "criterion": "l2",
       },

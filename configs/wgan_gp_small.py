@@ -56,8 +56,9 @@ def get_config():
         },
       },
       "perceptual": {
-        "weights": "random",
-        "layers": {"conv3_4": 1.0},
+        "network": "vgg16",
+        "weights": "installed",
+        "layers": {"conv3_3": 1.0},
         "criterion": "l2",
       },
       "data": {"sources": "sample_photos", "eval": "sample_photos:held_out"},

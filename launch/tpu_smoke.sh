@@ -30,7 +30,7 @@ extra=tpu
 options=(--chips "${CHIPS:-v5e:1}")
 if [[ ${SMALL:-0} == 1 ]]; then # Without libtpu there are no estimates.
   options+=(--small)
-  extra=tpu_aot
+  extra=tpu-aot
   unset 'needed[-1]'
 fi
 

@@ -310,13 +310,15 @@ def test_animations_are_refused(tmp_path):
     read(tmp_path, data)
 
 
-def heic():
+def heic(*crop):
   """The container of a HEIC, without a picture in it."""
+  crops = [struct.pack(">8I", *crop, 0, 1, 0, 1)] if crop else []
   picture = heif.Item(
     kind=b"hvc1",
     properties=[
       (b"ispe", bytes(4) + struct.pack(">II", 64, 48), False),
       (b"hvcC", bytes(23), True),
+      *((b"clap", each, True) for each in crops),
       (b"irot", b"\1", True),
     ],
   )
@@ -335,14 +337,37 @@ def test_heic_without_its_library(tmp_path):
     images.read_image(file)
 
 
-def test_heic(tmp_path):
-  pillow_heif = pytest.importorskip("pillow_heif")  # Which pi-heif cannot.
-  samples = ramp(48, 64, 3, 8)
-  file = pillow_heif.from_bytes("RGB", (64, 48), samples.tobytes())
+@pytest.mark.parametrize(
+  ("crop", "size"),
+  [
+    ((33, 1, 21, 1), (21, 33)),
+    ((66, 2, 7, 3), (2, 33)),
+    ((65, 1, 21, 1), (48, 64)),
+    ((0, 1, 21, 1), (48, 64)),
+    ((33, 0, 21, 1), (48, 64)),
+  ],
+)
+def test_the_size_of_a_heic_is_that_of_its_crop(tmp_path, crop, size):
+  """Unless that is no part of it."""
+  file = tmp_path / "a.heic"
+  file.write_bytes(heic(*crop))
+  assert images.read_size(file) == size
+
+
+# Newer libheif makes 64 x 64 of the smaller one, and crops it.
+@pytest.mark.runtimes
+@pytest.mark.parametrize("size", [(64, 48), (33, 21)])
+def test_heic(tmp_path, size):
+  import pillow_heif  # It writes, which pi-heif cannot.
+
+  samples = ramp(*size[::-1], 3, 8)
+  file = pillow_heif.from_bytes("RGB", size, samples.tobytes())
   buffer = io.BytesIO()
-  file.save(buffer, quality=-1, icc_profile=SRGB, xmp=XMP)
+  plain = XMP.replace(b' tiff:Orientation="6"', b"")
+  file.save(buffer, quality=-1, icc_profile=SRGB, xmp=plain)
   got = read(tmp_path, buffer.getvalue(), "a.heic")
-  assert np.abs(got.pixels.astype(int) - samples).max() < 6
+  assert images.read_size(tmp_path / "a.heic") == size
+  assert np.abs(got.pixels.astype(int) - samples).max() < 9
   assert got.metadata.icc_profile == SRGB
 
 

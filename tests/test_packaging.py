@@ -1,12 +1,14 @@
 """What a release is made of: its lists of packages, its archives."""
 
 import io
+import re
 import tarfile
 import tomllib
 import zipfile
 
 import pytest
 
+from esrgan_jax import export
 from tests import built
 from tests.training_runs import ROOT
 
@@ -28,6 +30,18 @@ def test_requirements_name_no_folder():
     for line in text.splitlines()
     if line.startswith((".", "-", "/", "file:"))
   ]
+
+
+def test_extras_have_names_that_any_pip_finds():
+  """A wheel has `a-b` for `a_b`, which older ones ask for in vain."""
+  for name in PROJECT["optional-dependencies"]:
+    assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name), name
+
+
+def test_each_format_of_exports_names_an_extra():
+  for program in export.programs.programs():
+    name = re.fullmatch(r"esrgan-jax\[(.*)\]", program.extra)[1]
+    assert name in PROJECT["optional-dependencies"]
 
 
 FILES = ["esrgan_jax/__init__.py", "esrgan_jax/export/photo.png"]

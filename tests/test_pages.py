@@ -125,7 +125,7 @@ def _understand(words, *, whole):
   elif kind == "installation" and words[0] == "pip":
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for word in words:
-      if match := re.search(r"\[([\w,]+)\]$", word):
+      if match := re.search(r"\[([\w,-]+)\]$", word):
         for extra in match[1].split(","):
           assert extra in project["optional-dependencies"], extra
 

@@ -194,7 +194,7 @@ def test_an_installation_that_failed_is_tried_again(vm):
 def test_toy_networks_want_no_libtpu(vm):
   status, _, calls = vm(SMALL="1")
   assert status == 0
-  assert f"{INSTALLS} -r requirements.txt -e .[tpu_aot]" in calls
+  assert f"{INSTALLS} -r requirements.txt -e .[tpu-aot]" in calls
   status, _, calls = vm(SMALL="1")
   assert status == 0
   assert calls == [

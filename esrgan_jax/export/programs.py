@@ -109,7 +109,7 @@ class Program:
   @property
   def extra(self) -> str:
     """What of this package's extras has its packages."""
-    return f"esrgan-jax[{self.name}]"
+    return f"esrgan-jax[{self.name.replace('_', '-')}]"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,20 @@ class Item:
     body = self.named(b"ispe")
     return None if body is None else struct.unpack_from(">II", body, 4)
 
+  @property
+  def clean_size(self) -> tuple[int, int] | None:
+    """Width and height of what is to be seen of it: a codec may want more.
+
+    So do small pictures of HEVC: libheif makes 64 x 64 of them, and a crop.
+    """
+    size, body = self.size, self.named(b"clap") or b""
+    if size is None or len(body) < 16:
+      return size
+    width, across, height, down = struct.unpack_from(">4I", body)
+    if not (0 < width <= size[0] * across and 0 < height <= size[1] * down):
+      return size
+    return round(width / across), round(height / down)
+
 
 @dataclasses.dataclass
 class Heif:
@@ -156,7 +170,9 @@ def size_of(data: bytes) -> tuple[int, int]:
     size, kind = struct.unpack_from(">I4s", view, at)
     if kind == b"meta":
       head = _parse_meta(view, view[at + 8 : at + size], b"", False)
-      size = head.picture.size
+      # As they are read: libheif crops, libavif does not.
+      is_avif = any(item.kind == b"av01" for item in head.items.values())
+      size = head.picture.size if is_avif else head.picture.clean_size
       if size is None:
         break
       return size[::-1] if head.orientation() > 4 else size

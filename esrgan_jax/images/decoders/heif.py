@@ -59,7 +59,7 @@ def read_heif(data: bytes, max_pixels: int) -> Found:
   picture = file.picture
   bits = _bits(parts[0], avif)
   samples = _decode_avif(file) if avif else _decode_heic(data, bits > 8)
-  size = picture.size[::-1]
+  size = (picture.size if avif else picture.clean_size)[::-1]
   if not avif and file.orientation() > 4:
     size = size[::-1]
   if samples.shape[:2] != size or samples.shape[2] > 4:
