@@ -567,7 +567,10 @@ def absolute(path: str | os.PathLike[str]) -> epath.Path:
       f"{os.fspath(path)}: {scheme}:// is not supported; give a local folder,"
       " or gs://BUCKET/FOLDER"
     ) from error
-  return found if is_remote(found) else found.expanduser().absolute()
+  if is_remote(found):
+    return found
+  # By pathlib: etils before 1.15 has no `absolute`.
+  return epath.Path(pathlib.Path(found).expanduser().absolute())
 
 
 def kvstore(path: str | os.PathLike[str]) -> dict[str, str]:

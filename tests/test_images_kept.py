@@ -728,6 +728,6 @@ def test_no_warning_of_pillow_on_a_large_picture(tmp_path, capfd, monkeypatch):
   for suffix in ("png", "jpg", "webp", "tif", "bmp"):
     images.write_image(tmp_path / f"a.{suffix}", image)
     assert images.read_image(tmp_path / f"a.{suffix}").pixels.shape[1] == 41
-  cmyk = PilImage.fromarray(noise(40, 41, 4), "CMYK")
+  cmyk = PilImage.frombytes("CMYK", (41, 40), noise(40, 41, 4).tobytes())
   assert read(tmp_path, saved(cmyk, "TIFF")).pixels.shape == (40, 41, 3)
   assert capfd.readouterr() == ("", "")
