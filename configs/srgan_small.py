@@ -32,7 +32,7 @@ def get_config():
       },
       "batch_size": 8,
       "patch_size": 64,  # HR pixels.
-      "ema_decay": 0.98,
+      "ema_decay": 0.95,
       "phases": {
         "psnr": {
           "num_train_steps": 1000,
@@ -41,21 +41,21 @@ def get_config():
           "pixel_loss": "mse",
         },
         "gan": {
-          "num_train_steps": 60,
-          "learning_rate": 1e-4,
-          "d_learning_rate": 1e-4,
+          "num_train_steps": 150,
+          "learning_rate": 5e-4,
+          "d_learning_rate": 5e-4,
           "schedule": {"name": "constant"},
-          "pixel_weight": 0.0,
-          "perceptual_weight": 0.006,
+          "pixel_loss": "l1",
+          "pixel_weight": 1.0,
+          "perceptual_weight": 1.0,
           "adversarial": "vanilla",
-          "adversarial_weight": 1e-3,
+          "adversarial_weight": 5e-3,
         },
       },
       "perceptual": {
         "network": "vgg16",
         "weights": "installed",
-        "layers": {"relu2_2": 1.0},
-        "criterion": "l2",
+        "layers": {"conv1_2": 0.005, "conv2_2": 0.005, "conv3_3": 0.005},
       },
       "data": {"sources": "sample_photos", "eval": "sample_photos:held_out"},
       "log_every_steps": 25,

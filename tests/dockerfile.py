@@ -134,6 +134,11 @@ class Image:
 
   def _run(self, rest, _):
     passed = {k: v for k, v in os.environ.items() if k.startswith(_PASSED)}
+    # Where a proxy's certificate is to be trusted, pip is told of a file.
+    if certificates := passed.get("PIP_CERT"):
+      place = self.root / certificates.lstrip("/")
+      place.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(certificates, place)
     self.run(["sh", "-c", rest], passed=passed)
 
   def _user(self, rest, _):
