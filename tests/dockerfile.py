@@ -91,8 +91,10 @@ class Image:
     inside = ["env", "-C", self.folder, *command]
     if self.user != "root":
       inside = ["setpriv", f"--reuid={self.user}", "--clear-groups", *inside]
+    # By its place: the image's PATH need not have it.
+    chroot = shutil.which("chroot") or "/usr/sbin/chroot"
     subprocess.run(
-      ["chroot", str(self.root), *inside],
+      [chroot, str(self.root), *inside],
       env=options.pop("passed", {}) | self.environ | self.arguments,
       check=True,
       **options,
