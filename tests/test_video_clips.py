@@ -564,6 +564,14 @@ def test_a_clock_that_begins_anew_is_refused_before_the_work(
     list(video.read_frames(name, clip))
 
 
+def told(path):
+  """What is said of a clip before the work, and how many frames it has."""
+  clip = video.read_clip(path)
+  encoding = video.choose_encoding(clip, ".mkv", clip.size)
+  notes = video.check_fits(path, clip, path.with_suffix(".mkv"), encoding)
+  return (*clip.notes, *notes), list(video.read_frames(path, clip))
+
+
 # Of each container, a clip whose sound ends with its pictures.
 WHOLE = {
   "a.avi": {"codec": "mpeg4", "sound": "mp2"},
@@ -588,15 +596,40 @@ WHOLE = {
   "a.wmv": {"codec": "wmv2", "container": "asf", "sound": "aac"},
   "a.y4m": {"codec": "wrapped_avframe"},
   "live.mkv": {"sound": "libopus", "container_options": {"live": "1"}},
+  "fragments.mp4": {
+    "container_options": {"movflags": "frag_keyframe+empty_moov"},
+  },
+}
+# Whole, and unlike others: what is reordered and has no sound, begins late,
+# has a last frame of seconds, or bytes for filling.
+UNLIKE = {
+  "a.flv": {},
+  "b.flv": {"times": [0, 512, 1024, 90000]},
+  "a.wmv": {"codec": "mpeg4", "container": "asf", "options": {"bf": "2"}},
+  "late.mkv": {"times": [64000 + 512 * n for n in range(30)]},
+  "a.webm": {"codec": "libvpx", "times": [0, 512, 90000]},
+  "vcd.mpg": {
+    "codec": "mpeg1video",
+    "container": "vcd",
+    "sound": "mp2",
+    "size": (352, 288),
+    "times": list(range(30)),
+    "time_base": Fraction(1, 25),
+  },
 }
 
 
-def told(path):
-  """What is said of a clip before the work, and how many frames it has."""
-  clip = video.read_clip(path)
-  encoding = video.choose_encoding(clip, ".mkv", clip.size)
-  notes = video.check_fits(path, clip, path.with_suffix(".mkv"), encoding)
-  return (*clip.notes, *notes), list(video.read_frames(path, clip))
+@pytest.mark.parametrize("name", UNLIKE)
+def test_nothing_is_told_of_what_is_whole(clips, tmp_path, name):
+  path = tmp_path / name
+  clips.write(path, **UNLIKE[name])
+  count = len(UNLIKE[name].get("times", range(10)))
+  for filling in (0, 700):
+    with path.open("ab") as file:
+      file.write(bytes(filling))
+    notes, frames = told(path)
+    assert not [note for note in notes if "cut" in note or "damaged" in note]
+    assert len(frames) == count
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -645,14 +678,38 @@ def test_a_hole_is_refused_or_told(run, clips):
   pathlib.Path("a.ts").write_bytes(data[:middle] + noise + data[middle + 400 :])
   assert "3 of its" in told(pathlib.Path("a.ts"))[0][0]
 
+  clips.write("a.ogv", frames=30, **WHOLE["a.ogv"])
+  data = pathlib.Path("a.ogv").read_bytes()
+  pathlib.Path("a.ogv").write_bytes(data[: data.rindex(b"OggS")])
+  assert "it has no end" in told(pathlib.Path("a.ogv"))[0][0]
+
+  clips.write("a.mkv", frames=30, **WHOLE["a.mkv"])
+  data = pathlib.Path("a.mkv").read_bytes()
+  middle = data.index(b"\xa3", len(data) // 2)
+  for hole in (b"\xff" * 64, b"\x81"):
+    after = data[middle + len(hole) :]
+    pathlib.Path("a.mkv").write_bytes(data[:middle] + hole + after)
+    with pytest.raises(video.VideoError, match="at byte"):
+      video.read_clip("a.mkv")
+
+  clips.write("a.wmv", frames=30, **WHOLE["a.wmv"])
+  data = pathlib.Path("a.wmv").read_bytes()
+  pathlib.Path("a.wmv").write_bytes(data[:2000] + data[2001:])
+  with pytest.raises(video.VideoError, match="cut short"):
+    video.read_clip("a.wmv")
+
+  clips.write("a.mpg", frames=30, **WHOLE["a.mpg"])
+  data = pathlib.Path("a.mpg").read_bytes()
+  pathlib.Path("a.mpg").write_bytes(data[:5000] + data[5004:])
+  assert "damaged at" in told(pathlib.Path("a.mpg"))[0][0]
+
   # Between two tags: nothing but its header tells.
   data, at = whole["b.flv"], 13
   while at < len(data) // 2:
     at += 15 + int.from_bytes(data[at + 1 : at + 4])
   pathlib.Path("b.flv").write_bytes(data[:at])
-  notes, frames = told(pathlib.Path("b.flv"))
-  assert len(frames) < 30
-  assert notes[0].startswith("it should last 1.28 s by its header, and ends")
+  with pytest.raises(video.VideoError, match=rf"\({at} bytes of {len(data)}\)"):
+    video.read_clip("b.flv")
 
 
 def test_pictures_that_cannot_be_decoded_are_counted(run, clips):

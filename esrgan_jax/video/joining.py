@@ -27,7 +27,7 @@ from esrgan_jax.video.containers import (
 )
 from esrgan_jax.video.encoding import CODECS, Encoder, Encoding
 from esrgan_jax.video.errors import VideoError
-from esrgan_jax.video.reading import SHIFTED, Clip, Clock, Extent, main_stream
+from esrgan_jax.video.reading import SHIFTED, Clip, Clock, main_stream
 from esrgan_jax.video.segments import read_packets
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def check_fits(
     max_pixels: As of `read_clip`.
 
   Returns:
-    Sentences on what is left out, or is not there.
+    Sentences on what is left out.
 
   Raises:
     VideoError: If sound or subtitles would be left out, the clip's clock begins
@@ -113,13 +113,11 @@ def check_fits(
     contextlib.closing(io.BytesIO()) as nowhere,
     _begun(container, clip, target, encoding, nowhere) as output,
   ):
-    clock, extent = Clock(), Extent()
-    wanted = {main_stream(container).index, *output.copies}
-    for packet in container.demux():
-      extent.add(packet)
-      if packet.stream_index in wanted:
-        clock.check(packet)
-    return (*output.notes, *extent.notes(container))
+    clock = Clock()
+    wanted = [main_stream(container).index, *output.copies]
+    for packet in container.demux([container.streams[n] for n in wanted]):
+      clock.check(packet)
+    return output.notes
 
 
 def join(

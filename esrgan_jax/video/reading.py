@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
   "Clip",
   "Clock",
-  "Extent",
   "Frame",
   "main_stream",
   "read_clip",
@@ -36,8 +35,6 @@ __all__ = [
 _QUARTER_TURNS = (90, 270)
 # Containers whose times begin anywhere, and count from there.
 SHIFTED = ("mpegts", "mpeg")
-# Those that list all their packets, by FFmpeg's whole name.
-_LISTED = ("mov,mp4,m4a,3gp,3g2,mj2",)
 # Seconds that times may go back, which is mended; FFmpeg takes more for a clock
 # that begins anew.
 _JITTER = fractions.Fraction(1, 10)
@@ -150,43 +147,6 @@ class Clock:
         " as where two recordings are put together; cut it there"
       )
     self._streams[index] = room, first, max(last, time)
-
-
-class Extent:
-  """Compares how long a clip is with what its header says, packet by packet."""
-
-  def __init__(self) -> None:
-    self._begin: fractions.Fraction | None = None
-    self._end = self._room = fractions.Fraction(0)
-
-  def add(self, packet: av.Packet) -> None:
-    """Looks at the next packet, of any stream."""
-    time = packet.pts if packet.pts is not None else packet.dts
-    if time is None:
-      return
-    begin = time * packet.time_base
-    self._begin = begin if self._begin is None else min(begin, self._begin)
-    self._end = max(
-      self._end, begin + (packet.duration or 0) * packet.time_base
-    )
-    room = _room(packet.stream) * packet.time_base
-    self._room = max(self._room, room)
-
-  def notes(self, container: av.container.InputContainer) -> Iterator[str]:
-    """Yields a sentence if it ends before its header says.
-
-    Where all packets are listed (MP4), or nothing is said (MPEG), there is
-    none.
-    """
-    if container.format.name in (*SHIFTED, *_LISTED) or self._begin is None:
-      return
-    said = fractions.Fraction(container.duration or 0, 1_000_000)
-    length = self._end - self._begin
-    if length + self._room < said:
-      yield (
-        f"it should last {float(said):.2f} s by its header, and ends after"
-        f" {float(length):.2f} s: it may be cut short"
-      )
 
 
 def _room(stream: av.stream.Stream) -> int:

@@ -44,10 +44,9 @@ def check(container: str, file: BinaryIO) -> None:
 
 
 def losses(container: str, file: BinaryIO) -> tuple[str, ...]:
-  """Returns sentences on what a recording of MPEG lacks.
+  """Returns sentences on what a recording lacks that may be cut anywhere.
 
-  Those are made to be cut anywhere, and received with faults: what is there is
-  worth having.
+  So MPEG's are made, and received with faults: what is there is worth having.
 
   Args:
     container: As of `check`.
@@ -80,7 +79,8 @@ def _check_boxes(data: mmap.mmap) -> None:
       if kind == b"moov":
         movies.append(body)
   except (ValueError, struct.error) as error:
-    if not {b"moov", b"mdat"} <= seen:  # Else it is what comes after them.
+    # What comes after all samples is no loss; in fragments there are more.
+    if not {b"moov", b"mdat"} <= seen or b"moof" in seen:
       raise VideoError(f"damaged or cut short ({error})") from error
   if not movies:
     raise VideoError("damaged or cut short (no box 'moov')")
@@ -131,14 +131,15 @@ _IN_SEGMENT = {0x114D9B74, 0x1549A966, _TRACKS, _CLUSTER, 0x1C53BB6B}
 _IN_SEGMENT |= {0x1941A469, 0x1043A770, 0x1254C367}
 # Of a cluster and of its groups of blocks: times, what is silent, places,
 # sizes; durations, references, additions, states, padding, slices.
-_IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, _BLOCK_GROUP, 0xAF, *_BLOCKS}
-_IN_CLUSTER |= {0x9B, 0xFA, 0xFB, 0xFD, 0x75A1, 0xA4, 0x75A2, 0xA2, 0x8E, 0xC8}
+_IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, _BLOCK_GROUP, *_BLOCKS}
+_IN_CLUSTER |= {0x9B, 0xFA, 0xFB, 0x75A1, 0xA4, 0x75A2, 0x8E, 0xC8}
 
 
 def _check_elements(data: mmap.mmap) -> None:
   """Refuses Matroska that is shorter than it says, or whose elements break off.
 
-  An element that is not known counts if one that is follows it.
+  Outside clusters, an element that is not known counts if one that is follows
+  it: programs have some of their own.
   """
   at, size = 0, len(data)
   for _ in range(3):  # The header, perhaps something void, the segment.
@@ -166,11 +167,11 @@ def _check_elements(data: mmap.mmap) -> None:
     stop = end if length is None else begin + length
     if cluster == end and identity in _IN_SEGMENT:
       cluster = None  # It did not say its length: the next one ends it.
-    if stop > (cluster or end):
+    if stop > (cluster or end) or (length is None and identity != _CLUSTER):
       raise _damaged(at)
     inside = _IN_SEGMENT if cluster is None else _IN_CLUSTER
     if identity not in inside | _ANYWHERE:
-      if stop not in (cluster, end) and not _is_known(data, stop):
+      if cluster or (stop != end and not _is_known(data, stop)):
         raise _damaged(at)
     elif identity == _CLUSTER:
       cluster, stop = stop, begin
@@ -279,30 +280,53 @@ def _check_chunks(data: mmap.mmap) -> None:
     at += at % 2
 
 
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11 a6d900aa0062ce6c")
+
+
+def _is_filling(data: mmap.mmap, at: int) -> bool:
+  """Tells whether a file has nothing but zeros from there on."""
+  return not any(
+    data[n : n + 2**20].strip(b"\0") for n in range(at, len(data), 2**20)
+  )
+
+
 def _check_objects(data: mmap.mmap) -> None:
   """Refuses ASF that is shorter than it says."""
   at, size = 0, len(data)
   while at < size:
     length = int.from_bytes(data[at + 16 : at + 24], "little")
-    if length < 24:
+    if data[at : at + 16] == _ASF_DATA and length == 0:
       return  # As of what was sent live, whose length nobody knew.
+    if length < 24:
+      if _is_filling(data, at):
+        return
+      raise _damaged(at)
     at += length
   if at > size:
     raise _cut(size, at)
 
 
-_FLV_TAGS = {8, 9, 18}  # Sound, pictures, a script.
+_SCRIPT = 18
+_FLV_TAGS = {8, 9, _SCRIPT}  # Sound, pictures.
+_FLV_SIZE = re.compile(rb"\x00\x08filesize\x00(.{8})", re.DOTALL)
 
 
 def _check_tags(data: mmap.mmap) -> None:
   """Refuses an FLV whose tags do not lie one after the other."""
   at, size = 4 + int.from_bytes(data[5:9]), len(data)
   while at < size:
-    if data[at] & 0x1F not in _FLV_TAGS:
+    kind, begin = data[at] & 0x1F, at + 11
+    if kind not in _FLV_TAGS:
+      if _is_filling(data, at):
+        return
       raise _damaged(at)
-    at += 11 + int.from_bytes(data[at + 1 : at + 4])
+    at = begin + int.from_bytes(data[at + 1 : at + 4])
     if at > size:
       raise _cut(size, at + 4)
+    if kind == _SCRIPT and (told := _FLV_SIZE.search(data, begin, at)):
+      (wanted,) = struct.unpack(">d", told[1])
+      if size < wanted < 2**60:  # It ends between two tags.
+        raise _cut(size, int(wanted))
     at += 4  # The length once more, which is wrong in some.
 
 
@@ -317,6 +341,8 @@ def _check_pages(data: mmap.mmap) -> None:
   while at < size:
     head = data[at : at + 27]
     if head[:4] != b"OggS"[: len(head)]:
+      if _is_filling(data, at):
+        return
       raise _damaged(at)
     count = head[26] if len(head) == 27 else 0
     lengths = data[at + 27 : at + 27 + count]
@@ -345,8 +371,10 @@ def _check_raw(data: mmap.mmap) -> None:
     r"(420|411|422|444alpha|444|mono)(?:jpeg|mpeg2|paldv)?p?(\d*)",
     told.get("C", "420"),
   )
-  if not (at and kind and f"{told.get('W')}{told.get('H')}".isdecimal()):
-    return  # FFmpeg says what is wrong with it.
+  sizes = f"{told.get('W')}{told.get('H')}"
+  is_old = "C" not in told and b"XYSCSS" in data[:at]
+  if is_old or not (at and kind and sizes.isdecimal()):
+    return  # FFmpeg knows the older form, or says what is wrong.
   width, height = int(told["W"]), int(told["H"])
   chroma = {
     "420": 2 * (-(-width // 2)) * (-(-height // 2)),
@@ -367,13 +395,25 @@ def _check_raw(data: mmap.mmap) -> None:
     raise _cut(size, at)
 
 
+def _ogg_losses(data: mmap.mmap) -> Iterator[str]:
+  """Yields a sentence if a stream of an Ogg has no page that is its last."""
+  at, ended = 0, {}
+  while data[at : at + 4] == b"OggS":
+    count = data[at + 26]
+    ended[data[at + 14 : at + 18]] = data[at + 5] & 4 > 0
+    at += 27 + count + sum(data[at + 27 : at + 27 + count])
+  if not all(ended.values()):
+    yield "it has no end: it may be cut short"
+
+
 _PACKETS = 2**16  # That are looked at in one go.
 _FILLING = 0x1FFF  # The number of what is no stream.
 
 
 def _ts_losses(data: mmap.mmap) -> Iterator[str]:
   """Yields sentences on what MPEG-TS lacks, by its packets' counters."""
-  before = 0 if data[0] == ord("G") else 4  # Of M2TS, times are before them.
+  # Of M2TS, times are before them.
+  before = 0 if data[: TS_PACKET + 1 : TS_PACKET].count(b"G") == 2 else 4
   size = before + TS_PACKET
   count, rest = divmod(len(data), size)
   if rest:
@@ -390,7 +430,10 @@ def _ts_losses(data: mmap.mmap) -> Iterator[str]:
   if bad:
     yield f"{bad} of its {count} packets are damaged"
   if places:
-    yield f"packets are missing at {places} places of it, by their counters"
+    yield (
+      f"packets are missing at {places} places of it by their counters, unless"
+      " it is made of several recordings"
+    )
 
 
 def _streams(packets: np.ndarray) -> np.ndarray:
@@ -444,6 +487,7 @@ def _jumps(heads: np.ndarray, last: dict[int, int]) -> int:
 
 
 _PACK, _END = 0xBA, 0xB9  # Of MPEG-PS: begins, and is all.
+_CODE = re.compile(rb"\x00\x00\x01[\xb9-\xff]")
 
 
 def _ps_losses(data: mmap.mmap) -> Iterator[str]:
@@ -453,9 +497,8 @@ def _ps_losses(data: mmap.mmap) -> Iterator[str]:
     head = data[at : at + 14]
     kind = head[3] if head[:3] == b"\0\0\1" and len(head) > 3 else 0
     if kind < _END:
-      if at + 4 <= size and head.strip(b"\0"):
-        holes += 1
-      at = _next_code(data, at + 1)
+      begin, at = at, _next_code(data, at)
+      holes += bool(data[begin:at].strip(b"\0"))
     elif kind == _END:
       at += 4
     elif kind == _PACK:
@@ -471,7 +514,7 @@ def _ps_losses(data: mmap.mmap) -> Iterator[str]:
 
 
 def _next_code(data: mmap.mmap, at: int) -> int:
-  found = re.compile(rb"\0\0\1[\xb9-\xff]").search(data, at)
+  found = _CODE.search(data, at)
   return found.start() if found else len(data)
 
 
@@ -484,4 +527,4 @@ _CHECKS = {
   "ogg": _check_pages,
   "yuv4mpegpipe": _check_raw,
 }
-_LOSSES = {"mpegts": _ts_losses, "mpeg": _ps_losses}
+_LOSSES = {"mpegts": _ts_losses, "mpeg": _ps_losses, "ogg": _ogg_losses}
