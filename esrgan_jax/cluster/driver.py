@@ -9,6 +9,7 @@ others, alone, so that an image that kills workers is found out.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
@@ -56,6 +57,7 @@ _MOST_STRIKES = 3
 # Workers in a row that do not come up before none is tried any more; on one
 # machine, if it is known.
 _MOST_FALSE_STARTS = 3
+_SOON = 0.05  # Seconds.
 # Seconds that processes have to end by themselves.
 _TO_END = 2.0
 # Seconds that an image waits for a worker that is coming up somewhere.
@@ -230,24 +232,56 @@ def connected(address: str) -> Iterator[None]:
         # For models; results do not go through it.
         "object_store_memory": 2**29,
       }
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    # In a thread, Ray takes no signal for itself; it lives as long as what it
+    # has begun, which Linux ends with it.
+    thread = stack.enter_context(
+      concurrent.futures.ThreadPoolExecutor(1, "esrgan-ray")
+    )
+    put_back = stack.enter_context(_own_signals(is_own=address == "local"))
+    beginning = thread.submit(ray.init, address, **options)
+    while concurrent.futures.wait([beginning], timeout=_SOON).not_done:
+      put_back()  # What is not Python in it takes them, too.
     try:
-      ray.init(address, **options)
+      beginning.result()
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
       reason = " ".join(str(error).split())[:300]
       raise OSError(
         f"no Ray cluster at {printable(address)}: {reason}"
       ) from error
-    if threading.current_thread() is threading.main_thread():
-      for number, handler in handlers.items():
-        if callable(handler):  # Ray has put one of its own in its place.
-          own = _ending_before(handler) if address == "local" else handler
-          signal.signal(number, own)
-          stack.callback(signal.signal, number, handler)
     stack.callback(_shut_down if address == "local" else ray.shutdown)
+    put_back()
     # Last lines of a raylet that died, on our stdout: there is no option.
     ray._private.worker._worker_logs_enabled = False
     yield
+
+
+@contextlib.contextmanager
+def _own_signals(*, is_own: bool) -> Iterator[Callable[[], None]]:
+  """Keeps what signals do, and has a cluster of its own end before.
+
+  Yields:
+    A function that puts the handlers back where they were taken.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda: None  # They are not ours to set.
+    return
+  before = {number: signal.getsignal(number) for number in _SIGNALS}
+  handlers = {
+    number: _ending_before(handler) if is_own else handler
+    for number, handler in before.items()
+    if callable(handler)
+  }
+
+  def put_back() -> None:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+
+  put_back()
+  try:
+    yield put_back
+  finally:
+    for number in handlers:
+      signal.signal(number, before[number])
 
 
 def _shut_down() -> None:
@@ -280,14 +314,31 @@ def _end_now() -> None:
 
 
 def _end(processes: Iterable[Any]) -> None:
-  """Ends processes, if need be without their doing."""
+  """Ends processes, if need be without their doing, and what they leave."""
   import psutil
 
+  begun = there = [*processes]
   for end in ("terminate", "kill"):
-    for process in processes:
+    for process in there:
       with contextlib.suppress(psutil.Error):
         getattr(process, end)()
-    _, processes = psutil.wait_procs(processes, timeout=_TO_END)
+    until = time.monotonic() + _TO_END
+    while time.monotonic() < until:
+      there = [process for process in there if not _has_ended(process)]
+      if not there:
+        break
+      time.sleep(_SOON)
+  storage.remove_scratch({p.pid for p in begun} - {p.pid for p in there})
+
+
+def _has_ended(process: Any) -> bool:
+  """Whether it has, and be it that nobody has asked for its status yet."""
+  import psutil
+
+  try:
+    return process.status() == psutil.STATUS_ZOMBIE
+  except psutil.Error:
+    return True
 
 
 def _ending_before(handler: Callable[[int, Any], Any]) -> Callable:
