@@ -53,7 +53,7 @@ REFUSED = {
   "cut.mkv": (bytes.fromhex("1a45dfa3 80 18538067 88"), "cut short"),
   "cut.avi": (b"RIFF\xff\0\0\0AVI " + bytes(9), "cut short"),
   "cut.flv": (b"FLV\1\5\0\0\0\x09" + bytes(4) + b"\x12\0\0\x63", "cut short"),
-  "hole.flv": (b"FLV\1\5\0\0\0\x09" + bytes(99), "at byte 13"),
+  "hole.flv": (b"FLV\1\5\0\0\0\x09" + b"\7" * 99, "at byte 13"),
   "cut.ogv": (b"OggS\0\2" + bytes(20) + b"\2\x1e", "cut short"),
   "hole.ogv": (b"OggS\0\2" + bytes(20) + b"\1\1x", "at byte 0"),
   "cut.y4m": (

@@ -151,6 +151,8 @@ def _check_elements(data: mmap.mmap) -> None:
     at = size if length is None else begin + length
     if identity == _SEGMENT:
       break
+  else:
+    return  # FFmpeg may know what that is.
   if at > size:
     raise _cut(size, at)
   end, at = at, begin
