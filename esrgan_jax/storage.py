@@ -534,15 +534,19 @@ def remove_scratch(ended: Iterable[int] = ()) -> None:
 def _sweep(folder, ended=frozenset()):
   """Removes what processes of this host left behind when they were killed."""
   for aside in folder.glob(f".*.{socket.gethostname()[:64]}.*.part"):
-    try:
-      number = int(aside.name.split(".")[-3])
-      if number in ended:
-        raise ProcessLookupError
-      os.kill(number, 0)
-    except ProcessLookupError:
+    number = aside.name.split(".")[-3]
+    if number.isdecimal() and (int(number) in ended or _is_over(int(number))):
       shutil.rmtree(aside, ignore_errors=True)
-    except (ValueError, OSError):
-      continue  # Not ours to judge.
+
+
+def _is_over(process):
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return True
+  except (OverflowError, OSError):
+    pass  # Another user's, or not ours to judge.
+  return False
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

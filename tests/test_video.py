@@ -75,6 +75,9 @@ REFUSED = {
     bytes.fromhex("1a45dfa3 80 18538067 8d 1f43b675 88 a386 81 0000 04 01 63"),
     "at byte 15",
   ),
+  # Numbers that no integer is made of: FFmpeg is asked.
+  "long.y4m": (b"YUV4MPEG2 H3 C420p10 W" + b"9" * 9999 + b"\n", "needs PyAV"),
+  "deep.y4m": (b"YUV4MPEG2 W4 H3 C420p" + b"9" * 9999 + b"\n", "needs PyAV"),
   "empty.webm": (b"", "empty"),
   "text.mp4": (b"no clip at all", "known kind"),
 }

@@ -90,7 +90,7 @@ def load_exif(block: bytes | None) -> Exif:
   return Exif({}, "<", damaged=True)
 
 
-def big_order(exif: Exif) -> str:
+def bigtiff_order(exif: Exif) -> str:
   """Returns the byte order of a BigTIFF with these tags: little-endian.
 
   Pillow reads no other. With makers' notes, whose order is not ours to change,

@@ -19,6 +19,7 @@ from esrgan_jax import images
 from esrgan_jax.text import printable
 from esrgan_jax.video import structure
 from esrgan_jax.video.errors import VideoError
+from esrgan_jax.video.structure.mpeg import TS_PACKET
 
 if TYPE_CHECKING:
   import av.container
@@ -149,7 +150,7 @@ def _container(head: bytes) -> str | None:
     if head.startswith(start):
       return name
   for before in (0, 4):  # Of M2TS, a packet has a time before it.
-    marks = head[before :: structure.TS_PACKET + before][:5]
+    marks = head[before :: TS_PACKET + before][:5]
     if len(head) == _HEAD and marks == b"G" * 5:
       return "mpegts"
   return None

@@ -76,7 +76,7 @@ def write_pages(
   exif = meta.load_exif(first.metadata.exif)
   big = size * (count or 1) > CLASSIC_BYTES
   # For makers' notes, whose order is not ours to change.
-  layout = Layout(meta.big_order(exif) if big else exif.order, big=big)
+  layout = Layout(meta.bigtiff_order(exif) if big else exif.order, big=big)
   pages, trees = itertools.chain([first], images), []
   del first  # It may be large.
   with tifffile.TiffWriter(

@@ -108,7 +108,7 @@ class TiffPieces:
     self._metadata, self._channels, self._kinds = metadata, channels, (*kinds,)
     self._levels = levels
     exif = meta.load_exif(metadata.exif)
-    self._layout = Layout(meta.big_order(exif), big=True)
+    self._layout = Layout(meta.bigtiff_order(exif), big=True)
     self._said = exif.tree
     if exif.order != self._layout.order:
       self._said = swapped(exif.tree, exif.order)
