@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from esrgan_jax import __main__, images, storage
+from esrgan_jax import __main__, compilation, images, storage
 from esrgan_jax.upscaling import memory, photo, upscaler
 from esrgan_jax.weights import files
 from tests.hostile_names import NAMES, harmless
@@ -562,9 +562,11 @@ def test_a_large_result_lies_in_a_file_until_it_is_written(run, monkeypatch):
   assert left == {"a.png", "small.png", "large.png"}
 
 
-def test_a_precision_that_costs_time_says_so(run):
+@pytest.mark.parametrize("gains", [False, True])
+def test_a_precision_that_gains_nothing_says_so(run, monkeypatch, gains):
+  monkeypatch.setattr(compilation, "multiplies_bfloat16", lambda: gains)
   save("a.png")
   status, out, err = run("a.png", "--precision", "bfloat16")
   assert status == 0
-  assert "bfloat16 takes longer than float32 on a CPU" in out + err
+  assert ("not known to multiply in bfloat16" not in out + err) == gains
   assert run("a.png", "--overwrite", "--precision", "float32")[2] == ""

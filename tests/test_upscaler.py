@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
 
 from esrgan_jax.models.rrdb import RRDBNet
 from esrgan_jax.upscaling import memory, upscaler
@@ -353,6 +354,31 @@ def test_load_takes_names_and_files(tmp_path):
     upscaler.load(tmp_path / "none.pth")
   with pytest.raises(ValueError, match="no dtype 'float16'"):
     upscaler.load(path, dtype="float16")
+
+
+@pytest.mark.parametrize(
+  ("name", "size", "ensemble"),
+  [
+    ("fast", 40, True),
+    # At its real width, of a size with several strips.
+    pytest.param("realesrgan-x4plus-anime", 100, False, marks=pytest.mark.slow),
+  ],
+)
+def test_on_a_cpu_a_model_of_bfloat16_only_multiplies_in_it(
+  name, size, ensemble
+):
+  image = skimage.data.astronaut()[150 : 150 + size, 150 : 150 + size]
+  results = []
+  for dtype in ("float32", "bfloat16"):
+    model = upscaler.load(name, dtype=dtype, devices=jax.devices()[:1])
+    model = model.with_ensemble() if ensemble else model
+    results.append(model.upscale(image).astype(int))
+    (program,) = model._programs.values()
+    assert ("bf16" in program.as_text()) == (dtype == "bfloat16")
+  # OpenVINO's bfloat16 errs by 0.27 in the mean with x4plus, by 14 at most.
+  error = np.abs(results[1] - results[0])
+  assert 0.01 < error.mean() < 0.3
+  assert error.max() <= 16
 
 
 class _Blur(nn.Module):

@@ -95,3 +95,37 @@ def test_gradients_of_gradients():
   )
   error = np.linalg.norm(actual - expected)
   assert error < 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("size", [(1, 5, 7), (2, 64, 64), (1, 130, 127)])
+def test_products_of_bfloat16_are_summed_in_float32(size):
+  # The second is just one strip, the third has three, the last one shorter.
+  x, kernel = draw(*size, 48), draw(3, 3, 48, 32, seed=1)
+  exact = convolve_in_float64(x, kernel)
+  top = np.abs(exact).max()
+  x, kernel = jnp.float32(x), jnp.float32(kernel)
+  with jax.default_matmul_precision("bfloat16"):
+    lowered = jax.jit(winograd.convolve).lower(x, kernel)
+  y = lowered.compile()(x, kernel)
+  assert y.dtype == jnp.float32
+  error = np.abs(y - exact)
+  assert 1e-4 < error.mean() / top < 2e-3
+  assert error.max() < 2e-2 * top
+  rounded = y.astype(jnp.bfloat16).astype(jnp.float32)
+  assert float((y != rounded).mean()) > 0.9
+  assert "convolution" not in lowered.as_text()
+  assert "convolution" in jax.jit(winograd.convolve).lower(x, kernel).as_text()
+
+
+def test_products_of_bfloat16_have_gradients():
+  x, kernel = jnp.float32(draw(1, 96, 96, 32)), jnp.float32(draw(3, 3, 32, 32))
+
+  def loss(x, kernel):
+    return (winograd.convolve(x, kernel) ** 2).mean()
+
+  expected = jax.grad(loss, argnums=(0, 1))(x, kernel)
+  with jax.default_matmul_precision("bfloat16"):
+    found = jax.grad(loss, argnums=(0, 1))(x, kernel)
+  for a, b in zip(found, expected, strict=True):
+    assert float(jnp.abs(a - b).max()) < 0.05 * float(jnp.abs(b).max())
+    assert float(jnp.abs(a - b).max()) > 0

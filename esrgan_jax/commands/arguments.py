@@ -21,8 +21,8 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     "--precision",
     choices=("auto", "float32", "bfloat16"),
     default="auto",
-    help="auto: bfloat16 on GPU and TPU; float32 on CPU, where bfloat16 is"
-    " slower (default: auto)",
+    help="auto: bfloat16 on GPU and TPU; float32 on CPU, of which some are a"
+    " little faster in bfloat16, and none as exact (default: auto)",
   )
 
 

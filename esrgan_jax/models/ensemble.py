@@ -27,6 +27,7 @@ _WAYS = np.array(
 # What the network tells of itself is true of its mean as well.
 _TOLD = frozenset(
   {
+    "dtype",
     "features",
     "mask_gap",
     "num_feat",
@@ -92,6 +93,10 @@ class SelfEnsemble:
   def init(self, *args: Any, **kwargs: Any) -> Any:
     """As of the network."""
     return self.net.init(*args, **kwargs)
+
+  def clone(self, **fields: Any) -> SelfEnsemble:
+    """The mean of a network with other fields, as of `flax.linen.Module`."""
+    return SelfEnsemble(self.net.clone(**fields))
 
   def apply(
     self,

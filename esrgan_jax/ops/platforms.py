@@ -14,7 +14,7 @@ from typing import Any
 
 from jax import lax
 
-__all__ = ["by_platform", "tracing_for"]
+__all__ = ["by_platform", "known", "tracing_for"]
 
 _GPUS = {"cuda", "rocm"}
 _known: contextvars.ContextVar[str | None] = contextvars.ContextVar(
@@ -42,6 +42,16 @@ def by_platform(
   if platform is None or (platform == "gpu" and _GPUS & choices.keys()):
     return lax.platform_dependent(*args, default=default, **choices)
   return choices.get(platform, default)(*args)
+
+
+def known() -> str | None:
+  """Returns the platform that the program being traced is for, where known.
+
+  >>> with tracing_for("tpu"):
+  ...   known()
+  'tpu'
+  """
+  return _known.get()
 
 
 @contextlib.contextmanager
