@@ -1,6 +1,7 @@
-"""A training on a CPU with the heap kept, beside glibc's own way with it.
+r"""A training on a CPU with large pages, beside glibc's own way.
 
-  python -m benchmarks.heap [--config configs/science.py] [--steps 150]
+  python -m benchmarks.heap [--config configs/science.py] [--steps 150] \
+    [-- --config.batch_size=2]
 
 The training program is run as it is, and with `MALLOC_ARENA_MAX` set to what
 glibc has by itself, a choice that `esrgan_jax.heap` leaves alone. They take
@@ -35,7 +36,7 @@ def main():
   print(machine.versions("jax", "jaxlib"))
   print(machine.describe())
   usual = {"MALLOC_ARENA_MAX": str(8 * machine.num_cores())}
-  sides = {"as glibc does": usual, "kept": {}}
+  sides = {"as glibc does": usual, "large pages": {}}
   rates = {name: [] for name in sides}
   for _ in range(args.rounds):
     for name, chosen in sides.items():
@@ -46,8 +47,8 @@ def main():
         f" {memory:.2f} GB at most",
         flush=True,
       )
-  usual, kept = (statistics.median(each) for each in rates.values())
-  print(f"kept is {kept / usual:.2f} times as fast")
+  usual, large = (statistics.median(each) for each in rates.values())
+  print(f"with large pages it is {large / usual:.2f} times as fast")
 
 
 def run(args, chosen):

@@ -2,7 +2,7 @@
 
 `PEERS` has them by name. Each is made of BasicSR's arrays by name, and is a
 function of an image, uint8 `[H, W, 3]`, to its result, of any size, in float32
-with all cores. Nothing here imports JAX.
+(or bfloat16, where it says `half`) with all cores. Nothing here imports JAX.
 """
 
 import functools
@@ -15,8 +15,11 @@ from benchmarks import machine
 TILE, TILE_PAD = 128, 10  # Real-ESRGAN's own way with images too large.
 
 
-def make_torch(state, *, compiled=False, tiled=False):
-  """PyTorch, channels last; each block compiled; in tiles of its own."""
+def make_torch(state, *, compiled=False, tiled=False, half=False):
+  """PyTorch, channels last; each block compiled; in tiles of its own.
+
+  `half` is its automatic mixed precision, with bfloat16.
+  """
   import torch
 
   from benchmarks import torch_networks
@@ -38,20 +41,21 @@ def make_torch(state, *, compiled=False, tiled=False):
       block.compile()
 
   def run(lr):
-    with torch.inference_mode():
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
+    with torch.inference_mode(), autocast:
       x = torch.tensor(lr).permute(2, 0, 1)[None].float() / 255
       x = x.contiguous(memory_format=torch.channels_last)
-      sr = net(x).clamp(0, 1)[0].permute(1, 2, 0)
+      sr = net(x).float().clamp(0, 1)[0].permute(1, 2, 0)
       return (sr * 255).round().to(torch.uint8).numpy()
 
   return functools.partial(_in_tiles, run) if tiled else run
 
 
-def make_compiled_torch(state, *, tiled=False):
+def make_compiled_torch(state, *, tiled=False, half=False):
   """PyTorch with each block compiled, where there is a compiler."""
   if not shutil.which("g++"):
     raise ImportError("torch.compile needs a C++ compiler")
-  return make_torch(state, compiled=True, tiled=tiled)
+  return make_torch(state, compiled=True, tiled=tiled, half=half)
 
 
 def _in_tiles(run, lr):
@@ -152,13 +156,16 @@ def make_openvino(state):
   return lambda lr: _finish(compiled(_start(lr))[0])
 
 
-def make_openvino_of_one_size(state):
-  """OpenVINO, float32, compiled for each size that comes."""
+def make_openvino_of_one_size(state, *, half=False):
+  """OpenVINO, float32 or bfloat16, compiled for each size that comes."""
   import openvino
 
   core = openvino.Core()
   model = core.read_model(onnx_model(state))
-  config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+  config = {
+    "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+    "PERFORMANCE_HINT": "LATENCY",
+  }
   compiled = {}
 
   def run(lr):

@@ -10,9 +10,9 @@ is given float batches. Neither loads data or logs.
   pip install torch
   python -m benchmarks.train [--task psnr gan tile] [--batch 2] [--patch 128]
 
-Every side is a process of its own; they take turns. On a CPU, both keep what a
-step frees, as the training program does (`esrgan_jax.heap`). On a GPU, all
-compute in bfloat16; a row that fails says why, and the others go on.
+Every side is a process of its own; they take turns. On a CPU, the large buffers
+of both lie in large pages, as the training program's (`esrgan_jax.heap`). On a
+GPU, all compute in bfloat16; a row that fails says why, and the others go on.
 """
 
 import argparse
@@ -422,8 +422,6 @@ def work(case):
     replies.flush()
 
   run = None
-  if case.platform == "cpu" and case.task != "tile":
-    heap.keep_freed_memory()
   try:
     importlib.import_module("jax" if case.side == OURS else "torch")
     tell()
@@ -434,9 +432,9 @@ def work(case):
         begin = time.perf_counter()
         loss = run(1)
         seconds = time.perf_counter() - begin
-        for _ in range(2):  # Allocators and clocks settle.
-          heap.give_back()
-          run(1)
+        if case.platform == "cpu":
+          heap.give_back()  # As the training program does.
+        run(2)  # Allocators and clocks settle.
         if not math.isfinite(loss):
           raise FloatingPointError(f"the loss is {loss}")
         tell(first_call=seconds)
@@ -461,6 +459,8 @@ class Side:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if case.platform == "cpu":
       environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+      if case.task != "tile":  # The upscaling program has no large pages.
+        environment |= heap.large_pages(environment)
     else:
       # All sides are on the card at once.
       environment |= {

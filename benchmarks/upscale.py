@@ -7,9 +7,11 @@ there is a C++ compiler, and of large photos in tiles, as Real-ESRGAN's own
 command cuts them: their margin of 10 pixels is not all that a pixel depends on.
 
   pip install torch onnx onnxruntime openvino scikit-image
-  python -m benchmarks.upscale [--size 128 512] [--rounds 5]
+  python -m benchmarks.upscale [--size 128 512] [--rounds 5] [--half]
 
-A peer that is not installed is left out.
+A peer that is not installed is left out. With `--half`, for processors that
+multiply in bfloat16, those that can do it as well, and ours in float32, which
+all are told apart from.
 """
 
 import argparse
@@ -39,15 +41,27 @@ def photo(size):
   )
 
 
-def make_ours(state):
+def make_ours(state, *, dtype="float32"):
   """Our upscaler."""
   del state
-  ours = esrgan_jax.load(dtype="float32", devices=jax.devices("cpu"))
-  return ours.upscale
+  return esrgan_jax.load(dtype=dtype, devices=jax.devices("cpu")).upscale
 
 
-def sides(size):
+def sides(size, *, half=False):
   """What makes each side, by its name, for photos of a size."""
+  if half:
+    return {
+      "esrgan_jax": functools.partial(make_ours, dtype="bfloat16"),
+      "esrgan_jax, float32": make_ours,
+      **{
+        name: functools.partial(make, half=True)
+        for name, make in {
+          "PyTorch, channels_last": peers.make_torch,
+          "PyTorch, compiled blocks": peers.make_compiled_torch,
+          "OpenVINO": peers.make_openvino_of_one_size,
+        }.items()
+      },
+    }
   found = {
     "esrgan_jax": make_ours,
     **peers.PEERS,
@@ -71,6 +85,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--size", type=int, nargs="+", default=[128, 512])
   parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--half", action="store_true", help="in bfloat16")
   args = parser.parse_args()
   jax.config.update("jax_platforms", "cpu")
   state = names.to_state_dict(
@@ -80,13 +95,13 @@ def main():
   print(machine.describe())
   for size in args.size:
     rounds = args.rounds if size <= 128 else max(1, args.rounds // 5)
-    compare(state, photo(size), rounds)
+    compare(state, photo(size), rounds, half=args.half)
 
 
-def compare(state, lr, rounds):
+def compare(state, lr, rounds, *, half=False):
   """Times all peers on one photo, taking turns."""
   runs, prepared = {}, {}
-  for name, make in sides(lr.shape[0]).items():
+  for name, make in sides(lr.shape[0], half=half).items():
     started = time.perf_counter()
     try:
       runs[name] = make(state)
@@ -101,20 +116,24 @@ def compare(state, lr, rounds):
       started = time.perf_counter()
       results[name] = run(lr)
       seconds[name].append(time.perf_counter() - started)
-  ours = np.asarray(results["esrgan_jax"], np.int16)
+  reference = "esrgan_jax, float32" if half else "esrgan_jax"
+  expected = np.asarray(results[reference], np.int16)
   median = {name: statistics.median(v) for name, v in seconds.items()}
   height, width = lr.shape[:2]
-  print(f"\n{height} x {width} pixels to x4, median of {rounds} rounds")
+  precision = ", bfloat16" if half else ""
+  print(
+    f"\n{height} x {width} pixels to x4{precision}, median of {rounds} rounds"
+  )
   print("| | seconds | relative to ours | first call | differs by |")
   print("| --- | --- | --- | --- | --- |")
   for name in runs:
     ratio = statistics.median(
       a / b for a, b in zip(seconds[name], seconds["esrgan_jax"], strict=True)
     )
-    worst = np.abs(ours - results[name]).max()
+    error = np.abs(expected - results[name])
     print(
       f"| {name} | {median[name]:.2f} | {ratio:.2f} | {prepared[name]:.1f} |"
-      f" {worst} of 255 |",
+      f" {error.max()} of 255, mean {error.mean():.2f} |",
       flush=True,
     )
 

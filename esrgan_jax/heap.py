@@ -1,104 +1,101 @@
-"""The C library's heap: what a step frees, the next one takes again.
+"""Large pages for large buffers, where a program computes on CPUs.
 
 glibc maps a large buffer for itself, and gives it back to the system when it is
 freed. XLA's buffers on a CPU are such, at each call of a program: the system
-finds their pages anew, one by one, and fills them with zeros first. That is a
-tenth of a training step and more (docs/compiling.md).
+finds their pages anew, one by one, 4 kB each, and fills them with zeros first.
+That is a tenth of a training step. Of pages of 2 MB there are 500 times fewer.
+
+Having what is freed kept instead is no better: that takes one heap for all
+threads, in which they wait for each other (docs/compiling.md).
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
+import pathlib
+import platform
 import sys
+from collections.abc import Mapping
 
-__all__ = ["give_back", "keep_freed_memory"]
+__all__ = ["give_back", "large_pages", "restart_with_large_pages"]
 
-# mallopt's, in glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-_HUGE_PAGES = 14  # madvise's, in Linux's mman.h.
-# By these a user has chosen: then nothing is changed.
-_CHOICES = (
-  "MALLOC_ARENA_MAX",
-  "MALLOC_MMAP_MAX_",
-  "MALLOC_MMAP_THRESHOLD_",
-  "MALLOC_TRIM_THRESHOLD_",
-)
+_TUNABLES = "GLIBC_TUNABLES"
+# Programs that ask for them get large pages, and no others: Debian's default,
+# and Ubuntu's. Where all get them, or none does, there is nothing to ask.
+_MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def keep_freed_memory() -> bool:
-  """Has the C library keep what is freed, for what is asked for next.
+def large_pages(environment: Mapping[str, str]) -> dict[str, str]:
+  """Returns variables of a process, for large pages under large buffers.
 
-  For a program that computes the same over and over, on a CPU, such as a
-  training: its memory stays at its most, and no step waits for the system.
-  Call it first, before JAX has started its threads: those keep the heaps that
-  they have. It is for the whole process, so nothing of this package does it but
-  the training program, where no accelerator's plugin is installed.
+  Args:
+    environment: The variables that it has so far.
 
   Returns:
-    Whether it was done: not where the C library is another than glibc, nor
-    where the process's variables (`MALLOC_TRIM_THRESHOLD_` and its like,
-    `GLIBC_TUNABLES`) say how it is to be.
+    Those to add: none where a user has chosen by others how memory is found
+    (`GLIBC_TUNABLES`, `MALLOC_ARENA_MAX` and its like), where the C library is
+    not glibc of 2.35 or newer, or where the system gives none that are asked
+    for.
 
-  Source: mallopt(3).
+  Source: "Memory Allocation Tunables" in glibc's manual, `hugetlb`.
 
-  >>> from unittest import mock
-  >>> with mock.patch.dict(os.environ, MALLOC_ARENA_MAX="8"):
-  ...   keep_freed_memory()
-  False
+  >>> large_pages({"MALLOC_ARENA_MAX": "8"})
+  {}
   """
-  chosen = any(name in os.environ for name in _CHOICES)
-  if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
-    return False
-  if not sys.platform.startswith("linux"):
-    return False
-  library = ctypes.CDLL(None)
+  if any(n == _TUNABLES or n.startswith("MALLOC_") for n in environment):
+    return {}
+  library, version = platform.libc_ver()
+  numbers = tuple(int(n) for n in version.split(".") if n.isdecimal())
+  if library != "glibc" or numbers < (2, 35):
+    return {}
   try:
-    library.gnu_get_libc_version  # noqa: B018
-    mallopt = library.mallopt
-  except AttributeError:
-    return False
-  # No buffer is mapped for itself; the end of the heap is never given back; and
-  # there is one heap, whose size has no limit, for all threads.
-  settings = (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1)
-  if not all(mallopt(*each) for each in settings):
-    return False
-  _ask_for_large_pages(library)
-  _kept.append(library)
-  return True
+    given = "[madvise]" in _MODE.read_text(encoding="utf-8")
+  except OSError:
+    given = False
+  return {_TUNABLES: "glibc.malloc.hugetlb=1"} if given else {}
 
 
-# The C library, once it keeps what is freed.
-_kept: list[ctypes.CDLL] = []
+def restart_with_large_pages() -> None:
+  """Starts this process's command anew, within it, with `large_pages`.
+
+  glibc reads its variables once, when a process starts. For programs that
+  compute long, and before they have done anything: the training program does it
+  first of all, where no accelerator's plugin is installed. It returns where
+  there is nothing to add, so also the second time, or a debugger looks on.
+  """
+  added = large_pages(os.environ)
+  if not added or not _has_cpus_alone() or sys.gettrace() is not None:
+    return
+  arguments = [sys.executable, *sys.orig_argv[1:]]
+  try:
+    os.execve(sys.executable, arguments, os.environ | added)
+  except OSError:
+    return  # It can do without.
+
+
+def _has_cpus_alone() -> bool:
+  """Whether JAX will compute on CPUs, told without importing it."""
+  if platforms := os.environ.get("JAX_PLATFORMS"):
+    return platforms.lower() == "cpu"
+  # Where JAX looks for others.
+  plugins = importlib.metadata.entry_points(group="jax_plugins")
+  packages = map(importlib.util.find_spec, ("jax_plugins", "libtpu"))
+  return not plugins and not any(packages)
 
 
 def give_back() -> None:
-  """Gives the system what is free now, where the heap is kept; else nothing.
+  """Gives the system what is free now, with glibc; else does nothing.
 
-  After what is done once: a compiler takes a gigabyte, in pieces that a step's
-  buffers do not fit into. And after a program's first calls: until what is
-  small has found its place, it lies where a large buffer was, which then goes
-  to the heap's end, so that memory grows by one each call. What is given back
-  is found anew when it is needed.
+  After what is done once, such as compiling, which takes a gigabyte.
 
   Source: malloc_trim(3).
 
   >>> give_back()
   """
-  for library in _kept:
-    library.malloc_trim(0)
-
-
-def _ask_for_large_pages(library):
-  """Of what the heap will have: not a byte of it is taken by that."""
-  library.malloc.restype = ctypes.c_void_p
-  library.malloc.argtypes = [ctypes.c_size_t]
-  library.free.argtypes = [ctypes.c_void_p]
-  library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-  page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
-  size = page * pages // 2
-  # What was freed before is too small for it: it is the heap's new end.
-  if start := library.malloc(size):
-    whole = -start % page
-    library.madvise(start + whole, size - page, _HUGE_PAGES)
-    library.free(start)
+  if sys.platform.startswith("linux"):
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+      trim(0)

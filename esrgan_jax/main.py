@@ -6,9 +6,12 @@ same command goes on with a run that was interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Before what takes a second to import.
+  from esrgan_jax import heap
+
+  heap.restart_with_large_pages()
+
 import argparse
-import importlib.metadata
-import importlib.util
 import logging
 import os
 import pathlib
@@ -18,7 +21,7 @@ from collections.abc import Sequence
 
 import jax
 
-from esrgan_jax import compilation, distributed, heap, storage, text
+from esrgan_jax import compilation, distributed, storage, text
 
 _OVERRIDE = "--config."
 _EPILOG = """\
@@ -142,16 +145,6 @@ def _split(argv):
   return overrides, rest
 
 
-def _has_cpus_alone():
-  """Whether JAX will compute on CPUs, told without starting its threads."""
-  if platforms := jax.config.jax_platforms:
-    return platforms == "cpu"
-  # Where JAX looks for others.
-  plugins = importlib.metadata.entry_points(group="jax_plugins")
-  packages = map(importlib.util.find_spec, ("jax_plugins", "libtpu"))
-  return not plugins and not any(packages)
-
-
 def _end(status):
   """Ends at once where others would be waited for, which wait for this one."""
   if jax.distributed.is_initialized():
@@ -163,6 +156,4 @@ def _end(status):
 
 
 if __name__ == "__main__":
-  if _has_cpus_alone():
-    heap.keep_freed_memory()
   sys.exit(main())

@@ -74,8 +74,6 @@ _ABSURD_FALL, _GOOD_FALL = 10.0, 3.0
 # It is the average that is measured, which stays good for a while: the last
 # checkpoint of those that look good may not be.
 _MAX_RESCUES = 2
-# Steps after which what they have freed is given back; more do not need less.
-_SETTLING = 4
 
 
 class TrainingError(RuntimeError):
@@ -440,9 +438,6 @@ class _Loop:
           state, done, running = *rescue, None
           continue
       running = done, metrics
-      if done - start <= _SETTLING:
-        jax.block_until_ready(metrics)
-        heap.give_back()
       if not self._warm:  # The first call's loading is no training time.
         self._reset_clock(done)
         self._warm = True
