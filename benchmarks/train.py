@@ -10,9 +10,8 @@ is given float batches. Neither loads data or logs.
   pip install torch
   python -m benchmarks.train [--task psnr gan tile] [--batch 2] [--patch 128]
 
-Every side is a process of its own; they take turns. On a CPU, the large buffers
-of both lie in large pages, as the training program's (`esrgan_jax.heap`). On a
-GPU, all compute in bfloat16; a row that fails says why, and the others go on.
+Every side is a process of its own; they take turns. On a GPU, all compute in
+bfloat16; a row that fails says why, and the others go on.
 """
 
 import argparse
@@ -36,7 +35,6 @@ import time
 import numpy as np
 
 from benchmarks import machine
-from esrgan_jax import heap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCALE = 4
@@ -432,8 +430,6 @@ def work(case):
         begin = time.perf_counter()
         loss = run(1)
         seconds = time.perf_counter() - begin
-        if case.platform == "cpu":
-          heap.give_back()  # As the training program does.
         run(2)  # Allocators and clocks settle.
         if not math.isfinite(loss):
           raise FloatingPointError(f"the loss is {loss}")
@@ -459,8 +455,6 @@ class Side:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if case.platform == "cpu":
       environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-      if case.task != "tile":  # The upscaling program has no large pages.
-        environment |= heap.large_pages(environment)
     else:
       # All sides are on the card at once.
       environment |= {

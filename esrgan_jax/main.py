@@ -6,11 +6,6 @@ same command goes on with a run that was interrupted.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Before what takes a second to import.
-  from esrgan_jax import heap
-
-  heap.restart_with_large_pages()
-
 import argparse
 import logging
 import os

@@ -37,7 +37,6 @@ PROGRAMS = [
   "console",
   "storage",
   "download",
-  "heap",
   "compilation",
   "distributed",
   "plugins",

@@ -43,7 +43,7 @@ import rich.console
 from clu import parameter_overview
 from etils import epath
 
-from esrgan_jax import augment, compilation, heap
+from esrgan_jax import augment, compilation
 from esrgan_jax.data import pipeline as pipeline_lib
 from esrgan_jax.distributed import wait_for_all
 from esrgan_jax.evaluation import measures
@@ -362,7 +362,6 @@ def _compile_step(run, phase, state, augmentation):
     **phase.arrays,
   )
   compiled = jitted.compile(state, raw)
-  heap.give_back()
   wait_for_all()
   return compiled
 
