@@ -9,9 +9,9 @@ command cuts them: their margin of 10 pixels is not all that a pixel depends on.
   pip install torch onnx onnxruntime openvino scikit-image
   python -m benchmarks.upscale [--size 128 512] [--rounds 5] [--half]
 
-A peer that is not installed is left out. With `--half`, for processors that
-multiply in bfloat16, those that can do it as well, and ours in float32, which
-all are told apart from.
+A peer that is not installed is left out. `--half` is for processors that
+multiply in bfloat16: those that can do so, beside ours in float32, whose result
+all others are compared with.
 """
 
 import argparse

@@ -35,6 +35,7 @@ _CPU_OPTIONS = {
     "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
   ),
 }
+# Of processors that multiply in bfloat16, as Linux names it: x86, and ARM.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 # Drawing a network's first parameters takes milliseconds, and the optimized
 # program for it, with a loop a parameter, 14 seconds to compile instead of 2.
@@ -130,8 +131,8 @@ def init(net: Network, key: jax.Array) -> dict[str, Any]:
 def favours_bfloat16(platform: str | None = None) -> bool:
   """Returns whether networks compute in bfloat16 where nothing is asked for.
 
-  On a CPU they do not: where it is faster it is a little so
-  (`multiplies_bfloat16`), and float32 is what others compute in there.
+  On a CPU they do not: where that is faster (`multiplies_bfloat16`), it is so
+  by little, and results would depend on the processor.
 
   Args:
     platform: "cpu", "gpu" or "tpu"; None means JAX's default backend.
@@ -146,9 +147,8 @@ def favours_bfloat16(platform: str | None = None) -> bool:
 def multiplies_bfloat16() -> bool:
   """Returns whether this machine's CPU is known to multiply in bfloat16.
 
-  By what Linux tells of it: AVX512_BF16 or AMX on x86, BF16 on ARM. With
-  these, upscaling takes three quarters of float32's time; without them, longer
-  (docs/compiling.md).
+  By what Linux tells of it: AVX512_BF16 or AMX on x86, BF16 on ARM. With these,
+  upscaling in bfloat16 is faster than in float32 (docs/compiling.md).
 
   >>> isinstance(multiplies_bfloat16(), bool)
   True
@@ -157,6 +157,27 @@ def multiplies_bfloat16() -> bool:
     told = pathlib.Path("/proc/cpuinfo").read_text(errors="replace")
     return not _BFLOAT16_FLAGS.isdisjoint(told.split())
   return False
+
+
+def precision_notes(name: str) -> list[str]:
+  """Returns what to tell whoever asks to upscale in a precision.
+
+  Args:
+    name: As of `compute_dtype`.
+
+  Returns:
+    A sentence where bfloat16 gains nothing, else none.
+
+  >>> precision_notes("float32")
+  []
+  """
+  gains = favours_bfloat16() or multiplies_bfloat16()
+  if name != "bfloat16" or gains:
+    return []
+  return [
+    "this CPU is not known to multiply in bfloat16: it gains no time by it, and"
+    " rounds more; leave --precision out"
+  ]
 
 
 def compute_dtype(name: Any = "auto", platform: str | None = None) -> Any:

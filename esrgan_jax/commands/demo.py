@@ -102,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ["GRADIO_TEMP_DIR"] = os.path.realpath(own)
     address, port = bound.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
+    for note in compilation.precision_notes(args.precision):
+      out.print(f"note: {note}")
     out.print("loading; the address comes when the page is there")
     hosts = _hosts(args.host, address, args.name)
     _serve(args, bound, own, hosts, out, url)

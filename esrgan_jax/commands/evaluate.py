@@ -157,7 +157,8 @@ def run(args: argparse.Namespace) -> int:
         config=find.read_config(args.config),
         progress=progress,
       )
-    for note in found.weights.notes:
+    notes = compilation.precision_notes(args.precision)
+    for note in (*notes, *found.weights.notes):
       out.print(f"note: {note}")
     config = found.weights.config
     name, scale = found.name, config["scale"]

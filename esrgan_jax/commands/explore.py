@@ -150,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     compared.Compared(hr, hr, crop_border=scale)  # Raises if it is too small.
   crop = _check_crop(args.crop, lr)
   taken = _measures(args, notes) if hr is not None else ()
-  for note in notes:
+  for note in (*compilation.precision_notes(args.precision), *notes):
     out.print(f"note: {note}")
   began = time.perf_counter()
   results = sweep.sweep(

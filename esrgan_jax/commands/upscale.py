@@ -566,18 +566,9 @@ def _load(args: argparse.Namespace, report: _Report) -> _Loaded:
     )
     model = upscaler.load_mixture(pair, alpha, dtype=args.precision)
     mixed = f"psnr_model={pair.first.name}", f"alpha={alpha:.12g}"
-  if args.precision == "bfloat16" and not _gains_by_bfloat16():
-    report.say(
-      "note: this CPU is not known to multiply in bfloat16: it gains no time"
-      " by it, and rounds more; leave --precision out"
-    )
-  for note in model.notes:
+  for note in (*compilation.precision_notes(args.precision), *model.notes):
     report.say(f"note: {note}")
   return _Loaded(model.with_ensemble() if args.ensemble else model, mixed)
-
-
-def _gains_by_bfloat16() -> bool:
-  return compilation.favours_bfloat16() or compilation.multiplies_bfloat16()
 
 
 def _record(loaded: _Loaded, args: argparse.Namespace) -> str:

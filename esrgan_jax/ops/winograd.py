@@ -12,8 +12,8 @@ All of it can be differentiated, but is meant for the convolutions of
 `esrgan_jax.ops.convolution`, whose gradients have this form too.
 
 Within `jax.default_matmul_precision("bfloat16")` the products of `convolve` are
-of bfloat16, which some processors multiply twice as fast or more; the sums
-before, in and after them stay in float32.
+of bfloat16, which some processors multiply faster; the sums before, in and
+after them stay in float32.
 
 Source: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
 Networks" (arXiv:1509.09308), section 4.3, with its matrices A, B and G for
@@ -41,8 +41,10 @@ _TILE = 4  # Outputs at a time: neighbours in a row.
 _MIN_CHANNELS = 16
 _MIN_PIXELS = 192
 _MIN_PRODUCTS = 2**25
-# Of a strip where products are of bfloat16, all images of a batch together.
+# Pixels of a strip where products are of bfloat16, all images of a batch
+# together, and fewest rows: two more are seen.
 _STRIP_PIXELS = 2**13
+_MIN_ROWS = 8
 
 
 def pays(x: jax.ShapeDtypeStruct, kernel: jax.ShapeDtypeStruct) -> bool:
@@ -94,10 +96,10 @@ def convolve(x: Array, kernel: Array, *, pad_rows: int = 1) -> Array:
 
 
 def _convolve_in_strips(x: Array, kernel: Array, pad_rows: int) -> Array:
-  """With products in bfloat16, after which a large image waits for memory."""
+  """With products in bfloat16: those of a large image would wait for memory."""
   n, h, w, _ = x.shape
   h += 2 * pad_rows - 2
-  count = -(-h // max(_STRIP_PIXELS // (n * w), 1))
+  count = -(-h // max(_STRIP_PIXELS // (n * w), _MIN_ROWS))
   if count == 1:
     return _convolve(x, kernel, pad_rows, _multiply_halves)
   rows = -(-h // count)

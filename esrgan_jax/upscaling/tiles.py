@@ -286,8 +286,10 @@ def upscale_tiles(
 
 def _multiplies_alone(net: Any) -> bool:
   """Whether nothing but a network's products is faster in its dtype."""
-  is_half = getattr(net, "dtype", None) in ("bfloat16", jnp.bfloat16)
-  return is_half and hasattr(net, "clone") and platforms.known() == "cpu"
+  dtype = getattr(net, "dtype", None)
+  if dtype is None or not hasattr(net, "clone"):
+    return False
+  return jnp.dtype(dtype) == jnp.bfloat16 and platforms.known() == "cpu"
 
 
 # Of the corners of a strip of each tile, `[N, 2]`: the strips.
