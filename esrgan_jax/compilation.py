@@ -14,9 +14,11 @@ flag in `XLA_FLAGS` ends the process.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
 import pathlib
+import sys
 import warnings
 from typing import Any
 
@@ -228,3 +230,20 @@ def enable_compilation_cache(folder: str | os.PathLike[str]) -> None:
   if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     folder = os.path.expanduser(os.fspath(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def return_free_memory() -> None:
+  """Gives back to the system what the C library holds and nobody uses.
+
+  Compiling a training step for a CPU takes more than a gigabyte, which glibc
+  would keep: the step's own memory would come on top of it. Without glibc it
+  does nothing.
+
+  Source: malloc_trim(3).
+
+  >>> return_free_memory()
+  """
+  if sys.platform == "linux":
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+      trim(0)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from esrgan_jax import compilation
 from esrgan_jax.ops import platforms
 from esrgan_jax.training import speed
 
@@ -214,6 +215,7 @@ def jit_step(
       traced = jitted.trace(state, batch, arrays)
       lowered = traced.lower()
     compiled = lowered.compile()
+    compilation.return_free_memory()
 
     def compiled_call(state, batch):
       return compiled(state, batch, arrays)
