@@ -10,8 +10,10 @@ is given float batches. Neither loads data or logs.
   pip install torch
   python -m benchmarks.train [--task psnr gan tile] [--batch 2] [--patch 128]
 
-Every side is a process of its own; they take turns. On a GPU, all compute in
-bfloat16; a row that fails says why, and the others go on.
+Every side is a process of its own; they take turns. On a CPU, the large buffers
+of both lie in large pages, as the training program's do
+(`esrgan_jax.large_pages`). On a GPU, all compute in bfloat16; a row that fails
+says why, and the others go on.
 """
 
 import argparse
@@ -35,6 +37,7 @@ import time
 import numpy as np
 
 from benchmarks import machine
+from esrgan_jax import large_pages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCALE = 4
@@ -457,6 +460,8 @@ class Side:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if case.platform == "cpu":
       environment |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+      if case.task != "tile":  # The upscaling program has no large pages.
+        environment |= large_pages.large_pages(environment)
     else:
       # All sides are on the card at once.
       environment |= {

@@ -6,6 +6,11 @@ same command goes on with a run that was interrupted.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Before what takes a second to import.
+  from esrgan_jax import large_pages
+
+  large_pages.restart_with_large_pages()
+
 import argparse
 import logging
 import os

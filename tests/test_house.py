@@ -37,6 +37,7 @@ PROGRAMS = [
   "console",
   "storage",
   "download",
+  "large_pages",
   "compilation",
   "distributed",
   "plugins",
