@@ -88,6 +88,9 @@ class Guard:
       await _refuse(send, 413, "this exceeds what may be uploaded at once")
       return
     if size > _MORE and self._lying() + self._coming + size > self._quota:
+      # A browser that is still sending would not hear why.
+      while (await receive()).get("more_body"):
+        pass
       await _refuse(send, 413, "too much was uploaded; come again in an hour")
       return
     self._coming += size
