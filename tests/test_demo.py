@@ -202,12 +202,16 @@ def test_programs_are_kept_for_another_alpha(studio, picture):
   assert len(programs) == compiled
 
 
-def _asked(app, method="GET", **headers):
-  """Status and headers of an answer."""
+def _asked(app, method="GET", sent=None, **headers):
+  """Status and headers of an answer; `sent` gets what was read before it."""
   got = []
 
   async def send(message):
     got.append(message)
+
+  async def receive():
+    sent.append(len(got))
+    return {"type": "http.request", "more_body": len(sent) < 3}
 
   scope = {
     "type": "http",
@@ -216,7 +220,7 @@ def _asked(app, method="GET", **headers):
       (k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()
     ],
   }
-  asyncio.run(app(scope, None, send))
+  asyncio.run(app(scope, receive, send))
   return got[0]["status"], dict(got[0]["headers"])
 
 
@@ -274,19 +278,21 @@ def test_uploads_are_bounded_together(tmp_path):
     await _behind(scope, receive, send)
     if len(seen) < 2:
       seen.append(None)
-      seen.append(await asyncio.to_thread(_asked, app, "POST", **two))
+      seen.append(await asyncio.to_thread(_asked, app, "POST", sent, **two))
 
   two = {"content_length": "2000000"}
   app = guard.Guard(
     behind, None, max_upload=4_000_000, quota=5_000_000, folder=tmp_path
   )
+  sent = []
   # Two are on their way; with a third they would be too many.
   assert _asked(app, "POST", **two)[0] == 200
   assert [each[0] for each in seen if each] == [413, 200]
+  assert sent == [0, 0, 0]  # It is heard to its end, then told.
   assert _asked(app, "POST", content_length="5000000")[0] == 200
   (tmp_path / "a").mkdir()
   (tmp_path / "a" / "picture").write_bytes(bytes(3_000_001))
-  assert _asked(app, "POST", **two)[0] == 413
+  assert _asked(app, "POST", [], **two)[0] == 413
   # Clicks go on.
   assert _asked(app, "POST", content_length="1000")[0] == 200
   assert _asked(app)[0] == 200
