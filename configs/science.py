@@ -68,7 +68,8 @@ def get_config():
         "network": "vgg16",
         "weights": "auto",
         # Before the activation; the quickstart's balance, with as much again
-        # of what is deeper.
+        # of what is deeper. From bicubic they pull 0.13, 0.6, 2.1, 3.8 and 4.5
+        # times as much as the pixels, and the adversary 0.3 times.
         "layers": {
           "conv1_2": 0.005,
           "conv2_2": 0.005,
