@@ -16,6 +16,7 @@ import pathlib
 import platform
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 __all__ = ["large_pages", "restart_with_large_pages"]
 
@@ -55,16 +56,23 @@ def large_pages(environment: Mapping[str, str]) -> dict[str, str]:
   return {_TUNABLES: "glibc.malloc.hugetlb=1"} if given else {}
 
 
-def restart_with_large_pages() -> None:
+def restart_with_large_pages(program: Mapping[str, Any]) -> None:
   """Starts this process's command anew, within it, with `large_pages`.
 
   glibc reads its variables once, when a process starts. For programs that
   compute long, and before they have done anything: the training program does it
   first of all, where no accelerator's plugin is installed. It returns where
   there is nothing to add, so also the second time, or a debugger looks on.
+
+  Args:
+    program: The caller's `globals()`. Where they are not those of the file that
+      the process was started with, another program is at work, which would lose
+      what it has done; from standard input a program comes only once.
   """
+  own = program is vars(sys.modules["__main__"])
+  own = own and os.path.isfile(program.get("__file__", ""))
   added = large_pages(os.environ)
-  if not added or not _has_cpus_alone() or sys.gettrace() is not None:
+  if not (own and added and _has_cpus_alone()) or sys.gettrace() is not None:
     return
   arguments = [sys.executable, *sys.orig_argv[1:]]
   try:

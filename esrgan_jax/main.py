@@ -9,7 +9,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # Before what takes a second to import.
   from esrgan_jax import large_pages
 
-  large_pages.restart_with_large_pages()
+  large_pages.restart_with_large_pages(globals())
 
 import argparse
 import logging

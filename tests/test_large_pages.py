@@ -1,13 +1,14 @@
 """Large pages: counted by the system, in processes of their own."""
 
 import os
+import pathlib
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from esrgan_jax import large_pages
+from esrgan_jax import large_pages, main
 
 
 def _without_choices():
@@ -53,46 +54,72 @@ def test_a_large_buffer_has_few_pages():
   assert large < small / 20
 
 
+# In place of a site's own: tells how a process is started anew.
+TOLD = """\
+import os
+def told(path, arguments, environment):
+  print("anew", arguments[1:], environment["GLIBC_TUNABLES"], flush=True)
+os.execve = told
+"""
+MAIN = pathlib.Path(main.__file__)
+HOST = """\
+import runpy, sys
+print("host")
+sys.argv = ["main", "--help"]
+runpy.run_module("esrgan_jax.main", run_name="__main__")
+"""
+
+
 @needs_them
 @pytest.mark.parametrize(
-  ("platforms", "restarts"), [("cpu", True), ("cuda,cpu", False)]
+  ("platforms", "arguments", "text", "restarts"),
+  [
+    ("cpu", ["-m", "esrgan_jax.main", "--help"], None, True),
+    ("cpu", ["-X", "utf8", str(MAIN), "--help"], None, True),
+    ("cuda,cpu", ["-m", "esrgan_jax.main", "--help"], None, False),
+    ("cpu", ["-", "--help"], MAIN.read_text(encoding="utf-8"), False),
+    ("cpu", ["-c", HOST], None, False),
+    ("cpu", ["-"], HOST, False),
+    ("cpu", ["-c", "import esrgan_jax.main"], None, False),
+  ],
+  ids=["module", "file", "gpu", "stdin", "host", "host_stdin", "import"],
 )
-def test_the_training_program_has_them_on_cpus_alone(platforms, restarts):
-  """And only as a program: `main` may be called in anybody's process."""
-  program = """\
-import os, runpy, sys
-def told(path, arguments, environment):
-  print("anew", arguments[1:], environment["GLIBC_TUNABLES"])
-os.execve = told
-sys.argv = ["main", "--help"]
-runpy.run_module("esrgan_jax.main", run_name=NAME)
-"""
-  found = {}
-  for name in ("__main__", "esrgan_jax.main"):
-    code = program.replace("NAME", repr(name))
-    done = subprocess.run(
-      [sys.executable, "-c", code],
-      env=_without_choices() | {"JAX_PLATFORMS": platforms},
-      capture_output=True,
-      text=True,
-      check=True,
-    )
-    expected = f"anew {['-c', code]} {ADDED['GLIBC_TUNABLES']}"
-    found[name] = done.stdout.startswith(expected)
-  assert found == {"__main__": restarts, "esrgan_jax.main": False}
+def test_the_training_program_has_them_on_cpus_alone(
+  tmp_path, platforms, arguments, text, restarts
+):
+  """And only as a program: others may call it in their process."""
+  (tmp_path / "sitecustomize.py").write_text(TOLD)
+  paths = [str(tmp_path), str(MAIN.parent.parent)]
+  done = subprocess.run(
+    [sys.executable, *arguments],
+    env=_without_choices()
+    | {"JAX_PLATFORMS": platforms, "PYTHONPATH": os.pathsep.join(paths)},
+    input=text,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  expected = f"anew {arguments} {ADDED['GLIBC_TUNABLES']}\n"
+  assert done.stdout.startswith(expected) == restarts
+  assert done.stdout.count("anew") == restarts
+  assert ("usage:" in done.stdout) == (
+    arguments[-1] != "import esrgan_jax.main"
+  )
 
 
 @needs_them
-def test_it_starts_anew_once_with_the_same_arguments():
-  program = """\
+def test_it_starts_anew_once_with_the_same_arguments(tmp_path):
+  program = tmp_path / "program.py"
+  program.write_text("""\
 import os, sys
 from esrgan_jax import large_pages
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[1:], flush=True)
-large_pages.restart_with_large_pages()
-"""
+large_pages.restart_with_large_pages(globals())
+""")
   done = subprocess.run(
-    [sys.executable, "-c", program, "a b", "--c=d"],
-    env=_without_choices() | {"JAX_PLATFORMS": "cpu"},
+    [sys.executable, program, "a b", "--c=d"],
+    env=_without_choices()
+    | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(MAIN.parent.parent)},
     capture_output=True,
     text=True,
     check=True,
