@@ -6,11 +6,6 @@ same command goes on with a run that was interrupted.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Before what takes a second to import.
-  from esrgan_jax import large_pages
-
-  large_pages.restart_with_large_pages(globals())
-
 import argparse
 import logging
 import os
@@ -18,10 +13,9 @@ import pathlib
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-import jax
-
-from esrgan_jax import compilation, distributed, storage, text
+from esrgan_jax import large_pages, storage, text
 
 _OVERRIDE = "--config."
 _EPILOG = """\
@@ -32,8 +26,8 @@ exit status:
   0    the training is complete
   1    something failed: standard error says what
   2    the arguments cannot be used
-  143  stopped by SIGTERM, as by preemption, and all is saved; started again,
-       it goes on
+  143  stopped by SIGTERM, as by preemption, and all that was trained is saved;
+       started again, it goes on
   130  likewise, by Ctrl-C"""
 # TensorFlow, which writes events and prepares DIV2K, greets on every start.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -96,7 +90,11 @@ def _parser():
 
 
 def _run(args, overrides):
-  # TensorFlow, orbax and the like take seconds: not for a wrong argument.
+  # JAX, TensorFlow, orbax and the like take seconds: not for a wrong argument.
+  import jax
+
+  from esrgan_jax import compilation, distributed
+
   distributed.maybe_initialize()
   from esrgan_jax.training import config as config_lib
 
@@ -120,6 +118,8 @@ def _run(args, overrides):
   from esrgan_jax.training import loop
 
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
+  if signal.getsignal(signal.SIGINT) is _end_early:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     loop.train(config, workdir)
   except loop.StoppedError as stopped:
@@ -147,7 +147,8 @@ def _split(argv):
 
 def _end(status):
   """Ends at once where others would be waited for, which wait for this one."""
-  if jax.distributed.is_initialized():
+  jax = sys.modules.get("jax")
+  if jax and jax.distributed.is_initialized():
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -155,5 +156,23 @@ def _end(status):
   return status
 
 
-if __name__ == "__main__":
+def _end_early(number: int, _: object) -> NoReturn:
+  """Ends on Ctrl-C, before there is anything to save.
+
+  An exception would have to come through the imports of C++ and callbacks of
+  the garbage collector, which swallow it, and the training would go on.
+  """
+  os.write(2, b"\ninterrupted\n")
+  os._exit(128 + number)
+
+
+def run_process() -> NoReturn:
+  """Trains as the one command of a process."""
+  large_pages.restart_with_large_pages(globals())
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _end_early)
   sys.exit(main())
+
+
+if __name__ == "__main__":
+  run_process()

@@ -156,3 +156,32 @@ def test_no_config_file(tmp_path):
   flags = [f"--config={tmp_path}/absent.py", f"--workdir={tmp_path}"]
   assert main.main(flags) == 1
   assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+_WHILE_IMPORTING = """
+import signal
+from esrgan_jax import main
+assert "jax" not in main.sys.modules  # Its import is what swallows one.
+
+class Thing:
+  def __del__(self):  # Python prints what is raised here, and goes on.
+    signal.raise_signal(signal.SIGINT)
+
+def run(*_):
+  Thing()
+  return 0
+
+main._run = run
+main.sys.argv = ["main", "--config=none.py"]
+main.run_process()
+"""
+
+
+def test_an_interrupt_before_training_ends_it_wherever_it_comes():
+  done = subprocess.run(
+    [sys.executable, "-c", _WHILE_IMPORTING],
+    check=False,
+    capture_output=True,
+    timeout=60,
+  )
+  assert (done.returncode, done.stderr) == (130, b"\ninterrupted\n")
