@@ -6,8 +6,8 @@ made worse first: its pixels are LR, and no one knows it at four times the size.
   python -m benchmarks.before_after [OUT]
 """
 
+import argparse
 import pathlib
-import sys
 
 import numpy as np
 import PIL.Image
@@ -37,6 +37,22 @@ def draw(photo: np.ndarray) -> PIL.Image.Image:
   return sheet
 
 
-if __name__ == "__main__":
-  out = sys.argv[1] if sys.argv[1:] else ROOT / "docs/before_after.jpg"
+def main():
+  """Writes the picture."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "out",
+    nargs="?",
+    metavar="OUT",
+    type=pathlib.Path,
+    default=ROOT / "docs/before_after.jpg",
+    help="a JPEG file, which is replaced (default: the README's)",
+  )
+  out = parser.parse_args().out
+  if out.suffix.lower() not in {".jpg", ".jpeg"}:
+    parser.error(f"{out} must end in .jpg")
   draw(skimage.data.chelsea()).save(out, quality=85, subsampling=0)
+
+
+if __name__ == "__main__":
+  main()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import NoReturn
 
 from esrgan_jax import __version__, plugins, storage, text
+from esrgan_jax.errors import UsageError
 
 # Each is a module of `esrgan_jax.commands`, imported only when it is used.
 _COMMANDS = {
@@ -41,13 +42,20 @@ exit status:
 
 
 class _Parser(argparse.ArgumentParser):
-  """Shows arguments as text: a pattern may have put any file's name there."""
+  """Says what is wrong in a line, where argparse says all options first.
+
+  Arguments are shown as text: a pattern may have put any file's name there.
+  """
 
   def error(self, message: str) -> NoReturn:
     hint = ""
     if message.startswith("unrecognized arguments: ") and " -" not in message:
       hint = " (a pattern that an option takes must be in quotes)"
-    super().error(text.printable(message, limit=4000) + hint)
+    self.exit(
+      2,
+      f"error: {text.printable(message, limit=4000)}{hint}\n"
+      f"`{self.prog} --help` explains the arguments\n",
+    )
 
 
 def _factor(text: str) -> int:
@@ -245,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     message = console.lines(f"error: {text.explain(error)}")
     console.make_console(stderr=True).print(message)
-    return 1
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def _end_process(number: int, _: object) -> NoReturn:

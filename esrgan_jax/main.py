@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esrgan_jax import large_pages, storage, text
+from esrgan_jax.errors import UsageError
 
 _OVERRIDE = "--config."
 _EPILOG = """\
@@ -45,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     one stopped it and all is saved: 143 for SIGTERM, 130 for SIGINT.
   """
   argv = sys.argv[1:] if argv is None else list(argv)
-  overrides, rest = _split(argv)
-  args = _parser().parse_args(rest)
+  parser = _parser()
+  overrides, rest = _split(argv, parser)
+  args = parser.parse_args(rest)
   text.log_warnings(force=True)
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
     print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
-    return _end(1)
+    return _end(2 if isinstance(error, UsageError) else 1)
 
 
 def _parser():
@@ -128,7 +130,7 @@ def _run(args, overrides):
   return 0
 
 
-def _split(argv):
+def _split(argv, parser):
   """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out of arguments."""
   overrides, rest = [], []
   words = iter(argv)
@@ -140,7 +142,7 @@ def _split(argv):
     if not equals:
       value = next(words, None)
       if value is None:
-        raise SystemExit(f"error: {word} needs a value, as {word}=VALUE")
+        parser.error(f"{word} needs a value, as {word}=VALUE")
     overrides.append((key, value))
   return overrides, rest
 

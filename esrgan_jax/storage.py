@@ -178,7 +178,7 @@ def _stat(path):
 def _exists(path):
   return FileExistsError(
     f"{path} exists already; choose another name, or give --overwrite"
-    " (overwrite=True)"
+    " (in Python, overwrite=True)"
   )
 
 

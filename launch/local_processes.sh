@@ -32,6 +32,12 @@ die() {
 }
 
 usage="usage: launch/local_processes.sh N [flags of $MODULE...]"
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 [[ ${1:-} =~ ^[1-9][0-9]*$ ]] ||
   die "N='${1:-}' must be a positive integer; $usage"
 [[ $DEVICES_PER_PROCESS =~ ^[1-9][0-9]*$ ]] ||

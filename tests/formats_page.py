@@ -63,7 +63,7 @@ and that is told as well: 16 to 8, or to AVIF's 12, and floats to integers.
 Fewer bits are widened, so that white stays white.
 
 - **Zarr**, in and out, is for [images larger than memory](gigapixel.md), and
-  needs `pip install 'esrgan-jax[zarr]'`.
+  needs `pip install '.[zarr]'`.
 - **PNG, TIFF, OpenEXR, TGA, PGM to PFM** are written piece by piece. For the
   others the encoder has the whole picture in memory.
 - **TIFF** is read with no compression, LZW, deflate, PackBits, LZMA, zstd, fax,
@@ -78,7 +78,7 @@ Fewer bits are widened, so that white stays white.
   imagecodecs offers; both are told. Floats are linear light.
 - **AVIF** and **HEIC** are turned upright by what the container says (`irot`,
   `imir`), **JPEG XL** by its header, **JPEG 2000** never, the others by EXIF.
-  HEIC needs `pip install 'esrgan-jax[heif]'`. Grey AVIF is always lossless.
+  HEIC needs `pip install '.[heif]'`. Grey AVIF is always lossless.
 - Display P3 and BT.2020 of AVIF, HEIC and JPEG XL, and OpenEXR's primaries,
   become a colour profile; a profile's primaries go into OpenEXR. PQ and HLG are
   taken for sRGB's curve, and told.

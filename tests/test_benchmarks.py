@@ -68,6 +68,14 @@ def test_the_first_result_is_waited_for_and_explained():
 
 
 @pytest.mark.slow
+def test_rounding_is_small_where_it_should_be():
+  table = rows(run("rounding", "--num_block", "1", "--size", "8", "8"))
+  exact, _, half = (list(map(float, cells[2:])) for cells in table[2:])
+  assert max(exact) < 1e-4
+  assert 1e-4 < half[0] < 0.05
+
+
+@pytest.mark.slow
 def test_saving_tells_how_long_the_loop_waits():
   output = run("saving", "--tiny", "--repeat", "1")
   for name in ("digest of all", "save returns after", "written after"):

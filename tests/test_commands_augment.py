@@ -84,24 +84,30 @@ def test_a_configs_last_column_is_its_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("flags", "message"),
+  ("flags", "message", "status"),
   [
-    (["--set=noise.level=3"], "such as noise.levels="),
-    (["--set=noise.levels"], "it is NAME.OPTION=VALUE"),
-    (["--set=noise.levels=(9, 1)"], "the least and the most"),
-    (["--set=noise.levels=a"], "no number, nor two with a comma"),
-    (["--phase=gan"], "give --config as well"),
-    (["--size=30"], "a multiple of the scale, 4, such as 28"),
-    (["--size=4096"], "choose a smaller --size"),
-    (["--pairs=0"], "must be 1 or more"),
-    (["--scale=0"], "must be 1 or more"),
-    (["nowhere"], "nowhere: no such folder"),
-    (["--config=nowhere.py"], "no config file nowhere.py"),
+    (
+      ["--set=noise.level=3"],
+      "there is no noise.level; perhaps noise.levels=",
+      2,
+    ),
+    (["--set=noise.levels"], "it is NAME.OPTION=VALUE", 2),
+    (["--set=noise.levels=(9, 1)"], "the least and the most", 2),
+    (["--set=noise.levels=a"], "no number, nor two with a comma", 2),
+    (["--phase=gan"], "give --config as well", 2),
+    (["--size=30"], "a multiple of the scale, 4, such as 28", 2),
+    (["--size=4096"], "choose a smaller --size", 1),
+    (["--pairs=0"], "must be 1 or more", 2),
+    (["--scale=0"], "must be 1 or more", 2),
+    (["nowhere"], "nowhere: no such folder", 1),
+    (["--config=nowhere.py"], "no config file nowhere.py", 2),
   ],
 )
-def test_what_cannot_be_drawn(tmp_path, monkeypatch, capsys, flags, message):
+def test_what_cannot_be_drawn(
+  tmp_path, monkeypatch, capsys, flags, message, status
+):
   monkeypatch.chdir(tmp_path)
-  assert main(["augment", *flags]) == 1
+  assert main(["augment", *flags]) == status
   assert message in " ".join(capsys.readouterr().err.split())
   assert not list(tmp_path.iterdir())
 

@@ -61,23 +61,29 @@ def test_a_row_goes_from_the_least_to_the_most(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("flags", "message"),
+  ("flags", "message", "status"),
   [
-    (["--set=noise_rang=3"], "such as noise_range="),
-    (["--set=noise_range"], "it is NAME=VALUE"),
-    (["--set=noise_range=(9, 1)"], "the least and the most"),
-    (["--set=noise_range=a"], "no number, nor several with commas"),
-    (["--set=kernel_list='iso',"], "kernel_prob has 6 weights, and kernel_l"),
-    (["--size=30"], "a multiple of the scale, 4, such as 28"),
-    (["--size=4096"], "choose a smaller --size"),
-    (["--count=0"], "must be 1 or more"),
-    (["--scale=0"], "must be 1 or more"),
-    (["nowhere"], "nowhere: no such folder"),
+    (["--set=noise_rang=3"], "is no noise_rang; perhaps noise_range=", 2),
+    (["--set=noise_range"], "it is NAME=VALUE", 2),
+    (["--set=noise_range=(9, 1)"], "the least and the most", 2),
+    (["--set=noise_range=a"], "no number, nor several with commas", 2),
+    (
+      ["--set=kernel_list='iso',"],
+      "kernel_prob has 6 weights, and kernel_l",
+      2,
+    ),
+    (["--size=30"], "a multiple of the scale, 4, such as 28", 2),
+    (["--size=4096"], "choose a smaller --size", 1),
+    (["--count=0"], "must be 1 or more", 2),
+    (["--scale=0"], "must be 1 or more", 2),
+    (["nowhere"], "nowhere: no such folder", 1),
   ],
 )
-def test_what_cannot_be_drawn(tmp_path, monkeypatch, capsys, flags, message):
+def test_what_cannot_be_drawn(
+  tmp_path, monkeypatch, capsys, flags, message, status
+):
   monkeypatch.chdir(tmp_path)
-  assert main(["degrade", *flags]) == 1
+  assert main(["degrade", *flags]) == status
   assert message in " ".join(capsys.readouterr().err.split())
   assert not list(tmp_path.iterdir())
 

@@ -129,30 +129,39 @@ def test_models_of_every_kind(folders, capsys, kind):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("arguments", "message", "status"),
   [
-    (["--model", "realesrgan-x4pluss"], "realesrgan-x4plus"),
-    (["--model", "bicubic", "--measures", "ssim"], "did you mean ssim_y?"),
-    (["--model", "bicubic", "--measures", ""], "no measure is named"),
-    (["--model", "bicubic", "--measures", "ssim_y,ssim_y"], "named twice"),
-    (["--model", ""], "the model's name is empty: give"),
-    (["--model", "missing.pth"], "no file missing.pth"),
-    (["--model", "bicubic", "--scale", "0"], "--scale is 0"),
-    (["--model", "bicubic", "--crop-border", "-1"], "--crop-border is -1"),
-    (["--model", "bicubic", "--lr", "nowhere"], "nowhere: no such folder"),
-    (["--model", "bicubic", "--patch", "0"], "--patch is 0; it must be"),
+    (["--model", "realesrgan-x4pluss"], "realesrgan-x4plus", 2),
+    (["--model", "bicubic", "--measures", "ssim"], "did you mean ssim_y?", 2),
+    (["--model", "bicubic", "--measures", ""], "no measure is named", 2),
+    (["--model", "bicubic", "--measures", "ssim_y,ssim_y"], "named twice", 2),
+    (["--model", ""], "the model's name is empty: give", 2),
+    (["--model", "missing.pth"], "no file missing.pth", 1),
+    (["--model", "bicubic", "--scale", "0"], "--scale is 0", 2),
+    (["--model", "bicubic", "--crop-border", "-1"], "--crop-border is -1", 2),
+    (["--model", "bicubic", "--lr", "nowhere"], "nowhere: no such folder", 1),
+    (["--model", "bicubic", "--patch", "0"], "--patch is 0; it must be", 2),
     (
       ["--model", "bicubic", "--patch", "30"],
       "of the scale 4, and at least 16",
+      2,
     ),
-    (["--model", "bicubic", "--patch", "16", "--crop-border", "4"], ": 20 is"),
-    (["--model", "bicubic", "--patch-step", "8"], "give --patch N as well"),
-    (["--model", "bicubic", "--patch", "64"], "at least 64x64 pixels to eval"),
-    (["--model", "bicubic", "--crop-border", "20"], "0.png: crop_border 20"),
+    (
+      ["--model", "bicubic", "--patch", "16", "--crop-border", "4"],
+      ": 20 is",
+      2,
+    ),
+    (["--model", "bicubic", "--patch-step", "8"], "give --patch N as well", 2),
+    (
+      ["--model", "bicubic", "--patch", "64"],
+      "at least 64x64 pixels to eval",
+      1,
+    ),
+    (["--model", "bicubic", "--crop-border", "20"], "0.png: crop_border 20", 1),
   ],
 )
-def test_errors_are_one_line(folders, capsys, arguments, message):
-  assert main(["evaluate", "--hr", str(folders / "hr"), *arguments]) == 1
+def test_errors_are_one_line(folders, capsys, arguments, message, status):
+  assert main(["evaluate", "--hr", str(folders / "hr"), *arguments]) == status
   error = capsys.readouterr().err
   assert error.startswith("error: ")
   assert message in error
@@ -164,7 +173,8 @@ def test_a_pattern_that_the_shell_has_expanded(folders, capsys):
   with pytest.raises(SystemExit) as caught:
     main(["evaluate", "--model", "bicubic", "--hr", *names])
   assert caught.value.code == 2
-  (line,) = capsys.readouterr().err.splitlines()[-1:]
+  line, hint = capsys.readouterr().err.splitlines()
+  assert "--help` explains" in hint
   assert line.endswith(
     "1.png (a pattern that an option takes must be in quotes)"
   )

@@ -86,19 +86,20 @@ def test_upscale_mixes_on_the_fly_and_says_so(here, capsys):
 
 
 @pytest.mark.parametrize(
-  ("words", "message"),
+  ("words", "message", "status"),
   [
-    (["--alpha", "0.5"], "say with --psnr-model what it is mixed with"),
+    (["--alpha", "0.5"], "say with --psnr-model what it is mixed with", 2),
     (
       ["--psnr-model", "deep.safetensors"],
       "num_block is 2 in deep.safetensors",
+      1,
     ),
-    (["--psnr-model", "x2.safetensors"], "scale is 2 in x2.safetensors"),
-    (["--psnr-model", "nowhere.safetensors"], "no file nowhere.safetensors"),
+    (["--psnr-model", "x2.safetensors"], "scale is 2 in x2.safetensors", 1),
+    (["--psnr-model", "nowhere.safetensors"], "no file nowhere.safetensors", 1),
   ],
 )
-def test_networks_that_do_not_fit(here, capsys, words, message):
-  assert main(["upscale", "lr.png", "-m", "g.safetensors", *words]) == 1
+def test_networks_that_do_not_fit(here, capsys, words, message, status):
+  assert main(["upscale", "lr.png", "-m", "g.safetensors", *words]) == status
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1
@@ -275,21 +276,22 @@ def test_without_a_reference_there_is_no_curve(here):
 
 
 @pytest.mark.parametrize(
-  ("words", "message"),
+  ("words", "message", "status"),
   [
-    (["--crop", "0,0,17"], "ends outside of the image, which is 16 x 20"),
-    (["--measures", "psnr_y"], "--measures compares with the true image"),
+    (["--crop", "0,0,17"], "ends outside of the image, which is 16 x 20", 2),
+    (["--measures", "psnr_y"], "--measures compares with the true image", 2),
     (
       ["--reference", "lr.png"],
       "lr.png: LR is 20x16 and HR 20x16, not 4 times",
+      1,
     ),
-    (["--reference", "none.png"], "none.png: no such file"),
-    (["--reference", "hr.png", "--measures", "x"], "no measure 'x'"),
-    (["--gan-model", "deep.safetensors"], "num_block is 1 in p.safetensors"),
+    (["--reference", "none.png"], "none.png: no such file", 1),
+    (["--reference", "hr.png", "--measures", "x"], "no measure 'x'", 2),
+    (["--gan-model", "deep.safetensors"], "num_block is 1 in p.safetensors", 1),
   ],
 )
-def test_what_cannot_be(here, capsys, words, message):
-  assert main([*COMMAND, *words]) == 1
+def test_what_cannot_be(here, capsys, words, message, status):
+  assert main([*COMMAND, *words]) == status
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1

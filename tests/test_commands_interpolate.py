@@ -162,7 +162,7 @@ def test_other_structures_are_explained(run, tmp_path, capsys):
 )
 def test_outputs_that_cannot_be(run, capsys, output, message):
   command = ["interpolate", str(run), str(run), "--alpha", "0.1", "0.2"]
-  assert main([*command, "-o", output]) == 1
+  assert main([*command, "-o", output]) == 2
   assert message in capsys.readouterr().err
 
 

@@ -343,18 +343,20 @@ def test_a_limit_of_pixels(run):
 
 
 @pytest.mark.parametrize(
-  ("output", "message"),
+  ("output", "message", "status"),
   [
-    ("link.png", "is a link to nowhere.png, where there is nothing"),
-    ("pipe.png", "is not a file but a pipe"),
-    ("link", "link is not a folder"),
-    ("a.png/b.png", "cannot be written: Not a directory"),
-    ("/dev/null", "/dev/null is a device"),
-    ("x" * 252 + ".png", "File name too long"),
-    ("weights", "would replace an input"),
+    ("link.png", "is a link to nowhere.png, where there is nothing", 1),
+    ("pipe.png", "is not a file but a pipe", 1),
+    ("link", "link is not a folder", 2),
+    ("a.png/b.png", "cannot be written: Not a directory", 1),
+    ("/dev/null", "/dev/null is a device", 2),
+    ("x" * 252 + ".png", "File name too long", 1),
+    ("weights", "would replace an input", 1),
   ],
 )
-def test_outputs_are_looked_at_before_the_work(run, weights, output, message):
+def test_outputs_are_looked_at_before_the_work(
+  run, weights, output, message, status
+):
   save("a.png")
   os.symlink("nowhere.png", "link.png")
   os.symlink("nowhere", "link")
@@ -364,8 +366,8 @@ def test_outputs_are_looked_at_before_the_work(run, weights, output, message):
     output = model = "model.png"
     pathlib.Path(output).write_bytes(weights.read_bytes())
   before = sorted(os.listdir())
-  status, out, err = run("a.png", "-o", output, "--overwrite", model=model)
-  assert status == 1
+  found, out, err = run("a.png", "-o", output, "--overwrite", model=model)
+  assert found == status
   assert message in err
   assert err.count("\n") == 1
   assert out == ""
@@ -433,21 +435,21 @@ def test_two_results_of_one_name_are_an_error(run):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "message"),
+  ("arguments", "message", "status"),
   [
-    (["a.png", "-o", "b.gif"], "cannot write .gif"),
-    (["a.png", "b.png", "-o", "c.png"], "give a folder"),
-    (["a.png", "-o", "none/b.png"], "no folder none"),
-    (["*.bmp"], "nothing matches"),
-    (["empty"], "no image in this folder"),
+    (["a.png", "-o", "b.gif"], "cannot write .gif", 1),
+    (["a.png", "b.png", "-o", "c.png"], "give a folder", 2),
+    (["a.png", "-o", "none/b.png"], "no folder none", 1),
+    (["*.bmp"], "nothing matches", 1),
+    (["empty"], "no image in this folder", 1),
   ],
 )
-def test_arguments_that_cannot_be_meant(run, arguments, message):
+def test_arguments_that_cannot_be_meant(run, arguments, message, status):
   save("a.png")
   save("b.png")
   os.mkdir("empty")
-  status, out, err = run(*arguments)
-  assert status == 1
+  found, out, err = run(*arguments)
+  assert found == status
   assert message in err
   assert out == ""
 
@@ -533,7 +535,7 @@ def test_a_result_that_has_no_room_is_refused_before_the_work(run, monkeypatch):
 def test_an_unknown_model_names_the_nearest(run):
   save("a.png")
   status, _, err = run("a.png", model="realesrgan-x4-plus")
-  assert status == 1
+  assert status == 2
   assert "did you mean realesrgan-x4plus" in err
 
 

@@ -114,42 +114,50 @@ def test_photos_of_ones_own(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ("flag", "message"),
+  ("flag", "message", "status"),
   [
-    ("config.data.sources=PLACE/absent", "PLACE/absent: no such folder"),
+    ("config.data.sources=PLACE/absent", "PLACE/absent: no such folder", 1),
     pytest.param(
       "config.data.sources=PLACE/empty",
       "PLACE/empty: no image in it",
+      1,
       marks=pytest.mark.slow,
     ),
     pytest.param(
       "config.data.eval=PLACE/absent",
       "PLACE/absent: no such folder",
+      1,
       marks=pytest.mark.slow,
     ),
-    ("config.data.sources=gs://bucket/photos", "read from local folders"),
+    ("config.data.sources=gs://bucket/photos", "read from local folders", 1),
     pytest.param(
       "config.data.cache_dir=gs://bucket/cache",
       "name a local folder",
+      1,
       marks=pytest.mark.slow,
     ),
-    ("config.init_from=PLACE/absent.safetensors", "PLACE/absent.safetensors"),
+    (
+      "config.init_from=PLACE/absent.safetensors",
+      "PLACE/absent.safetensors",
+      1,
+    ),
     # All that it takes, at once: the half of it would lead to another error.
     (
       "config.init_from=PLACE/plain2.safetensors",
       "add --config.scale=2 --config.generator.unshuffle=1, or",
+      2,
     ),
-    ("config.generator.num_feat=8", "add --config.generator.num_feat=4"),
-    ("config.patch_size=64", "HR is 56x56, smaller than a patch of 64"),
-    ("workdir=ftp://bucket/run", "ftp:// is not supported"),
+    ("config.generator.num_feat=8", "add --config.generator.num_feat=4", 2),
+    ("config.patch_size=64", "HR is 56x56, smaller than a patch of 64", 1),
+    ("workdir=ftp://bucket/run", "ftp:// is not supported", 1),
   ],
 )
-def test_mistakes(place, tmp_path, flag, message, capsys):
+def test_mistakes(place, tmp_path, flag, message, status, capsys):
   (place / "empty").mkdir(exist_ok=True)
   flag, message = (
     text.replace("PLACE", str(place)) for text in (flag, message)
   )
-  assert _finetune(place, tmp_path / "run", flag) == 1
+  assert _finetune(place, tmp_path / "run", flag) == status
   err = capsys.readouterr().err
   assert err.startswith("error: ")
   assert message in err

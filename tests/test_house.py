@@ -33,6 +33,8 @@ CORE_LIBRARIES = {"jax", "flax", "numpy", "optax"}
 # The programs, which touch the world: each may import the core, and those
 # above it here.
 PROGRAMS = [
+  "errors",
+  "extras",
   "text",
   "console",
   "storage",

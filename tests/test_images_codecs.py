@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import re
 import struct
 
 import imagecodecs
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from esrgan_jax import images
+from esrgan_jax import extras, images
 from esrgan_jax.images import Image, ImageError, Metadata, boxes, heif, light
 from tests import image_builders as build
 from tests.image_builders import SRGB, XMP, joined, noise, split
@@ -330,7 +331,7 @@ def test_heic_without_its_library(tmp_path):
   file.write_bytes(heic())
   assert images.read_size(file) == (48, 64)
   assert images.is_image_suffix(file)
-  message = r"needs pi-heif; pip install 'esrgan-jax\[heif\]'"
+  message = f"needs pi-heif; {re.escape(extras.pip_install('heif'))}"
   if importlib.util.find_spec("pi_heif") is not None:
     message = "damaged or cut short"
   with pytest.raises(ImageError, match=message):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from esrgan_jax import extras
 from esrgan_jax.data.sources import ImageFolder, PairFolder
 from esrgan_jax.images.folders import list_images
 from esrgan_jax.upscaling.inputs import find_inputs
@@ -51,7 +52,7 @@ def test_what_no_reader_is_installed_for_is_told(monkeypatch):
   inputs = find_inputs(["in"])
   assert [each.path.name for each in inputs.found] == ["c.png"]
   assert inputs.notes == (
-    "in: left out 2 .heic (pip install 'esrgan-jax[heif]' to read them)",
+    f"in: left out 2 .heic ({extras.pip_install('heif')} to read them)",
   )
   # Whoever reads one that is named tells the same.
   assert found("in/a.heic", "in/*.heic") == ["in/a.heic"]

@@ -121,7 +121,7 @@ def test_another_config_is_shown_and_refused(place, undisturbed):
   flags = ["--config.seed=1", "--config.phases.gan.learning_rate", "3e-4"]
   flags += ["--config.keep=7"]
   status, _, err = _run(place, workdir, *flags)
-  assert status == 1
+  assert status == 2
   assert "seed: 0 -> 1" in err
   assert "phases.gan.learning_rate: 0.0001 -> 0.0003" in err
   assert "--config.allow_changes=true" in err
@@ -130,22 +130,32 @@ def test_another_config_is_shown_and_refused(place, undisturbed):
 
 
 @pytest.mark.parametrize(
-  ("flag", "message"),
+  ("flag", "message", "status"),
   [
-    ("--config.batch_siez=8", "did you mean config.batch_size?"),
-    ("--config.phases.gan.pixel_wieght=1", "config.phases.gan.pixel_weight?"),
-    ("--config.batch_size=many", "'many'; it must be an integer"),
-    ("--config.batch_size=-1", "is -1; it must be more than 0"),
-    ("--config.batch_size=3", "batch_size"),
-    ("--config.data.sources=/nowhere", "/nowhere"),
-    ("--config.init_from=realesrgan-x4-plus", "did you mean realesrgan-x4plus"),
-    ("--config.data.sources=", "config.data.sources is empty"),
-    ("--plugin=nowhere.py", "no plugin nowhere.py: give a Python file"),
+    ("--config.batch_siez=8", "did you mean config.batch_size?", 2),
+    (
+      "--config.phases.gan.pixel_wieght=1",
+      "config.phases.gan.pixel_weight?",
+      2,
+    ),
+    ("--config.batch_size=many", "'many'; it must be an integer", 2),
+    ("--config.batch_size=-1", "is -1; it must be more than 0", 2),
+    ("--config.batch_size=3", "batch_size", 2),
+    ("--config.data.sources=/nowhere", "/nowhere", 1),
+    (
+      "--config.init_from=realesrgan-x4-plus",
+      "did you mean realesrgan-x4plus",
+      2,
+    ),
+    ("--config.data.sources=", "config.data.sources is empty", 2),
+    ("--plugin=nowhere.py", "no plugin nowhere.py: give a Python file", 1),
   ],
 )
-def test_mistakes_are_one_line_errors(place, tmp_path, flag, message, capsys):
+def test_mistakes_are_one_line_errors(
+  place, tmp_path, flag, message, status, capsys
+):
   flags = [f"--config={place / 'config.py'}", f"--workdir={tmp_path}/run"]
-  assert main.main([*flags, "--config.mesh.num_devices=2", flag]) == 1
+  assert main.main([*flags, "--config.mesh.num_devices=2", flag]) == status
   err = capsys.readouterr().err
   assert message in err
   assert err.startswith("error: ")
@@ -154,7 +164,7 @@ def test_mistakes_are_one_line_errors(place, tmp_path, flag, message, capsys):
 
 def test_no_config_file(tmp_path):
   flags = [f"--config={tmp_path}/absent.py", f"--workdir={tmp_path}"]
-  assert main.main(flags) == 1
+  assert main.main(flags) == 2
   assert not list(pathlib.Path(tmp_path).iterdir())
 
 

@@ -309,13 +309,13 @@ def test_the_command_converts_one(tmp_path, capsys):
   assert "UNetDiscriminatorSN num_feat=1 skip_connection=True" in out
   found = find.find_discriminator(target)
   jax.tree.map(np.testing.assert_array_equal, found.variables, _variables())
-  for more, message in (
-    ([str(target)], "exists"),
-    ([str(tmp_path / "d.npz")], "the suffix must be"),
-    ([str(source), "--overwrite"], "would replace an input"),
-    ([str(tmp_path / "e.pth"), "--dtype", "float16"], "written in float32"),
+  for more, message, status in (
+    ([str(target)], "exists", 1),
+    ([str(tmp_path / "d.npz")], "the suffix must be", 2),
+    ([str(source), "--overwrite"], "would replace an input", 1),
+    ([str(tmp_path / "e.pth"), "--dtype", "float16"], "written in float32", 2),
   ):
-    assert __main__.main([*command, *more]) == 1
+    assert __main__.main([*command, *more]) == status
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1

@@ -204,25 +204,36 @@ def test_pipes_and_files_may_be_mixed(piped):
 
 
 @pytest.mark.parametrize(
-  ("arguments", "options", "message"),
+  ("arguments", "options", "message", "status"),
   [
-    (["-"], {"from_terminal": True}, "standard input is closed, or a terminal"),
+    (
+      ["-"],
+      {"from_terminal": True},
+      "standard input is closed, or a terminal",
+      1,
+    ),
     (
       ["a.png", "-o", "-"],
       {"to_terminal": True},
       "output is closed, or a terminal",
+      2,
     ),
-    (["-"], {}, "stdin: the file is empty (0 bytes)"),
-    (["-"], {"given": b"no image"}, "stdin: not an image of a known format"),
-    (["-", "a.png"], {"given": b"x"}, "- has no name for its result; give -o"),
-    (["a.png", "b.png", "-o", "-"], {}, "2 inputs cannot go to standard"),
+    (["-"], {}, "stdin: the file is empty (0 bytes)", 1),
+    (["-"], {"given": b"no image"}, "stdin: not an image of a known format", 1),
+    (
+      ["-", "a.png"],
+      {"given": b"x"},
+      "- has no name for its result; give -o",
+      2,
+    ),
+    (["a.png", "b.png", "-o", "-"], {}, "2 inputs cannot go to standard", 2),
   ],
 )
-def test_what_no_pipe_is_for(piped, arguments, options, message):
+def test_what_no_pipe_is_for(piped, arguments, options, message, status):
   save("a.png")
   save("b.png", size=(9, 9))
-  status, out, err = piped(*arguments, **options)
-  assert status == 1
+  found, out, err = piped(*arguments, **options)
+  assert found == status
   assert message in err
   assert out == b""
   assert "Traceback" not in err
@@ -330,7 +341,7 @@ def test_a_dry_run_needs_no_weights(run):
   status, out, _ = run("a.png", "-n", model="esrgan-psnr-x4")
   assert (status, "a.png -> a_x4.png" in out) == (0, True)
   status, _, err = run("a.png", "-n", model="nothing")
-  assert (status, "no model 'nothing'" in err) == (1, True)
+  assert (status, "no model 'nothing'" in err) == (2, True)
 
 
 @pytest.mark.slow
@@ -353,7 +364,7 @@ def test_what_is_large_enough_is_left_alone_and_told(run):
 def test_two_rules_for_one_size_are_an_error(run, rules):
   save("a.png")
   status, _, err = run("a.png", *rules)
-  assert status == 1
+  assert status == 2
   assert "give one of --scale, --width, --height, --long-side" in err
 
 

@@ -351,7 +351,7 @@ def test_the_command_denoises_by_a_strength(general, capsys):
 def test_other_models_have_no_strength(options, message, capsys, tmp_path):
   PilImage.new("RGB", (8, 8)).save(tmp_path / "a.png")
   command = ["upscale", str(tmp_path / "a.png"), "--denoise", "0.5", *options]
-  assert __main__.main(command) == 1
+  assert __main__.main(command) == 2
   error = capsys.readouterr().err
   assert message in error
   assert error.count("\n") == 1

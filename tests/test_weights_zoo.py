@@ -115,7 +115,7 @@ def test_model_without_an_address(monkeypatch, tmp_path):
 def test_unknown_name_suggests_the_nearest():
   with pytest.raises(ValueError, match="did you mean realesrgan-x2plus"):
     zoo.find("realesrgan_x2plus")
-  with pytest.raises(ValueError, match="There are: realesrgan-x4plus, "):
+  with pytest.raises(ValueError, match="there are realesrgan-x4plus, "):
     zoo.get("zzz")
 
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from esrgan_jax import __version__, storage
+from esrgan_jax import __version__, extras, storage
 from esrgan_jax.cluster import manifest, places, worker
 from esrgan_jax.text import explain, printable
 
@@ -181,8 +181,8 @@ def find_ray(address: str | None) -> str:
       importlib.import_module(name)
   except ImportError as error:
     raise RuntimeError(
-      f"--engine ray takes {error.name}, which is not installed: pip install"
-      " 'esrgan-jax[ray]'"
+      f"--engine ray takes {error.name}, which is not installed:"
+      f" {extras.pip_install('ray')}"
     ) from error
   return address
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from esrgan_jax import augment, console, storage
 from esrgan_jax.data import sources
+from esrgan_jax.errors import UsageError
 from esrgan_jax.report import samples
 
 # CutBlur undoes what has been done to LR: there must be something.
@@ -86,16 +87,16 @@ def run(args: argparse.Namespace) -> int:
   if args.config:
     defaults |= _of_config(args.config, args.phase)
   elif args.phase:
-    raise ValueError("--phase is a phase of a config: give --config as well")
+    raise UsageError("--phase is a phase of a config: give --config as well")
   settings = defaults["settings"]
   for text in args.set:
     _assign(settings["operations"], text)
   scale = defaults["scale"] if args.scale is None else args.scale
   size = defaults["size"] if args.size is None else args.size
   if min(scale, size, args.pairs) < 1:
-    raise ValueError("--scale, --size and --pairs must be 1 or more")
+    raise UsageError("--scale, --size and --pairs must be 1 or more")
   if size % scale:
-    raise ValueError(
+    raise UsageError(
       f"--size is {size}; it must be a multiple of the scale, {scale}, such as"
       f" {size - size % scale or scale}"
     )
@@ -119,7 +120,7 @@ def _of_config(path: str, phase: str | None) -> dict[str, Any]:
   config = config_lib.complete(config_lib.read_config(path))
   names = phases.order(config)
   if phase and phase not in names:
-    raise ValueError(f"--phase is {phase!r}; {path} has {', '.join(names)}")
+    raise UsageError(f"--phase is {phase!r}; {path} has {', '.join(names)}")
   return {
     "photos": config.data.sources,
     "scale": config.scale,
@@ -135,17 +136,16 @@ def _assign(operations: Mapping[str, dict[str, Any]], text: str) -> None:
   if not equals or option not in operations.get(name, ()):
     known = [f"{n}.{o}" for n, options in operations.items() for o in options]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-    raise ValueError(
-      f"--set {text}: it is NAME.OPTION=VALUE, such as {near[0]}=..."
-    )
+    problem = f"there is no {key}" if equals else "it is NAME.OPTION=VALUE"
+    raise UsageError(f"--set {text}: {problem}; perhaps {near[0]}=... is meant")
   try:
     operations[name][option] = ast.literal_eval(value)
   except (ValueError, SyntaxError) as error:
-    raise ValueError(
+    raise UsageError(
       f"--set {text}: the value is no number, nor two with a comma"
     ) from error
   if problem := augment.problem_of(name, option, operations[name][option]):
-    raise ValueError(f"--set {text}: {problem}")
+    raise UsageError(f"--set {text}: {problem}")
 
 
 def _draw(

@@ -17,6 +17,7 @@ import pathlib
 from typing import Any
 
 from esrgan_jax import console, export, storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.weights import discriminators, files, find
 
 
@@ -73,12 +74,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _convert_discriminator(args: argparse.Namespace, out: Any) -> int:
   if args.dtype != "float32":
-    raise ValueError(
+    raise UsageError(
       f"--dtype is {args.dtype}, and a discriminator is written in float32:"
       " leave it out"
     )
   if args.config or args.model_scale:
-    raise ValueError(
+    raise UsageError(
       "a discriminator has no scale, and tells its fields itself: leave"
       " --config and --scale out"
     )

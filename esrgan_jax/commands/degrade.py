@@ -23,6 +23,7 @@ import numpy as np
 from esrgan_jax import console, degradation, storage
 from esrgan_jax.data import sources
 from esrgan_jax.degradation import blurring, jpeg, kernels, noise, resizing
+from esrgan_jax.errors import UsageError
 from esrgan_jax.report import samples
 
 _COLUMNS = 6
@@ -78,9 +79,9 @@ def run(args: argparse.Namespace) -> int:
   settings = _settings(args.set)
   scale, size = args.scale, args.size
   if min(scale, size, args.count) < 1:
-    raise ValueError("--scale, --size and --count must be 1 or more")
+    raise UsageError("--scale, --size and --count must be 1 or more")
   if size % scale:
-    raise ValueError(
+    raise UsageError(
       f"--size is {size}; it must be a multiple of the scale, {scale}, such as"
       f" {size - size % scale or scale}"
     )
@@ -111,15 +112,20 @@ def _settings(texts: Sequence[str]) -> degradation.Degradation:
     name, equals, value = text.partition("=")
     if not equals or name not in _NAMES:
       near = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0)
-      raise ValueError(f"--set {text}: it is NAME=VALUE, such as {near[0]}=...")
+      problem = f"there is no {name}" if equals else "it is NAME=VALUE"
+      near = f"perhaps {near[0]}=... is meant"
+      raise UsageError(f"--set {text}: {problem}; {near}")
     try:
       options[name] = ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
-      raise ValueError(
+      raise UsageError(
         f"--set {text}: the value is no number, nor several with commas; names"
         " are in quotes"
       ) from error
-  return degradation.Degradation(**options)
+  try:
+    return degradation.Degradation(**options)
+  except (TypeError, ValueError) as error:
+    raise UsageError(f"--set: {error}") from error
 
 
 def _page(

@@ -9,7 +9,7 @@ once, beside what a filter makes of it, with any model that has a name or was
 given here, and mixtures of two; then the whole picture, to be downloaded as
 `upscale` would have written it. Only this machine reaches the page unless
 --host says otherwise; Ctrl-C ends it, and what was uploaded is gone then.
-docs/demo.md has more. It needs `pip install 'esrgan-jax[demo]'`.
+docs/demo.md has more. It needs Gradio, `pip install '.[demo]'` in a clone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import re
 import socket
 from collections.abc import Sequence
 
-from esrgan_jax import compilation, console, storage
+from esrgan_jax import compilation, console, extras, storage
 from esrgan_jax.commands import arguments
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import printable
 
 _PORT = 7860  # Gradio's own.
@@ -91,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
   missing = [n for n in _NAMES if importlib.util.find_spec(n) is None]
   if missing:
     raise RuntimeError(
-      f"the demo needs {' and '.join(missing)}, not installed here: pip install"
-      " 'esrgan-jax[demo]'"
+      f"the demo needs {' and '.join(missing)}, not installed here:"
+      f" {extras.pip_install('demo')}"
     )
   out = console.make_console()
   with _bound(args.host, args.port) as bound, storage.temporary_folder() as own:
@@ -159,7 +160,7 @@ def _bound(host: str, port: int | None) -> socket.socket:
   try:
     found = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)
   except (OSError, UnicodeError) as error:
-    raise ValueError(
+    raise UsageError(
       f"--host {printable(host)} is no address of this machine; give 127.0.0.1,"
       " or 0.0.0.0 for all"
     ) from error

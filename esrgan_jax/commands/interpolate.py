@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from esrgan_jax import console, export, storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.weights import checkpoints, find, mixing
 from esrgan_jax.weights.files import Weights
 
@@ -101,7 +102,7 @@ def _targets(output: str, alphas: Sequence[float]) -> dict[float, Any]:
     output += _NAME
   elif not export.suffix_of(output):
     if re.fullmatch(r"\.[A-Za-z]\w*", suffix):
-      raise ValueError(
+      raise UsageError(
         f"cannot write {output}: give a name that ends in"
         f" {' or '.join(export.suffixes())}, a new folder for a checkpoint, or"
         " one for files (with / at its end)"
@@ -109,7 +110,7 @@ def _targets(output: str, alphas: Sequence[float]) -> dict[float, Any]:
     if len(alphas) > 1 and _ALPHA not in output:
       output = f"{output}/{_NAME}"
   elif len(alphas) > 1 and _ALPHA not in output:
-    raise ValueError(
+    raise UsageError(
       f"{len(alphas)} models cannot go to one file {output}: put {_ALPHA} into"
       " its name, or give a folder"
     )
@@ -130,7 +131,7 @@ def _check_targets(
   for path in paths:
     for folder in list(path.parents)[:2]:
       if _has_a_checkpoint(folder):
-        raise ValueError(
+        raise UsageError(
           f"{path} would lie in the checkpoint {folder}: give a place outside"
         )
     if not _is_checkpoint(path):
@@ -139,7 +140,7 @@ def _check_targets(
       )
       continue
     if args.dtype != "float32":
-      raise ValueError(
+      raise UsageError(
         f"{path} is a checkpoint, of float32: {args.dtype} is for files"
       )
     try:

@@ -31,6 +31,7 @@ import rich.progress
 
 from esrgan_jax import compilation, console, images, storage, video
 from esrgan_jax.commands import arguments, upscale_on_ray
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import explain, printable
 from esrgan_jax.upscaling import (
   clips,
@@ -260,13 +261,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Upscales all inputs; returns the exit status."""
   if args.alpha is not None and args.psnr_model is None:
-    raise ValueError(
+    raise UsageError(
       f"--alpha {args.alpha:g} is the share of --model in a mixture; say with"
       " --psnr-model what it is mixed with"
     )
   if args.denoise is not None:
     if args.psnr_model is not None:
-      raise ValueError(
+      raise UsageError(
         "--denoise and --psnr-model both say what --model is mixed with; give"
         " one of them"
       )
@@ -277,11 +278,11 @@ def run(args: argparse.Namespace) -> int:
   upscale_on_ray.check_unused(args)
   piped = [text for text in args.inputs if pipes.is_pipe(text)]
   if sum(map(pipes.is_stdin, piped)) > 1:
-    raise ValueError("standard input is one image, and was given twice")
+    raise UsageError("standard input is one image, and was given twice")
   to_stdout = pipes.is_stdout(args.output)
   if piped and args.output is None:
     if len(args.inputs) > 1:
-      raise ValueError(f"{piped[0]} has no name for its result; give -o")
+      raise UsageError(f"{piped[0]} has no name for its result; give -o")
     to_stdout = True
   if to_stdout:
     pipes.check_stdout()
@@ -306,7 +307,7 @@ def _run(
   """Upscales what was found; for standard output, into a folder first."""
   if for_stdout:
     if len(inputs) > 1:
-      raise ValueError(
+      raise UsageError(
         f"{len(inputs)} inputs cannot go to standard output; give a folder"
       )
     folder, file = for_stdout / "result", None
@@ -339,7 +340,7 @@ def _run(
   )
   for job in plan.jobs:
     if for_stdout and job.each:
-      raise ValueError(
+      raise UsageError(
         f"{job.frames} files, one a frame, cannot go to standard output; give a"
         " folder, or another --format"
       )
@@ -588,7 +589,7 @@ def _size(args: argparse.Namespace) -> ResultSize:
     return ResultSize(**{name: getattr(args, name) for name in rules})
   except ValueError as error:
     given = [f"--{name.replace('_', '-')}" for name in rules]
-    raise ValueError(
+    raise UsageError(
       f"{error}: give one of {', '.join(given)}; or --width and --height, a"
       " frame that the result fits into"
     ) from None

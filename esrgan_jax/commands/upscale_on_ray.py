@@ -13,6 +13,7 @@ from typing import Any
 
 from esrgan_jax import images, storage
 from esrgan_jax.commands import arguments
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling import names, pipes
 from esrgan_jax.upscaling.inputs import Input
@@ -60,10 +61,10 @@ def check_unused(args: argparse.Namespace) -> None:
   """Raises if something says how to use a cluster, and none is wanted."""
   for name in _OF_RAY:
     if getattr(args, name) is not None:
-      raise ValueError(f"--{name.replace('_', '-')} goes with --engine ray")
+      raise UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
   for text in (*args.inputs, args.output or ""):
     if storage.is_remote(text) and not os.path.lexists(text):
-      raise ValueError(
+      raise UsageError(
         f"{printable(text)} is in a bucket, which takes --engine ray"
       )
 
@@ -187,19 +188,19 @@ def _folder(args):
   """Returns OUT, a whole path or an address; raises if it is no folder."""
   piped = [text for text in args.inputs if pipes.is_pipe(text)]
   if piped or pipes.is_stdout(args.output):
-    raise ValueError("--engine ray takes files and a folder, no pipes")
+    raise UsageError("--engine ray takes files and a folder, no pipes")
   if args.output is None:
-    raise ValueError(
+    raise UsageError(
       "--engine ray needs -o OUT, a folder that all machines see"
     )
   for text in args.inputs:
     if text.rstrip("/") == args.output.rstrip("/"):
-      raise ValueError(f"{printable(text)} is OUT as well; give another folder")
+      raise UsageError(f"{printable(text)} is OUT as well; give another folder")
   if storage.is_remote(args.output):
     return args.output.rstrip("/")
   suffix = pathlib.Path(args.output).suffix.lower()
   if suffix in _SUFFIXES and not os.path.isdir(args.output):
-    raise ValueError(
+    raise UsageError(
       f"{args.output} is a file's name; give a folder, for results and manifest"
     )
   folder, _ = names.output_of(args.output, 2)
@@ -208,7 +209,7 @@ def _folder(args):
     if (
       os.path.isdir(text) and os.path.isdir(out) and os.path.samefile(text, out)
     ):
-      raise ValueError(f"{printable(text)} is OUT as well; give another folder")
+      raise UsageError(f"{printable(text)} is OUT as well; give another folder")
   return out
 
 

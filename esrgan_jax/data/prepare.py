@@ -20,6 +20,12 @@ from esrgan_jax.data.sources.tfds_images import prepare_tfds
 
 __all__ = ["main"]
 
+_EXIT = """\
+exit status:
+  0    it is prepared
+  1    something failed: standard error says what
+  2    the arguments cannot be used"""
+
 
 def main(arguments: list[str] | None = None) -> int:
   """Runs the command line.
@@ -36,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m esrgan_jax.data.prepare",
     description="Prepares a data set for training, once.",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog=_EXIT,
   )
   parser.add_argument(
     "name",

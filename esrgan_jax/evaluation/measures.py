@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from esrgan_jax.errors import UsageError
 from esrgan_jax.evaluation import learned
 from esrgan_jax.evaluation.compared import Compared
 from esrgan_jax.text import printable
@@ -207,14 +208,14 @@ def find(name: str) -> Measure:
   >>> find("psnr")
   Traceback (most recent call last):
   ...
-  ValueError: no measure 'psnr'; did you mean psnr_y? There are: psnr_y, ...
+  esrgan_jax.errors.UsageError: no measure 'psnr'; did you mean psnr_y? There...
   """
   if name in MEASURES:
     return MEASURES[name]
   near = difflib.get_close_matches(str(name), MEASURES, n=1)
-  hint = f"did you mean {near[0]}? " if near else ""
-  raise ValueError(
-    f"no measure {name!r}; {hint}There are: {', '.join(MEASURES)}. One of your"
+  lead = f"did you mean {near[0]}? There" if near else "there"
+  raise UsageError(
+    f"no measure {name!r}; {lead} are {', '.join(MEASURES)}. One of your"
     " own is registered by a plugin (CONTRIBUTING.md)"
   )
 
@@ -237,15 +238,15 @@ def choose(names: Iterable[str]) -> tuple[Measure, ...]:
   """
   found = tuple(map(find, names))
   if not found:
-    raise ValueError(f"no measure is named; name some of {', '.join(MEASURES)}")
+    raise UsageError(f"no measure is named; name some of {', '.join(MEASURES)}")
   for each in found:
     if each.function is None:
-      raise ValueError(
+      raise UsageError(
         f"{each.name} needs the weights of training's loss: training measures"
         " it by itself, and nothing else can"
       )
     if found.count(each) > 1:
-      raise ValueError(f"measure {each.name} is named twice")
+      raise UsageError(f"measure {each.name} is named twice")
     if each.prepare:
       try:
         each.prepare()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
 from esrgan_jax import storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.export import (
   jax_program,
   ncnn_files,
@@ -123,7 +124,7 @@ def check_target(
   >>> check_target("model.h5", overwrite=False)
   Traceback (most recent call last):
   ...
-  ValueError: cannot write model.h5: the suffix must be .safetensors, .pth, ...
+  esrgan_jax.errors.UsageError: cannot write model.h5: the suffix must be .sa...
   """
   form = _find(path)
   storage.check_output(
@@ -210,7 +211,7 @@ def _find(path: str | os.PathLike[str]) -> Format:
   suffix = suffix_of(path)
   if not suffix:
     *others, last = _formats
-    raise ValueError(
+    raise UsageError(
       f"cannot write {printable(path)}: the suffix must be"
       f" {', '.join(others)} or {last}"
     )

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from esrgan_jax import storage
+from esrgan_jax import extras, storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.export import checking
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
@@ -106,11 +107,6 @@ class Program:
   fills_up: bool = True
   folds: bool = False
 
-  @property
-  def extra(self) -> str:
-    """What of this package's extras has its packages."""
-    return f"esrgan-jax[{self.name.replace('_', '-')}]"
-
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
@@ -163,7 +159,7 @@ def find_program(name: str) -> Program:
   '.onnx'
   """
   if name not in _programs:
-    raise ValueError(
+    raise UsageError(
       f"no format {printable(name)!r}; there are {', '.join(_programs)}"
     )
   return _programs[name]
@@ -393,8 +389,8 @@ def _check_installed(program: Program) -> None:
   if missing:
     raise RuntimeError(
       f"exporting to {program.name} takes {' and '.join(missing)}, which"
-      f" {'is' if len(missing) == 1 else 'are'} not installed: pip install"
-      f" '{program.extra}'"
+      f" {'is' if len(missing) == 1 else 'are'} not installed:"
+      f" {extras.pip_install(program.name.replace('_', '-'), *missing)}"
     )
 
 

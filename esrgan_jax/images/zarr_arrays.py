@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from esrgan_jax import extras
 from esrgan_jax.images import light, limits
 from esrgan_jax.images.encoders.tiff_pieces import halved, tile_of
 from esrgan_jax.images.pixels import ImageError, Metadata
@@ -111,7 +112,7 @@ class ZarrPicture:
 
   def __init__(self, path: pathlib.Path, max_pixels: int):
     if not can_write():
-      raise ImageError("Zarr needs a package: pip install 'esrgan-jax[zarr]'")
+      raise ImageError(f"Zarr needs a package: {extras.pip_install('zarr')}")
     self.layout, inner = _layout_of(path)
     head = _head(path / inner)
     shape, dtype, self._chunk = _check_array(head, max_pixels)

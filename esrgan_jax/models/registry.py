@@ -458,9 +458,9 @@ def _find(table, kind, name):
   if name in table:
     return table[name]
   near = difflib.get_close_matches(str(name), table, n=1)
-  hint = f"did you mean {near[0]}? " if near else ""
+  lead = f"did you mean {near[0]}? There" if near else "there"
   raise UnknownArchitectureError(
-    f"no {kind} {name!r}; {hint}There are: {', '.join(table)}. One of your own"
+    f"no {kind} {name!r}; {lead} are {', '.join(table)}. One of your own"
     " is registered by a plugin (CONTRIBUTING.md)"
   )
 

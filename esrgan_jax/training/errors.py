@@ -1,5 +1,7 @@
 """Errors that more than one part of the training program raises."""
 
+from esrgan_jax.errors import UsageError
 
-class ConfigError(ValueError):
+
+class ConfigError(UsageError):
   """A config that cannot be used; the message names the key and the remedy."""

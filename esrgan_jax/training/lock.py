@@ -28,6 +28,7 @@ import weakref
 from typing import Any
 
 from esrgan_jax import storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import printable
 
 try:
@@ -108,7 +109,12 @@ class _FileLock:
   lost = ""
 
   def __init__(self, workdir):
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+      raise UsageError(
+        f"{error.filename} is no folder; choose another workdir"
+      ) from error
     path = os.fspath(workdir / _NAME)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
     try:

@@ -127,6 +127,7 @@ def train(
   run = run_lib.make_run(config, workdir, console=console)
   with claim.claim_workdir(run):
     # What cannot work is found now, not after hours: cheap things first.
+    run.check_folders()
     begun = start.read(run) if run.config.init_from else None
     variables = begun and begun.variables
     phases = phases_lib.make_phases(run)

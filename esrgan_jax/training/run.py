@@ -187,6 +187,20 @@ class Run:
     """How LR is made of HR inside the step; None where it is not."""
     return degrading_lib.of(self.config)
 
+  def check_folders(self) -> None:
+    """Raises if photos that are named are not there, before all that is slow.
+
+    Of several processes each has folders of its own: `data` compares them.
+    """
+    if jax.process_count() > 1:
+      return
+    for key in ("sources", "eval"):
+      try:
+        if spec := self.config.data[key]:
+          sources.check_folders(spec, scale=self.config.scale)
+      except sources.DataError as error:
+        raise sources.DataError(f"data.{key}: {error}") from error
+
   def drop_data(self) -> None:
     """Gives back the memory, perhaps of devices, of the training images."""
     self.__dict__.pop("data", None)

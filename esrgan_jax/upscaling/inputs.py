@@ -10,7 +10,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from esrgan_jax import images, video
+from esrgan_jax import extras, images, video
 from esrgan_jax.images.folders import HIDDEN, NO_FILES, SUBFOLDERS, list_images
 from esrgan_jax.images.patterns import match_images
 from esrgan_jax.text import explain, printable
@@ -211,7 +211,7 @@ def _kind(kind: str, count: int) -> str:
   }
   said = words.get(kind, printable(kind, limit=20))
   if kind in _READ_BY:
-    said += f" (pip install 'esrgan-jax[{_READ_BY[kind][1]}]' to read them)"
+    said += f" ({extras.pip_install(_READ_BY[kind][1])} to read them)"
   if count == 1:
     said = said.replace("folders", "folder").replace("them", "it")
     said = said.replace("links or devices", "link or device")

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 
 from esrgan_jax import images, video
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import printable
 from esrgan_jax.upscaling.inputs import Input
 from esrgan_jax.upscaling.result_size import ResultSize
@@ -259,7 +260,7 @@ def output_of(
     The folder, or None; the one file, or None.
 
   Raises:
-    ValueError: If it can be neither.
+    UsageError: If it can be neither.
 
   >>> output_of("large.png", 1)[1].name, output_of("large", 1)[0].name
   ('large.png', 'large')
@@ -267,29 +268,29 @@ def output_of(
   if output is None:
     return None, None
   if not output:
-    raise ValueError("'' is no name of an output; . is the current folder")
+    raise UsageError("'' is no name of an output; . is the current folder")
   path = pathlib.Path(output)
   suffixes = (*SUFFIXES[None], *video.OUTPUT_SUFFIXES)
   if path.suffix.lower() == ".zarr" and count == 1:
     return None, path
   if path.is_dir() or output.endswith(("/", os.sep)) or not path.suffix:
     if path.exists() and not path.is_dir() and not path.is_file():
-      raise ValueError(
+      raise UsageError(
         f"{path} is a device or a pipe; choose a file, a folder, or - for"
         " standard output"
       )
     if os.path.lexists(path) and not path.is_dir():
-      raise ValueError(f"{path} is not a folder; choose another name")
+      raise UsageError(f"{path} is not a folder; choose another name")
     return path, None
   if path.suffix.lower() not in {*suffixes, *images.ANIMATION_SUFFIXES}:
     if count > 1:
       return path, None
-    raise ValueError(
+    raise UsageError(
       f"{path}: cannot write {path.suffix} files; choose one of"
       f" {', '.join(suffixes)}"
     )
   if count > 1:
-    raise ValueError(
+    raise UsageError(
       f"{path}: {count} inputs cannot go to one file; give a folder"
     )
   return None, path

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from esrgan_jax import __version__, images, storage
+from esrgan_jax import __version__, extras, images, storage
 from esrgan_jax.images import large, zarr_arrays
 from esrgan_jax.images.encoders import tiff, tiff_pieces
 from esrgan_jax.images.fitting import fit_metadata
@@ -109,7 +109,7 @@ def why_not(
       f" {printable(suffix)}"
     )
   if suffix == ".zarr" and not zarr_arrays.can_write():
-    return "Zarr needs a package: pip install 'esrgan-jax[zarr]'"
+    return f"Zarr needs a package: {extras.pip_install('zarr')}"
   if several:
     return "it has several pictures, and pieces are of one"
   if seamless:

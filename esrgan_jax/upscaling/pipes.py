@@ -10,6 +10,7 @@ import sys
 from typing import BinaryIO
 
 from esrgan_jax import console, images, video
+from esrgan_jax.errors import UsageError
 
 __all__ = [
   "check_stdout",
@@ -77,7 +78,7 @@ def receive(text: str, folder: pathlib.Path) -> pathlib.Path:
   path = folder / name
   if text in _STDIN:
     if sys.stdin is None or sys.stdin.isatty():
-      raise ValueError(
+      raise UsageError(
         "standard input is closed, or a terminal; send an image there: ... - <"
         " photo.jpg"
       )
@@ -112,7 +113,7 @@ def check_stdout() -> None:
     ValueError: If it is a terminal, or is closed.
   """
   if sys.stdout is None or sys.stdout.isatty():
-    raise ValueError(
+    raise UsageError(
       "standard output is closed, or a terminal; send the image to a file:"
       " ... > large.png, or name one with -o"
     )

@@ -281,7 +281,7 @@ def _is_there(job, kept, overwrite, skip_existing):
   if any(there) and not all(there):
     raise FileExistsError(
       f"{job.target} has some of its {job.frames} files; remove it, or give"
-      " --overwrite (overwrite=True)"
+      " --overwrite (in Python, overwrite=True)"
     )
   return all(there)
 

@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from esrgan_jax import images
+from esrgan_jax import extras, images
 from esrgan_jax.text import printable
 from esrgan_jax.video import structure
 from esrgan_jax.video.errors import VideoError
@@ -179,7 +179,7 @@ def require_av(path: str | os.PathLike[str]) -> None:
     av.logging.set_level(None)
   except ImportError as error:
     raise VideoError(
-      f"{printable(path)}: needs PyAV; pip install 'esrgan-jax[video]'"
+      f"{printable(path)}: needs PyAV; {extras.pip_install('video')}"
     ) from error
 
 

@@ -55,7 +55,7 @@ def registered(name: object) -> str:
   raise registry.UnknownArchitectureError(
     f"holds a network {printable(repr(name), limit=60)},"
     " which is not registered here: give the Python file that does so, --plugin"
-    " FILE, in Python esrgan_jax.plugins.load(FILE). There are:"
+    " FILE, in Python esrgan_jax.plugins.load(FILE). There are"
     f" {', '.join(registry.generators())}"
   )
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrgan_jax import checks, storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import fields, partial, selection
@@ -235,7 +236,7 @@ def write_weights(
   >>> write_weights("model.h5", {}, {"scale": 4})
   Traceback (most recent call last):
   ...
-  ValueError: cannot write model.h5: the suffix must be .safetensors, .pth or...
+  esrgan_jax.errors.UsageError: cannot write model.h5: the suffix must be .sa...
   """
   checks.check_path(path)
   for name, value in (("params", params), ("config", config)):
@@ -295,7 +296,7 @@ def write_arrays(
   >>> write_arrays("arrays.npz", {}, {}, overwrite=False)
   Traceback (most recent call last):
   ...
-  ValueError: cannot write arrays.npz: the suffix must be .safetensors, .pth...
+  esrgan_jax.errors.UsageError: cannot write arrays.npz: the suffix must be ...
   """
   path = check_output(path, overwrite=overwrite)
   suffix = _suffix(path)
@@ -399,7 +400,7 @@ def check_output(
   path = pathlib.Path(path)
   if not _suffix(path):
     *others, last = WRITABLE
-    raise ValueError(
+    raise UsageError(
       f"cannot write {printable(path)}: the suffix must be"
       f" {', '.join(others)} or {last}"
     )

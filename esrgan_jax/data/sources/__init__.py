@@ -23,7 +23,12 @@ from esrgan_jax.data.sources.sample_photos import (
   TRAINING_PHOTOS,
   SamplePhotos,
 )
-from esrgan_jax.data.sources.specs import open_source, prepare, split_spec
+from esrgan_jax.data.sources.specs import (
+  check_folders,
+  open_source,
+  prepare,
+  split_spec,
+)
 from esrgan_jax.data.sources.tfds_images import (
   TfdsImages,
   TfdsPairs,
@@ -47,6 +52,7 @@ __all__ = [
   "Subset",
   "TfdsImages",
   "TfdsPairs",
+  "check_folders",
   "corner",
   "open_source",
   "open_tfds",

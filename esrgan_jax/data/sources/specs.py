@@ -15,7 +15,7 @@ from esrgan_jax.data.sources.folders import ImageFolder, LrFolder, PairFolder
 from esrgan_jax.data.sources.sample_photos import SamplePhotos
 from esrgan_jax.images import patterns
 
-__all__ = ["open_source", "prepare", "split_spec"]
+__all__ = ["check_folders", "open_source", "prepare", "split_spec"]
 
 
 def split_spec(spec: Any) -> list[Any]:
@@ -107,6 +107,26 @@ def open_source(
         " folder)"
       ) from error
   return found[0] if len(found) == 1 else SourceList(found)
+
+
+def check_folders(spec: Any, *, scale: int) -> None:
+  """Raises if files that a config names are not there; reads none of them.
+
+  Args:
+    spec: As of `open_source`; data sets of TFDS in it are left alone.
+    scale: HR pixels per LR pixel.
+
+  Raises:
+    DataError: If a folder is not there, or has no images or no pairs.
+
+  >>> check_folders("div2k/bicubic_x4,/nowhere/at/all", scale=4)
+  Traceback (most recent call last):
+  ...
+  esrgan_jax.data.sources.base.DataError: /nowhere/at/all: no such folder; ...
+  """
+  for part in split_spec(spec):
+    if not (div2k.read_name(part) or tfds_images.read_name(part)):
+      open_source(part, scale=scale)
 
 
 def prepare(

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 
+from esrgan_jax import extras
 from esrgan_jax.images import h273, heif, limits
 from esrgan_jax.images.assembly import Found, split_alpha
 from esrgan_jax.images.codecs import codec
@@ -141,7 +142,7 @@ def _decode_heic(data: bytes, deep: bool) -> np.ndarray:
     import pi_heif
   except ImportError:
     raise ImageError(
-      "a HEIC file, which needs pi-heif; pip install 'esrgan-jax[heif]', or"
+      f"a HEIC file, which needs pi-heif; {extras.pip_install('heif')}, or"
       " convert it to PNG or JPEG"
     ) from None
   file = pi_heif.open_heif(data, convert_hdr_to_8bit=False)

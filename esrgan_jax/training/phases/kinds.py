@@ -179,9 +179,9 @@ def find_kind(name: str) -> Kind:
   if name in _kinds:
     return _kinds[name]
   near = difflib.get_close_matches(str(name), _kinds, n=1)
-  hint = f"did you mean {near[0]}? " if near else ""
+  lead = f"did you mean {near[0]}? There" if near else "there"
   raise ConfigError(
-    f"no kind of phase {name!r}; {hint}There are: {', '.join(_kinds)}. One of"
+    f"no kind of phase {name!r}; {lead} are {', '.join(_kinds)}. One of"
     " your own is registered by a plugin (CONTRIBUTING.md)"
   )
 

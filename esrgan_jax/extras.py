@@ -1,0 +1,41 @@
+"""What optional packages are called, for messages that tell what is missing.
+
+They are named one by one, as `pyproject.toml` has them, and not by an extra of
+this package: an index may have none of that name, or a stranger's.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shlex
+
+__all__ = ["pip_install"]
+
+
+def pip_install(extra: str, *modules: str) -> str:
+  """Returns the command that installs what an extra has.
+
+  Args:
+    extra: One of `pyproject.toml`'s.
+    modules: What to name instead where there is no such extra, for a plugin's.
+
+  Returns:
+    `pip install` and the packages; where this package is not installed, as in
+    a clone that is on the path, the extra of the folder.
+
+  >>> pip_install("heif").partition(">")[0]
+  "pip install 'pi-heif"
+  >>> pip_install("of_a_plugin", "runtime")
+  'pip install runtime'
+  """
+  try:
+    requirements = importlib.metadata.requires("esrgan-jax") or []
+  except importlib.metadata.PackageNotFoundError:
+    return f"pip install {shlex.quote(f'.[{extra}]')}"
+  found = []
+  for requirement in requirements:
+    package, _, condition = requirement.partition(";")
+    if re.search(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""", condition):
+      found.append(package.strip())
+  return f"pip install {' '.join(map(shlex.quote, found or modules))}"
