@@ -45,6 +45,8 @@ def get_config():
             "name": "milestones",
             "milestones": (50_000, 100_000, 200_000, 300_000),
           },
+          # From bicubic, features pull 1e5 times as much as the pixels, and 600
+          # times as much as a new discriminator (by VGG16; docs/results.md).
           "pixel_weight": 1e-2,
           "perceptual_weight": 1.0,
           "adversarial": "relativistic",
