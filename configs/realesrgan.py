@@ -45,8 +45,8 @@ def get_config():
           "schedule": {"name": "constant"},
           "b1": 0.9,
           "b2": 0.99,
-          # From bicubic, the five layers pull 3, 14, 530, 950 and 1,300 times as
-          # much as the pixels (by VGG16; docs/results.md).
+          # From bicubic, the five layers pull 3, 14, 530, 950 and 1,300 times
+          # as much as the pixels (by VGG16; docs/results.md).
           "pixel_weight": 1.0,
           "perceptual_weight": 1.0,
           "adversarial": "vanilla",

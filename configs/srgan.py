@@ -57,8 +57,8 @@ def get_config():
             "factor": 0.1,
           },
           "pixel_weight": 0.0,  # Content is that of features alone.
-          # Features pull 200 times as much as a new discriminator (by VGG16, from
-          # bicubic; docs/results.md).
+          # Features pull 200 times as much as a new discriminator (by VGG16,
+          # from bicubic; docs/results.md).
           "perceptual_weight": 0.006,
           "adversarial": "vanilla",  # Cross-entropy, of images by themselves.
           "adversarial_weight": 1e-3,

@@ -54,8 +54,8 @@ def get_config():
           "b1": 0.0,
           "b2": 0.9,
           "pixel_loss": "l1",
-          # Features pull 1e6 times as much as the pixels, and a new critic next to
-          # nothing (by VGG16, from bicubic; docs/results.md).
+          # Features pull 1e6 times as much as the pixels, and a new critic next
+          # to nothing (by VGG16, from bicubic; docs/results.md).
           "pixel_weight": 1e-2,
           "perceptual_weight": 1.0,
           "adversarial": "wgan-gp",
