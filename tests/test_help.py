@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from esrgan_jax import __main__, __version__, main
+from esrgan_jax.data import prepare
 from tests.training_runs import ROOT
 
 COMMANDS = [*__main__._COMMANDS]
@@ -65,6 +66,24 @@ def test_training_explains_itself(capsys, monkeypatch):
   statuses = text[text.index("exit status:") :]
   found = re.findall(r"^  (\d+) ", statuses, re.M)
   assert found == ["0", "1", "2", "143", "130"]
+
+
+def test_preparing_data_explains_itself(capsys, monkeypatch):
+  text = _help(prepare.main, capsys=capsys, monkeypatch=monkeypatch)
+  assert re.findall(r"^  (\d+) ", text[text.index("exit status:") :], re.M) == [
+    "0",
+    "1",
+    "2",
+  ]
+
+
+def test_a_mistake_is_told_in_a_line_without_all_options(capsys):
+  with pytest.raises(SystemExit) as stop:
+    __main__.main(["upscale", "a.png", "--quality", "101"])
+  assert stop.value.code == 2
+  line, hint = capsys.readouterr().err.splitlines()
+  assert line == "error: argument --quality: 101 is not between 1 and 100"
+  assert hint == "`python -m esrgan_jax upscale --help` explains the arguments"
 
 
 def test_the_version(capsys):

@@ -284,6 +284,16 @@ def test_the_stubborn_are_killed(tmp_path, by):
 
 
 @needs_bash
+def test_local_processes_explains_itself():
+  done = subprocess.run(
+    [LAUNCH / "local_processes.sh", "--help"], capture_output=True, text=True
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert "launch/local_processes.sh N [flags" in done.stdout
+  assert "GRACE_SECONDS" in done.stdout
+
+
+@needs_bash
 @pytest.mark.parametrize(
   ("arguments", "environ", "message"),
   [

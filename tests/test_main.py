@@ -168,6 +168,39 @@ def test_no_config_file(tmp_path):
   assert not list(pathlib.Path(tmp_path).iterdir())
 
 
+def test_a_workdir_that_is_a_file(place, tmp_path, capsys):
+  path = tmp_path / "run"
+  path.write_text("mine")
+  flags = [f"--config={place / 'config.py'}", f"--workdir={path}"]
+  assert main.main(flags) == 2
+  assert f"{path} is no folder; choose another" in capsys.readouterr().err
+  assert main.main([*flags[:1], f"--workdir={path}/below"]) == 2
+  assert "is no folder; choose another" in capsys.readouterr().err
+  assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("key", ["sources", "eval"])
+def test_folders_are_told_before_weights_are_looked_for(key, tmp_path, capsys):
+  flags = [f"--config={ROOT}/configs/finetune.py", f"--workdir={tmp_path}/run"]
+  flags += [
+    "--config.data.sources=sample_photos",
+    f"--config.data.{key}=/absent",
+  ]
+  flags += [f"--config.perceptual.weights={tmp_path}/absent.npz"]
+  assert main.main(flags) == 1
+  err = capsys.readouterr().err
+  assert err.startswith(f"error: data.{key}: /absent: no such folder")
+  assert len(err.splitlines()) == 1
+
+
+def test_a_key_without_a_value(place, capsys):
+  flags = [f"--config={place / 'config.py'}", "--config.batch_size"]
+  with pytest.raises(SystemExit) as stop:
+    main.main(flags)
+  assert stop.value.code == 2
+  assert "--config.batch_size needs a value" in capsys.readouterr().err
+
+
 _WHILE_IMPORTING = """
 import signal
 from esrgan_jax import main

@@ -272,7 +272,8 @@ _LARGE = {
 
 def _smaller(words):
   """A command, with a small model in the place of a large one."""
-  words = ["my.pth" if word in _LARGE else word for word in words]
+  if "--denoise" not in words:  # Of those that have it, small ones are made.
+    words = ["my.pth" if word in _LARGE else word for word in words]
   if words[0] == "upscale":
     if not {"--model", "-m"} & {*words}:
       words += ["--model", "my.pth"]
@@ -350,7 +351,7 @@ def test_a_page_runs(page, place, monkeypatch):
   _write_files(page)
   _workdirs(page)
   if "--denoise" in pages.read(page):
-    (place.parent / "cache").mkdir()
+    (place.parent / "cache").mkdir(exist_ok=True)
     general = build.write_general(place.parent / "cache")
     made = {model.name for model in general}
     rest = (row.model for row in zoo.models() if row.model.name not in made)
@@ -360,7 +361,8 @@ def test_a_page_runs(page, place, monkeypatch):
     if snippet.language == "python" and not _name(snippet):
       _execute(snippet, names)
     for words in pages.commands(snippet):
-      if pages.kind(words) == "command":
+      # tests/test_video_clips.py upscales clips, which take an extra.
+      if pages.kind(words) == "command" and "clip.mp4" not in words:
         _do(words[3:])
   if page in _CHECKS:
     _CHECKS[page](names)
