@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterator, Sequence, Set
 from typing import NoReturn
 
-from esrgan_jax import __version__, plugins, storage, text
-from esrgan_jax.errors import UsageError
+from esrgan_jax import __version__, extras, plugins, storage, text
+from esrgan_jax.errors import ArgumentParser, UsageError
 
 # Each is a module of `esrgan_jax.commands`, imported only when it is used.
 _COMMANDS = {
@@ -41,23 +41,6 @@ exit status:
   130  interrupted (Ctrl-C); of another signal, 128 and its number"""
 
 
-class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in a line, where argparse says all options first.
-
-  Arguments are shown as text: a pattern may have put any file's name there.
-  """
-
-  def error(self, message: str) -> NoReturn:
-    hint = ""
-    if message.startswith("unrecognized arguments: ") and " -" not in message:
-      hint = " (a pattern that an option takes must be in quotes)"
-    self.exit(
-      2,
-      f"error: {text.printable(message, limit=4000)}{hint}\n"
-      f"`{self.prog} --help` explains the arguments\n",
-    )
-
-
 def _factor(text: str) -> int:
   value = int(text)
   if value < 1:
@@ -66,7 +49,7 @@ def _factor(text: str) -> int:
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-  parser = _Parser(
+  parser = ArgumentParser(
     prog="python -m esrgan_jax",
     description="ESRGAN in JAX: upscale, evaluate, convert.",
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -251,7 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     from esrgan_jax import console  # Which takes a while to import.
 
-    message = console.lines(f"error: {text.explain(error)}")
+    told = extras.explain_missing(error) or text.explain(error)
+    message = console.lines(f"error: {told}")
     console.make_console(stderr=True).print(message)
     return 2 if isinstance(error, UsageError) else 1
 

@@ -10,7 +10,10 @@ import importlib.metadata
 import re
 import shlex
 
-__all__ = ["pip_install"]
+__all__ = ["explain_missing", "pip_install"]
+
+# What the programs that train import, and the others do without.
+_TRAINING = {"absl", "clu", "etils", "ml_collections", "orbax", "tensorboard"}
 
 
 def pip_install(extra: str, *modules: str) -> str:
@@ -39,3 +42,20 @@ def pip_install(extra: str, *modules: str) -> str:
     if re.search(rf"""extra\s*==\s*['"]{re.escape(extra)}['"]""", condition):
       found.append(package.strip())
   return f"pip install {' '.join(map(shlex.quote, found or modules))}"
+
+
+def explain_missing(error: BaseException) -> str:
+  """Returns what is said of a missing package of training, else nothing.
+
+  >>> explain_missing(ModuleNotFoundError(name="clu.metrics")).partition(":")[0]
+  'training takes clu, which is not installed'
+  >>> explain_missing(ModuleNotFoundError(name="a")), explain_missing(OSError())
+  ('', '')
+  """
+  name = getattr(error, "name", None) or ""
+  package = name.partition(".")[0]
+  if not isinstance(error, ModuleNotFoundError) or package not in _TRAINING:
+    return ""
+  return (
+    f"training takes {package}, which is not installed: {pip_install('train')}"
+  )

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from esrgan_jax import large_pages, storage, text
-from esrgan_jax.errors import UsageError
+from esrgan_jax import extras, large_pages, storage, text
+from esrgan_jax.errors import ArgumentParser, UsageError
 
 _OVERRIDE = "--config."
 _EPILOG = """\
@@ -60,12 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     if os.environ.get("ESRGAN_JAX_TRACEBACK"):
       raise
-    print(f"error: {text.explain(error)}", file=sys.stderr)  # noqa: T201
+    told = extras.explain_missing(error) or text.explain(error)
+    print(f"error: {told}", file=sys.stderr)  # noqa: T201
     return _end(2 if isinstance(error, UsageError) else 1)
 
 
 def _parser():
-  parser = argparse.ArgumentParser(
+  parser = ArgumentParser(
     prog="python -m esrgan_jax.main",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,6 +13,7 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
+from esrgan_jax.errors import UsageError
 from esrgan_jax.text import printable
 
 VARIABLE = "ESRGAN_JAX_PLUGINS"
@@ -38,7 +39,7 @@ def load(
   >>> load(["nowhere.py"])
   Traceback (most recent call last):
   ...
-  ValueError: no plugin nowhere.py: give a Python file, or a module's name
+  esrgan_jax.errors.UsageError: no plugin nowhere.py: give a Python file, or ...
   """
   if isinstance(names, str | os.PathLike):
     names = [names]
@@ -54,7 +55,7 @@ def _load(name: str, folder: pathlib.Path) -> None:
   # Python would take any folder for an empty package.
   is_name &= not any(p.is_dir() and not (p / _PACKAGE).exists() for p in places)
   if path is None and (name.endswith(".py") or not is_name):
-    raise ValueError(
+    raise UsageError(
       f"no plugin {printable(name) or repr(name)}: give a Python file, or a"
       " module's name"
     )

@@ -98,6 +98,7 @@ def test_a_configs_last_column_is_its_training(tmp_path):
     (["--size=30"], "a multiple of the scale, 4, such as 28", 2),
     (["--size=4096"], "choose a smaller --size", 1),
     (["--pairs=0"], "must be 1 or more", 2),
+    (["-oa.jpg"], "it is a PNG file; end it in .png", 2),
     (["--scale=0"], "must be 1 or more", 2),
     (["nowhere"], "nowhere: no such folder", 1),
     (["--config=nowhere.py"], "no config file nowhere.py", 2),

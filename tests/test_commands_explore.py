@@ -280,6 +280,7 @@ def test_without_a_reference_there_is_no_curve(here):
   [
     (["--crop", "0,0,17"], "ends outside of the image, which is 16 x 20", 2),
     (["--measures", "psnr_y"], "--measures compares with the true image", 2),
+    (["--vgg", "none.pth"], "--vgg is for measuring", 2),
     (
       ["--reference", "lr.png"],
       "lr.png: LR is 20x16 and HR 20x16, not 4 times",

@@ -71,9 +71,7 @@ def test_training_explains_itself(capsys, monkeypatch):
 def test_preparing_data_explains_itself(capsys, monkeypatch):
   text = _help(prepare.main, capsys=capsys, monkeypatch=monkeypatch)
   assert re.findall(r"^  (\d+) ", text[text.index("exit status:") :], re.M) == [
-    "0",
-    "1",
-    "2",
+    *STATUSES
   ]
 
 
@@ -82,7 +80,7 @@ def test_a_mistake_is_told_in_a_line_without_all_options(capsys):
     __main__.main(["upscale", "a.png", "--quality", "101"])
   assert stop.value.code == 2
   line, hint = capsys.readouterr().err.splitlines()
-  assert line == "error: argument --quality: 101 is not between 1 and 100"
+  assert line == "error: argument --quality: 101 is no whole number, 1 to 100"
   assert hint == "`python -m esrgan_jax upscale --help` explains the arguments"
 
 

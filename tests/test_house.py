@@ -33,9 +33,9 @@ CORE_LIBRARIES = {"jax", "flax", "numpy", "optax"}
 # The programs, which touch the world: each may import the core, and those
 # above it here.
 PROGRAMS = [
+  "text",
   "errors",
   "extras",
-  "text",
   "console",
   "storage",
   "download",

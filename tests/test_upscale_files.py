@@ -342,6 +342,19 @@ def test_a_dry_run_needs_no_weights(run):
   assert (status, "a.png -> a_x4.png" in out) == (0, True)
   status, _, err = run("a.png", "-n", model="nothing")
   assert (status, "no model 'nothing'" in err) == (2, True)
+  more = ["-n", "--psnr-model", "nothing"]
+  status, _, err = run("a.png", *more, model="realesrgan-x4plus")
+  assert (status, "no model 'nothing'" in err) == (2, True)
+  more = ["-n", "--psnr-model", "esrgan-psnr-x4"]
+  assert run("a.png", *more, model="realesrgan-x4plus")[0] == 0
+
+
+def test_results_are_called_by_the_scale_that_was_asked_for(run):
+  save("a.png")
+  more = ["--model-scale", 2, "--name", "{name}_{scale}_{width}"]
+  assert "-> a_2_28.png" in run("a.png", "-n", *more, model="fast")[1]
+  assert run("a.png", *more, model="fast")[0] == 0
+  assert size_of("a_2_28.png") == (28, 22)
 
 
 @pytest.mark.slow

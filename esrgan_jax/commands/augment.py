@@ -100,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
       f"--size is {size}; it must be a multiple of the scale, {scale}, such as"
       f" {size - size % scale or scale}"
     )
+  if args.output.suffix.lower() != ".png":
+    raise UsageError(f"-o {args.output}: it is a PNG file; end it in .png")
   storage.check_output(args.output, overwrite=args.overwrite)
   source = sources.open_source(args.photos or defaults["photos"], scale=scale)
   sources.require_hr(source, "the source")

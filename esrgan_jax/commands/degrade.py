@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
       f"--size is {size}; it must be a multiple of the scale, {scale}, such as"
       f" {size - size % scale or scale}"
     )
+  if args.output.suffix.lower() != ".png":
+    raise UsageError(f"-o {args.output}: it is a PNG file; end it in .png")
   storage.check_output(args.output, overwrite=args.overwrite)
   source = sources.open_source(args.photos, scale=scale)
   out = console.make_console(stderr=True)

@@ -132,6 +132,10 @@ def run(args: argparse.Namespace) -> int:
     raise UsageError(
       "--measures compares with the true image: give it, --reference HR"
     )
+  if args.reference is None and args.vgg != "auto":
+    raise UsageError(
+      "--vgg is for measuring: give the true image as well, --reference HR"
+    )
   alphas = list(args.alphas)
   folder = _folder(args)
   targets = _targets(args, folder)

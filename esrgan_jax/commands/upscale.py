@@ -320,6 +320,9 @@ def _run(
       inputs=storage.file_ids([each.path for each in inputs]),
     )
   _size(args)  # Raises if it cannot be meant.
+  if args.psnr_model is not None:
+    with contextlib.suppress(zoo.ModelNotFoundError):  # It can be fetched.
+      find.locate(args.psnr_model, fetch=False)
   loaded, scale = None, _known_scale(args)
   if scale is None:
     loaded = _load(args, report)
@@ -523,16 +526,16 @@ def _collect(
 
 def _known_scale(args: argparse.Namespace) -> int | None:
   """Returns the model's scale if its name tells."""
-  try:
-    return zoo.get(args.model).scale
-  except ValueError:
-    if not args.dry_run:
-      return None
-    config = find.read_config(args.config)
-    found = find.find_model(
-      args.model, scale=args.model_scale, config=config, fetch=False
-    )
-    return found.weights.config["scale"]
+  if args.model_scale is None and args.config is None:
+    with contextlib.suppress(ValueError):
+      return zoo.get(args.model).scale
+  if not args.dry_run:
+    return None
+  config = find.read_config(args.config)
+  found = find.find_model(
+    args.model, scale=args.model_scale, config=config, fetch=False
+  )
+  return found.weights.config["scale"]
 
 
 def _share(args: argparse.Namespace) -> float:
@@ -751,7 +754,7 @@ def _scale(text: str) -> float:
   with contextlib.suppress(ValueError):
     if 0.01 <= (value := float(text)) <= 64:
       return value
-  raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 64")
+  raise argparse.ArgumentTypeError(f"{text} is no number from 0.01 to 64")
 
 
 def _alpha(text: str) -> float:
@@ -774,7 +777,7 @@ def _denoise(text: str) -> float:
 
 def _quality(text: str) -> int:
   if not (text.strip().isdecimal() and 1 <= int(text) <= 100):
-    raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+    raise argparse.ArgumentTypeError(f"{text} is no whole number, 1 to 100")
   return int(text)
 
 

@@ -63,6 +63,11 @@ def check_unused(args: argparse.Namespace) -> None:
     if getattr(args, name) is not None:
       raise UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
   for text in (*args.inputs, args.output or ""):
+    if text.startswith(("http://", "https://")):
+      raise UsageError(
+        f"{printable(text)} is an address of the web: fetch the image, and give"
+        " the file"
+      )
     if storage.is_remote(text) and not os.path.lexists(text):
       raise UsageError(
         f"{printable(text)} is in a bucket, which takes --engine ray"

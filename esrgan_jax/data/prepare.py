@@ -17,6 +17,7 @@ import sys
 
 from esrgan_jax.data.sources.div2k import prepare_div2k
 from esrgan_jax.data.sources.tfds_images import prepare_tfds
+from esrgan_jax.errors import ArgumentParser, UsageError
 
 __all__ = ["main"]
 
@@ -24,7 +25,8 @@ _EXIT = """\
 exit status:
   0    it is prepared
   1    something failed: standard error says what
-  2    the arguments cannot be used"""
+  2    the arguments cannot be used
+  130  interrupted (Ctrl-C)"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,12 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     arguments: Command-line arguments; None for the process's own.
 
   Returns:
-    The exit status: 0, or 1 after an error that is printed as one line.
+    The exit status: 0, or 1 or 2 after an error that is printed as one line.
 
   >>> main(["--manual_dir", "/tmp/no-such-folder", "--data_dir", "/tmp/tfds"])
   1
   """
-  parser = argparse.ArgumentParser(
+  parser = ArgumentParser(
     prog="python -m esrgan_jax.data.prepare",
     description="Prepares a data set for training, once.",
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,9 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
       path = prepare_div2k(config=config, **folders, report=say)
     else:
       path = prepare_tfds(options.name.removeprefix("tfds:"), **folders)
+  except KeyboardInterrupt:
+    say("\ninterrupted")
+    return 130
   except (ImportError, OSError, RuntimeError, ValueError) as error:
     say(f"error: {error}")
-    return 1
+    return 2 if isinstance(error, UsageError) else 1
   sys.stdout.write(f"{path}\n")
   return 0
 

@@ -183,7 +183,7 @@ def paths_of(program: Program, path: str | os.PathLike[str]) -> list[Any]:
   packed = lower.endswith(_PACKED)
   own = (program.suffix, *program.others)
   if (found and found not in own) or (packed and program.suffix):
-    raise ValueError(
+    raise UsageError(
       f"{printable(path)} is no name of {program.name}: give one that ends in"
       f" {program.suffix or _PACKED}"
     )
@@ -371,12 +371,12 @@ def verify(
 
 def _check_options(program: Program, options: Options) -> None:
   if options.dtype not in program.bounds:
-    raise ValueError(
+    raise UsageError(
       f"{program.name} has no {printable(options.dtype)}: choose one of"
       f" {', '.join(program.bounds)}"
     )
   if options.size and not program.takes_size:
-    raise ValueError(
+    raise UsageError(
       f"{program.name} is for any size: leave out {options.size[0]}x"
       f"{options.size[1]}"
     )

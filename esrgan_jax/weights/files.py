@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esrgan_jax import checks, storage
+from esrgan_jax import checks, extras, storage
 from esrgan_jax.errors import UsageError
 from esrgan_jax.models import registry
 from esrgan_jax.text import printable
@@ -371,8 +371,9 @@ def check_installed(path: str | os.PathLike[str]) -> None:
   is_torch = _suffix(pathlib.Path(path)) in (".pth", ".pth.tar")
   if is_torch and importlib.util.find_spec("torch") is None:
     raise RuntimeError(
-      "writing .pth takes PyTorch, which is not installed: write .safetensors,"
-      " which chaiNNer, ComfyUI and spandrel load as well"
+      "writing .pth takes PyTorch, which is not installed:"
+      f" {extras.pip_install('torch')}, or write .safetensors, which chaiNNer,"
+      " ComfyUI and spandrel load as well"
     )
 
 

@@ -25,6 +25,7 @@ from esrgan_jax.data.sources.tfds_images import (
   build,
   import_tfds,
 )
+from esrgan_jax.errors import UsageError
 
 __all__ = [
   "Div2k",
@@ -132,7 +133,7 @@ def div2k_builder(
   directory = None if data_dir is None else os.path.expanduser(data_dir)
   known = [c.name for c in tfds.builder_cls("div2k").BUILDER_CONFIGS]
   if config not in known:
-    raise ValueError(
+    raise UsageError(
       f"DIV2K has no configuration {config!r}; choose one of {' '.join(known)}"
     )
   return tfds.builder(

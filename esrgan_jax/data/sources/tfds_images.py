@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from esrgan_jax import images, text
+from esrgan_jax import extras, images, text
 from esrgan_jax.data.sources.base import DataError, Pair, Source, matched
 from esrgan_jax.data.sources.shrunk import Shrunk, to_rgb8
+from esrgan_jax.errors import UsageError
 
 __all__ = [
   "Named",
@@ -237,8 +238,8 @@ def import_tfds(what: str) -> Any:
     import tensorflow_datasets
   except ImportError as error:
     raise DataError(
-      f"{what} needs tensorflow-datasets ({error}); pip install -r"
-      " requirements.txt, or name folders of images instead"
+      f"{what} needs tensorflow-datasets ({error});"
+      f" {extras.pip_install('train')}, or name folders of images instead"
     ) from error
   return tensorflow_datasets
 
@@ -381,7 +382,7 @@ def prepare_tfds(
   >>> prepare_tfds("photos of mine")
   Traceback (most recent call last):
   ...
-  ValueError: no data set of TFDS is called 'photos of mine'; ...
+  esrgan_jax.errors.UsageError: no data set of TFDS is called 'photos of m...
   """
   tfds = import_tfds(f"tfds:{name}")
   directory = None if data_dir is None else os.path.expanduser(data_dir)
@@ -391,11 +392,11 @@ def prepare_tfds(
     " with `tfds build --file_format=array_record`"
   )
   if not _NAME.fullmatch(name):
-    raise ValueError(unknown)
+    raise UsageError(unknown)
   try:
     builder = tfds.builder(name, data_dir=directory, file_format="array_record")
   except tfds.core.DatasetNotFoundError as error:
-    raise ValueError(unknown) from error
+    raise UsageError(unknown) from error
   except Exception as error:  # A wrong configuration, a module that is missing.
     raise ValueError(f"tfds:{name}: {explained(error)}") from error
   build(builder, manual_dir, f"tfds:{name}")
