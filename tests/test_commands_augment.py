@@ -96,7 +96,7 @@ def test_a_configs_last_column_is_its_training(tmp_path):
     (["--set=noise.levels=a"], "no number, nor two with a comma", 2),
     (["--phase=gan"], "give --config as well", 2),
     (["--size=30"], "a multiple of the scale, 4, such as 28", 2),
-    (["--size=4096"], "choose a smaller --size", 1),
+    (["--size=4096"], "choose a smaller --size, or others", 1),
     (["--pairs=0"], "must be 1 or more", 2),
     (["-oa.jpg"], "it is a PNG file; end it in .png", 2),
     (["--scale=0"], "must be 1 or more", 2),

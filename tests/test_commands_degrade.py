@@ -73,7 +73,7 @@ def test_a_row_goes_from_the_least_to_the_most(tmp_path):
       2,
     ),
     (["--size=30"], "a multiple of the scale, 4, such as 28", 2),
-    (["--size=4096"], "choose a smaller --size", 1),
+    (["--size=4096"], "choose a smaller --size, or others", 1),
     (["--count=0"], "must be 1 or more", 2),
     (["-oa.jpg"], "it is a PNG file; end it in .png", 2),
     (["--scale=0"], "must be 1 or more", 2),

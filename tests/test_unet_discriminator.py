@@ -319,3 +319,11 @@ def test_the_command_converts_one(tmp_path, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+  named = [
+    "convert",
+    "--discriminator",
+    "fast",
+    str(tmp_path / "e.safetensors"),
+  ]
+  assert __main__.main(named) == 2
+  assert "fast is a generator: " in capsys.readouterr().err

@@ -169,7 +169,8 @@ def _draw(
   )
   if not crops:
     raise ValueError(
-      f"no photo is {size} pixels a side: choose a smaller --size"
+      f"no photo that can be read is {size} pixels a side: choose a smaller"
+      " --size, or others"
     )
   shown = min(args.pairs, len(crops))
   if len(crops) == 1:  # Its partner is itself, upside down.

@@ -18,7 +18,7 @@ from typing import Any
 
 from esrgan_jax import console, export, storage
 from esrgan_jax.errors import UsageError
-from esrgan_jax.weights import discriminators, files, find
+from esrgan_jax.weights import discriminators, files, find, zoo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +82,11 @@ def _convert_discriminator(args: argparse.Namespace, out: Any) -> int:
     raise UsageError(
       "a discriminator has no scale, and tells its fields itself: leave"
       " --config and --scale out"
+    )
+  if zoo.lookup(args.source):
+    raise UsageError(
+      f"{args.source} is a generator: a model that has a name comes without its"
+      " discriminator; give a workdir or a file"
     )
   # Before the source is read, which takes longer.
   remote = storage.is_remote(args.source)

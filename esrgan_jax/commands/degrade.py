@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
   crops = samples.choose_crops(pairs, size=size, scale=scale, count=args.count)
   if not crops:
     raise ValueError(
-      f"no photo is {size} pixels a side: choose a smaller --size"
+      f"no photo that can be read is {size} pixels a side: choose a smaller"
+      " --size, or others"
     )
   photos = np.stack([crop.hr for crop in crops])
   page = _page(photos, settings, scale, args.seed)

@@ -89,10 +89,9 @@ class Div2k(TfdsPairs):
     data_dir: str | os.PathLike | None = None,
     max_pixels: int = images.MAX_PIXELS,
   ):
-    if not config.endswith(f"_x{scale}"):
-      raise DataError(
-        f"div2k/{config} is of scale {config.rpartition('_x')[2]}, not {scale}"
-      )
+    told = re.search(r"_x(\d)$", config)  # Else it is no configuration.
+    if told and int(told[1]) != scale:
+      raise DataError(f"div2k/{config} is of scale {told[1]}, not {scale}")
     try:
       builder = div2k_builder(data_dir, config=config)
     except ValueError as error:
