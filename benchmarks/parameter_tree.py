@@ -5,8 +5,9 @@ does), the stacked tree unrolled (`unroll=num_block`), and one subtree a block.
 
   python -m benchmarks.parameter_tree [--platform cpu tpu] [--num_block 6 23]
 
-On CPU: seconds and memory. For a TPU v5e, without one: the TPU compiler's own
-estimates (needs `pip install libtpu`). Each case is a process of its own.
+On CPU: seconds and memory, with large pages, as the training program has. For a
+TPU v5e, without one: the TPU compiler's own estimates (needs `pip install
+libtpu`). Each case is a process of its own.
 """
 
 import argparse
@@ -158,6 +159,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--platform", nargs="+", default=["cpu", "tpu"])
   parser.add_argument("--num_block", nargs="+", type=int, default=[6, 23])
+  parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
   parser.add_argument("--timeout", type=int, default=600, help="seconds a case")
   parser.add_argument("--case", help=argparse.SUPPRESS)
   args = parser.parse_args()
@@ -175,12 +177,13 @@ def main():
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
   }
   for platform in args.platform:
     last = "run s | peak RSS MB" if platform == "cpu" else "estimated Mcycles"
     print(f"\n| {platform} | blocks | form | compile s | temp MB | {last} |")
     print("| --- " * (7 if platform == "cpu" else 6) + "|")
-    for task in TASKS:
+    for task in args.task:
       for num_block in args.num_block:
         for form in FORMS:
           case = json.dumps([form, task, num_block, platform])
