@@ -525,7 +525,7 @@ def test_a_file_cannot_have_modules_imported(tiny, tmp_path):
 @pytest.mark.slow  # TFDS looks at all that it knows.
 def test_what_tfds_does_not_know_is_one_line(tmp_path, capsys):
   for name in ("no_such_data_set", "two words"):
-    assert prepare.main([name, "--data_dir", str(tmp_path)]) == 1
+    assert prepare.main([name, "--data_dir", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: no data set of TFDS is called '{name}'")
     assert err.count("\n") == 1

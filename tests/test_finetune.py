@@ -106,7 +106,7 @@ def test_photos_of_ones_own(place, tmp_path, capsys):
 
   # The same folder, for something else.
   flag = "config.phases.gan.learning_rate=3e-4"
-  assert _finetune(place, run, flag) == 1
+  assert _finetune(place, run, flag) == 2
   err = capsys.readouterr().err
   assert "was begun with another config" in err
   assert "phases.gan.learning_rate: 0.0001 -> 0.0003" in err

@@ -187,7 +187,7 @@ def test_animations_go_through_pipes(piped):
   status, out, _ = piped("-", given=data)
   assert (status, out[:4]) == (0, b"GIF8")
   status, out, err = piped("-", "-f", "jpg", given=data)
-  assert (status, out) == (1, b"")
+  assert (status, out) == (2, b"")
   assert "3 files, one a frame, cannot go to standard output" in err
 
 

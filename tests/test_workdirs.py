@@ -91,7 +91,7 @@ def test_another_generator_is_refused_and_all_stays(place, finished, tmp_path):
   for flag in ("generator.num_feat=16", "generator.num_block=2"):
     for allowed in ([], ["allow_changes=true"]):
       status, _, err = _run(place, workdir, flag, *allowed)
-      assert status == 1
+      assert status == 2
       assert f"  {flag.partition('=')[0]}: " in err
       assert "A generator of another shape cannot go on" in err
       assert "Traceback" not in err
@@ -100,7 +100,7 @@ def test_another_generator_is_refused_and_all_stays(place, finished, tmp_path):
   (workdir / "config.json").unlink()
   before.pop("config.json")
   status, _, err = _run(place, workdir, "generator.num_feat=16")
-  assert status == 1
+  assert status == 2
   assert re.fullmatch(
     r"error: .*/psnr/checkpoints/4 holds another generator: \S+ is \S+ there,"
     r" \S+ here, and \d+ more differ \(generator\.num_feat: 4 -> 16\)\. .*\n",
@@ -120,7 +120,7 @@ def test_larger_patches_keep_the_generator(place, finished, tmp_path):
   before = _digests(workdir / "gan/checkpoints")
   flags = ["patch_size=32", "phases.gan.num_train_steps=4", "keep=1"]
   status, _, err = _run(place, workdir, *flags)
-  assert status == 1
+  assert status == 2
   assert "patch_size: 24 -> 32" in err
   flags.append("allow_changes=true")
   status, out, err = _run(place, workdir, *flags)
@@ -144,7 +144,7 @@ def test_more_of_phase_one_has_phase_two_trained_again(
   workdir = pathlib.Path(shutil.copytree(finished, tmp_path / "run"))
   flags = ["phases.psnr.num_train_steps=5"]
   status, _, err = _run(place, workdir, *flags)
-  assert status == 1
+  assert status == 2
   assert "Phase gan, now at step 2, is then trained again" in err
   assert _digests(workdir) == _digests(finished)
   status, out, err = _run(place, workdir, *flags, "allow_changes=true")
@@ -308,7 +308,7 @@ def test_a_phase_in_the_middle_that_goes_on(own, tmp_path):
   workdir = shutil.copytree(folder / "run", tmp_path / "run")
   flags = ["phases.gan.num_train_steps=3"]
   status, _, err = _run(folder, workdir, *flags)
-  assert status == 1
+  assert status == 2
   assert "Phase fine, now at step 2, is then trained again after" in err
   status, out, err = _run(folder, workdir, *flags, "allow_changes=true")
   assert status == 0, err
@@ -357,7 +357,7 @@ def test_one_phase_from_weights_and_a_discriminator(own, tmp_path):
   )
   flags.append("discriminator.num_feat=4")
   status, _, err = _run(folder, tmp_path / "other", *flags)
-  assert status == 1
+  assert status == 2
   assert "a discriminator of another shape" in err
 
 
@@ -367,12 +367,12 @@ def test_what_fits_of_another_network(own, tmp_path):
   flags = [f"init_from={folder / 'run/soft'}", "phase_order=soft"]
   another = "generator.architecture=RRDBNet"
   status, _, err = _run(folder, tmp_path / "run", *flags, another)
-  assert status == 1
+  assert status == 2
   wanted = "generator.architecture=Normalized --config.generator.width=6"
   assert f"another network: add --config.{wanted}" in err
   flags += ["generator.width=8", "phases.soft.learning_rate=1e-9"]
   status, _, err = _run(folder, tmp_path / "run", *flags)
-  assert status == 1
+  assert status == 2
   assert "a network of another shape; add --config.generator.width=6" in err
   flags.append("init_partial=true")
   status, out, err = _run(folder, tmp_path / "run", *flags)
