@@ -100,7 +100,7 @@ def test_another_generator_is_refused_and_all_stays(place, finished, tmp_path):
   (workdir / "config.json").unlink()
   before.pop("config.json")
   status, _, err = _run(place, workdir, "generator.num_feat=16")
-  assert status == 2
+  assert status == 1
   assert re.fullmatch(
     r"error: .*/psnr/checkpoints/4 holds another generator: \S+ is \S+ there,"
     r" \S+ here, and \d+ more differ \(generator\.num_feat: 4 -> 16\)\. .*\n",
