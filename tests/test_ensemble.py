@@ -239,5 +239,5 @@ def test_the_commands(tmp_path, capsys, monkeypatch):
   assert main([*command, "-m", name, "--ensemble"]) == 0
   (found,) = evaluator.read_evaluations(numbers)
   assert found["model"].endswith(", ensemble")
-  assert main([*command, "-m", "bicubic", "--ensemble", "--overwrite"]) == 1
+  assert main([*command, "-m", "bicubic", "--ensemble", "--overwrite"]) == 2
   assert "--ensemble is for networks" in capsys.readouterr().err
