@@ -47,6 +47,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from benchmarks import hlo
 from esrgan_jax import augment, compilation, losses
 from esrgan_jax.models import registry, vgg
+from esrgan_jax.ops import platforms
 from esrgan_jax.steps import gan, psnr
 from esrgan_jax.steps import optimizer as optimizer_lib
 from esrgan_jax.steps import state as state_lib
@@ -174,10 +175,12 @@ class Program:
   arguments: tuple[Any, ...]
   options: dict[str, Any]
   note: str
+  mesh: Mesh | None = None  # That the batch is split over, outside of shard_map.
 
   def lower(self) -> jax.stages.Lowered:
-    """Traces and lowers it."""
-    return jax.jit(self.function, **self.options).lower(*self.arguments)
+    """Traces and lowers it, as for the machine that it is for."""
+    with platforms.tracing_for("tpu", self.mesh):
+      return jax.jit(self.function, **self.options).lower(*self.arguments)
 
 
 def _read_config(program, num_block, settings):
@@ -336,6 +339,7 @@ def training_program(
       "compiler_options": compilation.compiler_options("tpu"),
     },
     f"batch {batch_size // mesh.size} a device, HR {size} x {size}",
+    mesh,
   )
 
 
@@ -382,7 +386,7 @@ def upscaling_program(
 
     arguments = split(TILE, TILE, 3, dtype=jnp.float32)
     note = f"1 x {TILE} x {TILE} a device, no halo"
-    return Program(function, (params, arguments), {}, note)
+    return Program(function, (params, arguments), {}, note, mesh)
 
   # As `Upscaler._program`, for devices that are not there.
   halo = tiles.choose_halo(net)

@@ -250,7 +250,12 @@ def transpose(kernel: Array) -> Array:
 
 
 def kernel_gradient_by_conv(
-  x: Array, dy: Array, *, side: int = 3, stride: int = 1, pad: int = 1
+  x: Array,
+  dy: Array,
+  *,
+  side: int = 3,
+  stride: int = 1,
+  pad: int | tuple[int, int] = 1,
 ) -> Array:
   """A kernel's gradient as XLA forms it.
 
@@ -259,7 +264,7 @@ def kernel_gradient_by_conv(
     dy: `[N, h, w, F]`, the gradient of the result.
     side: K, the kernel's side.
     stride: Step of the window, in pixels.
-    pad: Zeros on each side.
+    pad: As for `convolve`.
 
   Returns:
     `[K, K, C, F]`.

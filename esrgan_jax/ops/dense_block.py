@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from esrgan_jax.ops import rows
 from esrgan_jax.ops.convolution import (
   convolve,
   convolve_on_cpu,
@@ -92,9 +93,12 @@ def group_convs(convs: Convs) -> GroupedConvs:
   )
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def dense_block(
-  x: Array, convs: GroupedConvs, valid: Array | None = None
+  x: Array,
+  convs: GroupedConvs,
+  valid: Array | None = None,
+  strips: rows.Strips = rows.WHOLE,
 ) -> Array:
   """Runs densely connected convolutions, and adds a fifth of the result to x.
 
@@ -105,6 +109,7 @@ def dense_block(
     x: `[N, H, W, F]`.
     convs: From `group_convs`.
     valid: `[N, H, W, 1]`, 1 inside the image and 0 outside, or None.
+    strips: Of what images, if `x` and `valid` are from `rows.split`; for TPUs.
 
   Returns:
     `[N, H, W, F]`.
@@ -117,37 +122,46 @@ def dense_block(
   >>> dense_block(jnp.ones((1, 4, 4, 2)), group_convs(convs)).shape
   (1, 4, 4, 2)
   """
-  return _dense_block_fwd(x, convs, valid)[0]
+  return _dense_block_fwd(x, convs, valid, strips)[0]
 
 
 def _dense_block_fwd(
-  x: Array, convs: GroupedConvs, valid: Array | None
+  x: Array,
+  convs: GroupedConvs,
+  valid: Array | None,
+  strips: rows.Strips,
 ) -> tuple[Array, tuple]:
-  out, grown = by_platform(
-    x,
-    convs,
-    valid,
-    cpu=functools.partial(forward_exact, convolve=convolve_on_cpu),
-    tpu=forward_padded,
-    default=forward_exact,
-  )
+  if strips.num > 1:
+    out, grown = forward_padded(x, convs, valid, strips=strips)
+  else:
+    out, grown = by_platform(
+      x,
+      convs,
+      valid,
+      cpu=functools.partial(forward_exact, convolve=convolve_on_cpu),
+      tpu=forward_padded,
+      default=forward_exact,
+    )
   return out, (x, grown, convs, valid)
 
 
 def _dense_block_bwd(
-  residuals: tuple, d_out: Array
+  strips: rows.Strips, residuals: tuple, d_out: Array
 ) -> tuple[Array, GroupedConvs, Array | None]:
-  d_x, d_convs = by_platform(
-    *residuals,
-    d_out,
-    cpu=functools.partial(
-      backward_exact,
-      convolve=convolve_on_cpu,
-      correlate=kernel_gradient_on_cpu,
-    ),
-    tpu=backward_padded,
-    default=backward_exact,
-  )
+  if strips.num > 1:
+    d_x, d_convs = backward_padded(*residuals, d_out, strips=strips)
+  else:
+    d_x, d_convs = by_platform(
+      *residuals,
+      d_out,
+      cpu=functools.partial(
+        backward_exact,
+        convolve=convolve_on_cpu,
+        correlate=kernel_gradient_on_cpu,
+      ),
+      tpu=backward_padded,
+      default=backward_exact,
+    )
   valid = residuals[-1]
   return d_x, d_convs, None if valid is None else jnp.zeros_like(valid)
 
@@ -256,7 +270,11 @@ def backward_exact(
 
 
 def forward_padded(
-  x: Array, convs: GroupedConvs, valid: Array | None
+  x: Array,
+  convs: GroupedConvs,
+  valid: Array | None,
+  *,
+  strips: rows.Strips = rows.WHOLE,
 ) -> tuple[Array, Array]:
   """The block for a matrix unit of 128 lanes; see `forward_exact`.
 
@@ -265,6 +283,7 @@ def forward_padded(
   its lanes would cost as much as a convolution.
   """
   num, grow = _widths(convs)
+  convolve = functools.partial(rows.convolve, strips=strips)
   out = convolve(x, convs.first) + channels(convs.bias)
   grown, last = out[..., :num], out[..., num:]
   for i, kernel in enumerate(convs.inner):
@@ -280,9 +299,13 @@ def backward_padded(
   convs: GroupedConvs,
   valid: Array | None,
   d_out: Array,
+  *,
+  strips: rows.Strips = rows.WHOLE,
 ) -> tuple[Array, GroupedConvs]:
   """The mirror of `forward_padded`; see `backward_exact`."""
   num, grow = _widths(convs)
+  convolve = functools.partial(rows.convolve, strips=strips)
+  correlate = functools.partial(rows.kernel_gradient, strips=strips)
   d_last = mask(d_out, valid) * _fifth(x)
   # One convolution back from the last layer, to the layers and to the input.
   kernel = jnp.concatenate([convs.last, convs.first[..., num:]], axis=-2)
@@ -299,10 +322,10 @@ def backward_padded(
 
   # All products of the layers at once: those of no weight are thrown away.
   layers = mask(leaky_relu(grown), valid)
-  products = kernel_gradient_by_conv(layers, d_grown)
+  products = correlate(layers, d_grown)
   d_first = [
-    kernel_gradient_by_conv(x, d_grown),
-    kernel_gradient_by_conv(x, d_last),
+    correlate(x, d_grown),
+    correlate(x, d_last),
   ]
   return d_out + d_x, GroupedConvs(
     first=jnp.concatenate(d_first, axis=-1),
@@ -310,7 +333,7 @@ def backward_padded(
       products[..., i * grow : (i + 1) * grow, :]
       for i in range(len(convs.inner))
     ),
-    last=kernel_gradient_by_conv(layers, d_last),
+    last=correlate(layers, d_last),
     bias=jnp.concatenate([_sum_pixels(d_grown), _sum_pixels(d_last)]),
   )
 

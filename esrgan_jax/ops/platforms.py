@@ -13,12 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax import lax
+from jax.sharding import Mesh
 
-__all__ = ["by_platform", "known", "tracing_for"]
+__all__ = ["by_platform", "known", "known_mesh", "tracing_for"]
 
 _GPUS = {"cuda", "rocm"}
 _known: contextvars.ContextVar[str | None] = contextvars.ContextVar(
   "esrgan_jax_platform", default=None
+)
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
+  "esrgan_jax_mesh", default=None
 )
 
 
@@ -54,8 +58,17 @@ def known() -> str | None:
   return _known.get()
 
 
+def known_mesh() -> Mesh | None:
+  """Returns the mesh that the batch is split over, where several are known to.
+
+  >>> known_mesh() is None
+  True
+  """
+  return _mesh.get()
+
+
 @contextlib.contextmanager
-def tracing_for(platform: str) -> Iterator[None]:
+def tracing_for(platform: str, mesh: Mesh | None = None) -> Iterator[None]:
   """What is traced inside will be lowered for one platform only.
 
   To be used around the `lower` of a `jax.jit` that is made for it, which no
@@ -64,13 +77,17 @@ def tracing_for(platform: str) -> Iterator[None]:
   Args:
     platform: As a device tells it. A GPU's says nothing of its kind: where
       choices differ by that, they are left to lowering.
+    mesh: Of one axis, which a program's batch is split over, where the program
+      is of all its devices together and not of each, as in `jax.shard_map`.
 
   >>> with tracing_for("tpu"):
   ...   float(by_platform(2.0, default=lambda x: x, cpu=lambda x: -x))
   2.0
   """
-  token = _known.set(platform)
+  several = mesh if mesh is not None and mesh.size > 1 else None
+  tokens = _known.set(platform), _mesh.set(several)
   try:
     yield
   finally:
-    _known.reset(token)
+    _known.reset(tokens[0])
+    _mesh.reset(tokens[1])

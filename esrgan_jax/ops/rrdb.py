@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from esrgan_jax.ops import packing
+from esrgan_jax.ops import packing, rows
 from esrgan_jax.ops.convolution import conv, conv_doubling
 from esrgan_jax.ops.dense_block import (
   Convs,
@@ -29,7 +29,7 @@ from esrgan_jax.ops.dense_block import (
 from esrgan_jax.ops.layout import keep_last_axis_minor
 from esrgan_jax.ops.masks import one_batch
 from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
-from esrgan_jax.ops.platforms import by_platform
+from esrgan_jax.ops.platforms import by_platform, known, known_mesh
 from esrgan_jax.ops.strips import count_rows, upsample_last
 
 Array = jax.Array
@@ -81,18 +81,18 @@ def run_blocks(
   >>> run_blocks(jnp.ones((1, 4, 4, 2)), [convs] * 3).shape
   (1, 4, 4, 2)
   """
+  scan = functools.partial(_scan_blocks, unroll=unroll, remat=remat)
   # On a TPU, regrouping in each iteration costs a fifth of the forward pass. On
   # a CPU, the regrouped copy of all weights costs a tenth, on small images.
+  # Where images of a program are on several devices that it doesn't tell of,
+  # strips would travel between them.
+  strips = rows.choose_strips(x.shape, known_mesh()) if known() else rows.WHOLE
   return by_platform(
     x,
     list(blocks),
     valid,
-    tpu=functools.partial(
-      _scan_blocks, unroll=unroll, remat=remat, regroup_first=True
-    ),
-    default=functools.partial(
-      _scan_blocks, unroll=unroll, remat=remat, regroup_first=False
-    ),
+    tpu=functools.partial(scan, regroup_first=True, strips=strips),
+    default=functools.partial(scan, regroup_first=False),
   )
 
 
@@ -104,12 +104,13 @@ def _scan_blocks(
   unroll: int,
   remat: bool,
   regroup_first: bool,
+  strips: rows.Strips = rows.WHOLE,
 ) -> Array:
   def rrdb(x, block):
     out = x
     for convs in block:
       convs = convs if regroup_first else group_convs(convs)
-      out = dense_block(out, convs, valid)
+      out = dense_block(out, convs, valid, strips)
     return add_fifth(x, out), None
 
   if remat:
@@ -118,7 +119,11 @@ def _scan_blocks(
     blocks = [
       jax.tree.map(keep_last_axis_minor, group_convs(convs)) for convs in blocks
     ]
-  return lax.scan(rrdb, x, blocks, unroll=unroll)[0]
+  if strips.num == 1:
+    return lax.scan(rrdb, x, blocks, unroll=unroll)[0]
+  valid = None if valid is None else rows.split(valid, strips)
+  out = lax.scan(rrdb, rows.split(x, strips), blocks, unroll=unroll)[0]
+  return rows.join(out, strips)
 
 
 def features(
@@ -217,8 +222,8 @@ def upsample(
     packs = packed and is_last
     if factor == 2:
       kernel = _double_kernel(kernel).astype(feat.dtype)
-    rows = count_rows(feat.shape) if strips and is_last else None
-    if rows is not None:
+    height = count_rows(feat.shape) if strips and is_last else None
+    if height is not None:
       return upsample_last(
         feat,
         valid,
@@ -226,7 +231,7 @@ def upsample(
         conv_hr,
         conv_last,
         factor=factor,
-        rows=rows,
+        rows=height,
       )
     if factor == 2:
       double = packing.conv_doubling if packs else conv_doubling

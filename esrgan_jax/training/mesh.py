@@ -211,7 +211,8 @@ def jit_step(
 
   def compile_ahead(state, batch):
     # Tracing what other platforms would do takes longer than all else.
-    with platforms.tracing_for(mesh.devices.flat[0].platform):
+    platform = mesh.devices.flat[0].platform
+    with platforms.tracing_for(platform, mesh):
       traced = jitted.trace(state, batch, arrays)
       lowered = traced.lower()
     compiled = lowered.compile()
