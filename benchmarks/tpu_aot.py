@@ -175,7 +175,9 @@ class Program:
   arguments: tuple[Any, ...]
   options: dict[str, Any]
   note: str
-  mesh: Mesh | None = None  # That the batch is split over, outside of shard_map.
+  mesh: Mesh | None = (
+    None  # That the batch is split over, outside of shard_map.
+  )
 
   def lower(self) -> jax.stages.Lowered:
     """Traces and lowers it, as for the machine that it is for."""

@@ -7,9 +7,9 @@ convolutions. Here an image is cut once, into strips of rows that are images of
 the batch, and before a convolution each takes one row from either neighbour.
 `docs/tpu.md` has the figures.
 
-In the batch, what a device has stays together; of that, the first strips of all
-images come first, so that a strip and its neighbour are a step apart, and on the
-same device. Arrays are NHWC and HWIO.
+In the batch, what a device has stays together; of that, the first strips of
+all images come first, so that a strip and its neighbour are a step apart, and
+on the same device. Arrays are NHWC and HWIO.
 """
 
 from __future__ import annotations
