@@ -320,9 +320,9 @@ def training_program(
   step, state, arrays = training_step(config, phase, form=form, mesh=mesh)
   whole, split = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
   size = config.patch_size
-  sides = {"lr": size // config.scale, "hr": size}
-  if degraded := degrading.of(config):
-    sides = {"hr": degraded.crop_size}
+  degraded = degrading.of(config)
+  cut = degraded.crop_size if degraded else size
+  sides = {"lr": cut // config.scale, "hr": cut}
   raw = {
     name: jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
     for name, side in sides.items()

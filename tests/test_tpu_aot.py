@@ -149,6 +149,21 @@ def traced(function, state, raw, arrays):
   return re.sub(r"0x[0-9a-f]+", "", text)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("program", tpu_aot.CONFIGS)
+def test_every_step_can_be_made_of_its_config(program):
+  settings = [*SMALL_SETTINGS, "patch_size=64"]  # Sharpening wants a few pixels.
+  made = tpu_aot.make_program(
+    program,
+    mesh_lib.make_mesh(2),
+    num_block=1,
+    settings=settings,
+  )
+  state, metrics = jax.eval_shape(made.function, *made.arguments)
+  assert state.step.shape == ()
+  assert "pixel" in " ".join(metrics)
+
+
 @pytest.mark.slow  # Where libtpu is.
 def test_a_step_on_four_chips_of_a_tpu():
   pytest.importorskip("libtpu")
