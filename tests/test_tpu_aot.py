@@ -152,7 +152,7 @@ def traced(function, state, raw, arrays):
 @pytest.mark.slow
 @pytest.mark.parametrize("program", tpu_aot.CONFIGS)
 def test_every_step_can_be_made_of_its_config(program):
-  settings = [*SMALL_SETTINGS, "patch_size=64"]  # Sharpening wants a few pixels.
+  settings = [*SMALL_SETTINGS, "patch_size=64"]  # Wide enough to sharpen.
   made = tpu_aot.make_program(
     program,
     mesh_lib.make_mesh(2),
