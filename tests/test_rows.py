@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from esrgan_jax.models.compact import SRVGGNetCompact
 from esrgan_jax.models.rrdb import RRDBNet
-from esrgan_jax.ops import convolution, rows
+from esrgan_jax.ops import compact, convolution, rows
 from esrgan_jax.ops.platforms import tracing_for
 from esrgan_jax.training import mesh as mesh_lib
 
@@ -29,8 +30,9 @@ def draw(*shape, seed=1):
     ((12, 32, 32, 64), 1, 1),
     ((16, 32, 32, 64), 8, 4),  # Two a device.
     ((16, 32, 32, 64), 2, 1),
-    ((1, 36, 36, 64), 1, 1),  # 36 rows are not eight equal strips.
-    ((4, 36, 36, 64), 1, 2),
+    ((1, 36, 36, 64), 1, 8),
+    ((1, 15, 36, 64), 1, 1),  # Not two rows for each of eight.
+    ((4, 15, 36, 64), 1, 2),
     ((1, 0, 8, 64), 1, 1),
     ((0, 8, 8, 64), 1, 1),
     ((9, 32, 32, 64), 8, 1),  # Not shared out equally.
@@ -49,20 +51,22 @@ def test_sizes_that_are_not_known_yet():
   assert rows.choose_strips((1, h, 32, 64)) == rows.WHOLE
 
 
-@pytest.mark.parametrize(("n", "num"), [(1, 8), (2, 4), (3, 2), (1, 4)])
+@pytest.mark.parametrize(
+  ("n", "num", "height"), [(1, 8, 8), (2, 4, 8), (3, 2, 7), (1, 4, 10)]
+)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_convolution_and_its_kernels_gradient(n, num, devices):
+def test_a_convolution_and_its_kernels_gradient(n, num, height, devices):
   n *= devices
   mesh = mesh_lib.make_mesh(devices) if devices > 1 else None
   strips = rows.Strips(num, mesh)
-  x, dy = draw(n, 8, 5, 3), draw(n, 8, 5, 4, seed=2)
+  x, dy = draw(n, height, 5, 3), draw(n, height, 5, 4, seed=2)
   kernel = draw(3, 3, 3, 4, seed=3)
 
   @jax.jit
   def cut(x, kernel, dy):
     x, dy = rows.split(x, strips), rows.split(dy, strips)
     return (
-      rows.join(rows.convolve(x, kernel, strips), strips),
+      rows.join(rows.convolve(x, kernel, strips), strips, height),
       rows.kernel_gradient(x, dy, strips),
     )
 
@@ -72,9 +76,15 @@ def test_a_convolution_and_its_kernels_gradient(n, num, devices):
   np.testing.assert_allclose(d_kernel, expected, atol=1e-5)
 
 
+NETWORKS = {
+  "rrdb": RRDBNet(num_feat=8, num_block=2, num_grow_ch=4),
+  "compact": SRVGGNetCompact(num_feat=8, num_conv=2),
+}
+
+
 @functools.cache
-def network():
-  net = RRDBNet(num_feat=8, num_block=2, num_grow_ch=4)
+def network(name):
+  net = NETWORKS[name]
   params = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   return net, jax.tree.map(lambda x: x * 3, params)  # Not next to nothing.
 
@@ -92,15 +102,28 @@ def differentiated(net, params, lr, valid):
 
 
 @pytest.mark.parametrize(
-  ("n", "devices", "masked"),
-  [(1, 1, False), (3, 1, True), (8, 4, True), (8, 8, False)],
+  ("name", "n", "devices", "height", "masked"),
+  [
+    ("rrdb", 1, 1, 18, False),  # Six rows too few.
+    ("rrdb", 3, 1, 16, True),
+    ("rrdb", 8, 4, 17, True),
+    ("rrdb", 8, 8, 16, False),
+    ("compact", 1, 1, 18, False),
+    ("compact", 3, 1, 17, True),
+    ("compact", 8, 4, 16, False),
+    ("compact in pairs", 1, 1, 18, True),
+  ],
 )
-def test_a_network_for_tpus_is_the_network(n, devices, masked):
-  net, params = network()
-  lr = np.abs(draw(n, 16, 9, 3))
+def test_a_network_for_tpus_is_the_network(
+  name, n, devices, height, masked, monkeypatch
+):
+  if name.endswith("pairs"):
+    monkeypatch.setattr(compact, "_MIN_PIXELS_IN_PAIRS", 1)
+  net, params = network(name.partition(" ")[0])
+  lr = np.abs(draw(n, height, 8, 3))
   valid = None
   if masked:
-    valid = np.ones((n, 16, 9, 1), np.float32)
+    valid = np.ones((n, height, 8, 1), np.float32)
     valid[:, 11:] = valid[0, :, 4:] = 0
   mesh = mesh_lib.make_mesh(devices)
   split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
@@ -116,8 +139,10 @@ def test_a_network_for_tpus_is_the_network(n, devices, masked):
   expected = lower((whole, split, split), *arrays).compile()(*arrays)
   with tracing_for("tpu", mesh):
     lowered = lower((whole, split, split), *arrays)
-  cut = 8 if n == devices else {3: 8, 8: 4}[n]  # Strips of an image.
-  assert f"tensor<{n * cut}x{16 // cut}x9x8xf32>" in lowered.as_text()
+  num = 8 if n == devices else {3: 8, 8: 4}[n]  # Strips of an image.
+  width, feat = (4, 16) if name.endswith("pairs") else (8, 8)
+  strips = f"tensor<{n * num}x{-(-height // num)}x{width}x{feat}xf32>"
+  assert strips in lowered.as_text()
   compiled = lowered.compile()
   for ours, wanted in zip(
     *map(jax.tree.leaves, (compiled(*arrays), expected)), strict=True
@@ -132,7 +157,7 @@ def test_a_network_for_tpus_is_the_network(n, devices, masked):
 
 
 def test_a_program_for_no_known_platform_keeps_images_whole():
-  net, params = network()
+  net, params = network("rrdb")
   lr = jnp.ones((2, 16, 9, 3))
   text = jax.jit(net.apply).lower(params, lr).as_text()
   assert "tensor<2x16x9x8xf32>" in text

@@ -2,8 +2,9 @@
 
 All of it happens at the resolution of the image: even the nearest-neighbour
 skip is added before pixels are shuffled, to the channels that a pixel becomes.
-On a TPU, neighbouring pixels of a batch share a position
-(`esrgan_jax.ops.packing`): with 64 channels, they fill its lanes.
+On a TPU, neighbouring pixels share a position (`esrgan_jax.ops.packing`): with
+64 channels, they fill its lanes; and few images are strips of rows
+(`esrgan_jax.ops.rows`).
 
 Arrays are NHWC and HWIO; `valid` is 1 inside of an image and 0 outside, or
 None.
@@ -12,6 +13,7 @@ None.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from esrgan_jax.ops import packing
+from esrgan_jax.ops import packing, rows
 from esrgan_jax.ops.convolution import conv, convolve
 from esrgan_jax.ops.dense_block import channels, mask
 from esrgan_jax.ops.masks import one_batch
@@ -31,6 +33,9 @@ Array = jax.Array
 # Kernel, bias and, of a PReLU behind, slopes; stacked for the body.
 Layer = tuple[Array, Array, Array | None]
 Conv = tuple[Array, Array]
+
+# Of all images together: of fewer, strips are faster without pairs.
+_MIN_PIXELS_IN_PAIRS = 2**14
 
 
 def features(
@@ -62,7 +67,14 @@ def features(
   x, valid, batch = one_batch(x, valid)
   x = mask(x, valid)
 
-  def run(x, valid, first, body, *, packed=False):
+  height = x.shape[1]
+
+  def run(x, valid, first, body, *, packed=False, strips=rows.WHOLE):
+    convolve_ = convolve if is_plain else conv
+    if strips.num > 1:
+      valid = rows.split_mask(valid, x, strips)
+      x = rows.split(x, strips)
+      convolve_ = functools.partial(rows.convolve, strips=strips)
     if packed:
       x, valid, first, body = _packed(x, valid, first, body)
     feat = _layers(
@@ -73,11 +85,14 @@ def features(
       leak=leak,
       unroll=unroll,
       remat=remat,
-      convolve=convolve if is_plain else conv,
+      convolve=convolve_,
     )
-    return packing.unpack(feat) if packed else feat
+    feat = packing.unpack(feat) if packed else feat
+    return rows.join(feat, strips, height) if strips.num > 1 else feat
 
-  feat = _choose(run, x, is_plain)(x, valid, first, body)
+  if not is_plain:
+    run = functools.partial(by_platform, default=run, tpu=_for_tpu(run, x))
+  feat = run(x, valid, first, body)
   return feat.reshape(*batch, *feat.shape[1:])
 
 
@@ -108,7 +123,11 @@ def reconstruct(
   image, valid, batch = one_batch(image, valid)
   feat, _, _ = one_batch(feat, None)
   run = functools.partial(_last, is_plain=is_plain, dtype=image.dtype)
-  sr = _choose(run, feat, is_plain)(feat, last)
+  if not is_plain:
+    # Of strips, pairs take longer here.
+    on_tpu = _for_tpu(run, feat, pairs_of_strips=False)
+    run = functools.partial(by_platform, default=run, tpu=on_tpu)
+  sr = run(feat, last)
   # Channels of a colour lie together.
   sr += jnp.repeat(image, shuffle**2, axis=-1)
   sr = pixel_shuffle(sr, shuffle)
@@ -116,16 +135,19 @@ def reconstruct(
   return sr.reshape(*batch, *sr.shape[1:])
 
 
-def _choose(
-  run: Callable[..., Array], x: Array, is_plain: bool
+def _for_tpu(
+  run: Callable[..., Array], x: Array, *, pairs_of_strips: bool = True
 ) -> Callable[..., Array]:
-  # By a v5e compiler's estimates, pairs take a batch, as of a training, 0.6 to
-  # 0.9 of the cycles; of a single image, which it splits otherwise, 1.6 times.
-  if is_plain or x.shape[0] == 1 or not packing.can_pack(x):
-    return run
-  return functools.partial(
-    by_platform, default=run, tpu=functools.partial(run, packed=True)
-  )
+  """The form that a v5e's compiler estimates least for; `docs/tpu.md`."""
+  strips = rows.strips_here(x.shape)
+  if strips.num > 1:
+    large = math.prod(x.shape[:3]) >= _MIN_PIXELS_IN_PAIRS
+    packed = pairs_of_strips and large and packing.can_pack(x)
+  else:
+    # Of a batch, as of a training, pairs take 0.6 to 0.9 of the cycles; of a
+    # single image, which is split otherwise, 1.6 times.
+    packed = x.shape[0] != 1 and packing.can_pack(x)
+  return functools.partial(run, packed=packed, strips=strips)
 
 
 def _packed(
@@ -180,14 +202,20 @@ def _last(
   is_plain: bool,
   dtype: Any,
   packed: bool = False,
+  strips: rows.Strips = rows.WHOLE,
 ) -> Array:
   kernel, bias = last
+  height = feat.shape[1]
   if packed:
     feat, kernel = packing.pack(feat), packing.pack_kernel(kernel)
     bias = packing.pack_channels(bias)
   if is_plain:
     sr = convolve(feat, kernel, out_dtype=dtype)
+  elif strips.num > 1:
+    feat = rows.split(feat, strips)
+    sr = rows.convolve(feat, kernel, strips, out_dtype=dtype)
   else:
     sr = conv(feat, kernel, 1, 1, dtype)
   sr += channels(bias).astype(dtype)
-  return packing.unpack(sr) if packed else sr
+  sr = packing.unpack(sr) if packed else sr
+  return rows.join(sr, strips, height) if strips.num > 1 else sr

@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from esrgan_jax.ops import convolution
+from esrgan_jax.ops import convolution, platforms
 
 Array = jax.Array
 
 _SUBLANES = 8
+_MIN_ROWS = 2  # Of a strip.
 _NONE = (0, 0)
 
 
@@ -58,12 +59,11 @@ def choose_strips(shape: tuple[Any, ...], mesh: Mesh | None = None) -> Strips:
     mesh: Whose first axis the images are split over; None for one device.
 
   Returns:
-    How to cut; not at all where there are images enough, or rows cannot be
-    shared out equally.
+    How to cut; not at all where there are images enough, or they are low.
 
   >>> [choose_strips((n, 32, 32, 64)).num for n in (1, 2, 3, 8)]
   [8, 4, 8, 1]
-  >>> choose_strips((1, 31, 9, 64)) == WHOLE
+  >>> choose_strips((1, 15, 9, 64)) == WHOLE
   True
   """
   n, h = shape[:2]
@@ -72,40 +72,98 @@ def choose_strips(shape: tuple[Any, ...], mesh: Mesh | None = None) -> Strips:
   devices = Strips(mesh=mesh).devices
   num = _SUBLANES // math.gcd(n // devices, _SUBLANES)
   fits = n % devices == 0 and 0 < n // devices < _SUBLANES
-  return Strips(num, mesh) if fits and h and h % num == 0 else WHOLE
+  return Strips(num, mesh) if fits and h >= _MIN_ROWS * num else WHOLE
+
+
+def strips_here(shape: tuple[Any, ...]) -> Strips:
+  """Chooses for the program that is being traced.
+
+  Of a program that is for no known platform, images may be on several devices
+  without its telling so, and strips would travel between them.
+
+  Args:
+    shape: `[N, H, W, C]`.
+
+  Returns:
+    As `choose_strips`.
+
+  >>> with platforms.tracing_for("tpu"):
+  ...   strips_here((1, 32, 32, 64)).num
+  8
+  >>> strips_here((1, 32, 32, 64)) == WHOLE
+  True
+  """
+  if platforms.known() is None:
+    return WHOLE
+  return choose_strips(shape, platforms.known_mesh())
 
 
 def split(x: Array, strips: Strips) -> Array:
-  """Cuts images.
+  """Cuts images, with rows of zeros below where there are not enough.
 
   Args:
     x: `[N, H, W, C]`.
     strips: From `choose_strips`.
 
   Returns:
-    `[N * num, H / num, W, C]`.
+    `[N * num, ceil(H / num), W, C]`.
 
-  >>> x = jnp.arange(8).reshape(2, 4, 1, 1)
+  >>> x = jnp.arange(1, 9).reshape(2, 4, 1, 1)
   >>> split(x, Strips(2))[..., 0, 0].tolist()
-  [[0, 1], [4, 5], [2, 3], [6, 7]]
+  [[1, 2], [5, 6], [3, 4], [7, 8]]
+  >>> split(x[:1, :3], Strips(2))[..., 0, 0].tolist()
+  [[1, 2], [3, 0]]
   """
-  n, h, *rest = x.shape
   num, devices = strips.num, strips.devices
-  x = x.reshape(devices, n // devices, num, h // num, *rest)
-  return x.swapaxes(1, 2).reshape(n * num, h // num, *rest)
+  n, h, *rest = x.shape
+  if missing := -h % num:
+    x = jnp.pad(x, (_NONE, (0, missing), _NONE, _NONE))
+  x = x.reshape(devices, n // devices, num, (h + missing) // num, *rest)
+  return x.swapaxes(1, 2).reshape(n * num, (h + missing) // num, *rest)
 
 
-def join(x: Array, strips: Strips) -> Array:
+def split_mask(valid: Array | None, x: Array, strips: Strips) -> Array | None:
+  """Cuts a mask, or makes one of the rows that `split` adds.
+
+  Args:
+    valid: `[N, H, W, 1]`, 1 inside the image and 0 outside; None if all is
+      inside.
+    x: What is cut.
+    strips: From `choose_strips`.
+
+  Returns:
+    A mask of the strips; None if all is inside.
+
+  >>> x = jnp.zeros((1, 3, 1, 1))
+  >>> split_mask(None, x, Strips(2))[..., 0, 0].tolist()
+  [[1.0, 1.0], [1.0, 0.0]]
+  """
+  if valid is None:
+    if x.shape[1] % strips.num == 0:
+      return None
+    valid = jnp.ones((*x.shape[:-1], 1), x.dtype)
+  return split(valid, strips)
+
+
+def join(x: Array, strips: Strips, height: int) -> Array:
   """Undoes `split`.
 
-  >>> x = jnp.arange(8).reshape(2, 4, 1, 1)
-  >>> bool((join(split(x, Strips(2)), Strips(2)) == x).all())
+  Args:
+    x: `[N * num, h, W, C]`.
+    strips: Of what `split` was called with.
+    height: H of the images.
+
+  Returns:
+    `[N, H, W, C]`.
+
+  >>> x = jnp.arange(6).reshape(2, 3, 1, 1)
+  >>> bool((join(split(x, Strips(2)), Strips(2), 3) == x).all())
   True
   """
-  n, h, *rest = x.shape
   num, devices = strips.num, strips.devices
+  n, h, *rest = x.shape
   x = x.reshape(devices, num, n // (devices * num), h, *rest)
-  return x.swapaxes(1, 2).reshape(n // num, h * num, *rest)
+  return x.swapaxes(1, 2).reshape(n // num, h * num, *rest)[:, :height]
 
 
 def add_neighbours(x: Array, strips: Strips) -> Array:
@@ -139,13 +197,16 @@ def _add_neighbours(x: Array, num: int) -> Array:
   return jnp.concatenate([above, x, below], axis=1)
 
 
-def convolve(x: Array, kernel: Array, strips: Strips) -> Array:
+def convolve(
+  x: Array, kernel: Array, strips: Strips, *, out_dtype: Any = None
+) -> Array:
   """A 3x3 convolution of images, zeros around them.
 
   Args:
     x: `[N * num, H, W, C]`, from `split`.
     kernel: `[3, 3, C, F]`.
     strips: Of what `split` was called with.
+    out_dtype: Dtype of the result; None for that of `x`.
 
   Returns:
     `[N * num, H, W, F]`.
@@ -154,8 +215,9 @@ def convolve(x: Array, kernel: Array, strips: Strips) -> Array:
   (2, 4, 8, 7)
   """
   if strips.num == 1:
-    return convolution.convolve(x, kernel)
-  return convolution.convolve(add_neighbours(x, strips), kernel, pad=(0, 1))
+    return convolution.convolve(x, kernel, out_dtype=out_dtype)
+  x = add_neighbours(x, strips)
+  return convolution.convolve(x, kernel, pad=(0, 1), out_dtype=out_dtype)
 
 
 def kernel_gradient(x: Array, dy: Array, strips: Strips) -> Array:

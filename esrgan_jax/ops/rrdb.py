@@ -29,7 +29,7 @@ from esrgan_jax.ops.dense_block import (
 from esrgan_jax.ops.layout import keep_last_axis_minor
 from esrgan_jax.ops.masks import one_batch
 from esrgan_jax.ops.pixels import pixel_unshuffle, repeat_pixels
-from esrgan_jax.ops.platforms import by_platform, known, known_mesh
+from esrgan_jax.ops.platforms import by_platform
 from esrgan_jax.ops.strips import count_rows, upsample_last
 
 Array = jax.Array
@@ -84,9 +84,7 @@ def run_blocks(
   scan = functools.partial(_scan_blocks, unroll=unroll, remat=remat)
   # On a TPU, regrouping in each iteration costs a fifth of the forward pass. On
   # a CPU, the regrouped copy of all weights costs a tenth, on small images.
-  # Where images of a program are on several devices that it doesn't tell of,
-  # strips would travel between them.
-  strips = rows.choose_strips(x.shape, known_mesh()) if known() else rows.WHOLE
+  strips = rows.strips_here(x.shape)
   return by_platform(
     x,
     list(blocks),
@@ -121,9 +119,9 @@ def _scan_blocks(
     ]
   if strips.num == 1:
     return lax.scan(rrdb, x, blocks, unroll=unroll)[0]
-  valid = None if valid is None else rows.split(valid, strips)
+  valid = rows.split_mask(valid, x, strips)
   out = lax.scan(rrdb, rows.split(x, strips), blocks, unroll=unroll)[0]
-  return rows.join(out, strips)
+  return rows.join(out, strips, x.shape[1])
 
 
 def features(
