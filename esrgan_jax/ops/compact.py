@@ -66,7 +66,6 @@ def features(
   """
   x, valid, batch = one_batch(x, valid)
   x = mask(x, valid)
-
   height = x.shape[1]
 
   def run(x, valid, first, body, *, packed=False, strips=rows.WHOLE):
@@ -90,8 +89,7 @@ def features(
     feat = packing.unpack(feat) if packed else feat
     return rows.join(feat, strips, height) if strips.num > 1 else feat
 
-  if not is_plain:
-    run = functools.partial(by_platform, default=run, tpu=_for_tpu(run, x))
+  run = run if is_plain else _choose(run, x)
   feat = run(x, valid, first, body)
   return feat.reshape(*batch, *feat.shape[1:])
 
@@ -123,10 +121,8 @@ def reconstruct(
   image, valid, batch = one_batch(image, valid)
   feat, _, _ = one_batch(feat, None)
   run = functools.partial(_last, is_plain=is_plain, dtype=image.dtype)
-  if not is_plain:
-    # Of strips, pairs take longer here.
-    on_tpu = _for_tpu(run, feat, pairs_of_strips=False)
-    run = functools.partial(by_platform, default=run, tpu=on_tpu)
+  # Of strips, pairs take longer here.
+  run = run if is_plain else _choose(run, feat, pairs_of_strips=False)
   sr = run(feat, last)
   # Channels of a colour lie together.
   sr += jnp.repeat(image, shuffle**2, axis=-1)
@@ -135,10 +131,10 @@ def reconstruct(
   return sr.reshape(*batch, *sr.shape[1:])
 
 
-def _for_tpu(
+def _choose(
   run: Callable[..., Array], x: Array, *, pairs_of_strips: bool = True
 ) -> Callable[..., Array]:
-  """The form that a v5e's compiler estimates least for; `docs/tpu.md`."""
+  # On a TPU, what a v5e's compiler estimates least for; docs/tpu.md.
   strips = rows.strips_here(x.shape)
   if strips.num > 1:
     large = math.prod(x.shape[:3]) >= _MIN_PIXELS_IN_PAIRS
@@ -147,7 +143,10 @@ def _for_tpu(
     # Of a batch, as of a training, pairs take 0.6 to 0.9 of the cycles; of a
     # single image, which is split otherwise, 1.6 times.
     packed = x.shape[0] != 1 and packing.can_pack(x)
-  return functools.partial(run, packed=packed, strips=strips)
+  if not packed and strips.num == 1:
+    return run
+  on_tpu = functools.partial(run, packed=packed, strips=strips)
+  return functools.partial(by_platform, default=run, tpu=on_tpu)
 
 
 def _packed(

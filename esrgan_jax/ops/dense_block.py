@@ -323,10 +323,7 @@ def backward_padded(
   # All products of the layers at once: those of no weight are thrown away.
   layers = mask(leaky_relu(grown), valid)
   products = correlate(layers, d_grown)
-  d_first = [
-    correlate(x, d_grown),
-    correlate(x, d_last),
-  ]
+  d_first = [correlate(x, d_grown), correlate(x, d_last)]
   return d_out + d_x, GroupedConvs(
     first=jnp.concatenate(d_first, axis=-1),
     inner=tuple(
