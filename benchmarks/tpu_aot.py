@@ -175,9 +175,8 @@ class Program:
   arguments: tuple[Any, ...]
   options: dict[str, Any]
   note: str
-  mesh: Mesh | None = (
-    None  # That the batch is split over, outside of shard_map.
-  )
+  # Of a program that is of all devices together: what splits the batch.
+  mesh: Mesh | None = None
 
   def lower(self) -> jax.stages.Lowered:
     """Traces and lowers it, as for the machine that it is for."""

@@ -11,7 +11,7 @@ Command: python -m esrgan_jax.main --config=configs/distill.py --workdir=DIR \
   Then adversarially, against the teacher's results:
   --config.phase_order=distill,gan
 Hardware: 2 CPU cores; a GPU or TPU for targets=step.
-Cost: 0.25 s a step on two AVX-512 cores, and 1.5 s a photo of 96x96 before.
+Cost: 0.25 s a step on two AVX-512 cores, and 1.3 s a photo of 96x96 before.
 Result: docs/student.md: 17,500 steps on 1,302 crops, 1.78 dB nearer to the
   teacher than bicubic, on photos that it hasn't seen.
 """

@@ -156,6 +156,27 @@ def test_a_network_for_tpus_is_the_network(
       assert kind not in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("net", "size", "strips"),
+  [
+    (RRDBNet(num_block=1), 32, "8x4x32x192"),
+    (SRVGGNetCompact(num_conv=1), 128, "8x16x64x128"),  # In pairs, by its size.
+  ],
+)
+def test_at_the_width_that_is_published(net, size, strips):
+  lr = np.abs(draw(1, size, size, 3))
+  params = jax.jit(net.init)(jax.random.key(0), lr)
+  expected = jax.jit(net.apply)(params, lr)
+  with tracing_for("tpu"):
+    # Not the function of before, which is remembered as it was traced.
+    lowered = jax.jit(functools.partial(net.apply)).lower(params, lr)
+  assert f"tensor<{strips}xf32>" in lowered.as_text()
+  found = lowered.compile()(params, lr)
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(found, expected, atol=1e-4 * scale)
+
+
 def test_a_program_for_no_known_platform_keeps_images_whole():
   net, params = network("rrdb")
   lr = jnp.ones((2, 16, 9, 3))

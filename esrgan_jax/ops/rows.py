@@ -28,7 +28,7 @@ Array = jax.Array
 
 _SUBLANES = 8
 _MIN_ROWS = 2  # Of a strip.
-_NONE = (0, 0)
+_KEPT = (0, 0)  # An axis without padding.
 
 
 class Strips(NamedTuple):
@@ -117,7 +117,7 @@ def split(x: Array, strips: Strips) -> Array:
   num, devices = strips.num, strips.devices
   n, h, *rest = x.shape
   if missing := -h % num:
-    x = jnp.pad(x, (_NONE, (0, missing), _NONE, _NONE))
+    x = jnp.pad(x, (_KEPT, (0, missing), _KEPT, _KEPT))
   x = x.reshape(devices, n // devices, num, (h + missing) // num, *rest)
   return x.swapaxes(1, 2).reshape(n * num, (h + missing) // num, *rest)
 
@@ -192,8 +192,8 @@ def add_neighbours(x: Array, strips: Strips) -> Array:
 
 def _add_neighbours(x: Array, num: int) -> Array:
   step = x.shape[0] // num
-  above = jnp.pad(x[:-step, -1:], ((step, 0), _NONE, _NONE, _NONE))
-  below = jnp.pad(x[step:, :1], ((0, step), _NONE, _NONE, _NONE))
+  above = jnp.pad(x[:-step, -1:], ((step, 0), _KEPT, _KEPT, _KEPT))
+  below = jnp.pad(x[step:, :1], ((0, step), _KEPT, _KEPT, _KEPT))
   return jnp.concatenate([above, x, below], axis=1)
 
 
