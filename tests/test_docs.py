@@ -35,3 +35,20 @@ def test_the_check_of_the_page_finds_what_is_missing():
   ids = [f'<h2 id="esrgan_jax.{n}">' for n in esrgan_jax.__all__ if n != "psnr"]
   assert "esrgan_jax.psnr" in documented.missing("".join(ids))
   assert "esrgan_jax.ssim" not in documented.missing("".join(ids))
+
+
+# A number and a full stop at a line's start begin a list, in a list's item.
+WRAPPED_NUMBER = re.compile(r"^\s*\d{2,}\. ", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+  "page",
+  [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")],
+  ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_no_line_of_a_page_begins_with_a_sentences_last_number(page):
+  assert not WRAPPED_NUMBER.findall(page.read_text())
+
+
+def test_the_check_of_lines_finds_one():
+  assert WRAPPED_NUMBER.search("- a step between 50 and\n  99. With 0")
