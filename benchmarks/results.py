@@ -8,9 +8,9 @@ r"""What configs/science.py, or any training of two phases, comes to: a table.
   python -m benchmarks.results table runs/science --sets Set5 Set14 \
     --out results --crops Set5/img_003 Set14/img_001
 
-`photos` writes the photos that `student_photos.csv` lists, half as large, which
-leaves little of JPEG's artefacts: `train` and `held_out`, HR. (`benchmarks
-.student` says how to get DEBS.)
+`photos` writes the photos that `student_photos.csv` lists as `train` and
+`held_out`, half as large, which leaves little of JPEG's artefacts: HR.
+(docs/student.md says how to get DEBS.)
 
 `table` measures bicubic, the models of a workdir's two phases, and what lies
 between them, on folders with `HR` and `LRbicx4`, or with HR alone, whose LR is
@@ -67,7 +67,8 @@ def main(arguments=None):
 
 def write_photos(args):
   """Writes all photos, half as large."""
-  for split, paths in student.listed(args.debs).items():
+  found = student.listed(args.debs, ("train", "held_out"))
+  for split, paths in found.items():
     for path in paths:
       name, pixels = student.read(path)
       small = imresize_uint8(pixels, scale=1 / 2)

@@ -1,9 +1,11 @@
 """The side-by-side measurements: they run, and count what they should."""
 
+import csv
 import dataclasses
 import functools
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -298,6 +300,16 @@ def test_precisions_are_compared_and_not_trained_again(tmp_path):
   ]
   assert [each["dtype"] for each in configs] == ["bfloat16", "float32"]
   assert {each["seed"] for each in configs} == {3}
+
+
+def test_a_students_photos_have_names_and_licences_of_their_own():
+  rows = list(csv.DictReader(student.LIST.read_text("utf-8").splitlines()))
+  assert {row["split"] for row in rows} == {"train", "extra", "held_out"}
+  assert all(all(row.values()) for row in rows)
+  photos = [pathlib.Path(row["package"], "usr", row["file"]) for row in rows]
+  names = [student.name_of(photo) for photo in photos]
+  assert len(set(names)) == len(rows)
+  assert {"Autumn", "sunset_by_Aitzol_Berasategi", "Daffodils"} <= {*names}
 
 
 def test_more_crops_are_those_that_were_there_and_others():

@@ -157,6 +157,7 @@ def test_other_structures_are_explained(run, tmp_path, capsys):
   ("output", "message"),
   [
     ("out.h5", "cannot write out.h5"),
+    ("m{beta}_{alpha}.pth", "{alpha} is filled in, not {beta}"),
     ("out.safetensors", "2 models cannot go to one file"),
   ],
 )

@@ -10,7 +10,7 @@ import pytest
 import esrgan_jax
 from esrgan_jax.models import registry
 from esrgan_jax.models.compact import SRVGGNetCompact, start_bilinear
-from esrgan_jax.ops import packing
+from esrgan_jax.ops import compact, packing
 from esrgan_jax.ops.pixels import (
   enlarge_linearly,
   reduce_cubically,
@@ -92,6 +92,31 @@ def test_forms_and_recomputing_change_nothing(fields):
   net, params = read("x4")
   net = net.clone(**fields).without_loops()
   check(net, params, golden.load("compact")["x4"])
+
+
+def test_learnt_slopes_have_jaxs_gradients_of_any_order():
+  x = golden.draw("prelu x", 2, 3, 4, 5)
+  x = jnp.asarray(x).at[0, 0].set(0.0)  # Where a slope does not count.
+  slopes = jnp.asarray(golden.draw("prelu slopes", 5))
+
+  def orders(prelu):
+    def first(x, slopes):
+      y, vjp = jax.vjp(prelu, x, slopes)
+      return y, *vjp(jnp.cos(y))
+
+    def second(x, slopes):
+      return sum(jnp.square(part).sum() for part in first(x, slopes))
+
+    run = jax.jit(lambda *args: (first(*args), jax.grad(second, (0, 1))(*args)))
+    return jax.tree.leaves(run(x, slopes))
+
+  def plain(x, slopes):
+    return jnp.where(x > 0, x, slopes.reshape(1, 1, 1, -1) * x)
+
+  for actual, expected in zip(
+    orders(compact.prelu), orders(plain), strict=True
+  ):
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.torch

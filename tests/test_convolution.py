@@ -134,3 +134,27 @@ def test_another_result_dtype():
   run = lambda x: convolution.conv(x, kernel, 1, 1, jnp.float32)  # noqa: E731
   assert run(x).dtype == jnp.float32
   assert jax.grad(lambda x: run(x).sum())(x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_biass_gradient_is_jaxs(dtype, products):
+  """Of more pixels than bfloat16 counts to, and however products are made."""
+  x, bias = draw(3, 16, 20, 5).astype(dtype), draw(5, seed=1).astype(dtype)
+  dy = draw(*x.shape, seed=2).astype(dtype)
+
+  @jax.jit
+  def run(x, bias, dy):
+    y, vjp = jax.vjp(convolution.add_bias, x, bias)
+    return y, *vjp(dy)
+
+  with jax.default_matmul_precision(products):
+    y, d_x, d_bias = run(x, bias, dy)
+  assert (y == x + bias.reshape(1, 1, 1, -1)).all()
+  assert (d_x == dy).all()
+  assert d_bias.dtype == dtype
+  expected = np.asarray(dy, np.float64).sum((0, 1, 2))
+  rounding = 1e-4 if dtype == jnp.float32 else 0.3  # Of a sum of some 30.
+  np.testing.assert_allclose(
+    np.asarray(d_bias, np.float64), expected, atol=rounding
+  )

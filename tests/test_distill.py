@@ -101,6 +101,27 @@ def test_a_teacher_upscales_each_image_once(tmp_path):
   assert _written(teacher).keys() == before.keys()
 
 
+def test_a_margin_is_not_learned_from(tmp_path):
+  source = sources.LrFolder(_photos(tmp_path / "photos"), scale=4)
+  teacher = _teacher(tmp_path)
+  whole, inner = teacher.teach(source), teacher.teach(source, margin=3)
+  assert len(_written(teacher)) == 3
+  for index in range(3):
+    (lr, hr), (all_lr, all_hr) = inner[index], whole[index]
+    np.testing.assert_array_equal(lr, all_lr[3:-3, 3:-3])
+    np.testing.assert_array_equal(hr, all_hr[12:-12, 12:-12])
+    assert inner.lr_size(index) == lr.shape[:2]
+  assert inner.fingerprint() != whole.fingerprint()
+  too_much = teacher.teach(source, margin=10)
+  with pytest.raises(sources.DataError, match="20x24, and nothing is left"):
+    too_much[0]
+  # A run has it of what it learns from, and not of what it is measured by.
+  run = run_lib.make_run(_config(tmp_path, margin=10), tmp_path / "run")
+  assert run.eval_source[0].lr.shape == (17, 31, 3)
+  with pytest.raises(sources.DataError, match="inside of a margin of 10"):
+    _ = run.data
+
+
 def test_what_was_done_before_a_kill_is_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(teaching, "_GROUP_PIXELS", 1)
   source = sources.LrFolder(_photos(tmp_path / "photos"), scale=4)
@@ -222,6 +243,7 @@ def _config(tmp_path, **changes):
     ({"truth_weight": -1.0}, "truth_weight is -1.0; it must be 0 or more"),
     ({"teacher": ""}, "teacher is empty"),
     ({"targets": "later"}, "choose one of ahead, step"),
+    ({"margin": -1}, "margin is -1; it must be 0 or more"),
   ],
 )
 def test_sections_that_make_no_phase(tmp_path, changes, message):

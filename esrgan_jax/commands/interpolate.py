@@ -98,6 +98,9 @@ def _targets(output: str, alphas: Sequence[float]) -> dict[float, Any]:
   """Returns where each model goes; names carry alpha in full."""
   alphas = list(dict.fromkeys(alphas))
   suffix = pathlib.PurePath(output).suffix
+  for field in re.findall(r"\{[A-Za-z]\w*\}", output):
+    if field != _ALPHA:
+      raise UsageError(f"OUT is {output}: {_ALPHA} is filled in, not {field}")
   if output.endswith(("/", os.sep)):
     output += _NAME
   elif not export.suffix_of(output):

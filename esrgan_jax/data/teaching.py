@@ -75,6 +75,7 @@ class Teacher:
     source: Source,
     *,
     first: int = 0,
+    margin: int = 0,
     progress: Callable[[int, int], None] | None = None,
   ) -> Taught:
     """Computes what is missing for a source, and returns the source with it.
@@ -84,6 +85,7 @@ class Teacher:
         reads the result: it raises there again.
       first: The image to begin with. Processes that share the folder begin at
         different ones, and find the rest done.
+      margin: As of `Taught`.
       progress: Called with images done and images in all.
 
     Returns:
@@ -103,7 +105,7 @@ class Teacher:
         self._upscale(group.images)
       if progress:
         progress(group.looked_at, len(order))
-    return Taught(source, self)
+    return Taught(source, self, margin)
 
   def _missing(self, source, order):
     """Yields, of each image, its pixels and its result's place, or None."""
@@ -184,6 +186,9 @@ class Taught(Source):
   Args:
     source: The source; its HR is not looked at.
     teacher: The teacher.
+    margin: LR pixels at each edge that are left out. There the teacher sees
+      less than in the middle of a photo: `realesrgan-x4plus` makes something
+      else of a crop's edges than of the same pixels in a photo.
 
   >>> import tempfile, jax, jax.numpy as jnp
   >>> from esrgan_jax.data.sources import SamplePhotos, Subset
@@ -199,13 +204,13 @@ class Taught(Source):
 
   has_hr = True
 
-  def __init__(self, source: Source, teacher: Teacher):
+  def __init__(self, source: Source, teacher: Teacher, margin: int = 0):
     self.scale, self.title = source.scale, source.title
     self.lr_origin = source.lr_origin
     self.names, self.problems = source.names, source.problems
     self.teacher = teacher.model.name
     self._source, self._digest = source, teacher.digest
-    self._folder = teacher.folder
+    self._folder, self._margin = teacher.folder, margin
 
   def __getitem__(self, index: int) -> Pair:
     lr = self.read_lr(index)
@@ -223,7 +228,18 @@ class Taught(Source):
         f"{name}: {place} is not what the teacher made of it: delete it, and"
         " start again: it is computed anew"
       )
-    return Pair(lr, hr)
+    m = self._margin
+    if not m:
+      return Pair(lr, hr)
+    if min(h, w) <= 2 * m:
+      raise DataError(
+        f"{name}: LR is {h}x{w}, and nothing is left of it inside of a margin"
+        f" of {m}; leave it out, or take a smaller margin"
+      )
+    n = self.scale * m
+    return Pair(
+      np.ascontiguousarray(lr[m:-m, m:-m]), np.ascontiguousarray(hr[n:-n, n:-n])
+    )
 
   def read_lr(self, index: int) -> np.ndarray:
     """As `Source.read_lr`."""
@@ -234,6 +250,7 @@ class Taught(Source):
     return self[index].lr.shape[:2]
 
   def fingerprint(self) -> str:
-    """As `Source.fingerprint`: of the source, and of the teacher."""
+    """As `Source.fingerprint`: of the source, teacher and margin."""
     content = f"{self._source.fingerprint()} {self._digest}"
+    content += f" {self._margin}" if self._margin else ""
     return hashlib.sha256(content.encode()).hexdigest()

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from esrgan_jax.ops import packing, rows
-from esrgan_jax.ops.convolution import conv, convolve
+from esrgan_jax.ops.convolution import add_bias, conv, convolve, sum_pixels
 from esrgan_jax.ops.dense_block import channels, mask
 from esrgan_jax.ops.masks import one_batch
 from esrgan_jax.ops.pixels import pixel_shuffle, reduce_cubically
@@ -85,6 +85,7 @@ def features(
       unroll=unroll,
       remat=remat,
       convolve=convolve_,
+      is_plain=is_plain,
     )
     feat = packing.unpack(feat) if packed else feat
     return rows.join(feat, strips, height) if strips.num > 1 else feat
@@ -174,11 +175,13 @@ def _layers(
   unroll: int,
   remat: bool,
   convolve: Callable[[Array, Array], Array],
+  is_plain: bool,
 ) -> Array:
   def layer(x: Array, params: Layer) -> Array:
     kernel, bias, slopes = params
-    y = convolve(x, kernel) + channels(bias)
-    return mask(_activate(y, slopes, leak), valid)
+    y = convolve(x, kernel)
+    y = y + channels(bias) if is_plain else add_bias(y, bias)
+    return mask(_activate(y, slopes, leak, is_plain=is_plain), valid)
 
   def step(x: Array, params: Layer) -> tuple[Array, None]:
     return layer(x, params), None
@@ -188,10 +191,50 @@ def _layers(
   return lax.scan(step, layer(x, first), body, unroll=unroll)[0]
 
 
-def _activate(x: Array, slopes: Array | None, leak: float) -> Array:
+def _activate(
+  x: Array, slopes: Array | None, leak: float, *, is_plain: bool
+) -> Array:
   if slopes is not None:
-    return jnp.where(x > 0, x, channels(slopes) * x)
+    return (_prelu if is_plain else prelu)(x, slopes)
   return jnp.where(x > 0, x, leak * x) if leak else jax.nn.relu(x)
+
+
+def _prelu(x: Array, slopes: Array) -> Array:
+  return jnp.where(x > 0, x, channels(slopes) * x)
+
+
+@jax.custom_vjp
+def prelu(x: Array, slopes: Array) -> Array:
+  """The rectifier whose slopes below zero are learnt, with a fast gradient.
+
+  Args:
+    x: `[N, H, W, C]`.
+    slopes: `[C]`.
+
+  Returns:
+    As `x`.
+
+  Source: He et al. (arXiv:1502.01852), equation 1.
+
+  >>> prelu(jnp.array([[[[-2.0, 3.0]]]]), jnp.array([0.5, 0.5])).tolist()
+  [[[[-1.0, 3.0]]]]
+  """
+  return _prelu(x, slopes)
+
+
+def _prelu_fwd(x: Array, slopes: Array) -> tuple[Array, tuple[Array, Array]]:
+  return _prelu(x, slopes), (x, slopes)
+
+
+def _prelu_bwd(
+  residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+  x, slopes = residuals
+  d_x = jnp.where(x > 0, dy, channels(slopes) * dy)
+  return d_x, sum_pixels(jnp.where(x > 0, 0, x * dy))
+
+
+prelu.defvjp(_prelu_fwd, _prelu_bwd)
 
 
 def _last(
@@ -215,6 +258,7 @@ def _last(
     sr = rows.convolve(feat, kernel, strips, out_dtype=dtype)
   else:
     sr = conv(feat, kernel, 1, 1, dtype)
-  sr += channels(bias).astype(dtype)
+  bias = bias.astype(dtype)
+  sr = sr + channels(bias) if is_plain else add_bias(sr, bias)
   sr = packing.unpack(sr) if packed else sr
   return rows.join(sr, strips, height) if strips.num > 1 else sr

@@ -29,6 +29,7 @@ from esrgan_jax.ops.convolution import (
   convolve_on_cpu,
   kernel_gradient_by_conv,
   kernel_gradient_on_cpu,
+  sum_pixels,
   transpose,
 )
 from esrgan_jax.ops.platforms import by_platform
@@ -265,7 +266,7 @@ def backward_exact(
     first=correlate(x, d_all),
     inner=tuple(d_inner[: len(convs.inner)]),
     last=jnp.concatenate(d_final, axis=-2),
-    bias=d_all.sum((0, 1, 2)),
+    bias=sum_pixels(d_all),
   )
 
 

@@ -16,11 +16,10 @@ import numpy as np
 from jax import lax
 
 from esrgan_jax.ops import packing, rows
-from esrgan_jax.ops.convolution import conv, conv_doubling
+from esrgan_jax.ops.convolution import add_bias, conv, conv_doubling
 from esrgan_jax.ops.dense_block import (
   Convs,
   add_fifth,
-  channels,
   dense_block,
   group_convs,
   leaky_relu,
@@ -140,10 +139,10 @@ def features(
     x = pixel_unshuffle(x, factor=unshuffle)
   x, valid, batch = one_batch(x, valid)
   kernel, bias = conv_first
-  feat = mask(conv(mask(x, valid), kernel) + channels(bias), valid)
+  feat = mask(add_bias(conv(mask(x, valid), kernel), bias), valid)
   out = run_blocks(feat, blocks, valid, unroll=unroll, remat=remat)
   kernel, bias = conv_body
-  feat += mask(conv(out, kernel) + channels(bias), valid)
+  feat += mask(add_bias(conv(out, kernel), bias), valid)
   return feat.reshape(*batch, *feat.shape[1:])
 
 
@@ -241,13 +240,13 @@ def upsample(
     if packs:
       bias = packing.pack_channels(bias)
       valid = packing.pack_mask(valid, feat.shape[-1] // 2)
-    feat = mask(leaky_relu(feat + channels(bias)), valid)
+    feat = mask(leaky_relu(add_bias(feat, bias)), valid)
   convolve = packing.convolve if packed else conv
   pair = packing.pack_channels if packed else lambda bias: bias
   kernel, bias = conv_hr
-  feat = convolve(feat, kernel) + channels(pair(bias))
+  feat = add_bias(convolve(feat, kernel), pair(bias))
   feat = mask(leaky_relu(feat), valid)
   kernel, bias = conv_last
   sr = convolve(feat, kernel, out_dtype=jnp.float32)
-  sr += channels(pair(bias)).astype(jnp.float32)
+  sr = add_bias(sr, pair(bias).astype(jnp.float32))
   return packing.unpack(sr) if packed else sr

@@ -143,7 +143,9 @@ class Run:
       self.say(f"{model.name}: {note}")
     return teaching.Teacher(model, self.config.data.cache_dir or None)
 
-  def _teach(self, what: str) -> Callable[[sources.Source], sources.Source]:
+  def _teach(
+    self, what: str, margin: int = 0
+  ) -> Callable[[sources.Source], sources.Source]:
     """What has the teacher upscale a source, and shows how far it is."""
 
     def teach(source):
@@ -152,6 +154,7 @@ class Run:
         return self.teacher.teach(
           source,
           first=jax.process_index() * len(source) // jax.process_count(),
+          margin=margin,
           progress=progress,
         )
 
@@ -162,6 +165,9 @@ class Run:
     """Training images, decoded once; every process must ask for them."""
     section = phases_lib.taught_by(self.config)
     ahead = section is not None and section.targets == "ahead"
+    teach = None
+    if ahead:
+      teach = self._teach("training images", section.margin)
     phases = (self.config.phases[n] for n in phases_lib.order(self.config))
     truth = any(phase.get("truth_weight") for phase in phases)
     size = self.config.patch_size
@@ -175,7 +181,7 @@ class Run:
         patch_size=size,
         mesh=self.mesh,
         progress=progress,
-        teach=self._teach("training images") if ahead else None,
+        teach=teach,
         needs_hr=section is None or truth,
         unmade=bool(self.degrading),
       )

@@ -33,13 +33,15 @@ def _check(settings, config):
       f"truth_weight is {settings.truth_weight:g}, but results that are"
       " computed ahead take the truth's place: add targets=step, or set it to 0"
     )
+  if settings.margin < 0:
+    return f"margin is {settings.margin}; it must be 0 or more"
   first = kinds.taught_by(config)
-  if any(settings[key] != first[key] for key in ("teacher", "targets")):
-    return (
-      f"teacher and targets are {settings.teacher!r} and {settings.targets!r},"
-      f" and {first.teacher!r} and {first.targets!r} of a phase before: a run"
-      " has one teacher; another training can go on with another"
-    )
+  for key in ("teacher", "targets", "margin"):
+    if settings[key] != first[key]:
+      return (
+        f"{key} is {settings[key]!r}, and {first[key]!r} of a phase before: a"
+        " run has one teacher; another training can go on with another"
+      )
   return ""
 
 
@@ -54,6 +56,9 @@ kinds.register_kind(
       # or "step", in each step, of the patches alone, for fast accelerators.
       # Those of validation images are computed ahead.
       "targets": "ahead",
+      # LR pixels at each edge of a training image that are not learned from:
+      # the teacher sees less there. Of results that are computed ahead.
+      "margin": 0,
       "num_train_steps": 200_000,
       "learning_rate": 1e-3,
       "schedule": {"name": "cosine_restart", "periods": (200_000,)},
