@@ -1,5 +1,6 @@
 """A student of realesrgan-x4plus: photos to learn from, and how good it is.
 
+  mkdir DEBS
   for file in *.deb; do dpkg-deb -x "$file" DEBS/"${file%%_*}"; done
   python -m benchmarks.student photos DEBS --out DATA [--crops 1000]
   python -m benchmarks.student teach DATA/train

@@ -120,6 +120,11 @@ def test_a_margin_is_not_learned_from(tmp_path):
   assert run.eval_source[0].lr.shape == (17, 31, 3)
   with pytest.raises(sources.DataError, match="inside of a margin of 10"):
     _ = run.data
+  run = run_lib.make_run(_config(tmp_path, margin=9), tmp_path / "other")
+  with pytest.raises(
+    sources.DataError, match=r"HR is 8x24, .* without the margin of 9 LR pixels"
+  ):
+    _ = run.data
 
 
 def test_what_was_done_before_a_kill_is_kept(tmp_path, monkeypatch):

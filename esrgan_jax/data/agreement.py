@@ -194,6 +194,8 @@ def agree_on_images(
     if min(h, w) < smallest:
       needed = need.format(f"{k * smallest}x{k * smallest}")
       reason = f"HR is {k * h}x{k * w}, smaller than {needed}"
+      if source.margin:
+        reason += f", without the margin of {source.margin} LR pixels"
       reasons.setdefault(index, reason)
   usable = sorted(sizes.keys() - reasons.keys())
   problems = [Problem(source.names[i], reasons[i]) for i in sorted(reasons)]

@@ -210,7 +210,7 @@ class Taught(Source):
     self.names, self.problems = source.names, source.problems
     self.teacher = teacher.model.name
     self._source, self._digest = source, teacher.digest
-    self._folder, self._margin = teacher.folder, margin
+    self._folder, self.margin = teacher.folder, margin
 
   def __getitem__(self, index: int) -> Pair:
     lr = self.read_lr(index)
@@ -228,7 +228,7 @@ class Taught(Source):
         f"{name}: {place} is not what the teacher made of it: delete it, and"
         " start again: it is computed anew"
       )
-    m = self._margin
+    m = self.margin
     if not m:
       return Pair(lr, hr)
     if min(h, w) <= 2 * m:
@@ -252,5 +252,5 @@ class Taught(Source):
   def fingerprint(self) -> str:
     """As `Source.fingerprint`: of the source, teacher and margin."""
     content = f"{self._source.fingerprint()} {self._digest}"
-    content += f" {self._margin}" if self._margin else ""
+    content += f" {self.margin}" if self.margin else ""
     return hashlib.sha256(content.encode()).hexdigest()

@@ -332,7 +332,9 @@ def backward_padded(
       for i in range(len(convs.inner))
     ),
     last=correlate(layers, d_last),
-    bias=jnp.concatenate([_sum_pixels(d_grown), _sum_pixels(d_last)]),
+    bias=jnp.concatenate(
+      [_sum_pixels_on_tpu(d_grown), _sum_pixels_on_tpu(d_last)]
+    ),
   )
 
 
@@ -378,8 +380,8 @@ def _fifth(x: Array) -> Array:
   return jnp.asarray(_RESIDUAL_SCALE, x.dtype)
 
 
-def _sum_pixels(x: Array) -> Array:
-  """Sums `[N, H, W, C]` over all but C, as a convolution's kernel gradient.
+def _sum_pixels_on_tpu(x: Array) -> Array:
+  """`sum_pixels` as a convolution's kernel gradient.
 
   To a TPU that is a tenth of the vector unit's work; a matrix product with the
   first three axes made one would copy `x` into another layout first.

@@ -164,9 +164,8 @@ class Run:
   def data(self) -> pipeline_lib.Data:
     """Training images, decoded once; every process must ask for them."""
     section = phases_lib.taught_by(self.config)
-    ahead = section is not None and section.targets == "ahead"
     teach = None
-    if ahead:
+    if section is not None and section.targets == "ahead":
       teach = self._teach("training images", section.margin)
     phases = (self.config.phases[n] for n in phases_lib.order(self.config))
     truth = any(phase.get("truth_weight") for phase in phases)

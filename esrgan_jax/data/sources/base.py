@@ -69,6 +69,7 @@ class Source(abc.ABC):
       without its LR image; these images are not among `names`.
     has_hr: False where there is none, as of photos that a teacher is to upscale
       (`data.teaching`); HR of its pairs is black then.
+    margin: LR pixels at each edge of the images that its pairs are without.
   """
 
   scale: int
@@ -77,6 +78,7 @@ class Source(abc.ABC):
   names: Sequence[str]
   problems: Sequence[Problem] = ()
   has_hr: bool = True
+  margin: int = 0
 
   def __len__(self) -> int:
     return len(self.names)
